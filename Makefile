@@ -1,0 +1,91 @@
+# make demo    the demo: trains on real digits, draws and tabulates the comparison
+# make test    every check there is, the quick ones first
+# make bench   the benchmarks
+# make lint | types | cpp-test | py-test   one part of `make test`
+# make build   the package, built and installed into .venv
+# make format  formats the code and repairs what the linters can repair
+# make clean   removes what was built; .venv stays
+#
+# The first run makes .venv. PYTHON=python3.12 picks the interpreter for it; WERROR=ON makes compiler warnings errors.
+
+PYTHON ?= python3
+WERROR ?= OFF
+
+BIN := .venv/bin
+PACKAGE := .venv/.package-werror-$(WERROR)
+# Folders too: they change when a file is removed.
+PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
+                   $(shell find cpp/include cpp/src cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
+CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp')
+# Sanitizers of older compilers do not find their way in a fully randomised address space.
+NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.PHONY: build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench format clean
+.NOTPARALLEL:
+.SILENT:
+
+build: $(PACKAGE)
+
+demo: $(PACKAGE)
+	$(BIN)/l2m-fast demo
+
+test: lint types cpp-test py-test
+
+lint: .venv/.dev
+	echo "== lint"
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+	$(BIN)/codespell
+
+types: .venv/.dev $(PACKAGE)
+	echo "== types"
+	$(BIN)/mypy --no-error-summary
+	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
+
+cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
+
+cpp-test-asan: SANITIZE = address,undefined
+cpp-test-tsan: SANITIZE = thread
+cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
+	echo "== C++ tests: $*"
+	$(BIN)/cmake -S . -B build/$* -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
+	$(BIN)/cmake --build build/$* -- --quiet
+	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
+
+py-test: .venv/.dev $(PACKAGE)
+	echo "== pytest"
+	$(BIN)/pytest
+
+bench: .venv/.dev $(PACKAGE)
+	$(BIN)/pytest benchmarks/ --benchmark-only
+
+format: .venv/.dev
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+clean:
+	rm -rf build dist .venv/.package-* .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "l2m_fast needs Python >= 3.10: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: requirements/demo.txt requirements/constraints.txt .venv/bin/python
+	echo "== installing requirements/demo.txt into .venv: some minutes where torch has to be downloaded"
+	$(BIN)/python -m pip install --quiet -r requirements/demo.txt
+	touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.demo
+	echo "== installing requirements/dev.txt into .venv"
+	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	touch $@
+
+# Not editable: what is tested is what a user gets. The build folder stays, so only what changed is compiled.
+$(PACKAGE): $(PACKAGE_SOURCES) .venv/.demo
+	echo "== building l2m_fast"
+	SKBUILD_BUILD_DIR='build/{wheel_tag}' SKBUILD_CMAKE_DEFINE=L2M_WERROR=$(WERROR) \
+	    $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps .
+	touch $@

@@ -1,0 +1,87 @@
+"""The limit: limit.c, compiled on the fly, copies the same rows of both fields and does nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers import Peer
+from benchmarks.workloads import NUM_THREADS, Fields, permutations
+
+SOURCE = Path(__file__).parents[1] / "limit.c"
+BUILD_DIR = Path(__file__).parents[2] / "build" / "benchmarks"
+COMPILE = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
+BUFFERS_PER_THREAD = 2
+
+
+class _Field(ctypes.Structure):
+    _fields_ = (("source", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("width", ctypes.c_size_t))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    key = f"{platform.node()} {COMPILE}".encode() + SOURCE.read_bytes()
+    library = BUILD_DIR / f"limit-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    if not library.exists():
+        BUILD_DIR.mkdir(parents=True, exist_ok=True)
+        subprocess.run([*COMPILE, str(SOURCE), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+class _Copies:
+    """Copies epochs of both fields with limit.c."""
+
+    def __init__(self, fields: Fields, batch_size: int, num_threads: int) -> None:
+        self._fields = (fields.x, fields.y)
+        self._batch_size = batch_size
+        self._num_threads = num_threads
+        self._orders = permutations(len(fields.y))
+        self._reused = self._buffers(BUFFERS_PER_THREAD * num_threads)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Copies one epoch with one thread and a buffer for every batch, so that what is copied can be checked."""
+        num_rows = self._orders.shape[1]
+        kept = self._buffers(-(-num_rows // self._batch_size))
+        self._copy(kept, epochs=1, num_threads=1)
+        return zip(*(torch.split(buffer[:num_rows], self._batch_size) for buffer in kept), strict=True)
+
+    def run(self, epochs: int) -> None:
+        """Copies into a few buffers in turn, in one call: threads run on from epoch to epoch without waiting."""
+        self._copy(self._reused, epochs, self._num_threads)
+
+    def _buffers(self, count: int) -> list[torch.Tensor]:
+        return [field.new_zeros((count * self._batch_size, *field.shape[1:])) for field in self._fields]
+
+    def _copy(self, buffers: list[torch.Tensor], epochs: int, num_threads: int) -> None:
+        fields = (_Field * len(buffers))(
+            *(
+                _Field(field.data_ptr(), buffer.data_ptr(), field[0].nbytes)
+                for field, buffer in zip(self._fields, buffers, strict=True)
+            )
+        )
+        buffers_per_thread = len(buffers[0]) // self._batch_size // num_threads
+        sizes = (*self._orders.shape, self._batch_size, buffers_per_thread, epochs, num_threads)
+        failed = _library().copy_epochs(
+            fields,
+            ctypes.c_size_t(len(fields)),
+            ctypes.c_void_p(self._orders.ctypes.data),
+            *map(ctypes.c_size_t, sizes),
+        )
+        if failed:
+            msg = f"the limit could not start {num_threads} threads"
+            raise RuntimeError(msg)
+
+
+def limit(fields: Fields, batch_size: int, num_threads: int = NUM_THREADS) -> Peer:
+    """Makes the limit."""
+    copies = _Copies(fields, batch_size, num_threads)
+    return Peer("limit", copies, copies.run)

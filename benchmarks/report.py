@@ -1,0 +1,122 @@
+"""What a run measured: figures with their goals, as a table and as a JSON file of `results/`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.race import Spread
+from benchmarks.workloads import NUM_THREADS
+
+RESULTS_DIR = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound that a figure has to keep; exactly one side is given."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def met_by(self, value: float) -> bool:
+        """Tells whether `value` keeps the bound."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        """Returns the bound as reports show it."""
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        case: What was measured.
+        name: Which figure of it.
+        spread: Median and quartiles over the rounds; alike where the figure was taken once.
+        unit: Unit of the numbers; "x" for ratios.
+        goal: What it has to reach; None: for information.
+    """
+
+    case: str
+    name: str
+    spread: Spread
+    unit: str
+    goal: Goal | None
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns what the JSON file holds."""
+        goal = {} if self.goal is None else {"goal": str(self.goal), "met": self.goal.met_by(self.spread.median)}
+        return {"case": self.case, "figure": self.name, "unit": self.unit, **asdict(self.spread), **goal}
+
+    def as_row(self) -> tuple[str, ...]:
+        """Returns the cells of the table."""
+        median, low, high = map(_number, asdict(self.spread).values())
+        row = (self.case, self.name, median, f"{low} .. {high}", self.unit)
+        if self.goal is None:
+            return *row, "", ""
+        return *row, str(self.goal), "met" if self.goal.met_by(self.spread.median) else "MISSED"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of a run, in the order in which they were taken."""
+
+    figures: list[Figure] = field(default_factory=list)
+
+    def add(self, case: str, name: str, spread: Spread | float, unit: str, goal: Goal | None = None) -> None:
+        """Adds a figure; see `Figure`."""
+        if not isinstance(spread, Spread):
+            spread = Spread(spread, spread, spread)
+        self.figures.append(Figure(case, name, spread, unit, goal))
+
+    def table(self) -> str:
+        """Returns the figures as aligned text."""
+        header = ("case", "figure", "median", "quartiles", "unit", "goal", "")
+        rows = [header, *(figure.as_row() for figure in self.figures)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def write(self, name: str) -> Path:
+        """Writes `results/<name>.json`, with what it takes to judge the figures later."""
+        path = RESULTS_DIR / f"{name}.json"
+        document = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": _git("rev-parse", "HEAD"),
+            "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+            "cpu": _cpu_model(),
+            "threads": NUM_THREADS,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+            "figures": [figure.as_dict() for figure in self.figures],
+        }
+        RESULTS_DIR.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+        return path
+
+
+_LIBRARIES = ("l2m_fast", "numpy", "torch", "pytest-benchmark")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _git(*arguments: str) -> str:
+    """Returns what git prints; nothing outside a checkout."""
+    done = subprocess.run(["git", *arguments], cwd=RESULTS_DIR.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,64 @@
+"""Prints how many bytes a loader adds to this process while it runs, as JSON; Linux only.
+
+A program of its own, because a process that has done other work has free memory to hide in.
+Usage: python resident_memory.py NUM_ROWS NUM_CLASSES (0: classes=None)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from l2m_fast import Loader
+
+
+def main() -> None:
+    """Measures one epoch and the first batches of the next: resident memory in the middle, and the peak of all."""
+    num_rows, num_classes = map(int, sys.argv[1:])
+    x = np.ones(num_rows, np.uint8)
+    classes = np.arange(num_rows, dtype=np.uint32) % num_classes if num_classes else None
+
+    def loader(rows: slice) -> Loader:
+        return Loader(
+            x[rows],
+            batch_size=4096,
+            classes=None if classes is None else classes[rows],
+            num_threads=2,
+            seed=0,
+            format="numpy",
+        )
+
+    with loader(slice(100_000)) as small:  # starts threads and loads code, which are not counted
+        for _ in small:
+            pass
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    with loader(slice(None)) as large:
+        batches = iter(large)
+        for _ in islice(batches, len(large) // 2):
+            pass
+        resident = _status("VmRSS")
+        for _ in batches:
+            pass
+        for _ in islice(large, 10):
+            pass
+        peak = _status("VmHWM")
+    sys.stdout.write(json.dumps({"resident": resident - before, "peak": peak - before}))
+
+
+def _status(key: str) -> int:
+    """Returns a size of /proc/self/status in bytes: VmRSS is memory resident now, VmHWM the most there was."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    msg = f"/proc/self/status has no {key}"
+    raise RuntimeError(msg)
+
+
+if __name__ == "__main__":
+    main()

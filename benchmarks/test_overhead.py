@@ -1,0 +1,84 @@
+"""What does a loader cost beside moving rows: time of a next(), of the import, and memory?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.race import Spread, time_calls
+from benchmarks.report import Goal, Report
+from benchmarks.workloads import NUM_THREADS, SEED
+from l2m_fast import Loader
+
+_CONSUMER = 50e-6  # seconds of other work between two next(), long enough for the next batch to be ready
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_next(benchmark: BenchmarkFixture, report: Report, batch_size: int) -> None:
+    """Times next() over two fields of tiny rows for a consumer that is busy between batches, as a model is."""
+    steps = 5000
+    num_rows = batch_size * steps
+    fields = (torch.zeros(num_rows, 2), torch.arange(num_rows))
+
+    def consume() -> None:
+        until = time.perf_counter() + _CONSUMER
+        while time.perf_counter() < until:
+            pass
+
+    with Loader(fields, batch_size=batch_size, num_threads=NUM_THREADS, seed=SEED) as loader:
+        batches = iter(loader)
+        waiting = time_calls(benchmark, partial(next, batches), steps, setup=consume)
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        streaming = 1e6 * (time.perf_counter() - start) / len(loader)
+    case = f"next(), two fields, batch {batch_size}"
+    report.add(case, "the batch is ready", Spread.of([1e6 * seconds for seconds in waiting]), "us", Goal(at_most=8))
+    report.add(case, "mean over an epoch, back to back", streaming, "us")
+
+
+def test_import(benchmark: BenchmarkFixture, report: Report) -> None:
+    """Times the import statement in fresh interpreters, numpy included, and asserts that torch is not imported."""
+    seconds: dict[str, list[float]] = {"numpy": [], "l2m_fast": []}
+
+    def import_all() -> None:
+        for module, times in seconds.items():
+            program = (
+                f"import sys, time; start = time.perf_counter(); import {module}; "
+                "print(time.perf_counter() - start); assert 'torch' not in sys.modules"
+            )
+            done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+            times.append(float(done.stdout))
+
+    benchmark.pedantic(import_all, rounds=10, warmup_rounds=1)
+    case = "import in a fresh interpreter"
+    milliseconds = {module: Spread.of([1e3 * value for value in times[1:]]) for module, times in seconds.items()}
+    report.add(case, "numpy", milliseconds["numpy"], "ms")
+    report.add(case, "l2m_fast, numpy included", milliseconds["l2m_fast"], "ms", Goal(at_most=100))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("num_classes", "bytes_a_row"), [(0, 8), (1000, 12)])
+def test_memory(benchmark: BenchmarkFixture, report: Report, num_classes: int, bytes_a_row: int) -> None:
+    """Measures what a loader over 20,000,000 one-byte rows adds to a process; its batches are 0.1 % of the bound."""
+    num_rows = 20_000_000
+    program = Path(__file__).parent / "resident_memory.py"
+
+    def measure() -> dict[str, int]:
+        command = [sys.executable, str(program), str(num_rows), str(num_classes)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        added: dict[str, int] = json.loads(done.stdout)
+        return added
+
+    added = benchmark.pedantic(measure, rounds=1)
+    case = f"memory beyond the data, {num_rows:,} rows, " + (f"K = {num_classes:,}" if num_classes else "classes=None")
+    for name, value in added.items():
+        report.add(case, name, value / num_rows, "B a row", Goal(at_most=1.01 * bytes_a_row))

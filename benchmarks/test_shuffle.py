@@ -1,0 +1,46 @@
+"""How long does a whole permutation take, of one class and of a thousand, beside torch.randperm?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.race import OURS, race
+from benchmarks.report import Goal, Report
+from benchmarks.workloads import NUM_THREADS, SEED
+from l2m_fast import _core
+
+NUM_ROWS = 50_000_000
+
+
+@pytest.mark.parametrize("num_classes", [1, 1000])
+def test_shuffle(benchmark: BenchmarkFixture, report: Report, rounds: int, num_classes: int) -> None:
+    """Races one pass over all classes against one torch.randperm of as many rows."""
+    classes = np.random.default_rng(SEED).integers(0, num_classes, NUM_ROWS, dtype=np.int16)
+    index = _core.ClassIndex(None if num_classes == 1 else classes, num_classes, NUM_ROWS, None, NUM_THREADS)
+    _check_shuffled(_core.shuffle(index, SEED, 0, NUM_THREADS), classes)
+
+    def ours(repeats: int) -> None:
+        for pass_ in range(repeats):
+            _core.shuffle(index, SEED, pass_, NUM_THREADS)
+
+    def randperm(repeats: int) -> None:
+        for _ in range(repeats):
+            torch.randperm(NUM_ROWS)
+
+    times = race(benchmark, ours, {"torch.randperm": randperm}, rounds)
+    case = f"shuffle of {NUM_ROWS:,} rows, K = {num_classes:,}"
+    for name in (OURS, "torch.randperm"):
+        report.add(case, name, times.rate(name, NUM_ROWS), "rows/s")
+    report.add(case, f"{OURS} vs torch.randperm", times.ratio("torch.randperm", OURS), "x", Goal(at_least=8))
+
+
+def _check_shuffled(rows: NDArray[np.uint32], classes: NDArray[np.int16]) -> None:
+    """Asserts that every row comes once, class after class, and that the order inside the classes is not the rows'."""
+    assert np.array_equal(np.sort(rows), np.arange(NUM_ROWS))
+    assert np.array_equal(classes[rows], np.sort(classes))
+    num_ascents = np.count_nonzero(rows[1:] > rows[:-1])
+    assert abs(num_ascents / NUM_ROWS - 0.5) < 0.001

@@ -1,0 +1,55 @@
+#include "l2m/class_index.hpp"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "convert.hpp"
+#include "register.hpp"
+
+namespace l2m::bindings {
+namespace {
+
+std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& classes, std::int64_t num_classes,
+                                             std::int64_t data_rows, const std::optional<Array<std::int64_t>>& rows,
+                                             int num_threads) {
+  std::optional<std::span<const std::int64_t>> taken;
+  if (rows) taken = view<std::int64_t>(*rows);
+  if (!classes && !rows) return std::make_shared<ClassIndex>(data_rows);
+  const auto make = [&](auto span) {
+    const py::gil_scoped_release release;
+    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads);
+  };
+  return classes ? with_integers("classes", *classes, make) : make(std::span<const std::int64_t>{});
+}
+
+}  // namespace
+
+void register_class_index(py::module_& m) {
+  py::classh<ClassIndex>(m, "ClassIndex", "The rows of each class, ascending.")
+      .def(py::init(&make_class_index), py::arg("classes"), py::arg("num_classes"), py::arg("data_rows"),
+           py::arg("rows").noconvert(), py::arg("num_threads"),
+           "Sorts rows by class.\n\n"
+           "Args:\n"
+           "    classes: Class of each row of the data, [data_rows] of integers; None: one class.\n"
+           "    num_classes: K; every class is in [0, K).\n"
+           "    data_rows: Rows of the data.\n"
+           "    rows: int64 ids of the rows to take, without repeats; None: all.\n"
+           "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+           "Raises:\n"
+           "    ValueError: A class is out of range or a row repeats.\n"
+           "    IndexError: A row id is out of range.")
+      .def_property_readonly("num_rows", &ClassIndex::num_rows)
+      .def_property_readonly("class_sizes",
+                             [](const ClassIndex& self) {
+                               py::array_t<std::int64_t> sizes(self.num_classes());
+                               for (std::int64_t k = 0; k < self.num_classes(); ++k) sizes.mutable_at(k) = self.size(k);
+                               return sizes;
+                             },
+                             "int64, [K].")
+      .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<py::gil_scoped_release>(),
+           "64 bits that tell one assignment of rows to classes from another.");
+}
+
+}  // namespace l2m::bindings

@@ -1,0 +1,50 @@
+#include "l2m/class_loss.hpp"
+
+#include "convert.hpp"
+#include "register.hpp"
+
+namespace l2m::bindings {
+namespace {
+
+template <class Loss>
+std::int64_t add(std::span<const Loss> losses, const py::array& classes, Array<double>& sum, Array<std::int64_t>& count,
+                 int num_threads) {
+  const auto sums = mutable_view(sum);
+  const auto counts = mutable_view(count);
+  return with_integers("classes", classes, [&](auto class_ids) {
+    const py::gil_scoped_release release;
+    return class_loss(losses, class_ids, sums, counts, num_threads);
+  });
+}
+
+std::int64_t add_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
+                            Array<std::int64_t> count, int num_threads) {
+  if ((losses.flags() & py::array::c_style) != 0) {
+    if (py::isinstance<py::array_t<float>>(losses)) return add(view<float>(losses), classes, sum, count, num_threads);
+    if (py::isinstance<py::array_t<double>>(losses)) return add(view<double>(losses), classes, sum, count, num_threads);
+    if (losses.dtype().kind() == 'f' && losses.itemsize() == 2)
+      return add(view<Float16>(losses), classes, sum, count, num_threads);
+    if (py::isinstance<py::array_t<std::int16_t>>(losses))
+      return add(view<BFloat16>(losses), classes, sum, count, num_threads);
+  }
+  throw py::type_error("losses must be a C-contiguous array of float16, float32, float64 or bfloat16 bits (got " +
+                       py::str(losses.dtype()).cast<std::string>() + ")");
+}
+
+}  // namespace
+
+void register_class_loss(py::module_& m) {
+  m.def("add_class_loss", &add_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
+        py::arg("count").noconvert(), py::arg("num_threads"),
+        "Adds losses to the loss sum and count of their classes; returns how many were not finite and so were skipped.\n\n"
+        "Args:\n"
+        "    losses: float16, float32, float64, or int16 that holds the bits of bfloat16; [n].\n"
+        "    classes: Integers in [0, K); [n].\n"
+        "    sum: float64, [K], added to in place.\n"
+        "    count: int64, [K], added to in place.\n"
+        "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+        "Raises:\n"
+        "    ValueError: Lengths differ or a class is out of range; nothing was added.");
+}
+
+}  // namespace l2m::bindings

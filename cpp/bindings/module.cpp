@@ -1,0 +1,31 @@
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "l2m/platform.hpp"
+#include "l2m/thread_pool.hpp"
+#include "register.hpp"
+
+namespace {
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#else
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  using namespace l2m::bindings;
+  m.doc() = "The C++ core of l2m_fast: stages of the loop, as the package uses them.";
+  m.attr("__version__") = L2M_VERSION;
+  m.attr("compiler") = kCompiler;
+  m.def("usable_cpus", &l2m::usable_cpus, "CPUs this process may run on.");
+  m.def("pool_threads", &l2m::pool_threads, "Threads that the process-wide pool has now.");
+  register_class_index(m);
+  register_class_loss(m);
+  register_learn2mix(m);
+  register_prefetcher(m);
+  register_shuffle(m);
+}

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "l2m/class_index.hpp"
+#include "l2m/thread_pool.hpp"
+
+namespace l2m {
+
+/// One permutation of the rows of one class, made in stages of independent tasks.
+///
+/// Uniform over all permutations and a function of (seed, class, pass) alone. Up to kUnsplitRows rows: Fisher-Yates.
+/// Beyond: Rao-Sandelius - every row goes to a random bucket, then Fisher-Yates inside each bucket - so that threads
+/// share the work and the swaps stay in the cache. Memory beyond the target: 64 parts * 4 bytes a bucket.
+class Permutation {
+ public:
+  static constexpr std::int64_t kUnsplitRows = 131072;  // 512 KiB of 32-bit ids, which most second-level caches hold
+
+  /// @param source  rows of the class, ascending; empty: row i is i.
+  /// @param target  where the permutation is written; both outlive this object.
+  Permutation(const RowIds& source, const RowIds& target, std::int64_t offset, std::int64_t size, std::uint64_t seed,
+              std::uint64_t class_id, std::uint64_t pass);
+
+  [[nodiscard]] bool done() const { return stage_ == Stage::kDone; }
+  /// Tasks of this stage, each of which may run on any thread at any time before the next stage.
+  [[nodiscard]] std::int64_t tasks() const;
+  void run(std::int64_t task);
+  /// To be called once, when all tasks of this stage have run.
+  void next_stage();
+
+ private:
+  enum class Stage { kCount, kScatter, kSwap, kDone };
+  void count_part(std::int64_t part);
+  void scatter_part(std::int64_t part);
+  void swap_bucket(std::int64_t bucket);
+  template <class Visit>
+  void for_buckets_of(std::int64_t part, Visit&& visit) const;
+
+  const RowIds* source_;
+  const RowIds* target_;
+  std::int64_t offset_, size_;
+  std::uint64_t seed_, class_id_, pass_;
+  int bucket_bits_ = 0;
+  std::int64_t parts_ = 1;
+  std::int64_t rows_a_part_ = 0;
+  Stage stage_ = Stage::kSwap;
+  std::vector<std::int64_t> next_;    // [parts, buckets] rows of the part in the bucket, then where its next one goes
+  std::vector<std::int64_t> bucket_;  // [buckets + 1] where each bucket begins
+};
+
+/// Writes the permutations of one pass of every class of `index` to `target`, laid out as in the index.
+void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass, int num_threads,
+                 const RowIds& target);
+
+/// The row order of the current and of the next pass of every class.
+///
+/// The next pass of a class is made in the background while the current one is used, so that no batch waits for a
+/// whole permutation; classes of few rows are shuffled when they are needed. Two buffers, row ids wide each; none
+/// without shuffling. One thread at a time may call copy().
+class Passes {
+ public:
+  /// @param queue  runs the background work; must be cancelled before this object dies.
+  Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, TaskQueue& queue);
+
+  /// Copies row ids [begin, begin + count) of a pass of a class to `rows`, and starts on the pass after it.
+  void copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin, std::int64_t count, std::int64_t* rows);
+
+  /// Starts on a pass of a class unless it is there, under way, or of too few rows to be worth a task.
+  void prepare(std::int64_t class_id, std::uint64_t pass);
+
+ private:
+  struct Job {
+    Permutation permutation;
+    std::uint64_t pass;
+    std::int64_t next = 0;      // tasks of the stage handed out
+    std::int64_t finished = 0;  // tasks of the stage that have run
+    bool cancelled = false;
+  };
+  using Buffer = std::int64_t;  // 2 * class + pass % 2
+
+  [[nodiscard]] static Buffer buffer(std::int64_t class_id, std::uint64_t pass) {
+    return 2 * class_id + static_cast<std::int64_t>(pass % 2);
+  }
+  [[nodiscard]] Permutation permutation(std::int64_t class_id, std::uint64_t pass) const;
+  void make_current(std::int64_t class_id, std::uint64_t pass);
+  void finish(Job& job);
+  void cancel(Job& job);
+  bool run_task(Job& job, std::unique_lock<std::mutex>& lock);
+  void help_in_background(std::unique_lock<std::mutex>& lock);
+  void work();
+
+  const std::shared_ptr<const ClassIndex> index_;
+  const std::uint64_t seed_;
+  const bool shuffle_;
+  TaskQueue& queue_;
+  RowIds order_[2];                                           // pass p of every class is in order_[p % 2]
+  std::vector<std::uint64_t> made_;                           // [2 K] pass + 1 that a buffer holds, 0: none
+  std::unordered_map<Buffer, std::shared_ptr<Job>> pending_;  // jobs begun and not yet known to be done
+
+  std::mutex mutex_;  // guards all below and the counters of every job
+  std::condition_variable progress_;
+  std::deque<std::shared_ptr<Job>> jobs_;
+  int workers_ = 0;  // background tasks of ours that wait or run
+};
+
+}  // namespace l2m

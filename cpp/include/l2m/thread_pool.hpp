@@ -1,0 +1,95 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+namespace l2m {
+
+using Task = std::function<void()>;
+
+/// A bounded queue of tasks that the process-wide thread pool works off for one owner.
+///
+/// The pool is made on first use, grows to the largest `max_threads` any queue asked for and lives as long as the
+/// process; at most `max_threads` of its threads work on one queue at a time. max_threads = 0 runs every task in
+/// the caller. A forked child finds queues made before the fork without threads: see `orphaned()`.
+///
+/// Background tasks are taken when no other task waits, and at least at every fourth turn so that they never starve.
+class TaskQueue {
+ public:
+  /// @param capacity  tasks of each kind that may wait; a push to a full queue runs the task in the caller instead.
+  explicit TaskQueue(int max_threads, std::size_t capacity = 1024);
+  /// Cancels.
+  ~TaskQueue();
+  TaskQueue(const TaskQueue&) = delete;
+  TaskQueue& operator=(const TaskQueue&) = delete;
+
+  /// Runs `task` soon on some thread. Thread-safe. Ignored after cancel().
+  void push(Task task);
+  void push_background(Task task);
+  /// As push(), but wakes nobody: whoever works on the queue takes the task next. For tasks shorter than a wake-up.
+  void push_quietly(Task task);
+
+  /// Makes the calling thread one of the queue's max_threads, in place of one of the pool's, while it lives.
+  class Seat {
+   public:
+    explicit Seat(TaskQueue& queue);
+    ~Seat();
+    Seat(const Seat&) = delete;
+    Seat& operator=(const Seat&) = delete;
+    /// Runs the task that is next, if there is one.
+    bool run_one();
+
+   private:
+    TaskQueue& queue_;
+  };
+
+  /// Drops the tasks that wait and returns when those that run have ended. Idempotent; the queue stays empty.
+  void cancel();
+
+  /// The first exception that a task threw, or null.
+  [[nodiscard]] std::exception_ptr first_error() const;
+
+  [[nodiscard]] int max_threads() const { return max_threads_; }
+
+  /// Whether the process forked since the queue was made: its tasks will never run in this process, its locks may
+  /// be held by threads that do not exist here. Such a queue may only be forgotten, not used nor destroyed.
+  [[nodiscard]] bool orphaned() const;
+
+ private:
+  friend class ThreadPool;
+  void push_to(std::deque<Task>& tasks, Task task, bool wake);
+  [[nodiscard]] bool has_task() const { return !tasks_.empty() || !background_.empty(); }
+  Task next_task();
+  void run(const Task& task);
+
+  const int max_threads_;
+  const std::size_t capacity_;
+  class ThreadPool* const pool_;
+
+  // Below: guarded by the pool's mutex.
+  std::deque<Task> tasks_;
+  std::deque<Task> background_;
+  int running_ = 0;  // threads of the pool that run a task
+  int seats_ = 0;    // other threads that work on the queue
+  unsigned turns_ = 0;
+  bool cancelled_ = false;
+  std::exception_ptr first_error_;
+  std::condition_variable idle_;
+};
+
+/// Calls body(i) for every i in [0, count), on the caller and up to num_threads - 1 threads of the pool.
+///
+/// Which thread gets which i is not determined: bodies write to places of their own. Returns when all are done; the
+/// first exception is kept, stops the rest and is thrown.
+void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
+
+/// Threads the pool of this process has now.
+int pool_threads();
+
+}  // namespace l2m

@@ -1,0 +1,40 @@
+#include "l2m/block_pool.hpp"
+
+#include <new>
+
+namespace l2m {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+}  // namespace
+
+BlockPool::~BlockPool() {
+  for (std::byte* data : idle_) ::operator delete(data, kAlignment);
+}
+
+Block BlockPool::take() {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!idle_.empty()) {
+      std::byte* const data = idle_.back();
+      idle_.pop_back();
+      return {data, shared_from_this()};
+    }
+    idle_.reserve(max_idle_);  // so that give_back() cannot fail
+  }
+  return {static_cast<std::byte*>(::operator new(block_size_, kAlignment)), shared_from_this()};
+}
+
+void BlockPool::give_back(std::byte* data) noexcept {
+  // Never waits: in a forked child the lock may be held for ever by a thread that does not exist there.
+  if (mutex_.try_lock()) {
+    const bool keep = idle_.size() < max_idle_;
+    if (keep) idle_.push_back(data);
+    mutex_.unlock();
+    if (keep) return;
+  }
+  ::operator delete(data, kAlignment);
+}
+
+}  // namespace l2m

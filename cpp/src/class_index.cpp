@@ -1,0 +1,123 @@
+#include "l2m/class_index.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "l2m/errors.hpp"
+#include "l2m/philox.hpp"
+#include "l2m/thread_pool.hpp"
+
+namespace l2m {
+namespace {
+
+bool needs_wide_ids(std::int64_t data_rows) {
+  return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
+}
+
+/// The ids of `rows`, ascending.
+std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std::int64_t data_rows) {
+  std::vector<bool> taken(static_cast<std::size_t>(data_rows));
+  for (const std::int64_t row : rows) {
+    if (row < 0 || row >= data_rows)
+      throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
+    if (taken[static_cast<std::size_t>(row)])
+      throw std::invalid_argument(message("rows must not repeat (got ", row, " twice)"));
+    taken[static_cast<std::size_t>(row)] = true;
+  }
+  std::vector<std::int64_t> sorted(rows.begin(), rows.end());
+  std::ranges::sort(sorted);
+  return sorted;
+}
+
+}  // namespace
+
+ClassIndex::ClassIndex(std::int64_t num_rows)
+    : identity_(true), wide_(needs_wide_ids(num_rows)), data_rows_(num_rows), offsets_{0, num_rows} {}
+
+template <class Class>
+ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
+                       std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide)
+    : identity_(false), wide_(wide || needs_wide_ids(data_rows)), data_rows_(data_rows) {
+  const auto taken = rows ? sorted_unique(*rows, data_rows) : std::vector<std::int64_t>{};
+  const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
+  const auto row_at = [&](std::int64_t i) { return rows ? taken[static_cast<std::size_t>(i)] : i; };
+  const auto class_of = [&](std::int64_t row) -> std::int64_t {
+    return classes.empty() ? 0 : static_cast<std::int64_t>(classes[static_cast<std::size_t>(row)]);
+  };
+
+  // Every part counts its classes, then puts its rows behind those of the parts before it: ascending for any parts.
+  const std::int64_t rows_a_part = std::max<std::int64_t>({num_classes, 1 << 16, num_rows / std::max(num_threads, 1)});
+  const std::int64_t parts = std::max<std::int64_t>((num_rows + rows_a_part - 1) / rows_a_part, 1);
+  std::vector<std::int64_t> next(static_cast<std::size_t>(parts * num_classes), 0);
+  const auto for_rows_of = [&](std::int64_t part, auto&& visit) {
+    const std::int64_t end = std::min((part + 1) * rows_a_part, num_rows);
+    std::int64_t* const part_next = next.data() + part * num_classes;
+    for (std::int64_t i = part * rows_a_part; i < end; ++i) visit(row_at(i), part_next);
+  };
+
+  parallel_for(num_threads, parts, [&](std::int64_t part) {
+    for_rows_of(part, [&](std::int64_t row, std::int64_t* count) {
+      const std::int64_t k = class_of(row);
+      if (k < 0 || k >= num_classes)
+        throw std::invalid_argument(message("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")"));
+      ++count[k];
+    });
+  });
+  offsets_.resize(static_cast<std::size_t>(num_classes) + 1);
+  std::int64_t total = 0;
+  for (std::int64_t k = 0; k < num_classes; ++k) {
+    offsets_[static_cast<std::size_t>(k)] = total;
+    for (std::int64_t part = 0; part < parts; ++part) {
+      std::int64_t& slot = next[static_cast<std::size_t>(part * num_classes + k)];
+      total += std::exchange(slot, total);
+    }
+  }
+  offsets_.back() = total;
+
+  rows_ = RowIds(num_rows, wide_);
+  rows_.visit([&]<class Id>(std::span<Id> ids) {
+    parallel_for(num_threads, parts, [&](std::int64_t part) {
+      for_rows_of(part, [&](std::int64_t row, std::int64_t* position) {
+        ids[static_cast<std::size_t>(position[class_of(row)]++)] = static_cast<Id>(row);
+      });
+    });
+  });
+}
+
+std::uint64_t ClassIndex::fingerprint(int num_threads) const {
+  // Philox as a hash: each word is mixed with its position, so the order of the parts does not matter and they add up.
+  const auto hash = [](std::uint64_t what, std::uint64_t position, std::uint64_t value) {
+    return RandomStream(what, Purpose::kShuffle, value).word(position * 4);
+  };
+  std::uint64_t sum = hash(0, 0, identity_ ? 1 : 0);
+  for (std::size_t k = 0; k < offsets_.size(); ++k) sum += hash(1, k, static_cast<std::uint64_t>(offsets_[k]));
+  if (identity_) return sum;
+  constexpr std::size_t kPart = 1 << 16;
+  return rows_.visit([&]<class Id>(std::span<Id> ids) {
+    std::vector<std::uint64_t> sums((ids.size() + kPart - 1) / kPart, 0);
+    parallel_for(num_threads, static_cast<std::int64_t>(sums.size()), [&](std::int64_t part) {
+      const std::size_t begin = static_cast<std::size_t>(part) * kPart;
+      std::uint64_t part_sum = 0;
+      for (std::size_t i = begin; i < std::min(begin + kPart, ids.size()); ++i) part_sum += hash(2, i, ids[i]);
+      sums[static_cast<std::size_t>(part)] = part_sum;
+    });
+    for (const std::uint64_t part_sum : sums) sum += part_sum;
+    return sum;
+  });
+}
+
+#define L2M_CLASS_INDEX(Class)                                                                     \
+  template ClassIndex::ClassIndex(std::span<const Class>, std::int64_t, std::int64_t,              \
+                                  std::optional<std::span<const std::int64_t>>, int, bool);
+L2M_CLASS_INDEX(std::int8_t)
+L2M_CLASS_INDEX(std::int16_t)
+L2M_CLASS_INDEX(std::int32_t)
+L2M_CLASS_INDEX(std::int64_t)
+L2M_CLASS_INDEX(std::uint8_t)
+L2M_CLASS_INDEX(std::uint16_t)
+L2M_CLASS_INDEX(std::uint32_t)
+#undef L2M_CLASS_INDEX
+
+}  // namespace l2m

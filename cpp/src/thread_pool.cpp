@@ -1,0 +1,214 @@
+#include "l2m/thread_pool.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "l2m/platform.hpp"
+
+namespace l2m {
+
+class ThreadPool {
+ public:
+  /// The pool of this process. Never destroyed: at exit its threads sleep, and no destructor has to join them.
+  static ThreadPool& instance() {
+    static const bool registered = (at_fork_in_child([] { current_.store(nullptr); }), true);
+    (void)registered;
+    ThreadPool* pool = current_.load();
+    while (pool == nullptr) {
+      auto fresh = std::make_unique<ThreadPool>();
+      if (current_.compare_exchange_strong(pool, fresh.get())) pool = fresh.release();
+    }
+    return *pool;
+  }
+  static bool is_current(const ThreadPool* pool) { return current_.load() == pool; }
+
+  void add(TaskQueue* queue) {
+    const std::scoped_lock lock(mutex_);
+    queues_.push_back(queue);
+    while (threads_ < queue->max_threads_) {
+      std::thread([this] { work(); }).detach();
+      ++threads_;
+    }
+  }
+
+  void remove(TaskQueue* queue) {
+    const std::scoped_lock lock(mutex_);
+    std::erase(queues_, queue);
+  }
+
+  int threads() {
+    const std::scoped_lock lock(mutex_);
+    return threads_;
+  }
+
+  std::mutex& mutex() { return mutex_; }
+
+  /// Wakes a thread if one sleeps and the queue has work for it. With the mutex held.
+  void wake_for(const TaskQueue& queue) {
+    if (asleep_ > 0 && may_run(queue)) work_arrived_.notify_one();
+  }
+
+ private:
+  static bool may_run(const TaskQueue& queue) {
+    return queue.has_task() && queue.running_ + queue.seats_ < queue.max_threads_;
+  }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      TaskQueue* queue = next_queue();
+      if (queue == nullptr) {
+        ++asleep_;
+        work_arrived_.wait(lock);
+        --asleep_;
+        continue;
+      }
+      {
+        const Task task = queue->next_task();
+        ++queue->running_;
+        wake_for(*queue);  // one wakes the next, so that no push has to wake many
+        lock.unlock();
+        queue->run(task);
+      }  // what the task holds dies here, outside the lock
+      lock.lock();
+      if (--queue->running_ == 0) queue->idle_.notify_all();
+    }
+  }
+
+  /// A queue with a task that may run now, the queues taking turns.
+  TaskQueue* next_queue() {
+    for (std::size_t i = 0; i < queues_.size(); ++i) {
+      TaskQueue* queue = queues_[++turn_ % queues_.size()];
+      if (may_run(*queue)) return queue;
+    }
+    return nullptr;
+  }
+
+  static inline std::atomic<ThreadPool*> current_{nullptr};
+
+  std::mutex mutex_;
+  std::condition_variable work_arrived_;
+  std::vector<TaskQueue*> queues_;
+  std::size_t turn_ = 0;
+  int threads_ = 0;
+  int asleep_ = 0;
+};
+
+TaskQueue::TaskQueue(int max_threads, std::size_t capacity)
+    : max_threads_(max_threads), capacity_(capacity), pool_(&ThreadPool::instance()) {
+  pool_->add(this);
+}
+
+TaskQueue::~TaskQueue() {
+  cancel();
+  pool_->remove(this);
+}
+
+void TaskQueue::push(Task task) { push_to(tasks_, std::move(task), true); }
+
+void TaskQueue::push_background(Task task) { push_to(background_, std::move(task), true); }
+
+void TaskQueue::push_quietly(Task task) { push_to(tasks_, std::move(task), false); }
+
+void TaskQueue::push_to(std::deque<Task>& tasks, Task task, bool wake) {
+  {
+    const std::scoped_lock lock(pool_->mutex());
+    if (cancelled_) return;
+    if (max_threads_ > 0 && tasks.size() < capacity_) {
+      tasks.push_back(std::move(task));
+      if (wake) pool_->wake_for(*this);
+      return;
+    }
+  }
+  run(task);
+}
+
+Task TaskQueue::next_task() {
+  const bool background = tasks_.empty() || (!background_.empty() && ++turns_ % 4 == 0);
+  std::deque<Task>& tasks = background ? background_ : tasks_;
+  Task task = std::move(tasks.front());
+  tasks.pop_front();
+  return task;
+}
+
+TaskQueue::Seat::Seat(TaskQueue& queue) : queue_(queue) {
+  const std::scoped_lock lock(queue.pool_->mutex());
+  ++queue.seats_;
+}
+
+TaskQueue::Seat::~Seat() {
+  const std::scoped_lock lock(queue_.pool_->mutex());
+  --queue_.seats_;
+  if (queue_.running_ == 0) queue_.pool_->wake_for(queue_);  // else whoever runs goes on, and wakes others if need be
+}
+
+bool TaskQueue::Seat::run_one() {
+  Task task;
+  {
+    const std::scoped_lock lock(queue_.pool_->mutex());
+    if (queue_.cancelled_ || !queue_.has_task()) return false;
+    task = queue_.next_task();
+  }
+  queue_.run(task);
+  return true;
+}
+
+void TaskQueue::run(const Task& task) {
+  try {
+    task();
+  } catch (...) {
+    const std::scoped_lock lock(pool_->mutex());
+    if (!first_error_) first_error_ = std::current_exception();
+  }
+}
+
+void TaskQueue::cancel() {
+  std::deque<Task> tasks, background;  // dropped tasks die outside the lock
+  std::unique_lock lock(pool_->mutex());
+  cancelled_ = true;
+  tasks.swap(tasks_);
+  background.swap(background_);
+  idle_.wait(lock, [this] { return running_ == 0; });
+}
+
+std::exception_ptr TaskQueue::first_error() const {
+  const std::scoped_lock lock(pool_->mutex());
+  return first_error_;
+}
+
+bool TaskQueue::orphaned() const { return !ThreadPool::is_current(pool_); }
+
+void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body) {
+  const auto helpers = static_cast<int>(std::min<std::int64_t>(num_threads, count) - 1);
+  if (helpers <= 0) {
+    for (std::int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  std::atomic<std::int64_t> next{0};
+  const Task share = [&] {
+    try {
+      for (std::int64_t i = next++; i < count; i = next++) body(i);
+    } catch (...) {
+      next = count;
+      throw;
+    }
+  };
+  TaskQueue queue(helpers);
+  for (int i = 0; i < helpers; ++i) queue.push(share);
+  std::exception_ptr error;
+  try {
+    share();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  queue.cancel();  // helpers that never got a thread are not needed any more
+  if (!error) error = queue.first_error();
+  if (error) std::rethrow_exception(error);
+}
+
+int pool_threads() { return ThreadPool::instance().threads(); }
+
+}  // namespace l2m

@@ -1,0 +1,32 @@
+"""Stops in the middle of an epoch, keeps the state as JSON, and goes on elsewhere with the very batches that were due."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from l2m_fast import Balanced, Loader
+
+labels = np.repeat([0, 1, 2], [700, 250, 50])
+
+
+def make_loader() -> Loader:
+    """The same data and options each time; a state of other ones would be refused."""
+    return Loader(np.arange(1000), batch_size=100, classes=labels, mixing=Balanced(), format="numpy")
+
+
+with make_loader() as loader:
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    Path("state.json").write_text(json.dumps(loader.state_dict()))
+    due = list(batches)
+
+with make_loader() as loader:
+    loader.load_state_dict(json.loads(Path("state.json").read_text()))
+    resumed = list(loader)
+
+assert all(np.array_equal(x, y) for x, y in zip(due, resumed, strict=True))
+print(f"{len(resumed)} batches after the restart, all as they would have been")

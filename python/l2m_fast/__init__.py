@@ -1,0 +1,32 @@
+"""l2m_fast: a data loader whose class mix follows the losses."""
+
+from __future__ import annotations
+
+from l2m_fast._build_info import build_info
+from l2m_fast.class_loss import ClassLoss, class_loss
+from l2m_fast.loader import Loader
+from l2m_fast.mixing import (
+    Balanced,
+    EffectiveNumber,
+    GroupDRO,
+    Learn2Mix,
+    MixingPolicy,
+    Proportional,
+    Static,
+    Temperature,
+)
+
+__all__ = [
+    "Balanced",
+    "ClassLoss",
+    "EffectiveNumber",
+    "GroupDRO",
+    "Learn2Mix",
+    "Loader",
+    "MixingPolicy",
+    "Proportional",
+    "Static",
+    "Temperature",
+    "build_info",
+    "class_loss",
+]

@@ -1,0 +1,171 @@
+"""Per-class losses: sums and counts of a batch, and the window in which they are gathered for the mixing policy."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from l2m_fast import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+    Sizes = NDArray[np.int64]
+
+
+class ClassLoss(NamedTuple):
+    """Sum and number of the losses of each class.
+
+    Attributes:
+        sum: float64, shape `[num_classes]`.
+        count: int64, shape `[num_classes]`.
+    """
+
+    sum: Floats
+    count: Sizes
+
+
+def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassLoss:
+    """Sums losses per class.
+
+    Losses that are not finite are skipped, in the sum and in the count. On as many threads as the process has CPUs where
+    the input is large; the result has the same bits for any number of them.
+
+    Args:
+        losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64; on the CPU. Detached.
+        classes: Class of each loss, shape `[n]`; integers in `[0, num_classes)`.
+        num_classes: Number of classes, at least 1.
+
+    Raises:
+        TypeError: Losses are not floats or classes are not integers.
+        ValueError: Shapes differ or are not one-dimensional, or a class is out of range.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
+        msg = f"num_classes must be an int (got {num_classes!r})"
+        raise TypeError(msg)
+    if num_classes < 1:
+        msg = f"num_classes must be at least 1 (got {num_classes})"
+        raise ValueError(msg)
+    result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
+    _core.add_class_loss(loss_array(losses), class_array(classes), *result, num_threads=_core.usable_cpus())
+    return result
+
+
+def _host_array(name: str, values: Any) -> NDArray[Any]:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        if values.device.type != "cpu":
+            msg = f"{name} must be on the CPU for now (got device {values.device}): pass {name}.cpu()"
+            raise NotImplementedError(msg)
+        values = values.detach().resolve_conj().resolve_neg().numpy()
+    array = np.asarray(values)
+    if array.ndim != 1:
+        msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
+        raise ValueError(msg)
+    return np.ascontiguousarray(array)
+
+
+def loss_array(losses: Any) -> NDArray[Any]:
+    """Per-sample losses as the core takes them; bfloat16, which numpy lacks, as the int16 of its bits."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(losses, torch.Tensor) and losses.dtype == torch.bfloat16:
+        return _host_array("losses", losses.detach().view(torch.int16))
+    array = _host_array("losses", losses)
+    if array.dtype.kind != "f":
+        msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
+        raise TypeError(msg)
+    return array
+
+
+def class_array(classes: Any) -> NDArray[Any]:
+    """Class ids as the core takes them."""
+    array = _host_array("classes", classes)
+    if array.dtype == np.uint64:
+        if array.size > 0 and array.max() > np.iinfo(np.int64).max:
+            msg = f"classes must be below 2**63 (got {array.max()})"
+            raise ValueError(msg)
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iub":
+        msg = f"classes must be integers (got {array.dtype})"
+        raise TypeError(msg)
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
+
+
+class LossWindow:
+    """The losses recorded since the last update, and the last known mean loss of every class.
+
+    Args:
+        class_sizes: Rows of each class; a class without rows is left out of everything.
+    """
+
+    def __init__(self, class_sizes: Sizes) -> None:
+        self._nonempty = class_sizes > 0
+        self.class_losses: Floats = np.full(len(class_sizes), np.nan)
+        self.pending = ClassLoss(np.zeros(len(class_sizes)), np.zeros(len(class_sizes), np.int64))
+        self._warned: set[str] = set()
+
+    def add(self, losses: NDArray[Any], classes: NDArray[Any], num_threads: int) -> None:
+        """Adds per-sample losses; nothing where it raises."""
+        if _core.add_class_loss(losses, classes, *self.pending, num_threads=max(num_threads, 1)) > 0:
+            self._warn("losses that are not finite were recorded; they are left out of the class losses")
+
+    def add_sums(self, loss: ClassLoss) -> None:
+        """Adds sums and counts; of a class whose sum is not finite, neither."""
+        total, count = np.asarray(loss.sum, np.float64), np.asarray(loss.count)
+        shape = self.pending.sum.shape
+        if total.shape != shape or count.shape != shape:
+            msg = f"a ClassLoss must have sum and count of shape {shape} (got {total.shape} and {count.shape})"
+            raise ValueError(msg)
+        if count.dtype.kind not in "iu" or (count < 0).any():
+            msg = f"the counts of a ClassLoss must be integers >= 0 (got {count.dtype}, least {count.min()})"
+            raise ValueError(msg)
+        finite = np.isfinite(total)
+        if not finite.all():
+            self._warn("losses that are not finite were recorded; they are left out of the class losses")
+        np.add(self.pending.sum, total, out=self.pending.sum, where=finite)
+        np.add(self.pending.count, count, out=self.pending.count, where=finite, casting="unsafe")
+
+    def totals(self, all_reduce: Callable[[Floats], object] | None) -> tuple[ClassLoss | None, Floats]:
+        """What was recorded in the window, None for nothing, and the class losses after it. Changes nothing.
+
+        Args:
+            all_reduce: Sums a float64 array over all ranks, in place.
+        """
+        sums = np.concatenate([self.pending.sum, self.pending.count])
+        if all_reduce is not None:
+            all_reduce(sums)
+        total, count = np.split(sums, 2)
+        recorded = (count > 0) & self._nonempty
+        if not recorded.any():
+            return None, self.class_losses
+        mean = total[recorded] / count[recorded]
+        if (mean < 0).any():
+            self._warn("the mean loss of a class is negative; it counts as 0")
+        class_losses = self.class_losses.copy()
+        class_losses[recorded] = np.maximum(mean, 0.0)
+        return ClassLoss(total, count.astype(np.int64)), class_losses
+
+    def begin(self, class_losses: Floats) -> None:
+        """Begins the next window, without losses."""
+        self.class_losses = class_losses
+        self.pending.sum[:] = 0
+        self.pending.count[:] = 0
+
+    def filled(self, class_losses: Floats) -> Floats:
+        """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
+        known = self._nonempty & ~np.isnan(class_losses)
+        mean = _core.compensated_sum(class_losses[known]) / np.count_nonzero(known)
+        losses: Floats = np.where(self._nonempty, np.where(known, class_losses, mean), 0.0)
+        return losses
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)

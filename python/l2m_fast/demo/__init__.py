@@ -1,0 +1,22 @@
+"""The demo behind `l2m-fast demo`: Learn2Mix, classical and balanced sampling on one loader. Needs the extra `demo`."""
+
+from __future__ import annotations
+
+from l2m_fast.demo.comparison import Comparison, Settings, compare
+from l2m_fast.demo.data import InputError, Source, Split, digits, idx
+from l2m_fast.demo.report import conclusion, introduction, make_directory, write_files
+
+__all__ = [
+    "Comparison",
+    "InputError",
+    "Settings",
+    "Source",
+    "Split",
+    "compare",
+    "conclusion",
+    "digits",
+    "idx",
+    "introduction",
+    "make_directory",
+    "write_files",
+]

@@ -1,0 +1,197 @@
+"""Images for the demo: a long-tailed training set and a balanced test set, from digits or from IDX files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message is one line that says what, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One draw of training and test set. Images are uint8 `[N, height, width]`, 0 to 255; labels int64 `[N]`."""
+
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from, and the budget that suits them.
+
+    Attributes:
+        name: What to call the data.
+        class_sizes: Training rows of each class, largest first; the same for every seed.
+        test_rows_per_class: Rows of each class in the test set.
+        split: Draws the training and the test set of one seed.
+        seeds: Default number of runs of each method.
+        epochs: Default budget of a run.
+        batch_size: Default rows of a batch.
+    """
+
+    name: str
+    class_sizes: tuple[int, ...]
+    test_rows_per_class: int
+    split: Callable[[int], Split]
+    seeds: int
+    epochs: int
+    batch_size: int
+
+
+def digits() -> Source:
+    """Scikit-learn's bundled handwritten digits, 8x8 pixels, 10 classes, thinned 20:1.
+
+    Every seed draws its own test set, 50 rows a class, and its own training set from the rest.
+    """
+    from sklearn.datasets import load_digits  # here, since IDX files need no scikit-learn
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    test_rows_per_class = 50
+    # 100:1, as for the larger sets, would leave the rarest class a single image.
+    class_sizes = long_tail(int(np.bincount(labels).min()) - test_rows_per_class, num_classes=10, imbalance=20)
+
+    def split(seed: int) -> Split:
+        rows = _shuffled_rows(labels, seed)
+        test = np.concatenate([of_class[:test_rows_per_class] for of_class in rows])
+        train = np.concatenate(
+            [of_class[test_rows_per_class:][:size] for of_class, size in zip(rows, class_sizes, strict=True)]
+        )
+        return Split(images[train], labels[train], images[test], labels[test])
+
+    return Source("digits", class_sizes, test_rows_per_class, split, seeds=5, epochs=80, batch_size=32)
+
+
+def idx(directory: Path) -> Source:
+    """MNIST, Fashion-MNIST or anything else in their four IDX files, thinned 100:1.
+
+    Every seed draws its own training set; the test set is always the first rows of each class of the test files.
+
+    Args:
+        directory: Holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+            `t10k-labels-idx1-ubyte`, each gzipped (`.gz`) or not.
+
+    Raises:
+        InputError: A file is missing, cut short or no IDX file, the files do not fit each other, or a class is empty.
+    """
+    if not directory.is_dir():
+        msg = f"{directory} is not a directory"
+        raise InputError(msg)
+    images, labels = _images_and_labels(directory, "train")
+    test_images, test_labels = _images_and_labels(directory, "t10k")
+    if images.shape[1:] != test_images.shape[1:] or min(images.shape[1:]) < 4:
+        msg = (
+            f"images of {directory} must have one size of at least 4x4 pixels "
+            f"(got train {images.shape[1:]}, t10k {test_images.shape[1:]})"
+        )
+        raise InputError(msg)
+    num_classes = int(max(labels.max(), test_labels.max())) + 1
+    counts = np.bincount(labels, minlength=num_classes)
+    test_counts = np.bincount(test_labels, minlength=num_classes)
+    if num_classes < 2 or not counts.all() or not test_counts.all():
+        msg = (
+            f"labels of {directory} must cover every class from 0 up, at least two, in both sets "
+            f"(got train class sizes {counts.tolist()}, t10k {test_counts.tolist()})"
+        )
+        raise InputError(msg)
+    class_sizes = long_tail(int(counts.min()), num_classes, imbalance=100)
+    test_rows_per_class = int(test_counts.min())
+    test = np.concatenate([np.flatnonzero(test_labels == k)[:test_rows_per_class] for k in range(num_classes)])
+
+    def split(seed: int) -> Split:
+        rows = _shuffled_rows(labels, seed)
+        train = np.concatenate([of_class[:size] for of_class, size in zip(rows, class_sizes, strict=True)])
+        return Split(images[train], labels[train], test_images[test], test_labels[test])
+
+    return Source(
+        directory.resolve().name,
+        class_sizes,
+        test_rows_per_class,
+        split,
+        seeds=3,
+        epochs=12,
+        batch_size=min(128, sum(class_sizes)),
+    )
+
+
+def long_tail(largest: int, num_classes: int, imbalance: float) -> tuple[int, ...]:
+    """Class sizes that fall exponentially from `largest` to `largest / imbalance`, at least 1 each."""
+    return tuple(max(1, round(largest * imbalance ** (-k / (num_classes - 1)))) for k in range(num_classes))
+
+
+def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
+    """Reads one IDX file of unsigned bytes.
+
+    Args:
+        path: The file; gzip is recognised by its content.
+        ndim: Number of dimensions the file must have: 3 for images, 1 for labels.
+
+    Returns:
+        The array, uint8, `ndim` dimensions, read-only.
+
+    Raises:
+        InputError: The file cannot be read, is cut short or too long, or has another magic number.
+    """
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise InputError(msg) from error
+    magic = bytes((0, 0, 8, ndim))
+    if not content.startswith(magic):
+        msg = f"{path} must start with the IDX magic number {magic.hex()} (got {content[:4].hex() or 'an empty file'})"
+        raise InputError(msg)
+    header = 4 + 4 * ndim
+    # Padded, so that a header cut short is reported below like a body cut short.
+    shape = np.frombuffer(content[4:header].ljust(4 * ndim, b"\0"), ">u4").tolist()
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        msg = (
+            f"{path} is {'cut short' if len(content) < expected else 'too long'}: "
+            f"its header asks for {expected} bytes (got {len(content)})"
+        )
+        raise InputError(msg)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _images_and_labels(directory: Path, prefix: str) -> tuple[Images, Labels]:
+    images = read_idx(_find(directory, f"{prefix}-images-idx3-ubyte"), ndim=3)
+    labels = read_idx(_find(directory, f"{prefix}-labels-idx1-ubyte"), ndim=1)
+    if len(images) != len(labels) or len(images) == 0:
+        msg = (
+            f"the {prefix} files of {directory} must have a label for each image, and at least one "
+            f"(got {len(images)} images, {len(labels)} labels)"
+        )
+        raise InputError(msg)
+    return images, labels.astype(np.int64)
+
+
+def _find(directory: Path, name: str) -> Path:
+    for path in (directory / name, directory / f"{name}.gz"):
+        if path.exists():
+            return path
+    msg = f"{directory} has neither {name} nor {name}.gz"
+    raise InputError(msg)
+
+
+def _shuffled_rows(labels: Labels, seed: int) -> list[NDArray[np.intp]]:
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(np.flatnonzero(labels == k)) for k in range(int(labels.max()) + 1)]

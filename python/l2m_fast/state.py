@@ -1,0 +1,133 @@
+"""Saved states: what they must contain, when they fit a loader, and how those of several ranks become one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VERSION = 1
+
+State = dict[str, Any]
+
+# Of a state, all but what differs from rank to rank: its place among the ranks, and the losses it has not shared yet.
+_OF_ONE_RANK = frozenset({"rank", "window_sum", "window_count"})
+
+_KEYS = {
+    "version": int,
+    "seed": int,
+    "fingerprint": dict,
+    "rank": int,
+    "world_size": int,
+    "epoch": int,
+    "step": int,
+    "total_step": int,
+    "windows": int,
+    "passes": list,
+    "positions": list,
+    "visits": list,
+    "due": list,
+    "held": list,
+    "proportions": list,
+    "next_proportions": list,
+    "class_losses": list,
+    "window_sum": list,
+    "window_count": list,
+}
+_BY_CLASS: dict[str, tuple[type, ...]] = {
+    "passes": (int,),
+    "positions": (int,),
+    "visits": (int,),
+    "due": (float,),
+    "proportions": (float,),
+    "next_proportions": (float,),
+    "class_losses": (float, type(None)),
+    "window_sum": (float,),
+    "window_count": (int,),
+}
+
+
+def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: int, num_classes: int) -> State:
+    """The state that this rank goes on from.
+
+    Args:
+        state: One state, or the list of the states of all ranks, whose pending losses add up: rank 0 takes them.
+        fingerprint: Of this loader.
+        rank: Of this loader.
+        world_size: Of this loader.
+        num_classes: Of this loader.
+
+    Raises:
+        TypeError: Not a dict or a list of them, or an entry of the wrong type.
+        ValueError: Another version, entries missing or malformed, the state of a loader of other data or settings,
+            ranks missing, or pending losses of other ranks that would be lost.
+    """
+    states = state if isinstance(state, list) else [state]
+    if not states:
+        msg = "a list of states must hold those of all ranks (got an empty list)"
+        raise ValueError(msg)
+    checked = [_checked(one, fingerprint, num_classes) for one in states]
+    first = checked[0]
+    of = first["world_size"]
+    if len(checked) == 1:
+        if (first["rank"], of) == (rank, world_size):
+            return first
+        if of > 1 and any(first["window_count"]):
+            msg = (
+                f"a state with losses recorded since the last update, of rank {first['rank']} of {of}, cannot go on as rank "
+                f"{rank} of {world_size} alone: pass the list of the states of all {of} ranks"
+            )
+            raise ValueError(msg)
+    else:
+        got = sorted(one["rank"] for one in checked)
+        if got != list(range(of)):
+            msg = f"a list of states must hold each of the {of} ranks once (got ranks {got})"
+            raise ValueError(msg)
+        for one in checked[1:]:
+            differing = sorted(key for key in first.keys() - _OF_ONE_RANK if one[key] != first[key])
+            if differing:
+                msg = f"the states of the ranks are not of one moment: {', '.join(differing)} differ"
+                raise ValueError(msg)
+    pending = checked if rank == 0 else []
+    return {
+        **first,
+        "window_sum": [sum(sums) for sums in zip(*(one["window_sum"] for one in pending), strict=True)] or [0.0] * num_classes,
+        "window_count": [sum(counts) for counts in zip(*(one["window_count"] for one in pending), strict=True)]
+        or [0] * num_classes,
+    }
+
+
+def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> State:
+    if not isinstance(state, dict):
+        msg = f"a state must be a dict, or a list of those of all ranks (got {type(state).__name__})"
+        raise TypeError(msg)
+    if state.get("version") != VERSION:
+        msg = f"the state must be of version {VERSION} (got {state.get('version')!r})"
+        raise ValueError(msg)
+    missing = sorted(_KEYS.keys() - state.keys())
+    if missing:
+        msg = f"the state lacks {', '.join(missing)}"
+        raise ValueError(msg)
+    for key, kind in _KEYS.items():
+        if not isinstance(state[key], kind) or isinstance(state[key], bool):
+            msg = f"{key} of the state must be of type {kind.__name__} (got {state[key]!r})"
+            raise TypeError(msg)
+        if kind is int and state[key] < 0:
+            msg = f"{key} of the state must be >= 0 (got {state[key]})"
+            raise ValueError(msg)
+    theirs = state["fingerprint"]
+    differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
+    if differing:
+        differences = "; ".join(f"{key}: {theirs.get(key)!r} in the state, {fingerprint[key]!r} here" for key in differing)
+        msg = f"the state is that of another loader ({differences})"
+        raise ValueError(msg)
+    for key, kinds in _BY_CLASS.items():
+        if len(state[key]) != num_classes:
+            msg = f"{key} of the state must have {num_classes} values (got {len(state[key])})"
+            raise ValueError(msg)
+        for value in state[key]:
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                msg = f"{key} of the state must hold {' or '.join(kind.__name__ for kind in kinds)} (got {value!r})"
+                raise TypeError(msg)
+            if isinstance(value, int) and value < 0:
+                msg = f"{key} of the state must be >= 0 (got {value})"
+                raise ValueError(msg)
+    return state

@@ -1,0 +1,134 @@
+"""Dependencies point one way: core <- bindings <- package <- {cli, demo, ...} <- {tests, benchmarks}."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STANDARD = r"[a-z_]+"  # a header of the C++ standard library: no folder, no suffix
+CORE = rf"{STANDARD}|l2m/\w+\.hpp"
+POSIX = r"(sys/)?\w+\.h"
+# What the files that a pattern selects may include. The first pattern that selects a file decides.
+ALLOWED_INCLUDES = {
+    "cpp/src/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
+    "cpp/include/**/*": CORE,
+    "cpp/src/**/*": CORE,
+    "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
+    "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.hpp",
+}
+# Parts of the package that stand on top of the rest of it, and what stands on top of the package.
+TOP_OF_PACKAGE = {"cli", "demo", "experiments", "integrations"}
+OUTSIDE_PACKAGE = {"benchmarks", "examples", "oracle", "tests"}
+
+
+def wrong_includes(root: Path) -> list[str]:
+    """Every `#include` under root/cpp that the direction forbids, as `file includes header`."""
+    wrong = []
+    decided: set[Path] = set()
+    for pattern, allowed in ALLOWED_INCLUDES.items():
+        for file in sorted(set(root.glob(pattern)) - decided):
+            if file.suffix in {".hpp", ".cpp"}:
+                headers = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', file.read_text(), re.MULTILINE)
+                wrong += [
+                    f"{file.relative_to(root)} includes {header}"
+                    for header in headers
+                    if not re.fullmatch(allowed, header)
+                ]
+            decided.add(file)
+    return wrong
+
+
+def imported_modules(file: Path, package: str) -> set[str]:
+    """Absolute names of all modules that `file`, a module inside `package`, imports anywhere, also inside functions."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            modules |= {f"{source}.{alias.name}" for alias in node.names}  # a name may itself be a module
+    return modules
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """Every import under root/python/l2m_fast that the direction forbids, as `file imports module`."""
+    wrong = []
+    for file in sorted(root.glob("python/l2m_fast/**/*.py")):
+        place = file.relative_to(root / "python/l2m_fast")
+        on_top = place.with_suffix("").parts[0] in TOP_OF_PACKAGE
+        package = ".".join(["l2m_fast", *place.parts[:-1]])
+        for module in sorted(imported_modules(file, package)):
+            name, *rest = module.split(".")
+            into_top = name == "l2m_fast" and bool(rest) and rest[0] in TOP_OF_PACKAGE
+            if name in OUTSIDE_PACKAGE or (into_top and not on_top):
+                wrong.append(f"{file.relative_to(root)} imports {module}")
+    return wrong
+
+
+def test_no_include_points_back() -> None:
+    assert list(ROOT.glob("cpp/src/*.cpp"))
+    assert wrong_includes(ROOT) == []
+
+
+def test_no_import_points_back() -> None:
+    assert list(ROOT.glob("python/l2m_fast/*.py"))
+    assert wrong_imports(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        ("cpp/include/l2m/gather.hpp", "Python.h"),
+        ("cpp/include/l2m/gather.hpp", "register.hpp"),
+        ("cpp/include/l2m/platform.hpp", "unistd.h"),
+        ("cpp/src/gather.cpp", "../bindings/convert.hpp"),
+        ("cpp/src/gather.cpp", "cuda_runtime.h"),
+        ("cpp/src/gather.cpp", "pthread.h"),
+        ("cpp/src/gather.cpp", "pybind11/pybind11.h"),
+        ("cpp/src/gather.cpp", "sys/mman.h"),
+        ("cpp/src/platform.cpp", "pybind11/pybind11.h"),
+        ("cpp/bindings/module.cpp", "cuda_runtime.h"),
+        ("cpp/bindings/module.cpp", "torch/extension.h"),
+        ("cpp/tests/test_gather.cpp", "pybind11/embed.h"),
+    ],
+)
+def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header: str) -> None:
+    planted = tmp_path / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(f'#include <vector>\n#include "l2m/errors.hpp"\n#  include <{header}>\n')
+    assert wrong_includes(tmp_path) == [f"{file} includes {header}"]
+
+
+@pytest.mark.parametrize(
+    ("file", "statement", "module"),
+    [
+        ("loader.py", "import l2m_fast.demo", "l2m_fast.demo"),
+        ("loader.py", "from l2m_fast import cli", "l2m_fast.cli"),
+        ("loader.py", "from l2m_fast.demo.data import digits", "l2m_fast.demo.data.digits"),
+        ("loader.py", "from . import cli", "l2m_fast.cli"),
+        ("loader.py", "from .demo import digits", "l2m_fast.demo.digits"),
+        ("parts/deep.py", "from ..demo import digits", "l2m_fast.demo.digits"),
+        ("cli.py", "from oracle import Loader", "oracle.Loader"),
+        ("demo/data.py", "import benchmarks.race", "benchmarks.race"),
+    ],
+)
+def test_an_import_that_points_back_is_found(tmp_path: Path, file: str, statement: str, module: str) -> None:
+    planted = tmp_path / "python/l2m_fast" / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(f"import numpy\n\ndef late():\n    {statement}\n")
+    assert wrong_imports(tmp_path) == [f"python/l2m_fast/{file} imports {module}"]
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    program = "import sys, l2m_fast; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert {"l2m_fast", "numpy"} <= imported
+    assert imported.isdisjoint({"torch", "sklearn", "matplotlib", "tqdm"})
