@@ -335,11 +335,8 @@ class OracleLoader:
 
         total = self._global_batch
         if self._epoch_is_pass:
-            total = min(total, self._num_rows - self.step * total)
-        if total == self._global_batch:
-            self.quotas = quotas(self._seed, self.proportions, total, self._due, self._visits)
-        else:
-            self.quotas = np.array([total])  # the short last batch of one class: nothing is left over
+            total = min(total, self._num_rows - self.step * total)  # the last batch may be short
+        self.quotas = quotas(self._seed, self.proportions, total, self._due, self._visits)
         plan = [(row, k) for k in range(len(self._cursors)) for row in self._draw(k)]
 
         offset = 0

@@ -175,8 +175,8 @@ def test_due_uniform_is_the_top_53_bits_of_the_visits_word() -> None:
 
 
 def test_bounded_rejects_the_halves_that_would_bias_it() -> None:
-    assert bounded(iter([0, 5]), 3) == 0  # 2**32 = 1 (mod 3): one half of 2**32 is too many, and it is 0
-    assert bounded(iter([2**32 - 1]), 3) == 2
+    assert bounded(iter([0, 2**32 - 1]), 3) == 2  # 2**32 = 1 (mod 3): one of the halves is too many, and it is 0
+    assert bounded(iter([1]), 3) == 0
     assert bounded(iter([7]), 1) == 0
     assert [bounded(iter([half]), 2**31) for half in (0, 1, 2, 3)] == [0, 0, 1, 1]
 
@@ -187,6 +187,7 @@ def test_bounded_is_uniform(n: int) -> None:
     draws = [bounded(source, n) for _ in range(6000)]
     assert 0 <= min(draws) <= max(draws) < n
     assert_uniform(np.bincount([value * 6 // n for value in draws], minlength=6))
+    assert_uniform(np.bincount([value % 6 for value in draws], minlength=6))
 
 
 # ---- Permutations
@@ -604,9 +605,19 @@ def test_window_w_acts_from_the_first_batch_of_window_w_plus_2(every: int) -> No
             window = step // every
             assert loader.proportions[0] == 0.25 + max(window - 1, 0) / 128
             next(batches)
+            assert loader.state_dict()["windows"] == window
             assert means == [np.mean(range(w * every, (w + 1) * every)) for w in range(window)]
             loader.record([step, step], classes=[0, 1])
             step += 1
+
+
+def test_every_update_starts_from_the_newest_proportions() -> None:
+    loader = OracleLoader(4, batch_size=4, classes=np.array([0, 0, 0, 1]), mixing=Mixing(mixing_rate=0.5))
+    for _ in range(2):
+        loader.record([1.0, 3.0], classes=[0, 1])
+        loader.update()
+    assert [record["proportions"] for record in loader.history] == [[0.5, 0.5], [0.375, 0.625]]
+    assert loader.proportions.tolist() == [0.75, 0.25]
 
 
 def test_update_closes_the_window_now_and_acts_from_the_next_epoch() -> None:
@@ -752,6 +763,20 @@ def test_restored_loader_repeats_the_uninterrupted_run(options: dict[str, Any], 
             loader.record(loss_of(rows), classes)
         if consumed < total:
             assert run(loader, total - consumed, lambda: None) == expected[consumed:]
+
+
+def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    batches = iter(loader)
+    for rows, _ in itertools.islice(batches, len(loader)):
+        loader.record(loss_of(rows))
+    state = loader.state_dict()
+    assert (state["epoch"], state["step"]) == (0, len(loader))
+    restored = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    restored.load_state_dict(state)
+    assert next(batches, None) is None
+    assert epoch_of(restored) == epoch_of(loader)
+    assert restored.history == loader.history != []
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS)

@@ -41,13 +41,14 @@ void register_class_index(py::module_& m) {
            "    ValueError: A class is out of range or a row repeats.\n"
            "    IndexError: A row id is out of range.")
       .def_property_readonly("num_rows", &ClassIndex::num_rows)
-      .def_property_readonly("class_sizes",
-                             [](const ClassIndex& self) {
-                               py::array_t<std::int64_t> sizes(self.num_classes());
-                               for (std::int64_t k = 0; k < self.num_classes(); ++k) sizes.mutable_at(k) = self.size(k);
-                               return sizes;
-                             },
-                             "int64, [K].")
+      .def_property_readonly(
+          "class_sizes",
+          [](const ClassIndex& self) {
+            py::array_t<std::int64_t> sizes(self.num_classes());
+            for (std::int64_t k = 0; k < self.num_classes(); ++k) sizes.mutable_at(k) = self.size(k);
+            return sizes;
+          },
+          "int64, [K].")
       .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<py::gil_scoped_release>(),
            "64 bits that tell one assignment of rows to classes from another.");
 }

@@ -48,7 +48,8 @@ auto with_integers(const char* name, const py::array& array, F&& f) {
     if (py::isinstance<py::array_t<std::uint16_t>>(array)) return f(view<std::uint16_t>(array));
     if (py::isinstance<py::array_t<std::uint32_t>>(array)) return f(view<std::uint32_t>(array));
   }
-  throw py::type_error(std::string(name) + " must be a C-contiguous array of integers of at most 64 bits, int64 rather than uint64 (got " +
+  throw py::type_error(std::string(name) +
+                       " must be a C-contiguous array of integers of at most 64 bits, int64 rather than uint64 (got " +
                        py::str(array.dtype()).cast<std::string>() + ")");
 }
 

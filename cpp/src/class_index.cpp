@@ -61,7 +61,8 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
     for_rows_of(part, [&](std::int64_t row, std::int64_t* count) {
       const std::int64_t k = class_of(row);
       if (k < 0 || k >= num_classes)
-        throw std::invalid_argument(message("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")"));
+        throw std::invalid_argument(
+            message("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")"));
       ++count[k];
     });
   });
@@ -108,8 +109,8 @@ std::uint64_t ClassIndex::fingerprint(int num_threads) const {
   });
 }
 
-#define L2M_CLASS_INDEX(Class)                                                                     \
-  template ClassIndex::ClassIndex(std::span<const Class>, std::int64_t, std::int64_t,              \
+#define L2M_CLASS_INDEX(Class)                                                        \
+  template ClassIndex::ClassIndex(std::span<const Class>, std::int64_t, std::int64_t, \
                                   std::optional<std::span<const std::int64_t>>, int, bool);
 L2M_CLASS_INDEX(std::int8_t)
 L2M_CLASS_INDEX(std::int16_t)

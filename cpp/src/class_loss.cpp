@@ -65,20 +65,22 @@ template <class Loss, class Class>
 std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
                         std::span<std::int64_t> count, int num_threads) {
   if (losses.size() != classes.size())
-    throw std::invalid_argument(message("losses and classes must have one length (got ", losses.size(), " and ",
-                                        classes.size(), ")"));
+    throw std::invalid_argument(
+        message("losses and classes must have one length (got ", losses.size(), " and ", classes.size(), ")"));
   if (sum.size() != count.size())
-    throw std::invalid_argument(message("sum and count must have one length (got ", sum.size(), " and ", count.size(), ")"));
+    throw std::invalid_argument(
+        message("sum and count must have one length (got ", sum.size(), " and ", count.size(), ")"));
   const std::size_t num_classes = sum.size();
 
   // The parts depend on n and K alone, so the sums do too.
   const auto n = static_cast<std::int64_t>(losses.size());
   const std::int64_t parts = std::clamp<std::int64_t>(
       n / std::max<std::int64_t>(kPartLosses, static_cast<std::int64_t>(num_classes)), 1, kMaxParts);
-  const auto begin_of = [&](std::int64_t part) { return static_cast<std::size_t>(n / parts * part + std::min(part, n % parts)); };
-  parallel_for(num_threads, parts, [&](std::int64_t part) {
-    check_classes(classes, begin_of(part), begin_of(part + 1), num_classes);
-  });
+  const auto begin_of = [&](std::int64_t part) {
+    return static_cast<std::size_t>(n / parts * part + std::min(part, n % parts));
+  };
+  parallel_for(num_threads, parts,
+               [&](std::int64_t part) { check_classes(classes, begin_of(part), begin_of(part + 1), num_classes); });
   if (parts == 1) return add_in_order(losses, classes, sum.data(), count.data());
 
   std::vector<double> part_sum(static_cast<std::size_t>(parts) * num_classes, 0.0);
@@ -88,7 +90,8 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
     const std::size_t begin = begin_of(part);
     const std::size_t size = begin_of(part + 1) - begin;
     const std::size_t mine = static_cast<std::size_t>(part) * num_classes;
-    skipped += add_in_order(losses.subspan(begin, size), classes.subspan(begin, size), &part_sum[mine], &part_count[mine]);
+    skipped +=
+        add_in_order(losses.subspan(begin, size), classes.subspan(begin, size), &part_sum[mine], &part_count[mine]);
   });
   for (std::size_t i = 0; i < part_sum.size(); ++i) {
     sum[i % num_classes] += part_sum[i];
@@ -97,13 +100,13 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
   return skipped;
 }
 
-#define L2M_CLASS_LOSS(Loss, Class)                                                                                 \
-  template std::int64_t class_loss(std::span<const Loss>, std::span<const Class>, std::span<double>,                \
+#define L2M_CLASS_LOSS(Loss, Class)                                                                  \
+  template std::int64_t class_loss(std::span<const Loss>, std::span<const Class>, std::span<double>, \
                                    std::span<std::int64_t>, int);
-#define L2M_CLASS_LOSS_OF(Class)   \
-  L2M_CLASS_LOSS(Float16, Class)   \
-  L2M_CLASS_LOSS(BFloat16, Class)  \
-  L2M_CLASS_LOSS(float, Class)     \
+#define L2M_CLASS_LOSS_OF(Class)  \
+  L2M_CLASS_LOSS(Float16, Class)  \
+  L2M_CLASS_LOSS(BFloat16, Class) \
+  L2M_CLASS_LOSS(float, Class)    \
   L2M_CLASS_LOSS(double, Class)
 L2M_CLASS_LOSS_OF(std::int8_t)
 L2M_CLASS_LOSS_OF(std::int16_t)

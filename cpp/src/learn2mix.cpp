@@ -12,7 +12,8 @@ namespace {
 
 void check_length(const char* what, std::size_t got, std::size_t num_classes) {
   if (got != num_classes)
-    throw std::invalid_argument(message(what, " must have one value for each of ", num_classes, " classes (got ", got, ")"));
+    throw std::invalid_argument(
+        message(what, " must have one value for each of ", num_classes, " classes (got ", got, ")"));
 }
 
 }  // namespace
@@ -42,11 +43,13 @@ void normalise(std::span<double> proportions, std::span<const std::int64_t> clas
     if (!std::isfinite(p) || p < 0)
       throw std::invalid_argument(message("proportions must be finite and >= 0 (got ", p, " for class ", k, ")"));
     if (p > 0 && class_sizes[k] == 0)
-      throw std::invalid_argument(message("a class without rows must have proportion 0 (got ", p, " for class ", k, ")"));
+      throw std::invalid_argument(
+          message("a class without rows must have proportion 0 (got ", p, " for class ", k, ")"));
   }
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-6))
-    throw std::invalid_argument(message("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(), " classes)"));
+    throw std::invalid_argument(
+        message("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(), " classes)"));
   for (double& p : proportions) p /= sum;
 }
 

@@ -12,7 +12,10 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 128 << 10;  // what a thread copies at a time: long against a hand-over, short against a batch
+constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
+
+constexpr std::int64_t kChunkBytes =
+    128 << 10;  // what a thread copies at a time: long against a hand-over, short against a batch
 
 }  // namespace
 
@@ -73,15 +76,17 @@ class Prefetcher::Pipeline {
     std::unique_lock lock(mutex_);
     Slot& slot = slots_[slot_of(taken_)];
     if (slot.ready || timeout.count() == 0) return slot.ready;
-    start_planning(lock);
-    if (taken_ == planned_ && !planning_) throw std::logic_error("there is no batch to wait for");
-    // With one thread the consumer only waits; with more it takes part, rather than sleep and be woken for every batch.
+    hurried_ = std::chrono::steady_clock::now() - left_ < kHurry;
+    // A consumer that waits takes part rather than sleep and be woken for every batch. With one thread it would only
+    // get in its way, unless it comes back so soon that the thread can be spared.
     std::optional<TaskQueue::Seat> seat;
-    if (queue_.max_threads() > 1) {
+    if (queue_.max_threads() > 1 || alone()) {
       lock.unlock();
       seat.emplace(queue_);
       lock.lock();
     }
+    start_planning(lock);
+    if (taken_ == planned_ && !planning_) throw std::logic_error("there is no batch to wait for");
     const auto deadline = std::chrono::steady_clock::now() + timeout;
     while (!slot.ready) {
       lock.unlock();
@@ -107,8 +112,9 @@ class Prefetcher::Pipeline {
     std::vector<Block> blocks = std::move(slot.blocks);
     slot.ready = false;
     ++taken_;
+    left_ = std::chrono::steady_clock::now();
     // Threads are woken for several batches at once where they can be.
-    if (!lazy_ && planned_ - taken_ <= ahead_ / 2) start_planning(lock);
+    if (!lazy_ && !alone() && planned_ - taken_ <= ahead_ / 2) start_planning(lock);
     return blocks;
   }
 
@@ -131,6 +137,9 @@ class Prefetcher::Pipeline {
     return !stopping_ && !failed_ && planned_ < range_.num_steps && planned_ - taken_ < ahead_ &&
            planned_step_ < plan_until_;
   }
+
+  /// Whether the consumer makes its batches itself although there is a thread: each would have to be woken for the other.
+  [[nodiscard]] bool alone() const { return hurried_ && queue_.max_threads() == 1; }
 
   void start_planning(std::unique_lock<std::mutex>& lock) {
     if (planning_ || !can_plan()) return;
@@ -177,7 +186,7 @@ class Prefetcher::Pipeline {
       slot.ready = true;
       changed_.notify_all();
     }
-    const bool more = can_plan();
+    const bool more = can_plan() && !alone();
     planning_ = more;
     const std::int64_t helpers = std::min<std::int64_t>(slot.chunks, queue_.max_threads()) - 1;
     lock.unlock();
@@ -205,7 +214,8 @@ class Prefetcher::Pipeline {
 
   void copy_chunk(const Slot& slot, std::int64_t begin) {
     const std::int64_t count = std::min(chunk_rows_, std::ssize(slot.plan.rows) - begin);
-    const std::span rows = std::span(slot.plan.rows).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    const std::span rows =
+        std::span(slot.plan.rows).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
     for (std::size_t f = 0; f < settings_.fields.size(); ++f)
       gather(settings_.fields[f], rows, slot.blocks[f].data() + begin * settings_.fields[f].row_size);
   }
@@ -241,12 +251,15 @@ class Prefetcher::Pipeline {
   bool waiting_ = false;
   bool stopping_ = false;
   bool failed_ = false;
+  bool hurried_ = false;  // the consumer was away for less than kHurry
+  std::chrono::steady_clock::time_point left_;
 };
 
 class Prefetcher::Use {
  public:
   explicit Use(Prefetcher& prefetcher) : prefetcher_(prefetcher) {
-    if (prefetcher.in_use_.exchange(true)) throw std::runtime_error("a loader has one consumer: another thread is using it");
+    if (prefetcher.in_use_.exchange(true))
+      throw std::runtime_error("a loader has one consumer: another thread is using it");
     try {
       if (!prefetcher.pipeline_) throw std::runtime_error("the loader is closed");
       if (prefetcher.pipeline_->orphaned()) {

@@ -58,7 +58,9 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 }
 
 void Sampler::check(const SamplerState& state) const {
-  const auto refuse = [](const auto&... parts) { throw std::invalid_argument(message("the state is broken: ", parts...)); };
+  const auto refuse = [](const auto&... parts) {
+    throw std::invalid_argument(message("the state is broken: ", parts...));
+  };
   const auto num_classes = static_cast<std::size_t>(index_->num_classes());
   if (state.proportions.size() != num_classes || state.due.size() != num_classes || state.cursors.size() != num_classes)
     refuse("it must have ", num_classes, " classes");
@@ -67,7 +69,8 @@ void Sampler::check(const SamplerState& state) const {
     const std::int64_t size = index_->size(static_cast<std::int64_t>(k));
     const double p = state.proportions[k];
     const std::int64_t position = state.cursors[k].position;
-    if (position < 0 || position > size) refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
+    if (position < 0 || position > size)
+      refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
     if (!std::isfinite(state.due[k].due)) refuse("due must be finite (got ", state.due[k].due, ")");
     if (!(p >= 0) || (p > 0 && size == 0)) refuse("proportion ", p, " of class ", k, ", which has ", size, " rows");
     sum += p;
@@ -77,7 +80,8 @@ void Sampler::check(const SamplerState& state) const {
     if (class_id < 0 || class_id >= index_->num_classes() || std::ssize(rows) > index_->size(class_id))
       refuse(rows.size(), " rows held of class ", class_id);
     for (const std::int64_t row : rows)
-      if (row < 0 || row >= index_->data_rows()) refuse("held rows must be in [0, ", index_->data_rows(), ") (got ", row, ")");
+      if (row < 0 || row >= index_->data_rows())
+        refuse("held rows must be in [0, ", index_->data_rows(), ") (got ", row, ")");
   }
 }
 
@@ -120,12 +124,13 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_
 
   take_share_of_rank(epoch, step, plan);
   if (options_.shuffle && !options_.grouped && index_->num_classes() > 1) {
-    fisher_yates(static_cast<std::uint32_t>(plan.rows.size()),
-                 RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step, static_cast<std::uint64_t>(options_.rank)),
-                 [&plan](std::uint32_t i, std::uint32_t j) {
-                   std::swap(plan.rows[i], plan.rows[j]);
-                   std::swap(plan.classes[i], plan.classes[j]);
-                 });
+    fisher_yates(
+        static_cast<std::uint32_t>(plan.rows.size()),
+        RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step, static_cast<std::uint64_t>(options_.rank)),
+        [&plan](std::uint32_t i, std::uint32_t j) {
+          std::swap(plan.rows[i], plan.rows[j]);
+          std::swap(plan.classes[i], plan.classes[j]);
+        });
   }
 }
 
@@ -153,7 +158,8 @@ void Sampler::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor&
   std::int64_t* round = rows;
   std::deque<std::int64_t> waiting;  // held from before the round
   std::vector<std::int64_t> held;    // in this round
-  std::vector<std::int64_t> tail;    // what the round had when the pass ended, sorted: a row of the new pass may be one of them
+  std::vector<std::int64_t>
+      tail;  // what the round had when the pass ended, sorted: a row of the new pass may be one of them
   const auto had = state_.held.find(class_id);
   const bool had_held = had != state_.held.end();
   if (had_held) {

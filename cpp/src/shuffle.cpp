@@ -9,7 +9,7 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kInlineRows = 4096;  // shuffled within about 10 us: not worth a task
+constexpr std::int64_t kInlineRows = 4096;    // shuffled within about 10 us: not worth a task
 constexpr std::int64_t kRowsOfQuarters = 16;  // a block of four words chooses the buckets of sixteen rows
 
 }  // namespace
@@ -71,7 +71,8 @@ void Permutation::for_buckets_of(std::int64_t part, Visit&& visit) const {
     const auto words = random.block(static_cast<std::uint64_t>(row / kRowsOfQuarters));
     const auto count = static_cast<int>(std::min(end - row, kRowsOfQuarters));
     const auto visit_quarter = [&](int i) {
-      visit(row + i, static_cast<std::size_t>((words[static_cast<std::size_t>(i / 4)] >> (16 * (i % 4))) & 0xFFFF) >> shift);
+      visit(row + i,
+            static_cast<std::size_t>((words[static_cast<std::size_t>(i / 4)] >> (16 * (i % 4))) & 0xFFFF) >> shift);
     };
     if (count == kRowsOfQuarters) {
       for (int i = 0; i < static_cast<int>(kRowsOfQuarters); ++i) visit_quarter(i);
@@ -92,10 +93,12 @@ void Permutation::scatter_part(std::int64_t part) {
     Id* const target = target_ids.data() + offset_;
     source_->visit([&](auto source_ids) {
       if (source_ids.empty()) {
-        for_buckets_of(part, [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(row); });
+        for_buckets_of(part,
+                       [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(row); });
       } else {
         const auto* const source = source_ids.data() + offset_;
-        for_buckets_of(part, [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(source[row]); });
+        for_buckets_of(
+            part, [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(source[row]); });
       }
     });
   });
@@ -171,8 +174,13 @@ void Passes::copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin,
 }
 
 Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const {
-  return {index_->rows(), order_[pass % 2], index_->offset(class_id), index_->size(class_id),
-          seed_,          static_cast<std::uint64_t>(class_id),       pass};
+  return {index_->rows(),
+          order_[pass % 2],
+          index_->offset(class_id),
+          index_->size(class_id),
+          seed_,
+          static_cast<std::uint64_t>(class_id),
+          pass};
 }
 
 /// Sees to it that the buffer of the pass holds it.

@@ -61,7 +61,9 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
     is_tensor = torch is not None and isinstance(classes, torch.Tensor)
     array = classes if is_tensor else np.asarray(classes)
     labels = None
-    if not is_tensor and (array.dtype.kind in "US" or (array.dtype.hasobject and all(isinstance(x, str) for x in array.flat))):
+    if not is_tensor and (
+        array.dtype.kind in "US" or (array.dtype.hasobject and all(isinstance(x, str) for x in array.flat))
+    ):
         names, array = np.unique(array.astype(np.str_), return_inverse=True)
         labels = names.tolist()
     ids = class_array(array)
@@ -106,7 +108,7 @@ def torch_from_dlpack() -> Callable[[object], object]:
         msg = 'format="torch" needs torch: pip install "l2m-fast[torch]", or use format="numpy"'
         raise ImportError(msg) from None
     # Where the public function ends too, after checks that cost 0.3 us a tensor (torch 2.13 on an AMD EPYC, 2026-11).
-    return getattr(torch._C, "_from_dlpack", torch.from_dlpack)
+    return getattr(torch._C, "_from_dlpack", torch.utils.dlpack.from_dlpack)
 
 
 def warn_of_ranks() -> None:
@@ -114,7 +116,7 @@ def warn_of_ranks() -> None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    global _warned_of_ranks  # noqa: PLW0603
+    global _warned_of_ranks
     if not _warned_of_ranks:
         _warned_of_ranks = True
         msg = (

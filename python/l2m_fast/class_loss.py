@@ -29,7 +29,7 @@ class ClassLoss(NamedTuple):
     """
 
     sum: Floats
-    count: Sizes
+    count: Sizes  # type: ignore[assignment]  # shadows tuple.count, which nobody calls
 
 
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassLoss:

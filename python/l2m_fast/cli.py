@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         # A model this small gains little from more, and loses much where another program is busy.
         default=1,
         metavar="N",
-        help="threads of torch, and of the loader; default: %(default)s",
+        help="threads of torch; the loader takes its own default; default: %(default)s",
     )
     demo.add_argument(
         "--out",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import torch
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Self
 
     from l2m_fast.mixing import Floats, Sizes
 
@@ -102,11 +103,14 @@ class Loader:
         rank: int | None = None,
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
-        format: Format = "torch",  # noqa: A002
+        format: Format = "torch",
     ) -> None:
         choice("format", format, ("torch", "numpy"))
         choice("order", order, ("shuffled", "grouped"))
-        for name, wanted in (("pin_memory=True", flag("pin_memory", pin_memory)), (f"device={device!r}", device is not None)):
+        for name, wanted in (
+            ("pin_memory=True", flag("pin_memory", pin_memory)),
+            (f"device={device!r}", device is not None),
+        ):
             if wanted:
                 msg = f"{name} is not supported yet: batches are in pageable CPU memory"
                 raise NotImplementedError(msg)
@@ -116,7 +120,9 @@ class Loader:
         self._rank = 0 if rank is None else whole("rank", rank, 0, self._world_size - 1)
         self._global_batch = whole("batch_size * world_size", self._batch_size * self._world_size, 1, 2**31 - 1)
         self._update_every = None if update_every is None else whole("update_every", update_every, 1)
-        self._num_threads = _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
+        self._num_threads = (
+            _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
+        )
         self._prefetch = whole("prefetch", prefetch, 0, 2**16)
         self._shuffle, self._drop_last = flag("shuffle", shuffle), flag("drop_last", drop_last)
         self._grouped = order == "grouped"
@@ -206,7 +212,9 @@ class Loader:
         """What a policy returned, as normalised proportions."""
         array = np.ascontiguousarray(proportions, np.float64)
         if array.ndim != 1:
-            msg = f"proportions must have shape ({self._num_classes},) (got {array.shape} from {describe(self._mixing)})"
+            msg = (
+                f"proportions must have shape ({self._num_classes},) (got {array.shape} from {describe(self._mixing)})"
+            )
             raise ValueError(msg)
         return _core.normalise(array, self._class_sizes)
 
@@ -284,7 +292,9 @@ class Loader:
 
     # ---- losses
 
-    def record(self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None) -> None:
+    def record(
+        self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None
+    ) -> None:
         """Adds per-sample losses to the current window. Works with every mixing; two calls a batch add up.
 
         Args:
@@ -313,7 +323,9 @@ class Loader:
             return
         of_batch = self._last_classes()
         if len(values) != len(of_batch):
-            msg = f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
+            msg = (
+                f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
+            )
             raise ValueError(msg)
         self._window.add(values, of_batch, self._num_threads)
 
@@ -325,7 +337,9 @@ class Loader:
         """
         self._check_usable()
         if self._update_every is not None:
-            msg = f"update() works with update_every=None: this loader updates every {self._update_every} steps by itself"
+            msg = (
+                f"update() works with update_every=None: this loader updates every {self._update_every} steps by itself"
+            )
             raise RuntimeError(msg)
         self._close_window()
 
@@ -526,10 +540,12 @@ class Loader:
         self._closed = True
         self._prefetcher.close()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _check_usable(self) -> None:

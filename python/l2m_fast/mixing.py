@@ -166,7 +166,9 @@ class Learn2Mix:
         """Proportional or equal shares, raised to `min_share`."""
         nonempty = int(np.count_nonzero(class_sizes))
         if self.min_share * nonempty > 1:
-            msg = f"min_share must be at most 1 / {nonempty}, the number of classes that have rows (got {self.min_share})"
+            msg = (
+                f"min_share must be at most 1 / {nonempty}, the number of classes that have rows (got {self.min_share})"
+            )
             raise ValueError(msg)
         start = Proportional() if self.start == "proportional" else Balanced()
         return _core.raise_to_min_share(start.initial(class_sizes), class_sizes, self.min_share)
@@ -199,7 +201,9 @@ class GroupDRO:
         """One step of exponentiated gradient ascent."""
         rows = class_sizes > 0
         # The largest loss of a class that has rows is taken off all: the same shares, and exp() cannot overflow.
-        gain = np.exp(self.step_size * (class_losses - class_losses[rows].max()), where=rows, out=np.zeros_like(class_losses))
+        gain = np.exp(
+            self.step_size * (class_losses - class_losses[rows].max()), where=rows, out=np.zeros_like(class_losses)
+        )
         return _shares(proportions * gain)
 
 
@@ -208,4 +212,6 @@ def describe(policy: object) -> str:
     if type(policy).__repr__ is not object.__repr__:
         return repr(policy)
     parameters: dict[str, Any] = getattr(policy, "__dict__", {})
-    return f"{type(policy).__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(parameters.items()))})"
+    return (
+        f"{type(policy).__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(parameters.items()))})"
+    )

@@ -89,7 +89,8 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
     pending = checked if rank == 0 else []
     return {
         **first,
-        "window_sum": [sum(sums) for sums in zip(*(one["window_sum"] for one in pending), strict=True)] or [0.0] * num_classes,
+        "window_sum": [sum(sums) for sums in zip(*(one["window_sum"] for one in pending), strict=True)]
+        or [0.0] * num_classes,
         "window_count": [sum(counts) for counts in zip(*(one["window_count"] for one in pending), strict=True)]
         or [0] * num_classes,
     }
@@ -116,7 +117,9 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
     theirs = state["fingerprint"]
     differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
     if differing:
-        differences = "; ".join(f"{key}: {theirs.get(key)!r} in the state, {fingerprint[key]!r} here" for key in differing)
+        differences = "; ".join(
+            f"{key}: {theirs.get(key)!r} in the state, {fingerprint[key]!r} here" for key in differing
+        )
         msg = f"the state is that of another loader ({differences})"
         raise ValueError(msg)
     for key, kinds in _BY_CLASS.items():

@@ -44,8 +44,9 @@ class DueQueue {
   static constexpr std::size_t kDigits = 16;
 
   std::uint64_t now_ = 0;
-  std::vector<Entry> near_;                         // keys <= now_
-  std::array<std::vector<Entry>, 16 * kDigits> far_;  // by the highest digit in which the key differs from now_, and its value
+  std::vector<Entry> near_;  // keys <= now_
+  std::array<std::vector<Entry>, 16 * kDigits>
+      far_;  // by the highest digit in which the key differs from now_, and its value
   std::vector<Entry> moving_;
 };
 
@@ -78,7 +79,8 @@ class Apportioner {
   void start(std::span<const double> proportions, std::uint64_t step, std::span<DueTime> due) const;
 
   /// Carries due times over a change of proportions before the batch of `step`: what is owed stays owed.
-  void change(std::span<const double> from, std::span<const double> to, std::uint64_t step, std::span<DueTime> due) const;
+  void change(std::span<const double> from, std::span<const double> to, std::uint64_t step,
+              std::span<DueTime> due) const;
 
   /// Takes proportions (normalised) and due times for the next() calls to come. O(K).
   void set(std::span<const double> proportions, std::span<const DueTime> due);

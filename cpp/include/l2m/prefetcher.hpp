@@ -23,9 +23,9 @@ struct PrefetcherOptions {
 /// A run of consecutive batches of one epoch.
 struct EpochRange {
   std::uint64_t epoch = 0;
-  std::int64_t first_step = 0;      ///< goes on here
-  std::int64_t num_steps = 0;       ///< of the whole epoch
-  std::int64_t last_batch_rows = 0; ///< global rows of the last batch; the others have options.sampler.global_batch
+  std::int64_t first_step = 0;       ///< goes on here
+  std::int64_t num_steps = 0;        ///< of the whole epoch
+  std::int64_t last_batch_rows = 0;  ///< global rows of the last batch; the others have options.sampler.global_batch
 };
 
 /// Plans and fills batches ahead of the consumer, in order; a stage of the loop knows nothing of those after it.

@@ -27,11 +27,11 @@ using HeldRows = std::map<std::int64_t, std::vector<std::int64_t>>;
 
 /// All that the next batch depends on, besides the settings: O(K + held rows).
 struct SamplerState {
-  std::uint64_t total_step = 0;      ///< batches since the beginning of training
-  std::vector<double> proportions;   ///< [K] of the next batch; the due times are relative to them
-  std::vector<DueTime> due;          ///< [K]
-  std::vector<Cursor> cursors;       ///< [K]
-  HeldRows held;                     ///< by class, no empty entries
+  std::uint64_t total_step = 0;     ///< batches since the beginning of training
+  std::vector<double> proportions;  ///< [K] of the next batch; the due times are relative to them
+  std::vector<DueTime> due;         ///< [K]
+  std::vector<Cursor> cursors;      ///< [K]
+  HeldRows held;                    ///< by class, no empty entries
 
   bool operator==(const SamplerState&) const = default;
 };
@@ -60,9 +60,9 @@ struct SamplerOptions {
   std::int64_t global_batch = 1;  ///< rows of a full batch over all ranks, in [1, 2^31)
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
-  bool shuffle = true;        ///< a fresh random order of every class each pass; else rows ascend, and batches are grouped
-  bool grouped = false;       ///< rows of a batch stay grouped by class
-  bool epoch_is_pass = false; ///< epoch e starts at the beginning of pass e
+  bool shuffle = true;   ///< a fresh random order of every class each pass; else rows ascend, and batches are grouped
+  bool grouped = false;  ///< rows of a batch stay grouped by class
+  bool epoch_is_pass = false;  ///< epoch e starts at the beginning of pass e
 };
 
 /// Plans batches: apportions the rows of each batch to classes and draws them from the passes.
@@ -99,7 +99,8 @@ class Sampler {
 
  private:
   void draw(std::int64_t class_id, std::int64_t count, StateChange& change);
-  void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::int64_t* rows, StateChange& change);
+  void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::int64_t* rows,
+                       StateChange& change);
   void take_share_of_rank(std::uint64_t epoch, std::uint64_t step, BatchPlan& plan) const;
 
   const std::shared_ptr<const ClassIndex> index_;

@@ -26,7 +26,7 @@ class Settings:
         epochs: Budget of a run, >= 4: it is looked at by quarters.
         batch_size: Rows of a batch, from 1 to the training rows.
         mixing_rate: Of Learn2Mix.
-        num_threads: Threads of torch and of the loader, >= 1.
+        num_threads: Threads of torch, >= 1; the loader takes its own default.
 
     Raises:
         InputError: A value out of range.
@@ -111,7 +111,6 @@ def compare(settings: Settings) -> Comparison:
                             epochs=settings.epochs,
                             batch_size=settings.batch_size,
                             seed=seed,
-                            num_threads=settings.num_threads,
                             after_epoch=bar.update,
                         )
                     )
@@ -123,7 +122,7 @@ def compare(settings: Settings) -> Comparison:
                             file=sys.stderr,
                         )
         seconds = time.perf_counter() - start
-        epoch_time = time_epoch(split, batch_size=settings.batch_size, num_threads=settings.num_threads)
+        epoch_time = time_epoch(split, batch_size=settings.batch_size)
     finally:
         torch.set_num_threads(torch_threads)
     return Comparison(

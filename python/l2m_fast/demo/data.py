@@ -79,7 +79,7 @@ def digits() -> Source:
 
 
 def idx(directory: Path) -> Source:
-    """MNIST, Fashion-MNIST or anything else in their four IDX files, thinned 100:1.
+    """MNIST or Fashion-MNIST in their four IDX files, thinned 100:1.
 
     Every seed draws its own training set; the test set is always the first rows of each class of the test files.
 

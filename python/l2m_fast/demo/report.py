@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import platform
@@ -31,7 +32,7 @@ def introduction(settings: Settings) -> str:
         f"Data: {source.name}; {sum(sizes)} training images, long-tailed {sizes[0] / sizes[-1]:.0f}:1; "
         f"{source.test_rows_per_class * len(sizes)} test images, {source.test_rows_per_class} a class\n"
         f"Training images of class 0 to {len(sizes) - 1}: {' '.join(map(str, sizes))}\n"
-        f"Budget: {settings.epochs} epochs of {max(1, sum(sizes) // settings.batch_size)} batches of "
+        f"Budget: {settings.epochs} epochs of {sum(sizes) // settings.batch_size} batches of "
         f"{settings.batch_size}; {_seeds(settings)}; mixing rate {settings.mixing_rate}; Adam, learning rate 0.001"
     )
 
@@ -44,7 +45,7 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes the output directory, before hours of work end in front of a locked door.
+    """Makes the output directory, before minutes of work end in front of a locked door.
 
     Raises:
         InputError: It cannot be made.
@@ -67,7 +68,7 @@ def write_files(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
     """
     figure, record = directory / "demo.png", directory / "demo.json"
     try:
-        _figure(comparison).savefig(figure, dpi=150)
+        _figure(comparison).savefig(figure, dpi=150, bbox_inches="tight", pad_inches=0.15)
         record.write_text(json.dumps(_record(comparison), allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         msg = f"cannot write to {directory}: {error.strerror}"
@@ -134,7 +135,9 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
                 for percent in _CHECKPOINTS
             ]
             yield f"  {name.replace('_', ' '):20}  {' '.join(said)}".rstrip()
-        finals.append(f"Against {rival}, in points of accuracy, Learn2Mix ends {_outcome(measures['accuracy'][:, -1])}.")
+        finals.append(
+            f"Against {rival}, in points of accuracy, Learn2Mix ends {_outcome(measures['accuracy'][:, -1])}."
+        )
     final = {method: _mean(accuracy)[-1] for method, accuracy in comparison.accuracy.items()}
     best = max(final, key=lambda method: final[method])
     if comparison.settings.seeds > 1:
@@ -157,7 +160,7 @@ def _differences(comparison: Comparison) -> dict[str, dict[str, NDArray[np.float
 
 def _outcome(difference: NDArray[np.float64]) -> str:
     mean, spread = float(_mean(difference)), _spread(difference)
-    if mean == 0 or (spread is not None and abs(mean) <= spread):
+    if round(mean, 1) == 0 or (spread is not None and abs(mean) <= spread):
         return f"level ({_plus_minus(difference, sign='+')})"
     return f"ahead by {_plus_minus(difference)}" if mean > 0 else f"behind by {_plus_minus(-difference)}"
 
@@ -177,7 +180,7 @@ def _learned(comparison: Comparison) -> str:
             f"Classical training was still rising ({gain:+.1f} points in the last quarter of the budget): "
             "more --epochs may bring it further."
         )
-    return f"Classical training had levelled off ({gain:+.1f} points in the last quarter of the budget)."
+    return f"Classical training was no longer rising ({gain:+.1f} points in the last quarter of the budget)."
 
 
 def _figure(comparison: Comparison) -> Figure:
@@ -246,13 +249,7 @@ def _record(comparison: Comparison) -> dict[str, object]:
             **{name: version(name) for name in ("l2m-fast", "numpy", "torch", "scikit-learn", "matplotlib")},
         },
         "seconds": comparison.seconds,
-        "epoch_time": {
-            "batches": timed.batches,
-            "repeats": timed.repeats,
-            "data_loader": timed.data_loader,
-            "loader": timed.loader,
-            "ratio": timed.ratio,
-        },
+        "epoch_time": {**dataclasses.asdict(timed), "ratio": timed.ratio},
         "checkpoints": {percent: _checkpoint_epoch(percent, settings.epochs) for percent in _CHECKPOINTS},
         "methods": {
             method: {

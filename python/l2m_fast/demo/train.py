@@ -54,7 +54,6 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
-    num_threads: int,
     after_epoch: Callable[[], object],
 ) -> Run:
     """Trains a fresh model with Adam and tests it after every epoch.
@@ -65,7 +64,6 @@ def train(
         epochs: Epochs to train.
         batch_size: Rows of a batch.
         seed: Of the initial weights and of the batches.
-        num_threads: Threads of the loader.
         after_epoch: Called after each epoch.
 
     Returns:
@@ -85,7 +83,6 @@ def train(
         classes=split.train_labels,
         mixing=mixing,
         seed=seed,
-        num_threads=num_threads,
     ) as loader:
         proportions.append(loader.proportions)
         for _ in range(epochs):
@@ -116,21 +113,18 @@ class EpochTime:
         return self.data_loader / self.loader
 
 
-def time_epoch(split: Split, *, batch_size: int, num_threads: int, repeats: int = 20) -> EpochTime:
-    """Times the delivery of one epoch of training batches, without a model.
+def time_epoch(split: Split, *, batch_size: int, repeats: int = 20) -> EpochTime:
+    """Times the delivery of one epoch of training batches, without a model, both loaders with their default threads.
 
     Args:
         split: Its training set is loaded, as tensors in memory.
         batch_size: Rows of a batch.
-        num_threads: Threads of this loader; torch's DataLoader works without worker processes.
         repeats: Epochs timed through each, by turns, after one that is not counted.
     """
     images, labels = torch.from_numpy(split.train_images), torch.from_numpy(split.train_labels)
     # Class mixing delivers full batches only, so the other drops its short last one: the same rows for both.
     rival = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True, drop_last=True)
-    with Loader(
-        (images, labels), batch_size=batch_size, classes=labels, mixing=Learn2Mix(), num_threads=num_threads
-    ) as loader:
+    with Loader((images, labels), batch_size=batch_size, classes=labels, mixing=Learn2Mix()) as loader:
         seconds = [(_seconds(rival), _seconds(loader)) for _ in range(repeats + 1)][1:]
         medians = np.median(seconds, axis=0)
         return EpochTime(len(loader), repeats, data_loader=float(medians[0]), loader=float(medians[1]))

@@ -1,0 +1,241 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "l2m/philox.hpp"
+#include "l2m/sampler.hpp"
+
+/// Stages 2 to 4 of the loop as slow, obvious C++ on one thread: what the tests compare the core with.
+namespace l2m::test {
+
+/// Numbers of threads that must all give the same results.
+inline constexpr int kThreadCounts[] = {0, 1, 2, 3, 8};
+
+/// The rows of each class, ascending.
+using ClassRows = std::vector<std::vector<std::int64_t>>;
+
+inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::int64_t num_classes) {
+  ClassRows result(static_cast<std::size_t>(num_classes));
+  for (std::size_t row = 0; row < classes.size(); ++row)
+    result[static_cast<std::size_t>(classes[row])].push_back(static_cast<std::int64_t>(row));
+  return result;
+}
+
+/// Unbiased integers below a bound, from the 32-bit halves of a stream one after the other.
+class ReferenceBounded {
+ public:
+  explicit ReferenceBounded(const RandomStream& stream) : stream_(stream) {}
+
+  std::uint64_t operator()(std::uint64_t bound) {
+    constexpr std::uint64_t kSpan = std::uint64_t{1} << 32;
+    for (;;) {
+      const std::uint64_t product = half(next_++) * bound;
+      if (product % kSpan >= kSpan % bound) return product / kSpan;
+    }
+  }
+
+ private:
+  [[nodiscard]] std::uint64_t half(std::uint64_t index) const {
+    return (stream_.word(index / 2) >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU;
+  }
+
+  RandomStream stream_;
+  std::uint64_t next_ = 0;
+};
+
+template <class T>
+void reference_fisher_yates(std::span<T> items, const RandomStream& stream) {
+  ReferenceBounded bounded(stream);
+  for (std::size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[bounded(i)]);
+}
+
+/// The order of a pass of a class with the given rows.
+inline std::vector<std::int64_t> reference_permutation(const std::vector<std::int64_t>& rows, std::uint64_t seed,
+                                                       std::uint64_t class_id, std::uint64_t pass) {
+  constexpr std::uint64_t kBucketRows = 131072;
+  int bits = 0;
+  while (bits < 16 && (kBucketRows << bits) < rows.size()) ++bits;
+  std::vector<std::vector<std::int64_t>> buckets(std::size_t{1} << bits);
+  const RandomStream choice(seed, Purpose::kShuffle, class_id, pass, 0);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::uint64_t quarter = (choice.word(i / 4) >> (16 * (i % 4))) & 0xFFFF;
+    buckets[quarter >> (16 - bits)].push_back(rows[i]);
+  }
+  std::vector<std::int64_t> result;
+  for (std::size_t b = 0; b < buckets.size(); ++b) {
+    reference_fisher_yates(std::span(buckets[b]), RandomStream(seed, Purpose::kShuffle, class_id, pass, 1 + b));
+    result.insert(result.end(), buckets[b].begin(), buckets[b].end());
+  }
+  return result;
+}
+
+/// Turns proportions into quotas by sorting all classes, batch after batch.
+class ReferenceApportioner {
+ public:
+  ReferenceApportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
+
+  [[nodiscard]] std::vector<DueTime> start(const std::vector<double>& proportions, std::uint64_t step) const {
+    std::vector<DueTime> due(proportions.size());
+    for (std::size_t k = 0; k < due.size(); ++k)
+      if (fraction(proportions[k]) > 0) due[k].due = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
+    return due;
+  }
+
+  void change(const std::vector<double>& from, const std::vector<double>& to, std::uint64_t step,
+              std::vector<DueTime>& due) const {
+    const auto now = static_cast<double>(step);
+    for (std::size_t k = 0; k < due.size(); ++k) {
+      const double before = fraction(from[k]);
+      const double after = fraction(to[k]);
+      if (after == before) continue;
+      if (after == 0)
+        due[k].due = 0;
+      else if (before == 0)
+        due[k].due = now + jitter(k, due[k].visit) / after;
+      else
+        due[k].due = now + (due[k].due - now) * (before / after);
+    }
+  }
+
+  /// Rows of each class in the next batch.
+  std::vector<std::int64_t> next(const std::vector<double>& proportions, std::vector<DueTime>& due) const {
+    std::vector<std::int64_t> quotas;
+    std::vector<std::pair<double, std::size_t>> waiting;
+    std::int64_t extra = batch_size_;
+    for (std::size_t k = 0; k < due.size(); ++k) {
+      quotas.push_back(whole(proportions[k]));
+      extra -= quotas.back();
+      if (fraction(proportions[k]) > 0) waiting.emplace_back(due[k].due, k);
+    }
+    std::ranges::sort(waiting);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(extra); ++i) {
+      const std::size_t k = waiting.at(i).second;
+      ++quotas[k];
+      const std::uint64_t visit = ++due[k].visit;
+      due[k].due += ((1.0 + jitter(k, visit)) - jitter(k, visit - 1)) / fraction(proportions[k]);
+    }
+    return quotas;
+  }
+
+ private:
+  [[nodiscard]] std::int64_t whole(double proportion) const {
+    return static_cast<std::int64_t>(std::floor(proportion * static_cast<double>(batch_size_)));
+  }
+  [[nodiscard]] double fraction(double proportion) const {
+    return proportion * static_cast<double>(batch_size_) - static_cast<double>(whole(proportion));
+  }
+  [[nodiscard]] double jitter(std::size_t k, std::uint64_t visit) const {
+    return RandomStream(seed_, Purpose::kDue, k).uniform(visit);
+  }
+
+  std::uint64_t seed_;
+  std::int64_t batch_size_;
+};
+
+/// Plans batches by drawing one row after the other.
+class ReferenceSampler {
+ public:
+  ReferenceSampler(ClassRows class_rows, const SamplerOptions& options, std::vector<double> proportions)
+      : class_rows_(std::move(class_rows)), options_(options), apportioner_(options.seed, options.global_batch) {
+    state_.due = apportioner_.start(proportions, 0);
+    state_.cursors.resize(class_rows_.size());
+    state_.proportions = std::move(proportions);
+  }
+
+  [[nodiscard]] const SamplerState& state() const { return state_; }
+
+  void change_proportions(const std::vector<double>& proportions) {
+    apportioner_.change(state_.proportions, proportions, state_.total_step, state_.due);
+    state_.proportions = proportions;
+  }
+
+  BatchPlan plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_rows) {
+    if (options_.epoch_is_pass && step == 0) {
+      state_.cursors[0] = {.pass = epoch, .position = 0};
+      state_.held.clear();
+    }
+    const bool one_class = class_rows_.size() == 1;
+    const auto quotas =
+        one_class ? std::vector{global_rows} : apportioner_.next(state_.proportions, state_.due);
+    std::vector<std::pair<std::int64_t, std::int32_t>> global;
+    for (std::size_t k = 0; k < quotas.size(); ++k)
+      for (const std::int64_t row : draw(k, quotas[k])) global.emplace_back(row, static_cast<std::int32_t>(k));
+    ++state_.total_step;
+
+    const auto world_size = static_cast<std::uint64_t>(options_.world_size);
+    std::uint64_t offset = 0;
+    if (world_size > 1)
+      offset = ReferenceBounded(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step))(world_size);
+    std::vector<std::pair<std::int64_t, std::int32_t>> local;
+    for (std::size_t i = 0; i < global.size(); ++i)
+      if ((i + offset) % world_size == static_cast<std::uint64_t>(options_.rank)) local.push_back(global[i]);
+    if (options_.shuffle && !options_.grouped && !one_class)
+      reference_fisher_yates(std::span(local), RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step,
+                                                            static_cast<std::uint64_t>(options_.rank)));
+    BatchPlan plan;
+    for (const auto& [row, class_id] : local) {
+      plan.rows.push_back(row);
+      plan.classes.push_back(class_id);
+    }
+    return plan;
+  }
+
+ private:
+  std::vector<std::int64_t> draw(std::size_t k, std::int64_t count) {
+    const auto size = class_rows_[k].size();
+    const auto class_id = static_cast<std::int64_t>(k);
+    Cursor& cursor = state_.cursors[k];
+    std::vector<std::int64_t> rows;
+    std::set<std::int64_t> round;
+    std::vector<std::int64_t> waiting = state_.held[class_id];
+    std::vector<std::int64_t> held;
+    while (std::ssize(rows) < count) {
+      if (round.size() == size) {
+        round.clear();
+        waiting = std::exchange(held, {});
+      }
+      std::int64_t row = -1;
+      if (!waiting.empty()) {
+        row = waiting.front();
+        waiting.erase(waiting.begin());
+      } else {
+        do {
+          if (row >= 0) held.push_back(row);
+          if (cursor.position == std::ssize(class_rows_[k])) cursor = {.pass = cursor.pass + 1, .position = 0};
+          row = order(k, cursor.pass)[static_cast<std::size_t>(cursor.position++)];
+        } while (round.contains(row));
+      }
+      round.insert(row);
+      rows.push_back(row);
+    }
+    waiting.insert(waiting.end(), held.begin(), held.end());
+    state_.held[class_id] = waiting;
+    if (waiting.empty()) state_.held.erase(class_id);
+    return rows;
+  }
+
+  const std::vector<std::int64_t>& order(std::size_t k, std::uint64_t pass) {
+    if (!options_.shuffle) return class_rows_[k];
+    auto& [made, permutation] = orders_[k];
+    if (permutation.empty() || made != pass) {
+      made = pass;
+      permutation = reference_permutation(class_rows_[k], options_.seed, k, pass);
+    }
+    return permutation;
+  }
+
+  ClassRows class_rows_;
+  SamplerOptions options_;
+  ReferenceApportioner apportioner_;
+  SamplerState state_;
+  std::map<std::size_t, std::pair<std::uint64_t, std::vector<std::int64_t>>> orders_;  // newest pass of each class
+};
+
+}  // namespace l2m::test

@@ -1,0 +1,416 @@
+#include "l2m/thread_pool.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <latch>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Keeps a thread of a queue busy until it is released.
+class Obstacle {
+ public:
+  explicit Obstacle(TaskQueue& queue) {
+    queue.push([state = state_] {
+      state->begun.count_down();
+      state->released.wait();
+    });
+    state_->begun.wait();
+  }
+  ~Obstacle() { release(); }
+  Obstacle(const Obstacle&) = delete;
+  Obstacle& operator=(const Obstacle&) = delete;
+
+  void release() {
+    if (!state_->released.try_wait()) state_->released.count_down();
+  }
+
+ private:
+  struct State {
+    std::latch begun{1};
+    std::latch released{1};
+  };
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+void wait_for(const std::atomic<int>& value, int wanted) {
+  for (int seen = value; seen < wanted; seen = value) value.wait(seen);
+}
+
+void count_up(std::atomic<int>& value) {
+  ++value;
+  value.notify_all();
+}
+
+void test_every_task_runs_once() {
+  for (const int threads : kThreadCounts) {
+    std::atomic<int> ran = 0;
+    TaskQueue queue(threads);
+    CHECK(queue.max_threads() == threads);
+    CHECK(pool_threads() >= threads);
+    for (int i = 0; i < 500; ++i) {
+      queue.push([&ran] { count_up(ran); });
+      queue.push_background([&ran] { count_up(ran); });
+      queue.push_quietly([&ran] { count_up(ran); });
+    }
+    queue.push([] {});  // wakes who may have slept through the quiet ones
+    wait_for(ran, 1500);
+    CHECK(ran == 1500);
+    CHECK(!queue.first_error());
+  }
+}
+
+void test_without_threads_the_caller_runs_the_task() {
+  TaskQueue queue(0);
+  std::thread::id ran_on;
+  queue.push([&] { ran_on = std::this_thread::get_id(); });
+  CHECK(ran_on == std::this_thread::get_id());
+  ran_on = {};
+  queue.push_background([&] { ran_on = std::this_thread::get_id(); });
+  CHECK(ran_on == std::this_thread::get_id());
+}
+
+void test_the_pool_grows_to_the_most_threads_asked_for() {
+  const int before = pool_threads();
+  TaskQueue same(before);
+  CHECK(pool_threads() == before);
+  TaskQueue more(before + 3);
+  CHECK(pool_threads() == before + 3);
+  TaskQueue fewer(1);
+  CHECK(pool_threads() == before + 3);
+}
+
+void test_a_full_queue_makes_the_caller_run_the_task() {
+  std::vector<int> order;  // written by one thread at a time: the caller while the other waits
+  TaskQueue queue(1, 2);
+  Obstacle obstacle(queue);
+  queue.push([&] { order.push_back(3); });
+  queue.push([&] { order.push_back(4); });
+  queue.push([&] { order.push_back(1); });
+  CHECK(order == std::vector{1});
+  std::atomic<int> ran = 0;  // tasks of the other kind have room of their own
+  queue.push_background([&] { order.push_back(5); });
+  queue.push_background([&] {
+    order.push_back(6);
+    count_up(ran);
+  });
+  CHECK(order == std::vector{1});
+  queue.push_background([&] { order.push_back(2); });
+  CHECK((order == std::vector{1, 2}));
+  obstacle.release();
+  wait_for(ran, 1);
+  queue.cancel();
+  std::ranges::sort(order);
+  CHECK((order == std::vector{1, 2, 3, 4, 5, 6}));
+}
+
+void test_the_first_error_is_kept() {
+  for (const int threads : {0, 1}) {
+    std::atomic<int> ran = 0;
+    TaskQueue queue(threads);
+    for (const char* name : {"first", "second", "third"}) {
+      queue.push([&ran, name] {
+        count_up(ran);
+        throw std::runtime_error(name);
+      });
+    }
+    wait_for(ran, 3);
+    queue.cancel();
+    std::string kept;
+    try {
+      std::rethrow_exception(queue.first_error());
+    } catch (const std::runtime_error& error) {
+      kept = error.what();
+    }
+    CHECK(kept == "first");
+  }
+}
+
+void test_cancel_drops_what_waits_and_waits_for_what_runs() {
+  for (const int threads : {1, 2, 3, 8}) {
+    std::atomic<int> begun = 0, ended = 0, dropped_ran = 0;
+    const auto held_by_tasks = std::make_shared<int>(0);
+    TaskQueue queue(threads);
+    for (int i = 0; i < threads; ++i) {
+      queue.push([&] {
+        count_up(begun);
+        std::this_thread::sleep_for(5ms);
+        ++ended;
+      });
+    }
+    wait_for(begun, threads);
+    std::vector<std::unique_ptr<Obstacle>> obstacles;
+    for (int i = 0; i < threads; ++i) obstacles.push_back(std::make_unique<Obstacle>(queue));
+    for (int i = 0; i < 20; ++i) {
+      queue.push([&dropped_ran, held_by_tasks] { ++dropped_ran; });
+      queue.push_background([&dropped_ran, held_by_tasks] { ++dropped_ran; });
+    }
+    CHECK(held_by_tasks.use_count() == 41);
+    std::atomic<bool> cancelled = false;
+    std::thread canceller([&] {
+      queue.cancel();
+      cancelled = true;
+    });
+    while (held_by_tasks.use_count() > 1) std::this_thread::yield();  // the waiting tasks die before the running ones end
+    CHECK(!cancelled);
+    for (auto& obstacle : obstacles) obstacle->release();
+    canceller.join();
+    CHECK(ended == threads);
+    queue.push([&] { ++dropped_ran; });
+    queue.push_background([&] { ++dropped_ran; });
+    queue.push_quietly([&] { ++dropped_ran; });
+    queue.cancel();
+    CHECK(dropped_ran == 0);
+  }
+  TaskQueue inline_queue(0);
+  inline_queue.cancel();
+  inline_queue.push([] { CHECK(false); });
+}
+
+void test_destruction_waits_for_what_runs() {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> running = 0;
+    {
+      TaskQueue queue(3);
+      for (int i = 0; i < 6; ++i) {
+        queue.push([&running] {
+          ++running;
+          std::this_thread::yield();
+          --running;
+        });
+      }
+    }
+    CHECK(running == 0);
+  }
+}
+
+void test_parallel_for_visits_every_index_once() {
+  for (const int threads : kThreadCounts) {
+    for (const std::int64_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<int> visits(static_cast<std::size_t>(count), 0);
+      parallel_for(threads, count, [&](std::int64_t i) { ++visits[static_cast<std::size_t>(i)]; });
+      CHECK(std::ranges::all_of(visits, [](int n) { return n == 1; }));
+    }
+  }
+}
+
+void test_parallel_for_throws_the_error_of_a_body() {
+  for (const int threads : kThreadCounts) {
+    std::atomic<int> visited = 0;
+    const auto run = [&] {
+      parallel_for(threads, 1'000'000'000, [&](std::int64_t i) {
+        ++visited;
+        if (i == 20) throw std::out_of_range("20");
+      });
+    };
+    CHECK_THROWS(std::out_of_range, run());
+    CHECK(visited < 1'000'000'000);  // the rest was stopped
+  }
+}
+
+void test_parallel_for_inside_tasks_does_not_deadlock() {
+  for (const int threads : kThreadCounts) {
+    std::atomic<int> sum = 0;
+    parallel_for(threads, 6, [&](std::int64_t) {
+      parallel_for(threads, 6, [&](std::int64_t) { parallel_for(threads, 6, [&](std::int64_t) { ++sum; }); });
+    });
+    CHECK(sum == 6 * 6 * 6);
+
+    std::atomic<int> ended = 0;
+    TaskQueue queue(threads);
+    for (int i = 0; i < 20; ++i) {
+      queue.push([&] {
+        parallel_for(threads, 50, [&](std::int64_t) { ++sum; });
+        count_up(ended);
+      });
+    }
+    wait_for(ended, 20);
+    CHECK(sum == 6 * 6 * 6 + 1000);
+  }
+}
+
+void test_parallel_for_needs_no_free_thread() {
+  TaskQueue queue(pool_threads());
+  std::vector<std::unique_ptr<Obstacle>> obstacles;
+  for (int i = 0; i < queue.max_threads(); ++i) obstacles.push_back(std::make_unique<Obstacle>(queue));
+  int sum = 0;
+  parallel_for(queue.max_threads() + 1, 100, [&](std::int64_t) { ++sum; });  // grows the pool by nothing: one is the caller
+  CHECK(sum == 100);
+}
+
+void test_owners_share_the_pool() {
+  constexpr int kTasks = 400;
+  std::vector<std::thread> owners;
+  for (int owner = 0; owner < 4; ++owner) {
+    owners.emplace_back([owner] {
+      const int threads = 1 + owner % 3;
+      std::atomic<int> running = 0, most = 0, ran = 0;
+      TaskQueue queue(threads, 1'000'000);  // never full: the caller runs none
+      for (int i = 0; i < kTasks; ++i) {
+        const auto task = [&] {
+          const int now = ++running;
+          for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+          std::this_thread::yield();
+          --running;
+          count_up(ran);
+        };
+        if (i % 3 == 0)
+          queue.push_background(task);
+        else
+          queue.push(task);
+      }
+      wait_for(ran, kTasks);
+      CHECK(most <= threads);
+    });
+  }
+  for (std::thread& owner : owners) owner.join();
+}
+
+void test_background_tasks_wait_but_do_not_starve() {
+  std::string order;  // written by the one thread of the queue
+  std::atomic<int> ran = 0;
+  TaskQueue queue(1);
+  Obstacle obstacle(queue);
+  for (int i = 0; i < 5; ++i) {
+    queue.push_background([&] {
+      order += 'b';
+      count_up(ran);
+    });
+  }
+  for (int i = 0; i < 12; ++i) {
+    queue.push([&] {
+      order += '.';
+      count_up(ran);
+    });
+  }
+  obstacle.release();
+  wait_for(ran, 17);
+  CHECK(std::ranges::count(order, 'b') == 5);
+  CHECK(order.substr(0, 3).find('.') != std::string::npos);
+  std::size_t background = 0;
+  for (std::size_t turn = 0; turn < order.size(); ++turn) {
+    if (order[turn] == 'b') ++background;
+    CHECK(background >= std::min<std::size_t>(5, (turn + 1) / 4));
+    const bool others_wait = std::ranges::count(order.substr(turn + 1), '.') > 0;
+    CHECK(!others_wait || background <= turn / 3 + 1);
+  }
+}
+
+void test_a_seat_takes_the_place_of_a_thread() {
+  TaskQueue queue(1);
+  const auto me = std::this_thread::get_id();
+  std::vector<std::thread::id> ran_on;  // written by one thread at a time
+  std::atomic<int> ran = 0;
+  const auto task = [&] {
+    ran_on.push_back(std::this_thread::get_id());
+    count_up(ran);
+  };
+  std::optional<TaskQueue::Seat> seat(std::in_place, queue);
+  CHECK(!seat->run_one());
+  queue.push(task);
+  queue.push_quietly(task);
+  queue.push_background(task);
+  queue.push(task);
+  std::this_thread::sleep_for(5ms);
+  CHECK(ran == 0);
+  CHECK(seat->run_one());
+  CHECK(seat->run_one());
+  CHECK((ran_on == std::vector{me, me}));
+  seat.reset();  // the thread takes over
+  wait_for(ran, 4);
+  queue.cancel();
+  CHECK(ran_on.size() == 4 && ran_on[2] == ran_on[3] && ran_on[3] != me);
+}
+
+void test_an_error_in_a_seat_is_the_queue_s() {
+  TaskQueue queue(1);
+  TaskQueue::Seat seat(queue);
+  queue.push([] { throw std::out_of_range("of the seat"); });
+  CHECK(seat.run_one());
+  CHECK_THROWS(std::out_of_range, std::rethrow_exception(queue.first_error()));
+  queue.push([] {});
+  queue.cancel();
+  CHECK(!seat.run_one());
+}
+
+void test_a_seat_works_along_with_threads() {
+  for (const int threads : {2, 3, 8}) {
+    TaskQueue queue(threads);
+    std::atomic<int> ran = 0;
+    for (int round = 0; round < 50; ++round) {
+      TaskQueue::Seat seat(queue);
+      for (int i = 0; i < 10; ++i) queue.push_quietly([&ran] { count_up(ran); });
+      while (seat.run_one()) continue;
+    }
+    wait_for(ran, 500);
+    CHECK(ran == 500);
+  }
+}
+
+void test_a_forked_child_has_threads_of_its_own() {
+  TaskQueue queue(2);
+  Obstacle busy(queue);
+  queue.push([] {});
+  CHECK(!queue.orphaned());
+  for (int round = 0; round < 5; ++round) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      CHECK(queue.orphaned());
+      CHECK(pool_threads() == 0);
+      std::atomic<int> ran = 0;
+      TaskQueue fresh(3);
+      CHECK(!fresh.orphaned());
+      for (int i = 0; i < 100; ++i) fresh.push([&ran] { count_up(ran); });
+      wait_for(ran, 100);
+      parallel_for(3, 100, [&](std::int64_t) { ++ran; });
+      CHECK(ran == 200);
+      std::_Exit(EXIT_SUCCESS);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS);
+  }
+  CHECK(!queue.orphaned());
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_every_task_runs_once();
+  test_without_threads_the_caller_runs_the_task();
+  test_the_pool_grows_to_the_most_threads_asked_for();
+  test_a_full_queue_makes_the_caller_run_the_task();
+  test_the_first_error_is_kept();
+  test_cancel_drops_what_waits_and_waits_for_what_runs();
+  test_destruction_waits_for_what_runs();
+  test_parallel_for_visits_every_index_once();
+  test_parallel_for_throws_the_error_of_a_body();
+  test_parallel_for_inside_tasks_does_not_deadlock();
+  test_parallel_for_needs_no_free_thread();
+  test_owners_share_the_pool();
+  test_background_tasks_wait_but_do_not_starve();
+  test_a_seat_takes_the_place_of_a_thread();
+  test_an_error_in_a_seat_is_the_queue_s();
+  test_a_seat_works_along_with_threads();
+  test_a_forked_child_has_threads_of_its_own();
+}

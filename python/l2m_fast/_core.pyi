@@ -1,0 +1,77 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+compiler: str
+
+def usable_cpus() -> int: ...
+def pool_threads() -> int: ...
+
+class ClassIndex:
+    def __init__(
+        self,
+        classes: NDArray[Any] | None,
+        num_classes: int,
+        data_rows: int,
+        rows: NDArray[np.int64] | None,
+        num_threads: int,
+    ) -> None: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def class_sizes(self) -> NDArray[np.int64]: ...
+    def fingerprint(self, num_threads: int) -> int: ...
+
+class Prefetcher:
+    def __init__(
+        self,
+        index: ClassIndex,
+        fields: Sequence[tuple[int, int, int]],
+        owner: object,
+        outputs: Sequence[tuple[np.dtype[Any] | None, int, int, list[int]]],
+        from_dlpack: Callable[[object], object] | None,
+        proportions: NDArray[np.float64],
+        seed: int,
+        global_batch: int,
+        rank: int,
+        world_size: int,
+        shuffle: bool,
+        grouped: bool,
+        epoch_is_pass: bool,
+        prefetch: int,
+        num_threads: int,
+    ) -> None: ...
+    def begin(self, epoch: int, first_step: int, num_steps: int, last_batch_rows: int, plan_until: int) -> None: ...
+    def schedule(self, step: int, proportions: NDArray[np.float64], plan_until: int) -> None: ...
+    def next(self) -> list[Any]: ...
+    @property
+    def rows(self) -> NDArray[np.int64]: ...
+    @property
+    def classes(self) -> NDArray[np.int32]: ...
+    @property
+    def proportions(self) -> NDArray[np.float64]: ...
+    @property
+    def total_step(self) -> int: ...
+    def state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+def add_class_loss(
+    losses: NDArray[Any], classes: NDArray[Any], sum: NDArray[np.float64], count: NDArray[np.int64], num_threads: int
+) -> int: ...
+def learn2mix(
+    proportions: NDArray[np.float64],
+    class_losses: NDArray[np.float64],
+    class_sizes: NDArray[np.int64],
+    mixing_rate: float,
+    min_share: float,
+) -> NDArray[np.float64]: ...
+def raise_to_min_share(
+    proportions: NDArray[np.float64], class_sizes: NDArray[np.int64], min_share: float
+) -> NDArray[np.float64]: ...
+def compensated_sum(values: NDArray[np.float64]) -> float: ...
+def normalise(proportions: NDArray[np.float64], class_sizes: NDArray[np.int64]) -> NDArray[np.float64]: ...
+def shuffle(index: ClassIndex, seed: int, pass_: int, num_threads: int) -> NDArray[np.uint32]: ...

@@ -1,0 +1,196 @@
+"""The loader equals tests/oracle.py bit for bit: row ids, classes, proportions and states."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import l2m_fast
+from l2m_fast import Loader
+from oracle import OracleLoader
+
+_POLICIES = {
+    "proportional": lambda _: l2m_fast.Proportional(),
+    "balanced": lambda _: l2m_fast.Balanced(),
+    "static": lambda sizes: l2m_fast.Static(_odd_shares(sizes)),
+    "effective": lambda _: l2m_fast.EffectiveNumber(0.9),
+    "temperature": lambda _: l2m_fast.Temperature(3.0),
+    "learn2mix": lambda _: l2m_fast.Learn2Mix(0.3),
+    "learn2mix floor": lambda sizes: l2m_fast.Learn2Mix(0.5, min_share=0.5 / np.count_nonzero(sizes), start="balanced"),
+    "group_dro": lambda _: l2m_fast.GroupDRO(0.2),
+}
+
+
+def _odd_shares(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    shares = np.where(sizes > 0, np.sqrt(np.arange(1, len(sizes) + 1)), 0.0)
+    return shares / shares.sum()
+
+
+def _all_reduce(sums: np.ndarray[Any, Any]) -> None:
+    """Three ranks that recorded the same."""
+    sums *= 3
+
+
+class Pair:
+    """A loader and the oracle, driven alike and compared after every step."""
+
+    def __init__(self, options: dict[str, Any], num_threads: int, prefetch: int) -> None:
+        classes, self.num_rows = options["classes"], options["num_rows"]
+        self._options = {key: value for key, value in options.items() if key not in ("classes", "num_rows")}
+        self._classes = classes
+        self._machine = {"num_threads": num_threads, "prefetch": prefetch}
+        self.loader, self.oracle = self._make()
+        self._batches: Any = None
+        self._expected: Any = None
+
+    def _make(self) -> tuple[Loader, OracleLoader]:
+        ids = np.arange(self.num_rows)
+        loader = Loader(ids, classes=self._classes, format="numpy", **self._options, **self._machine)
+        return loader, OracleLoader(self.num_rows, classes=self._classes, **self._options)
+
+    def begin(self) -> None:
+        self._batches, self._expected = iter(self.loader), iter(self.oracle)
+
+    def step(self) -> bool:
+        """One batch of both; False at the end of the epoch of both."""
+        if self._batches is None:
+            self.begin()
+        batch, expected = next(self._batches, None), next(self._expected, None)
+        if batch is None or expected is None:
+            assert batch is None
+            assert expected is None
+            self._batches = None
+            self.compare()
+            return False
+        rows, classes = expected
+        assert batch.tolist() == rows.tolist()
+        assert np.asarray(self.loader.batch_rows).tolist() == rows.tolist()
+        assert np.asarray(self.loader.batch_classes).tolist() == classes.tolist()
+        self.compare()
+        return True
+
+    def record(self, losses: np.ndarray[Any, Any]) -> None:
+        try:
+            of = len(np.asarray(self.loader.batch_rows))
+        except RuntimeError:
+            return
+        self.loader.record(losses[np.arange(of) % len(losses)])
+        self.oracle.record(losses[np.arange(of) % len(losses)])
+
+    def restore(self) -> None:
+        state = json.loads(json.dumps(self.loader.state_dict()))
+        self.loader.close()
+        self.loader, self.oracle = self._make()
+        self.loader.load_state_dict(state)
+        self.oracle.load_state_dict(state)
+        self._batches = None
+        self.compare()
+
+    def compare(self) -> None:
+        state = self.loader.state_dict()
+        del state["fingerprint"]
+        assert state == self.oracle.state_dict()
+        assert self.loader.proportions.tolist() == self.oracle.proportions.tolist()
+        assert self.loader.class_sizes.tolist() == self.oracle.class_sizes.tolist()
+
+
+@st.composite
+def _options(draw: st.DrawFn) -> dict[str, Any]:
+    num_rows = draw(st.integers(1, 80))
+    with_classes = draw(st.booleans())
+    num_classes = draw(st.integers(1, 12))
+    classes = np.array(draw(st.lists(st.integers(0, num_classes - 1), min_size=num_rows, max_size=num_rows)))
+    rows = None
+    if draw(st.booleans()):
+        rows = np.array(draw(st.permutations(range(num_rows)))[: draw(st.integers(1, num_rows))])
+    taken = np.arange(num_rows) if rows is None else rows
+    sizes = np.bincount(classes[taken], minlength=int(classes.max()) + 1) if with_classes else np.array([len(taken)])
+    world_size = draw(st.sampled_from([1, 1, 1, 2, 3, 5]))
+    batch_size = draw(st.integers(1, 30))
+    default_steps = draw(st.booleans())
+    possible = len(taken) >= world_size
+    return {
+        "num_rows": num_rows,
+        "classes": classes if with_classes else None,
+        "rows": rows,
+        "batch_size": batch_size,
+        "mixing": _POLICIES[draw(st.sampled_from(sorted(_POLICIES)))](sizes),
+        "shuffle": draw(st.sampled_from([True, True, True, False])),
+        "order": draw(st.sampled_from(["shuffled", "grouped"])),
+        "drop_last": draw(st.booleans()) and len(taken) >= batch_size * world_size,
+        "steps_per_epoch": None if default_steps and possible else draw(st.integers(1, 9)),
+        "update_every": draw(st.sampled_from([None, None, 1, 2, 3, 7])),
+        "seed": draw(st.sampled_from([0, 1, 2**64 - 1])),
+        "rank": draw(st.integers(0, world_size - 1)),
+        "world_size": world_size,
+        "all_reduce": _all_reduce,
+    }
+
+
+_LOSSES = st.lists(st.floats(-0.5, 9) | st.sampled_from([0.0, float("nan"), float("inf")]), min_size=1, max_size=20)
+_ACTION = st.one_of(
+    st.tuples(st.just("steps"), st.integers(1, 12)),
+    st.tuples(st.just("record"), _LOSSES.map(np.array)),
+    st.tuples(st.just("record and step"), _LOSSES.map(np.array)),
+    st.tuples(st.just("begin"), st.none()),
+    st.tuples(st.just("restore"), st.none()),
+    st.tuples(st.just("set_epoch"), st.integers(0, 4)),
+    st.tuples(st.just("update"), st.none()),
+)
+
+
+@pytest.mark.filterwarnings("ignore:losses that are not finite", "ignore:the mean loss of a class is negative")
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    options=_options(),
+    num_threads=st.sampled_from([0, 1, 2, 3]),
+    prefetch=st.sampled_from([0, 1, 4]),
+    actions=st.lists(_ACTION, min_size=1, max_size=14),
+)
+def test_loader_equals_the_oracle(
+    options: dict[str, Any], num_threads: int, prefetch: int, actions: list[tuple[str, Any]]
+) -> None:
+    """Whatever is done with them, in any order, and whatever the threads and the depth."""
+    pair = Pair(options, num_threads, prefetch)
+    for action, argument in actions:
+        if action == "steps":
+            for _ in range(argument):
+                pair.step()
+        elif action == "record":
+            pair.record(argument)
+        elif action == "record and step":
+            while pair.step():
+                pair.record(argument)
+        elif action == "begin":
+            pair.begin()
+        elif action == "restore":
+            pair.restore()
+        elif action == "set_epoch":
+            pair.loader.set_epoch(argument)
+            pair.oracle.set_epoch(argument)
+            pair.begin()
+        elif options["update_every"] is None:
+            pair.loader.update()
+            pair.oracle.update()
+    pair.step()
+    pair.loader.close()
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+@pytest.mark.parametrize("num_rows", [131_073, 300_001])
+def test_large_classes_equal_the_oracle(num_rows: int, num_threads: int) -> None:
+    """A class that is shuffled in buckets, by several threads, beside a small one; over the end of a pass."""
+    classes = np.zeros(num_rows, np.int64)
+    classes[:5000] = 1
+    options = {"num_rows": num_rows, "classes": classes, "batch_size": num_rows // 3, "mixing": l2m_fast.Balanced()}
+    pair = Pair(options, num_threads, prefetch=2)
+    for _ in range(8):
+        pair.step()
+    pair.restore()
+    for _ in range(3):
+        pair.step()
