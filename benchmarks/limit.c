@@ -1,8 +1,8 @@
 /* The limit: what copying an epoch's rows costs when nothing else is done.
  *
- * `num_threads` threads claim whole batches, memcpy the rows of every field into one of a few reused buffers of their own and
- * go on to the next batch. There is no queue, no consumer, no shuffling and no allocation, and threads meet only at the
- * end of the run. A loader that delivers the same rows cannot be faster than this by more than the noise.
+ * `num_threads` threads claim whole batches, memcpy the rows of every field into one of a few reused buffers of their
+ * own and go on to the next batch. There is no queue, no consumer, no shuffling and no allocation, and threads meet
+ * only at the end of the run. A loader that delivers the same rows cannot be faster than this by more than the noise.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,128 +11,133 @@
 #include <string.h>
 
 enum {
-    BLOCK = 64, /* one cache line */
-    MAX_THREADS = 256,
-    /* Rows are prefetched this many bytes ahead, at most MAX_AHEAD rows: of 4, 8 and 16 KB and of 32, 64 and 128 rows none
-     * was better for all of 64, 784 and 3072 bytes (AMD EPYC of family 26, two threads, 2026-11). */
-    AHEAD_BYTES = 8192,
-    MAX_AHEAD = 64,
+  BLOCK = 64, /* one cache line */
+  MAX_THREADS = 256,
+  /* Rows are prefetched this many bytes ahead, at most MAX_AHEAD rows: of 4, 8 and 16 KB and of 32, 64 and 128 rows
+   * none was better for all of 64, 784 and 3072 bytes (AMD EPYC of family 26, two threads, 2026-11). */
+  AHEAD_BYTES = 8192,
+  MAX_AHEAD = 64,
 };
 
 /* One array of the data: row r lies at source + r * width; buffer b begins at buffers + b * batch_size * width. */
 typedef struct {
-    const char *source;
-    char *buffers;
-    size_t width;
+  const char* source;
+  char* buffers;
+  size_t width;
 } Field;
 
 typedef struct {
-    const Field *fields;
-    size_t num_fields;
-    const uint32_t *orders; /* [num_orders][num_rows]: epoch e copies in order e % num_orders */
-    size_t num_orders;
-    size_t num_rows;
-    size_t batch_size;
-    size_t buffers_per_thread; /* a buffer that passes from core to core costs its transfer */
-    size_t batches_per_epoch;
-    size_t num_batches; /* over all epochs */
-    _Atomic size_t next_batch;
-    _Atomic size_t next_thread;
+  const Field* fields;
+  size_t num_fields;
+  const uint32_t* orders; /* [num_orders][num_rows]: epoch e copies in order e % num_orders */
+  size_t num_orders;
+  size_t num_rows;
+  size_t batch_size;
+  size_t buffers_per_thread; /* a buffer that passes from core to core costs its transfer */
+  size_t batches_per_epoch;
+  size_t num_batches; /* over all epochs */
+  _Atomic size_t next_batch;
+  _Atomic size_t next_thread;
 } Run;
 
 typedef struct {
-    const uint32_t *rows;
-    size_t count;
+  const uint32_t* rows;
+  size_t count;
 } Batch;
 
-static Batch batch_of(const Run *run, size_t index) {
-    const size_t epoch = index / run->batches_per_epoch;
-    const size_t first = index % run->batches_per_epoch * run->batch_size;
-    const size_t left = run->num_rows - first;
-    return (Batch){run->orders + epoch % run->num_orders * run->num_rows + first,
-                   left < run->batch_size ? left : run->batch_size};
+static Batch batch_of(const Run* run, size_t index) {
+  const size_t epoch = index / run->batches_per_epoch;
+  const size_t first = index % run->batches_per_epoch * run->batch_size;
+  const size_t left = run->num_rows - first;
+  return (Batch){run->orders + epoch % run->num_orders * run->num_rows + first,
+                 left < run->batch_size ? left : run->batch_size};
 }
 
-/* Copies one row in cache lines, and prefetches the row to come line by line, so that the loads spread over the copy. */
-static inline void copy_row(char *restrict to, const char *restrict from, const char *coming, size_t width) {
-    if (width < BLOCK) {
-        __builtin_prefetch(coming);
-        memcpy(to, from, width);
-        return;
-    }
-    size_t at = 0;
-    for (; at + BLOCK <= width; at += BLOCK) {
-        __builtin_prefetch(coming + at);
-        memcpy(to + at, from + at, BLOCK);
-    }
-    if (at < width) {
-        __builtin_prefetch(coming + width - 1);
-        memcpy(to + width - BLOCK, from + width - BLOCK, BLOCK);
-    }
+/* Copies one row in cache lines, and prefetches the row to come line by line, so that loads spread over the copy. */
+static inline void copy_row(char* restrict to, const char* restrict from, const char* coming, size_t width) {
+  if (width < BLOCK) {
+    __builtin_prefetch(coming);
+    memcpy(to, from, width);
+    return;
+  }
+  size_t at = 0;
+  for (; at + BLOCK <= width; at += BLOCK) {
+    __builtin_prefetch(coming + at);
+    memcpy(to + at, from + at, BLOCK);
+  }
+  if (at < width) {
+    __builtin_prefetch(coming + width - 1);
+    memcpy(to + width - BLOCK, from + width - BLOCK, BLOCK);
+  }
 }
 
 /* `width` is a constant in the calls that matter for small rows, so that the copy of a row is a few instructions.
  * The rows after the batch's last are those of `next`, the batch that this thread copies next. */
-static inline __attribute__((always_inline)) void copy_rows(const char *source, char *to, size_t width, Batch batch,
+static inline __attribute__((always_inline)) void copy_rows(const char* source, char* to, size_t width, Batch batch,
                                                             Batch next) {
-    size_t ahead = AHEAD_BYTES / width;
-    ahead = ahead < 2 ? 2 : ahead > MAX_AHEAD ? MAX_AHEAD : ahead;
-    ahead = ahead < batch.count ? ahead : batch.count;
-    const uint32_t *after = next.count < ahead ? batch.rows : next.rows;
-    const size_t inside = batch.count - ahead;
-    for (size_t i = 0; i < batch.count; ++i) {
-        const size_t coming = i < inside ? batch.rows[i + ahead] : after[i - inside];
-        copy_row(to + i * width, source + batch.rows[i] * width, source + coming * width, width);
-    }
+  size_t ahead = AHEAD_BYTES / width;
+  ahead = ahead < 2 ? 2 : ahead > MAX_AHEAD ? MAX_AHEAD : ahead;
+  ahead = ahead < batch.count ? ahead : batch.count;
+  const uint32_t* after = next.count < ahead ? batch.rows : next.rows;
+  const size_t inside = batch.count - ahead;
+  for (size_t i = 0; i < batch.count; ++i) {
+    const size_t coming = i < inside ? batch.rows[i + ahead] : after[i - inside];
+    copy_row(to + i * width, source + batch.rows[i] * width, source + coming * width, width);
+  }
 }
 
-static void *copy_batches(void *argument) {
-    Run *run = argument;
-    const size_t first_buffer = atomic_fetch_add(&run->next_thread, 1) * run->buffers_per_thread;
-    size_t index = atomic_fetch_add(&run->next_batch, 1);
-    for (size_t done = 0; index < run->num_batches; ++done) {
-        const size_t buffer = first_buffer + done % run->buffers_per_thread;
-        const size_t next_index = atomic_fetch_add(&run->next_batch, 1);
-        const Batch batch = batch_of(run, index);
-        const Batch next = next_index < run->num_batches ? batch_of(run, next_index) : batch;
-        for (size_t f = 0; f < run->num_fields; ++f) {
-            const Field field = run->fields[f];
-            char *to = field.buffers + buffer * run->batch_size * field.width;
-            switch (field.width) {
-                case 8: copy_rows(field.source, to, 8, batch, next); break;
-                case 64: copy_rows(field.source, to, 64, batch, next); break;
-                default: copy_rows(field.source, to, field.width, batch, next);
-            }
-        }
-        index = next_index;
+static void* copy_batches(void* argument) {
+  Run* run = argument;
+  const size_t first_buffer = atomic_fetch_add(&run->next_thread, 1) * run->buffers_per_thread;
+  size_t index = atomic_fetch_add(&run->next_batch, 1);
+  for (size_t done = 0; index < run->num_batches; ++done) {
+    const size_t buffer = first_buffer + done % run->buffers_per_thread;
+    const size_t next_index = atomic_fetch_add(&run->next_batch, 1);
+    const Batch batch = batch_of(run, index);
+    const Batch next = next_index < run->num_batches ? batch_of(run, next_index) : batch;
+    for (size_t f = 0; f < run->num_fields; ++f) {
+      const Field field = run->fields[f];
+      char* to = field.buffers + buffer * run->batch_size * field.width;
+      switch (field.width) {
+        case 8:
+          copy_rows(field.source, to, 8, batch, next);
+          break;
+        case 64:
+          copy_rows(field.source, to, 64, batch, next);
+          break;
+        default:
+          copy_rows(field.source, to, field.width, batch, next);
+      }
     }
-    return NULL;
+    index = next_index;
+  }
+  return NULL;
 }
 
-/* Copies `num_epochs` epochs; the calling thread is one of the `num_threads`. Returns 0, or -1 when a thread cannot start. */
-int copy_epochs(const Field *fields, size_t num_fields, const uint32_t *orders, size_t num_orders, size_t num_rows,
+/* Copies `num_epochs` epochs; the calling thread is one of the `num_threads`. Returns -1 if a thread cannot start. */
+int copy_epochs(const Field* fields, size_t num_fields, const uint32_t* orders, size_t num_orders, size_t num_rows,
                 size_t batch_size, size_t buffers_per_thread, size_t num_epochs, size_t num_threads) {
-    const size_t batches_per_epoch = (num_rows + batch_size - 1) / batch_size;
-    Run run = {
-        .fields = fields,
-        .num_fields = num_fields,
-        .orders = orders,
-        .num_orders = num_orders,
-        .num_rows = num_rows,
-        .batch_size = batch_size,
-        .buffers_per_thread = buffers_per_thread,
-        .batches_per_epoch = batches_per_epoch,
-        .num_batches = batches_per_epoch * num_epochs,
-    };
-    pthread_t threads[MAX_THREADS];
-    size_t started = 1;
-    while (started < num_threads && started < MAX_THREADS &&
-           pthread_create(&threads[started], NULL, copy_batches, &run) == 0) {
-        ++started;
-    }
-    copy_batches(&run);
-    for (size_t t = 1; t < started; ++t) {
-        pthread_join(threads[t], NULL);
-    }
-    return started == num_threads ? 0 : -1;
+  const size_t batches_per_epoch = (num_rows + batch_size - 1) / batch_size;
+  Run run = {
+      .fields = fields,
+      .num_fields = num_fields,
+      .orders = orders,
+      .num_orders = num_orders,
+      .num_rows = num_rows,
+      .batch_size = batch_size,
+      .buffers_per_thread = buffers_per_thread,
+      .batches_per_epoch = batches_per_epoch,
+      .num_batches = batches_per_epoch * num_epochs,
+  };
+  pthread_t threads[MAX_THREADS];
+  size_t started = 1;
+  while (started < num_threads && started < MAX_THREADS &&
+         pthread_create(&threads[started], NULL, copy_batches, &run) == 0) {
+    ++started;
+  }
+  copy_batches(&run);
+  for (size_t t = 1; t < started; ++t) {
+    pthread_join(threads[t], NULL);
+  }
+  return started == num_threads ? 0 : -1;
 }

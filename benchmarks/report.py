@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -66,8 +67,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of a run, in the order in which they were taken."""
+    """The figures of a run, in the order in which they were taken.
 
+    Attributes:
+        load_before: Load average of the last minute when the run began: near 0, or the figures are not to be trusted.
+            torch's OpenMP threads above all lose a time slice at every parallel region when a core is taken.
+    """
+
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     figures: list[Figure] = field(default_factory=list)
 
     def add(self, case: str, name: str, spread: Spread | float, unit: str, goal: Goal | None = None) -> None:
@@ -92,6 +99,7 @@ class Report:
             "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "cpu": _cpu_model(),
             "threads": NUM_THREADS,
+            "load_average_before": self.load_before,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
             "figures": [figure.as_dict() for figure in self.figures],
         }

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SHUFFLE, DUE, RANK_OFFSET, BATCH_ORDER = 1, 2, 3, 4  # the streams
-MAX_BUCKET = 131072  # rows shuffled in one piece
+MAX_BUCKET = 524288  # rows shuffled in one piece
 MAX_GLOBAL_BATCH = 2**31 - 1
 
 
@@ -138,9 +138,13 @@ def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int
 
 
 def fractions(proportions: Floats, total: int) -> Floats:
-    """Returns what the whole rows of each class leave over, shape `[K]`, each in [0, 1)."""
+    """Returns what the whole rows of each class leave over, shape `[K]`, each in [0, 1).
+
+    Less than 2**-500 counts as nothing: it would be due in more steps than a float can count.
+    """
     exact = proportions * total
-    return exact - np.floor(exact)
+    left = exact - np.floor(exact)
+    return np.where(left < 2.0**-500, 0.0, left)
 
 
 def quotas(seed: int, proportions: Floats, total: int, due: list[float], visits: list[int]) -> Ints:
@@ -412,7 +416,7 @@ class OracleLoader:
                 self._window_count[k] += 1
 
     def update(self) -> None:
-        """Closes the window now; it acts from the next epoch.
+        """Closes the window now; it acts from the next epoch to begin.
 
         Raises:
             RuntimeError: Windows are of `update_every` steps.
@@ -421,6 +425,8 @@ class OracleLoader:
             msg = f"update() needs update_every=None, got update_every={self._update_every}"
             raise RuntimeError(msg)
         self._close_window()
+        if self._iteration is None and self.step == 0:
+            self._adopt()
 
     def _close_window(self) -> None:
         num_classes = len(self._cursors)

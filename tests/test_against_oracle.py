@@ -182,7 +182,7 @@ def test_loader_equals_the_oracle(
 
 
 @pytest.mark.parametrize("num_threads", [0, 3])
-@pytest.mark.parametrize("num_rows", [131_073, 300_001])
+@pytest.mark.parametrize("num_rows", [524_289, 700_001])
 def test_large_classes_equal_the_oracle(num_rows: int, num_threads: int) -> None:
     """A class that is shuffled in buckets, by several threads, beside a small one; over the end of a pass."""
     classes = np.zeros(num_rows, np.int64)

@@ -27,5 +27,6 @@ PYBIND11_MODULE(_core, m) {
   register_class_loss(m);
   register_learn2mix(m);
   register_prefetcher(m);
+  register_iteration(m);
   register_shuffle(m);
 }

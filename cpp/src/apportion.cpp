@@ -84,7 +84,9 @@ Apportioner::Apportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(se
 Apportioner::Share Apportioner::share(double proportion) const {
   const double rows = proportion * static_cast<double>(batch_size_);
   const double whole = std::floor(rows);
-  return {static_cast<std::int64_t>(whole), rows - whole};
+  const double fraction = rows - whole;
+  // Less would be due in more steps than a double can count.
+  return {static_cast<std::int64_t>(whole), fraction < 0x1p-500 ? 0.0 : fraction};
 }
 
 void Apportioner::start(std::span<const double> proportions, std::uint64_t step, std::span<DueTime> due) const {

@@ -34,12 +34,12 @@ std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std:
 }  // namespace
 
 ClassIndex::ClassIndex(std::int64_t num_rows)
-    : identity_(true), wide_(needs_wide_ids(num_rows)), data_rows_(num_rows), offsets_{0, num_rows} {}
+    : identity_(true), wide_(needs_wide_ids(num_rows)), offsets_{0, num_rows} {}
 
 template <class Class>
 ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
                        std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide)
-    : identity_(false), wide_(wide || needs_wide_ids(data_rows)), data_rows_(data_rows) {
+    : identity_(false), wide_(wide || needs_wide_ids(data_rows)) {
   const auto taken = rows ? sorted_unique(*rows, data_rows) : std::vector<std::int64_t>{};
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
   const auto row_at = [&](std::int64_t i) { return rows ? taken[static_cast<std::size_t>(i)] : i; };
@@ -84,6 +84,15 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
         ids[static_cast<std::size_t>(position[class_of(row)]++)] = static_cast<Id>(row);
       });
     });
+  });
+}
+
+bool ClassIndex::contains(std::int64_t k, std::int64_t row) const {
+  if (row < 0) return false;
+  if (identity_) return row < num_rows();
+  return rows_.visit([&](auto ids) {
+    const auto of_class = ids.subspan(static_cast<std::size_t>(offset(k)), static_cast<std::size_t>(size(k)));
+    return std::ranges::binary_search(of_class, static_cast<std::uint64_t>(row));
   });
 }
 

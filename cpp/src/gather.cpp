@@ -8,28 +8,38 @@ namespace {
 
 constexpr std::int64_t kLine = 64;  // bytes the processor fetches at a time, nearly everywhere
 
-// Rows requested ahead of the copy. 16 short rows cover the latency of memory; of long rows the first lines are
-// enough, the processor's own prefetcher finds the rest.
-constexpr std::size_t kShortRowsAhead = 16;
-constexpr std::size_t kLongRowsAhead = 2;
-constexpr std::int64_t kLongRow = 512;
+// Rows are requested this far ahead of their copy, which covers the latency of memory with as many requests as are
+// useful; within a few percent of the best distance for rows of 64, 784 and 3072 bytes (AMD EPYC, 2026-11).
+constexpr std::int64_t kAheadBytes = 8192;
+constexpr std::int64_t kMostRowsAhead = 64;
 
-inline void prefetch_lines(const std::byte* row, std::int64_t size) {
-  for (std::int64_t at = 0; at < size; at += kLine) __builtin_prefetch(row + at, 0, 3);
-  if (size > 1) __builtin_prefetch(row + size - 1, 0, 3);  // the row may straddle one line more
+/// Copies a row line by line, requesting a line of the coming row with each, so that the requests spread evenly.
+inline void copy_row(std::byte* to, const std::byte* from, const std::byte* coming, std::int64_t size) {
+  std::int64_t at = 0;
+  for (; at + kLine <= size; at += kLine) {
+    __builtin_prefetch(coming + at);
+    std::memcpy(to + at, from + at, kLine);
+  }
+  __builtin_prefetch(coming + size - 1);  // a row that begins inside a line ends in one line more
+  if (at == size) return;
+  if (size > kLine) {
+    std::memcpy(to + size - kLine, from + size - kLine, kLine);
+  } else {
+    __builtin_prefetch(coming);
+    std::memcpy(to, from, static_cast<std::size_t>(size));
+  }
 }
 
-/// Copies rows of `size` bytes; a size known to the compiler becomes a few moves.
+/// Copies rows of `size` bytes; of a size known to the compiler in a few moves.
 template <class Size>
 void copy_rows(const Field& field, std::span<const std::int64_t> rows, std::byte* out, Size size) {
   const auto address = [&](std::size_t i) { return field.data + rows[i] * field.stride; };
-  const bool is_long = size > kLongRow;
-  const std::size_t ahead = is_long ? kLongRowsAhead : kShortRowsAhead;
-  const std::int64_t prefetched = is_long ? kLongRow : std::int64_t{size};
-  for (std::size_t i = 0; i < std::min(ahead, rows.size()); ++i) prefetch_lines(address(i), prefetched);
+  const auto ahead = static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / size, 2, kMostRowsAhead));
+  for (std::size_t i = 0; i < std::min(ahead, rows.size()); ++i)
+    for (std::int64_t at = 0; at < std::min<std::int64_t>(size, kAheadBytes); at += kLine)
+      __builtin_prefetch(address(i) + at);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (i + ahead < rows.size()) prefetch_lines(address(i + ahead), prefetched);
-    std::memcpy(out, address(i), static_cast<std::size_t>(size));
+    copy_row(out, address(i), address(i + ahead < rows.size() ? i + ahead : i), size);
     out += size;
   }
 }

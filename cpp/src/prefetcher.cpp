@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "l2m/thread_pool.hpp"
@@ -46,7 +47,6 @@ class Prefetcher::Pipeline {
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
 
-  [[nodiscard]] bool orphaned() const { return queue_.orphaned(); }
   [[nodiscard]] const Sampler& sampler() const { return sampler_; }
 
   void start(const EpochRange& range, const SamplerState& state, const std::deque<Scheduled>& schedule,
@@ -103,19 +103,28 @@ class Prefetcher::Pipeline {
     return there;
   }
 
-  std::vector<Block> take(BatchPlan& plan, StateChange& change) {
-    std::unique_lock lock(mutex_);
+  std::vector<Block> take_blocks() {
+    const std::scoped_lock lock(mutex_);
     Slot& slot = slots_[slot_of(taken_)];
     if (slot.error) std::rethrow_exception(slot.error);
+    return std::move(slot.blocks);
+  }
+
+  std::int64_t num_rows() {
+    const std::scoped_lock lock(mutex_);
+    return std::ssize(slots_[slot_of(taken_)].plan.rows);
+  }
+
+  void commit(BatchPlan& plan, StateChange& change) {
+    std::unique_lock lock(mutex_);
+    Slot& slot = slots_[slot_of(taken_)];
     std::swap(plan, slot.plan);
     std::swap(change, slot.change);
-    std::vector<Block> blocks = std::move(slot.blocks);
     slot.ready = false;
     ++taken_;
     left_ = std::chrono::steady_clock::now();
     // Threads are woken for several batches at once where they can be.
     if (!lazy_ && !alone() && planned_ - taken_ <= ahead_ / 2) start_planning(lock);
-    return blocks;
   }
 
  private:
@@ -189,9 +198,11 @@ class Prefetcher::Pipeline {
     const bool more = can_plan() && !alone();
     planning_ = more;
     const std::int64_t helpers = std::min<std::int64_t>(slot.chunks, queue_.max_threads()) - 1;
+    const bool consumer_sleeps = waiting_;
     lock.unlock();
     for (std::int64_t i = 0; i < helpers; ++i) queue_.push([this, &slot] { fill(slot); });
     if (more && helpers > 0) queue_.push([this] { plan_and_fill(); });
+    if (consumer_sleeps && helpers > 0) changed_.notify_all();  // it has a seat, and now something to do
     if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
     fill(slot);
   }
@@ -258,11 +269,12 @@ class Prefetcher::Pipeline {
 class Prefetcher::Use {
  public:
   explicit Use(Prefetcher& prefetcher) : prefetcher_(prefetcher) {
-    if (prefetcher.in_use_.exchange(true))
+    const bool forked = prefetcher.forks_.exchange(forks()) != forks();
+    if (prefetcher.in_use_.exchange(true) && !forked)
       throw std::runtime_error("a loader has one consumer: another thread is using it");
     try {
-      if (!prefetcher.pipeline_) throw std::runtime_error("the loader is closed");
-      if (prefetcher.pipeline_->orphaned()) {
+      if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
+      if (forked) {
         (void)prefetcher.pipeline_.release();  // its locks and threads are the parent's
         prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.settings_);
         prefetcher.restart();
@@ -284,6 +296,7 @@ Prefetcher::Prefetcher(std::shared_ptr<const ClassIndex> index, std::vector<Fiel
                        std::vector<double> proportions, const PrefetcherOptions& options)
     : settings_{std::move(index), std::move(fields), options},
       pipeline_(std::make_unique<Pipeline>(settings_)),
+      forks_(forks()),
       state_(pipeline_->sampler().initial_state(std::move(proportions))) {}
 
 Prefetcher::~Prefetcher() { close(); }
@@ -317,19 +330,32 @@ bool Prefetcher::wait(std::chrono::milliseconds timeout) {
   return pipeline_->wait(timeout);
 }
 
-std::vector<Block> Prefetcher::take() {
+std::vector<Block> Prefetcher::take_blocks() {
   const Use use(*this);
-  std::vector<Block> blocks;
   try {
-    blocks = pipeline_->take(plan_, change_);
+    return pipeline_->take_blocks();
   } catch (...) {
     restart();  // at the same batch
     throw;
   }
+}
+
+std::int64_t Prefetcher::num_rows() {
+  const Use use(*this);
+  return pipeline_->num_rows();
+}
+
+void Prefetcher::retry() {
+  const Use use(*this);
+  restart();
+}
+
+void Prefetcher::commit() {
+  const Use use(*this);
+  pipeline_->commit(plan_, change_);
   change_.apply_to(state_);
   ++range_.first_step;
   apply_schedule();
-  return blocks;
 }
 
 const BatchPlan& Prefetcher::plan() const { return plan_; }
@@ -341,11 +367,18 @@ void Prefetcher::set_state(SamplerState state) {
   pipeline_->sampler().check(state);
   state_ = std::move(state);
   schedule_.clear();
+  plan_ = {};
 }
 
 void Prefetcher::close() {
-  if (pipeline_ && pipeline_->orphaned()) (void)pipeline_.release();
+  closed_ = true;
+  if (forks_.exchange(forks()) != forks()) {
+    (void)pipeline_.release();
+    in_use_ = false;
+  }
+  while (in_use_.exchange(true)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   pipeline_.reset();
+  in_use_ = false;
 }
 
 }  // namespace l2m

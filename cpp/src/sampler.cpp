@@ -71,17 +71,21 @@ void Sampler::check(const SamplerState& state) const {
     const std::int64_t position = state.cursors[k].position;
     if (position < 0 || position > size)
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 62;  // far from where pass + 1 and the like would wrap
+    if (state.cursors[k].pass > kMost || state.due[k].visit > kMost || state.total_step > kMost)
+      refuse("passes, visits and total_step must be at most 2^62");
     if (!std::isfinite(state.due[k].due)) refuse("due must be finite (got ", state.due[k].due, ")");
     if (!(p >= 0) || (p > 0 && size == 0)) refuse("proportion ", p, " of class ", k, ", which has ", size, " rows");
     sum += p;
   }
   if (!(std::abs(sum - 1) <= 1e-6)) refuse("proportions must sum to 1 (got ", sum, ")");
   for (const auto& [class_id, rows] : state.held) {
-    if (class_id < 0 || class_id >= index_->num_classes() || std::ssize(rows) > index_->size(class_id))
-      refuse(rows.size(), " rows held of class ", class_id);
+    if (class_id < 0 || class_id >= index_->num_classes()) refuse("rows are held of class ", class_id);
+    std::vector<std::int64_t> sorted = rows;
+    std::ranges::sort(sorted);
+    if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
     for (const std::int64_t row : rows)
-      if (row < 0 || row >= index_->data_rows())
-        refuse("held rows must be in [0, ", index_->data_rows(), ") (got ", row, ")");
+      if (!index_->contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);
   }
 }
 
@@ -108,21 +112,22 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_
     if (state_.held.erase(0) > 0) change.held.emplace_back(0, std::vector<std::int64_t>{});
   }
 
-  global_.rows.clear();
-  global_.classes.clear();
+  BatchPlan& global = options_.world_size == 1 ? plan : global_;
+  global.rows.clear();
+  global.classes.clear();
   if (index_->num_classes() == 1) {
-    draw(0, global_rows, change);
+    draw(0, global_rows, global, change);
   } else {
     const auto quotas = apportioner_.next(state_.due);
     for (std::size_t i = 0; i < quotas.size(); ++i) {
       if (i + kAhead < quotas.size())
         __builtin_prefetch(&state_.cursors[static_cast<std::size_t>(quotas[i + kAhead].class_id)], 1);
-      draw(quotas[i].class_id, quotas[i].rows, change);
+      draw(quotas[i].class_id, quotas[i].rows, global, change);
     }
   }
   ++state_.total_step;
 
-  take_share_of_rank(epoch, step, plan);
+  if (options_.world_size > 1) take_share_of_rank(epoch, step, plan);
   if (options_.shuffle && !options_.grouped && index_->num_classes() > 1) {
     fisher_yates(
         static_cast<std::uint32_t>(plan.rows.size()),
@@ -135,17 +140,17 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_
 }
 
 /// Appends the next `count` rows of a class to the global plan and moves its cursor on.
-void Sampler::draw(std::int64_t class_id, std::int64_t count, StateChange& change) {
+void Sampler::draw(std::int64_t class_id, std::int64_t count, BatchPlan& global, StateChange& change) {
   const auto k = static_cast<std::size_t>(class_id);
-  const std::size_t begin = global_.rows.size();
-  global_.rows.resize(begin + static_cast<std::size_t>(count));
-  global_.classes.resize(begin + static_cast<std::size_t>(count), static_cast<std::int32_t>(class_id));
+  const std::size_t begin = global.rows.size();
+  global.rows.resize(begin + static_cast<std::size_t>(count));
+  global.classes.resize(begin + static_cast<std::size_t>(count), static_cast<std::int32_t>(class_id));
   Cursor& cursor = state_.cursors[k];
   if (cursor.position + count <= index_->size(class_id) && (state_.held.empty() || !state_.held.contains(class_id))) {
-    passes_.copy(class_id, cursor.pass, cursor.position, count, &global_.rows[begin]);
+    passes_.copy(class_id, cursor.pass, cursor.position, count, &global.rows[begin]);
     cursor.position += count;
   } else {
-    draw_one_by_one(class_id, count, cursor, &global_.rows[begin], change);
+    draw_one_by_one(class_id, count, cursor, &global.rows[begin], change);
   }
   change.classes.push_back({class_id, cursor, state_.due[k]});
 }
@@ -199,11 +204,6 @@ void Sampler::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor&
 
 /// Row i of the global plan belongs to rank (i + offset) mod world_size.
 void Sampler::take_share_of_rank(std::uint64_t epoch, std::uint64_t step, BatchPlan& plan) const {
-  if (options_.world_size == 1) {
-    plan.rows.assign(global_.rows.begin(), global_.rows.end());
-    plan.classes.assign(global_.classes.begin(), global_.classes.end());
-    return;
-  }
   BoundedIntegers bounded(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step));
   const std::int64_t offset = bounded(static_cast<std::uint32_t>(options_.world_size));
   plan.rows.clear();

@@ -14,8 +14,6 @@ class ThreadPool {
  public:
   /// The pool of this process. Never destroyed: at exit its threads sleep, and no destructor has to join them.
   static ThreadPool& instance() {
-    static const bool registered = (at_fork_in_child([] { current_.store(nullptr); }), true);
-    (void)registered;
     ThreadPool* pool = current_.load();
     while (pool == nullptr) {
       auto fresh = std::make_unique<ThreadPool>();
@@ -23,7 +21,9 @@ class ThreadPool {
     }
     return *pool;
   }
-  static bool is_current(const ThreadPool* pool) { return current_.load() == pool; }
+
+  /// In a forked child: its own pool is made when it is needed; the parent's is forgotten.
+  static void forget() { current_.store(nullptr); }
 
   void add(TaskQueue* queue) {
     const std::scoped_lock lock(mutex_);
@@ -179,8 +179,6 @@ std::exception_ptr TaskQueue::first_error() const {
   return first_error_;
 }
 
-bool TaskQueue::orphaned() const { return !ThreadPool::is_current(pool_); }
-
 void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body) {
   const auto helpers = static_cast<int>(std::min<std::int64_t>(num_threads, count) - 1);
   if (helpers <= 0) {
@@ -208,6 +206,22 @@ void parallel_for(int num_threads, std::int64_t count, const std::function<void(
   if (!error) error = queue.first_error();
   if (error) std::rethrow_exception(error);
 }
+
+namespace {
+
+std::atomic<int> fork_count{0};
+
+[[maybe_unused]] const bool registered = [] {
+  at_fork_in_child([] {
+    ++fork_count;
+    ThreadPool::forget();
+  });
+  return true;
+}();
+
+}  // namespace
+
+int forks() { return fork_count; }
 
 int pool_threads() { return ThreadPool::instance().threads(); }
 

@@ -9,16 +9,15 @@
 #define CHECK(...) ((__VA_ARGS__) ? void() : l2m::test::fail(__FILE__, __LINE__, "CHECK(" #__VA_ARGS__ ")"))
 
 /// Checks that the expression throws the type or one derived from it.
-#define CHECK_THROWS(Type, ...)                                                          \
-  do {                                                                                   \
-    bool l2m_thrown = false;                                                             \
-    try {                                                                                \
-      static_cast<void>(__VA_ARGS__);                                                    \
-    } catch (const Type&) {                                                              \
-      l2m_thrown = true;                                                                 \
-    }                                                                                    \
-    if (!l2m_thrown)                                                                     \
-      l2m::test::fail(__FILE__, __LINE__, "CHECK_THROWS(" #Type ", " #__VA_ARGS__ ")");  \
+#define CHECK_THROWS(Type, ...)                                                                        \
+  do {                                                                                                 \
+    bool l2m_thrown = false;                                                                           \
+    try {                                                                                              \
+      static_cast<void>(__VA_ARGS__);                                                                  \
+    } catch (const Type&) {                                                                            \
+      l2m_thrown = true;                                                                               \
+    }                                                                                                  \
+    if (!l2m_thrown) l2m::test::fail(__FILE__, __LINE__, "CHECK_THROWS(" #Type ", " #__VA_ARGS__ ")"); \
   } while (false)
 
 namespace l2m::test {

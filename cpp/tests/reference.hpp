@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "l2m/philox.hpp"
 #include "l2m/sampler.hpp"
+#include "l2m/shuffle.hpp"
 
 /// Stages 2 to 4 of the loop as slow, obvious C++ on one thread: what the tests compare the core with.
 namespace l2m::test {
@@ -42,12 +44,14 @@ class ReferenceBounded {
   }
 
  private:
-  [[nodiscard]] std::uint64_t half(std::uint64_t index) const {
-    return (stream_.word(index / 2) >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU;
+  std::uint64_t half(std::uint64_t index) {
+    if (index % 8 == 0) words_ = stream_.block(index / 8);
+    return (words_[index / 2 % 4] >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU;
   }
 
   RandomStream stream_;
   std::uint64_t next_ = 0;
+  std::array<std::uint64_t, 4> words_{};
 };
 
 template <class T>
@@ -59,9 +63,8 @@ void reference_fisher_yates(std::span<T> items, const RandomStream& stream) {
 /// The order of a pass of a class with the given rows.
 inline std::vector<std::int64_t> reference_permutation(const std::vector<std::int64_t>& rows, std::uint64_t seed,
                                                        std::uint64_t class_id, std::uint64_t pass) {
-  constexpr std::uint64_t kBucketRows = 131072;
   int bits = 0;
-  while (bits < 16 && (kBucketRows << bits) < rows.size()) ++bits;
+  while (bits < 16 && (Permutation::kUnsplitRows << bits) < std::ssize(rows)) ++bits;
   std::vector<std::vector<std::int64_t>> buckets(std::size_t{1} << bits);
   const RandomStream choice(seed, Purpose::kShuffle, class_id, pass, 0);
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -84,7 +87,8 @@ class ReferenceApportioner {
   [[nodiscard]] std::vector<DueTime> start(const std::vector<double>& proportions, std::uint64_t step) const {
     std::vector<DueTime> due(proportions.size());
     for (std::size_t k = 0; k < due.size(); ++k)
-      if (fraction(proportions[k]) > 0) due[k].due = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
+      if (fraction(proportions[k]) > 0)
+        due[k].due = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
     return due;
   }
 
@@ -129,7 +133,8 @@ class ReferenceApportioner {
     return static_cast<std::int64_t>(std::floor(proportion * static_cast<double>(batch_size_)));
   }
   [[nodiscard]] double fraction(double proportion) const {
-    return proportion * static_cast<double>(batch_size_) - static_cast<double>(whole(proportion));
+    const double rows = proportion * static_cast<double>(batch_size_) - static_cast<double>(whole(proportion));
+    return rows < std::ldexp(1.0, -500) ? 0.0 : rows;
   }
   [[nodiscard]] double jitter(std::size_t k, std::uint64_t visit) const {
     return RandomStream(seed_, Purpose::kDue, k).uniform(visit);
@@ -162,8 +167,7 @@ class ReferenceSampler {
       state_.held.clear();
     }
     const bool one_class = class_rows_.size() == 1;
-    const auto quotas =
-        one_class ? std::vector{global_rows} : apportioner_.next(state_.proportions, state_.due);
+    const auto quotas = one_class ? std::vector{global_rows} : apportioner_.next(state_.proportions, state_.due);
     std::vector<std::pair<std::int64_t, std::int32_t>> global;
     for (std::size_t k = 0; k < quotas.size(); ++k)
       for (const std::int64_t row : draw(k, quotas[k])) global.emplace_back(row, static_cast<std::int32_t>(k));

@@ -59,7 +59,7 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
         return None, 1, None
     torch = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(classes, torch.Tensor)
-    array = classes if is_tensor else np.asarray(classes)
+    array = classes if is_tensor or isinstance(classes, np.ndarray) else _as_array(classes)
     labels = None
     if not is_tensor and (
         array.dtype.kind in "US" or (array.dtype.hasobject and all(isinstance(x, str) for x in array.flat))
@@ -81,22 +81,37 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
     return ids, largest + 1, labels
 
 
+def _as_array(classes: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(classes)
+    except ValueError as error:
+        msg = f"classes must be one id or string for each row (got {type(classes).__name__}: {error})"
+        raise ValueError(msg) from None
+
+
 def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
     """Row ids as int64, also from a mask; the core checks their range and that none repeats."""
     if rows is None:
         return None
     array = np.asarray(rows)
+    if array.size == 0:
+        msg = f"rows must name at least one of the {num_rows} rows (got none)"
+        raise ValueError(msg)
     if array.ndim != 1 or array.dtype.kind not in "iub":
-        msg = f"rows must be row ids or a mask of {num_rows} bools, in one dimension (got {array.dtype} of shape {array.shape})"
+        got = f"{array.dtype} of shape {array.shape}"
+        msg = f"rows must be row ids or a mask of {num_rows} bools, in one dimension (got {got})"
         raise (ValueError if array.ndim != 1 else TypeError)(msg)
     if array.dtype == np.bool_:
         if len(array) != num_rows:
             msg = f"a mask of rows must have one bool for each of the {num_rows} rows (got {len(array)})"
             raise ValueError(msg)
-        array = np.flatnonzero(array)
-    if len(array) == 0:
-        msg = f"rows must name at least one of the {num_rows} rows (got none)"
-        raise ValueError(msg)
+        if not array.any():
+            msg = f"rows must name at least one of the {num_rows} rows (got a mask without True)"
+            raise ValueError(msg)
+        return np.flatnonzero(array)
+    if array.max() >= num_rows:  # before uint64 becomes int64
+        msg = f"rows must be ids in [0, {num_rows}) (got {array.max()})"
+        raise IndexError(msg)
     return np.ascontiguousarray(array, np.int64)
 
 

@@ -64,12 +64,22 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
         if values.device.type != "cpu":
             msg = f"{name} must be on the CPU for now (got device {values.device}): pass {name}.cpu()"
             raise NotImplementedError(msg)
+        if values.layout != torch.strided or str(values.dtype).startswith("torch.float8"):
+            msg = f"{name} must be a plain dense tensor (got {values.dtype}, {values.layout})"
+            raise TypeError(msg)
         values = values.detach().resolve_conj().resolve_neg().numpy()
-    array = np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):
+        msg = f"{name} must be a plain array (got a masked array): fill it first"
+        raise TypeError(msg)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        msg = f"{name} must be an array of one dimension, [n] (got {type(values).__name__}: {error})"
+        raise ValueError(msg) from None
     if array.ndim != 1:
         msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
         raise ValueError(msg)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def loss_array(losses: Any) -> NDArray[Any]:
@@ -118,13 +128,19 @@ class LossWindow:
 
     def add_sums(self, loss: ClassLoss) -> None:
         """Adds sums and counts; of a class whose sum is not finite, neither."""
-        total, count = np.asarray(loss.sum, np.float64), np.asarray(loss.count)
+        total, count = np.asarray(loss.sum), np.asarray(loss.count)
+        if total.dtype.kind != "f" or count.dtype.kind not in "iu":
+            msg = f"a ClassLoss must have a sum of floats and a count of integers (got {total.dtype} and {count.dtype})"
+            raise TypeError(msg)
         shape = self.pending.sum.shape
         if total.shape != shape or count.shape != shape:
             msg = f"a ClassLoss must have sum and count of shape {shape} (got {total.shape} and {count.shape})"
             raise ValueError(msg)
-        if count.dtype.kind not in "iu" or (count < 0).any():
-            msg = f"the counts of a ClassLoss must be integers >= 0 (got {count.dtype}, least {count.min()})"
+        if count.min() < 0 or count.max() > 2**53:
+            msg = f"the counts of a ClassLoss must be in [0, 2**53] (got {count.min()} to {count.max()})"
+            raise ValueError(msg)
+        if (total[count == 0] != 0).any():
+            msg = f"a class without losses must have sum 0 (got {total[count == 0]})"
             raise ValueError(msg)
         finite = np.isfinite(total)
         if not finite.all():

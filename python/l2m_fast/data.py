@@ -119,10 +119,11 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
         raise ValueError(_not_contiguous(name, tuple(tensor.shape), tensor.stride()))
     numpy_dtype = None
     if batch_format == "numpy":
-        if kind == "bfloat":
-            msg = f'{name} is bfloat16, which numpy lacks: use format="torch" or another dtype'
-            raise TypeError(msg)
-        numpy_dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        try:
+            numpy_dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        except TypeError:
+            msg = f'{name} is {tensor.dtype}, which numpy lacks: use format="torch" or another dtype'
+            raise TypeError(msg) from None
     return Field(
         array=tensor,
         num_rows=tensor.shape[0],
@@ -150,7 +151,7 @@ def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format)
 
         try:
             torch_dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        except TypeError:
+        except (TypeError, ValueError):
             msg = f'{name} has dtype {array.dtype}, which torch lacks: convert it, or use format="numpy"'
             raise TypeError(msg) from None
     return Field(
@@ -158,7 +159,7 @@ def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format)
         num_rows=array.shape[0],
         address=array.__array_interface__["data"][0],
         stride=array.strides[0],
-        row_bytes=array[0].nbytes,
+        row_bytes=array[:1].nbytes,  # a string taken out alone may have fewer
         row_shape=array.shape[1:],
         numpy_dtype=array.dtype if batch_format == "numpy" else None,
         torch_dtype=torch_dtype,

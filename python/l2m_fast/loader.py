@@ -119,7 +119,7 @@ class Loader:
         self._world_size = 1 if world_size is None else whole("world_size", world_size, 1)
         self._rank = 0 if rank is None else whole("rank", rank, 0, self._world_size - 1)
         self._global_batch = whole("batch_size * world_size", self._batch_size * self._world_size, 1, 2**31 - 1)
-        self._update_every = None if update_every is None else whole("update_every", update_every, 1)
+        self._update_every = None if update_every is None else whole("update_every", update_every, 1, state.MOST)
         self._num_threads = (
             _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
         )
@@ -162,7 +162,7 @@ class Loader:
         self._next_proportions = self._checked(self._mixing.initial(self._class_sizes))
         self._history: deque[dict[str, Any]] = deque()
         self._history_bytes = 0
-        self._epoch = self._step = self._windows = 0
+        self._epoch = self._epoch_began = self._windows = 0
         self._requested_epoch: int | None = None
         self._iteration = 0  # of the newest iter()
         self._iterating = False
@@ -194,17 +194,15 @@ class Loader:
     def _epoch_shape(self, steps_per_epoch: int | None) -> tuple[int, int]:
         """Steps of an epoch, and rows of its last batch over all ranks."""
         if steps_per_epoch is not None:
-            return whole("steps_per_epoch", steps_per_epoch, 1), self._global_batch
+            return whole("steps_per_epoch", steps_per_epoch, 1, state.MOST), self._global_batch
         full, short = divmod(self._index.num_rows, self._global_batch)
         if not self._classless:
             return max(full, 1), self._global_batch
         if short >= self._world_size and not self._drop_last:
             return full + 1, short
         if full == 0:
-            msg = (
-                f"batch_size * world_size must be at most the {self._index.num_rows} rows with drop_last=True, and there must "
-                f"be a row for every rank (got {self._batch_size} * {self._world_size}, drop_last={self._drop_last})"
-            )
+            need = "batch_size * world_size must be at most" if self._drop_last else "world_size must be at most"
+            msg = f"{need} the number of rows, {self._index.num_rows} (got {self._batch_size} * {self._world_size})"
             raise ValueError(msg)
         return full, self._global_batch
 
@@ -236,33 +234,46 @@ class Loader:
         self._iteration += 1
         self._consumer = None
         self._prefetcher.begin(self._epoch, self._step, self._steps, self._last_batch_rows, self._plan_until())
-        return _Iteration(self, self._iteration)
+        return _core.Iteration(self._prefetcher, self._iteration, self._turn, self._build)
 
-    def _next(self, iteration: int) -> Any:
+    def _turn(self, iteration: int) -> None:
+        """Sees to what is due before the next batch, and says how many may follow without asking.
+
+        Raises:
+            StopIteration: The epoch has ended.
+            RuntimeError: The iteration must not go on.
+        """
         self._check_usable()
         if iteration != self._iteration:
-            msg = "this iterator has ended: a later iter() began the next epoch"
+            msg = "this iterator has ended: a later iter() or load_state_dict() took its place"
             raise RuntimeError(msg)
+        self._consumer = threading.get_ident()
+        if self._iterating and self._step == self._steps:
+            self._finish_epoch()
         if not self._iterating:
             raise StopIteration
-        self._consumer = threading.get_ident()
-        if self._step == self._steps:
-            self._finish_epoch()
-            raise StopIteration
+        until = self._epoch_began + self._steps
         if self._update_every is not None:
             self._close_window_if_full(self._update_every)
-        batch = self._build(self._prefetcher.next())
-        self._step += 1
-        return batch
+            until = min(until, (self._windows + 1) * self._update_every)
+        self._prefetcher.run(iteration, until)
 
     def _finish_epoch(self) -> None:
         if self._update_every is None:
             if self._all_reduce is not None or self._window.pending.count.any():
                 self._close_window()
-            self._prefetcher.schedule(self._prefetcher.total_step, self._next_proportions, _ALL_STEPS)
+            self._adopt_next_proportions()
         self._iterating = False
         self._epoch += 1
-        self._step = 0
+        self._epoch_began = self._prefetcher.total_step
+
+    @property
+    def _step(self) -> int:
+        """Batches consumed since the epoch began; counted by the core alone, so that nothing can fall between."""
+        return self._prefetcher.total_step - self._epoch_began
+
+    def _adopt_next_proportions(self) -> None:
+        self._prefetcher.schedule(self._prefetcher.total_step, self._next_proportions, _ALL_STEPS)
 
     def _go_to(self, epoch: int) -> None:
         """Makes `epoch` the next one; unless it is anyway, every class starts a fresh pass addressed by it."""
@@ -330,7 +341,7 @@ class Loader:
         self._window.add(values, of_batch, self._num_threads)
 
     def update(self) -> None:
-        """Closes the window now; acts from the next epoch. Called by itself at the end of an epoch with losses.
+        """Closes the window now; acts from the next epoch to begin. Called by itself at the end of an epoch with losses.
 
         Raises:
             RuntimeError: The loader updates every `update_every` steps by itself, or was closed.
@@ -342,6 +353,8 @@ class Loader:
             )
             raise RuntimeError(msg)
         self._close_window()
+        if not self._iterating and self._step == 0:  # between epochs
+            self._adopt_next_proportions()
 
     def _close_window_if_full(self, update_every: int) -> None:
         """Before the first batch of a window: ends the one before it. What follows acts one window later."""
@@ -486,12 +499,10 @@ class Loader:
         """
         self._check_usable()
         loaded = state.merged(state_dict, self._fingerprint(), self._rank, self._world_size, self._num_classes)
+        state.check_steps(loaded, self._steps, self._update_every)
         losses = np.array([np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64)
         next_proportions = np.array(loaded["next_proportions"], np.float64)
         _core.normalise(next_proportions, self._class_sizes)  # only to check them: they are to stay as they are
-        if loaded["step"] > self._steps:
-            msg = f"step of the state must be in [0, {self._steps}] (got {loaded['step']})"
-            raise ValueError(msg)
         pending = ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
         prefetcher = self._prefetcher if loaded["seed"] == self._seed else self._make_prefetcher(loaded["seed"])
         prefetcher.set_state(loaded)  # raises before it changes anything
@@ -499,7 +510,8 @@ class Loader:
             self._prefetcher.close()
             self._prefetcher, self._seed = prefetcher, loaded["seed"]
         self._next_proportions = next_proportions
-        self._epoch, self._step, self._windows = loaded["epoch"], loaded["step"], loaded["windows"]
+        self._epoch, self._windows = loaded["epoch"], loaded["windows"]
+        self._epoch_began = loaded["total_step"] - loaded["step"]
         self._schedule_next_window()
         self._window.begin(losses)
         self._window.add_sums(pending)
@@ -516,7 +528,7 @@ class Loader:
         `epoch`.
         """
         self._check_usable()
-        self._requested_epoch = whole("epoch", epoch, 0, 2**63 - 1)
+        self._requested_epoch = whole("epoch", epoch, 0, state.MOST)
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
@@ -552,23 +564,8 @@ class Loader:
         if self._closed:
             msg = "the loader is closed"
             raise RuntimeError(msg)
-        if self._iterating and self._consumer is not None and self._consumer != threading.get_ident():
-            msg = "a loader has one consumer: another thread is iterating over it"
-            raise RuntimeError(msg)
-
-
-class _Iteration:
-    """One epoch of a loader."""
-
-    def __init__(self, loader: Loader, iteration: int) -> None:
-        self._loader = loader
-        self._iteration = iteration
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._loader._next(self._iteration)
-
-    def __length_hint__(self) -> int:
-        return len(self._loader) - self._loader.step
+        if self._iterating and self._consumer not in (None, threading.get_ident()):
+            if any(thread.ident == self._consumer for thread in threading.enumerate()):
+                msg = "a loader has one consumer: another thread is iterating over it"
+                raise RuntimeError(msg)
+            self._consumer = None  # it has ended

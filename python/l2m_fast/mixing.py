@@ -92,10 +92,10 @@ class Static(_Fixed):
 
     def initial(self, class_sizes: Sizes) -> Floats:  # noqa: ARG002
         """The given proportions."""
-        return np.asarray(self.p, np.float64)
+        return np.asarray(self.p)  # the loader checks what it is
 
     def __repr__(self) -> str:
-        return f"Static(p={np.asarray(self.p, np.float64).tolist()})"
+        return f"Static(p={np.asarray(self.p).tolist()})"
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ class Learn2Mix:
 
     Args:
         mixing_rate: Length of the step, gamma in the paper, in (0, 1]; the paper uses 0.01 to 0.5.
-        min_share: Least share of a class that has rows, in [0, 1 / classes that have rows]; after every step
-            p <- min_share + (1 - classes * min_share) * p. The paper has none (0).
+        min_share: Least share of a class that has rows, in [0, 1 / classes that have rows]; at the start and after every
+            step p <- min_share + (1 - classes * min_share) * p. The paper has none (0). The map acts at every step, so
+            it also pulls all shares together: in the long run as far as a mixing_rate of classes * min_share towards
+            equal shares would. Keep it small against mixing_rate / classes.
         start: "proportional" (the paper) or "balanced".
     """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 VERSION = 1
+MOST = 2**62  # of any count: far from where a 64-bit integer would wrap
 
 State = dict[str, Any]
 
@@ -111,9 +113,8 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         if not isinstance(state[key], kind) or isinstance(state[key], bool):
             msg = f"{key} of the state must be of type {kind.__name__} (got {state[key]!r})"
             raise TypeError(msg)
-        if kind is int and state[key] < 0:
-            msg = f"{key} of the state must be >= 0 (got {state[key]})"
-            raise ValueError(msg)
+        if kind is int and key != "seed":
+            _check_count(key, state[key])
     theirs = state["fingerprint"]
     differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
     if differing:
@@ -130,7 +131,54 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
             if not isinstance(value, kinds) or isinstance(value, bool):
                 msg = f"{key} of the state must hold {' or '.join(kind.__name__ for kind in kinds)} (got {value!r})"
                 raise TypeError(msg)
-            if isinstance(value, int) and value < 0:
-                msg = f"{key} of the state must be >= 0 (got {value})"
+            if isinstance(value, int):
+                _check_count(key, value)
+            if isinstance(value, float) and not math.isfinite(value):
+                msg = f"{key} of the state must be finite (got {value})"
                 raise ValueError(msg)
+    if not 0 <= state["seed"] < 2**64:
+        msg = f"seed of the state must be in [0, 2**64) (got {state['seed']})"
+        raise ValueError(msg)
+    if state["rank"] >= state["world_size"]:
+        msg = f"rank of the state must be in [0, {state['world_size']}) (got {state['rank']})"
+        raise ValueError(msg)
+    if any(loss is not None and loss < 0 for loss in state["class_losses"]):
+        msg = f"class_losses of the state must be >= 0 (got {state['class_losses']})"
+        raise ValueError(msg)
+    _check_held(state["held"], num_classes)
     return state
+
+
+def _check_count(key: str, value: int) -> None:
+    if not 0 <= value <= MOST:
+        msg = f"{key} of the state must be in [0, {MOST}] (got {value})"
+        raise ValueError(msg)
+
+
+def _check_held(held: list[Any], num_classes: int) -> None:
+    """Checks the form; the core checks that the rows are of their class and none is there twice."""
+    before = -1
+    for entry in held:
+        match entry:
+            case [int(class_id), [_, *_] as rows] if all(type(row) is int and 0 <= row <= MOST for row in rows):
+                if type(class_id) is int and before < class_id < num_classes:
+                    before = class_id
+                    continue
+        msg = f"held of the state must hold [class, [row, ...]] with ascending classes below {num_classes} (got {entry!r})"
+        raise ValueError(msg)
+
+
+def check_steps(state: State, steps: int, update_every: int | None) -> None:
+    """Raises ValueError unless the counts of a state agree with each other."""
+    total = state["total_step"]
+    if state["step"] > min(steps, total):
+        msg = (
+            f"step of the state must be at most {steps}, and total_step (got step {state['step']}, total_step {total})"
+        )
+        raise ValueError(msg)
+    possible = {0}
+    if update_every is not None:  # the window that ends here may or may not be closed yet
+        possible = {total // update_every, max((total - 1) // update_every, 0)}
+    if state["windows"] not in possible:
+        msg = f"windows of the state must be in {sorted(possible)} at total_step {total} (got {state['windows']})"
+        raise ValueError(msg)

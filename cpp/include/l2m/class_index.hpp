@@ -51,9 +51,11 @@ class ClassIndex {
 
   [[nodiscard]] std::int64_t num_classes() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
   [[nodiscard]] std::int64_t num_rows() const { return offsets_.back(); }
-  [[nodiscard]] std::int64_t data_rows() const { return data_rows_; }  ///< row ids are below this
   [[nodiscard]] std::int64_t offset(std::int64_t k) const { return offsets_[static_cast<std::size_t>(k)]; }
   [[nodiscard]] std::int64_t size(std::int64_t k) const { return offset(k + 1) - offset(k); }
+
+  /// Whether a row of the data is one of class k. O(log size).
+  [[nodiscard]] bool contains(std::int64_t k, std::int64_t row) const;
 
   /// Whether position i simply is row i; then rows() is empty.
   [[nodiscard]] bool identity() const { return identity_; }
@@ -66,7 +68,6 @@ class ClassIndex {
  private:
   bool identity_;
   bool wide_;
-  std::int64_t data_rows_;
   std::vector<std::int64_t> offsets_;
   RowIds rows_;
 };

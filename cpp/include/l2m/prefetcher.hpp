@@ -31,7 +31,7 @@ struct EpochRange {
 /// Plans and fills batches ahead of the consumer, in order; a stage of the loop knows nothing of those after it.
 ///
 /// The state is that of what was consumed, whatever lies ready ahead: each slot carries what its batch changed. A
-/// batch's error surfaces when that batch is due; the same batch is tried again afterwards.
+/// batch's error surfaces when that batch is due; the same batch is tried again afterwards. A batch is consumed by commit().
 ///
 /// One thread at a time may call; a second one gets std::runtime_error, as does a call after close(). A forked child
 /// goes on by itself, with threads of its own.
@@ -59,11 +59,17 @@ class Prefetcher {
   /// Waits for the next batch, `timeout` at most (0: only looks, at once). Returns whether it is there.
   bool wait(std::chrono::milliseconds timeout);
 
-  /// Takes the next batch, for which wait() was true: a block for each field, of which the first plan().rows.size()
-  /// rows are filled. Throws what went wrong with it.
-  std::vector<Block> take();
+  /// The blocks of the next batch, for which wait() was true: one for each field, of which the rows of the batch are
+  /// filled. Throws what went wrong with the batch. The batch is not consumed before commit().
+  std::vector<Block> take_blocks();
+  /// Rows of the next batch, for which wait() was true.
+  std::int64_t num_rows();
+  /// Makes what lay ready anew, the next batch too.
+  void retry();
+  /// Consumes the next batch, for which wait() was true.
+  void commit();
 
-  /// The plan of the last batch taken.
+  /// The plan of the last batch consumed; empty at first and after set_state().
   [[nodiscard]] const BatchPlan& plan() const;
 
   /// What was consumed.
@@ -71,7 +77,8 @@ class Prefetcher {
   /// Goes on from `state` at the next begin(). @throws std::invalid_argument  it cannot be one of these data; nothing changes.
   void set_state(SamplerState state);
 
-  /// Drops what lies ready and stops its threads. Idempotent; batches taken stay valid, state() too.
+  /// Drops what lies ready and stops its threads, once a call of another thread has returned. Idempotent; blocks stay
+  /// valid, state() too.
   void close();
 
  private:
@@ -92,6 +99,8 @@ class Prefetcher {
   const Settings settings_;
   std::unique_ptr<Pipeline> pipeline_;
   std::atomic<bool> in_use_{false};
+  std::atomic<bool> closed_{false};
+  std::atomic<int> forks_;
 
   // The consumer's side; enough to begin a pipeline anew at the next batch.
   SamplerState state_;

@@ -98,7 +98,7 @@ class Sampler {
   void plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_rows, BatchPlan& plan, StateChange& change);
 
  private:
-  void draw(std::int64_t class_id, std::int64_t count, StateChange& change);
+  void draw(std::int64_t class_id, std::int64_t count, BatchPlan& global, StateChange& change);
   void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::int64_t* rows,
                        StateChange& change);
   void take_share_of_rank(std::uint64_t epoch, std::uint64_t step, BatchPlan& plan) const;
@@ -108,7 +108,7 @@ class Sampler {
   Passes passes_;
   Apportioner apportioner_;
   SamplerState state_;
-  BatchPlan global_;  // the batch under way, of all ranks, grouped by class
+  BatchPlan global_;  // the batch under way, of all ranks, grouped by class; where there are several
 };
 
 }  // namespace l2m

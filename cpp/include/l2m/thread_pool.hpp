@@ -17,7 +17,8 @@ using Task = std::function<void()>;
 ///
 /// The pool is made on first use, grows to the largest `max_threads` any queue asked for and lives as long as the
 /// process; at most `max_threads` of its threads work on one queue at a time. max_threads = 0 runs every task in
-/// the caller. A forked child finds queues made before the fork without threads: see `orphaned()`.
+/// the caller. A forked child finds queues made before the fork without threads, and with locks that threads may hold that
+/// do not exist there: it may only forget them, neither use nor destroy them. See forks().
 ///
 /// Background tasks are taken when no other task waits, and at least at every fourth turn so that they never starve.
 class TaskQueue {
@@ -57,10 +58,6 @@ class TaskQueue {
 
   [[nodiscard]] int max_threads() const { return max_threads_; }
 
-  /// Whether the process forked since the queue was made: its tasks will never run in this process, its locks may
-  /// be held by threads that do not exist here. Such a queue may only be forgotten, not used nor destroyed.
-  [[nodiscard]] bool orphaned() const;
-
  private:
   friend class ThreadPool;
   void push_to(std::deque<Task>& tasks, Task task, bool wake);
@@ -88,6 +85,9 @@ class TaskQueue {
 /// Which thread gets which i is not determined: bodies write to places of their own. Returns when all are done; the
 /// first exception is kept, stops the rest and is thrown.
 void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
+
+/// Forks between the process that loaded the library and this one: a change means that queues were left behind.
+int forks();
 
 /// Threads the pool of this process has now.
 int pool_threads();

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <atomic>
+#include <thread>
+
+#include "convert.hpp"
+#include "dlpack.hpp"
+#include "l2m/prefetcher.hpp"
+
+namespace l2m::bindings {
+
+/// How the rows of a field look to Python; `dtype` is None where batches leave by way of DLPack.
+struct Output {
+  py::object dtype;
+  DLDataType dl_type;
+  std::vector<std::int64_t> row_shape;
+};
+
+/// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
+class PyPrefetcher {
+ public:
+  PyPrefetcher(std::shared_ptr<ClassIndex> index, const std::vector<Field>& fields, std::vector<Output> outputs,
+               py::object from_dlpack, const Array<double>& proportions, const PrefetcherOptions& options)
+      : outputs_(std::move(outputs)),
+        from_dlpack_(std::move(from_dlpack)),
+        core_(std::move(index), fields, to_vector(proportions), options) {}
+
+  ~PyPrefetcher() { close(); }  // without the GIL, for which a batch's death on another thread may wait
+  PyPrefetcher(const PyPrefetcher&) = delete;
+  PyPrefetcher& operator=(const PyPrefetcher&) = delete;
+
+  /// The next batch, built of its arrays. Whatever is raised on the way, Ctrl-C too, leaves it to be next again.
+  py::object next(const py::object& build);
+
+  void begin(const EpochRange& range, std::uint64_t plan_until);
+  void set_state(const py::dict& state);
+
+  /// Returns when no other thread is inside next(), so that none comes back to an interpreter that has gone.
+  void close();
+
+  /// Lets this thread go on with an iteration without asking, up to the batch of total_step `until`.
+  void run(std::uint64_t iteration, std::uint64_t until) { run_ = {iteration, until, std::this_thread::get_id()}; }
+  [[nodiscard]] bool may_run(std::uint64_t iteration) const {
+    return run_.iteration == iteration && core_.state().total_step < run_.until &&
+           run_.thread == std::this_thread::get_id();
+  }
+
+  Prefetcher& core() { return core_; }
+
+ private:
+  struct Run {
+    std::uint64_t iteration = 0;
+    std::uint64_t until = 0;
+    std::thread::id thread;
+  };
+  py::list take_arrays();
+
+  const std::vector<Output> outputs_;
+  const py::object from_dlpack_;
+  py::list arrays_;  // of a batch that is not consumed yet
+  Run run_;
+  std::atomic<std::thread::id> inside_;  // the thread that is in next(), up to where it has the GIL again
+  Prefetcher core_;
+};
+
+}  // namespace l2m::bindings

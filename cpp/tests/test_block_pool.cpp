@@ -1,0 +1,170 @@
+#include "l2m/block_pool.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+
+namespace {
+
+std::atomic<int> blocks_alive = 0;
+std::atomic<bool> out_of_memory = false;
+
+}  // namespace
+
+// The program's only aligned allocations are blocks.
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  const auto align = static_cast<std::size_t>(alignment);
+  void* const memory = out_of_memory ? nullptr : std::aligned_alloc(align, (size / align + 1) * align);
+  if (memory == nullptr) throw std::bad_alloc();
+  ++blocks_alive;
+  return memory;
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  --blocks_alive;
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t alignment) noexcept {
+  operator delete(memory, alignment);
+}
+
+namespace l2m::test {
+namespace {
+
+void fill(const Block& block, std::size_t size, int value) { std::memset(block.data(), value, size); }
+
+bool is_filled(const Block& block, std::size_t size, int value) {
+  for (std::size_t i = 0; i < size; ++i)
+    if (block.data()[i] != static_cast<std::byte>(value)) return false;
+  return true;
+}
+
+void test_blocks_are_aligned_and_apart() {
+  for (const std::size_t size : {1U, 63U, 64U, 100U, 4097U}) {
+    const auto pool = std::make_shared<BlockPool>(size, 3);
+    std::vector<Block> blocks;
+    for (int i = 0; i < 10; ++i) {
+      blocks.push_back(pool->take());
+      CHECK(reinterpret_cast<std::uintptr_t>(blocks.back().data()) % 64 == 0);
+      fill(blocks.back(), size, i);
+    }
+    for (int i = 0; i < 10; ++i) CHECK(is_filled(blocks[static_cast<std::size_t>(i)], size, i));
+  }
+  CHECK(blocks_alive == 0);
+}
+
+void test_blocks_are_used_again() {
+  const auto pool = std::make_shared<BlockPool>(1000, 2);
+  std::set<const std::byte*> seen;
+  for (int i = 0; i < 100; ++i) {
+    const Block one = pool->take(), other = pool->take();
+    seen.insert(one.data());
+    seen.insert(other.data());
+  }
+  CHECK(seen.size() == 2);
+  CHECK(blocks_alive == 2);
+}
+
+void test_no_more_idle_blocks_are_kept_than_asked_for() {
+  for (const int max_idle : {0, 1, 4}) {
+    const auto pool = std::make_shared<BlockPool>(10, static_cast<std::size_t>(max_idle));
+    {
+      std::vector<Block> blocks;
+      for (int i = 0; i < 6; ++i) blocks.push_back(pool->take());
+      CHECK(blocks_alive == 6);
+    }
+    CHECK(blocks_alive == max_idle);
+  }
+  CHECK(blocks_alive == 0);
+}
+
+void test_blocks_may_outlive_the_maker_of_the_pool() {
+  auto pool = std::make_shared<BlockPool>(100, 2);
+  const std::weak_ptr<BlockPool> watched = pool;
+  Block kept = pool->take();
+  {
+    const Block idle = pool->take();
+  }
+  fill(kept, 100, 7);
+  pool.reset();
+  CHECK(!watched.expired());
+  CHECK(is_filled(kept, 100, 7));
+  kept = Block();
+  CHECK(watched.expired());
+  CHECK(blocks_alive == 0);
+}
+
+void test_blocks_move() {
+  const auto pool = std::make_shared<BlockPool>(100, 0);
+  Block one = pool->take();
+  const std::byte* const data = one.data();
+  Block other(std::move(one));
+  CHECK(other.data() == data && one.data() == nullptr);  // NOLINT: what a move leaves behind is said to be empty
+  Block third;
+  CHECK(third.data() == nullptr);
+  third = std::move(other);
+  CHECK(third.data() == data);
+  CHECK(blocks_alive == 1);
+  Block& same = third;
+  third = std::move(same);
+  CHECK(third.data() == data && blocks_alive == 1);
+  third = pool->take();
+  CHECK(third.data() != nullptr && blocks_alive == 1);
+}
+
+void test_blocks_are_given_back_on_any_thread() {
+  const auto pool = std::make_shared<BlockPool>(64, 4);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&pool, thread] {
+      std::vector<Block> mine;
+      for (int i = 0; i < 500; ++i) {
+        mine.push_back(pool->take());
+        fill(mine.back(), 64, thread);
+        if (mine.size() == 5) {
+          for (const Block& block : mine) CHECK(is_filled(block, 64, thread));
+          std::thread([taken = std::move(mine)] {}).join();
+          mine.clear();
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(blocks_alive <= 4);
+}
+
+void test_lack_of_memory_is_told() {
+  const auto pool = std::make_shared<BlockPool>(64, 4);
+  {
+    const Block idle = pool->take();
+  }
+  out_of_memory = true;
+  const Block again = pool->take();  // needs none
+  CHECK_THROWS(std::bad_alloc, pool->take());
+  out_of_memory = false;
+  const Block fresh = pool->take();
+  CHECK(fresh.data() != nullptr);
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_blocks_are_aligned_and_apart();
+  test_blocks_are_used_again();
+  test_no_more_idle_blocks_are_kept_than_asked_for();
+  test_blocks_may_outlive_the_maker_of_the_pool();
+  test_blocks_move();
+  test_blocks_are_given_back_on_any_thread();
+  test_lack_of_memory_is_told();
+  CHECK(blocks_alive == 0);
+}

@@ -1,0 +1,179 @@
+#include "l2m/class_index.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/philox.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+using Rows = std::optional<std::span<const std::int64_t>>;
+
+/// Some class for each row; low ones are likelier, and some have no row at all.
+std::vector<std::int32_t> some_classes(std::int64_t num_rows, std::uint32_t num_classes) {
+  BoundedIntegers bounded(RandomStream(static_cast<std::uint64_t>(num_rows), Purpose::kBatchOrder, num_classes));
+  std::vector<std::int32_t> classes;
+  for (std::int64_t i = 0; i < num_rows; ++i)
+    classes.push_back(static_cast<std::int32_t>(bounded(1 + bounded(num_classes))));
+  return classes;
+}
+
+ClassRows rows_of(const ClassIndex& index) {
+  ClassRows result(static_cast<std::size_t>(index.num_classes()));
+  index.rows().visit([&](auto ids) {
+    for (std::int64_t k = 0; k < index.num_classes(); ++k)
+      for (std::int64_t i = 0; i < index.size(k); ++i)
+        result[static_cast<std::size_t>(k)].push_back(
+            static_cast<std::int64_t>(ids[static_cast<std::size_t>(index.offset(k) + i)]));
+  });
+  return result;
+}
+
+void check_index(const ClassIndex& index, const ClassRows& expected, bool wide) {
+  CHECK(!index.identity());
+  CHECK(index.wide() == wide && index.rows().wide() == wide);
+  CHECK(index.num_classes() == std::ssize(expected));
+  std::int64_t total = 0;
+  for (std::size_t k = 0; k < expected.size(); ++k) {
+    CHECK(index.offset(static_cast<std::int64_t>(k)) == total);
+    CHECK(index.size(static_cast<std::int64_t>(k)) == std::ssize(expected[k]));
+    total += std::ssize(expected[k]);
+  }
+  CHECK(index.num_rows() == total);
+  CHECK(rows_of(index) == expected);
+}
+
+void test_index_is_that_of_the_reference() {
+  struct Case {
+    std::int64_t num_rows;
+    std::uint32_t num_classes;
+  };
+  // More than 65,536 rows or classes: several parts, and as many rows a part as classes.
+  for (const auto& [num_rows, num_classes] : {Case{1, 1}, {10, 3}, {1000, 1000}, {200'000, 10}, {300'000, 150'000}}) {
+    const auto classes = some_classes(num_rows, num_classes);
+    const ClassRows expected = rows_of_classes(classes, num_classes);
+    std::set<std::uint64_t> fingerprints;
+    for (const int threads : kThreadCounts) {
+      for (const bool wide : {false, true}) {
+        const ClassIndex index(std::span<const std::int32_t>(classes), num_classes, num_rows, std::nullopt, threads,
+                               wide);
+        check_index(index, expected, wide);
+        fingerprints.insert(index.fingerprint(threads));
+      }
+    }
+    CHECK(fingerprints.size() == 1);
+  }
+}
+
+void test_only_the_given_rows_are_taken() {
+  const std::int64_t num_rows = 150'000;
+  const auto classes = some_classes(num_rows, 7);
+  std::vector<std::int64_t> rows;
+  for (std::int64_t row = 0; row < num_rows; ++row)
+    if (row % 7 != 3) rows.push_back(row);
+  reference_fisher_yates(std::span(rows), RandomStream(1, Purpose::kBatchOrder, 0));
+  ClassRows expected(7);
+  for (std::int64_t row = 0; row < num_rows; ++row)
+    if (row % 7 != 3) expected[static_cast<std::size_t>(classes[static_cast<std::size_t>(row)])].push_back(row);
+  for (const int threads : kThreadCounts)
+    check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(rows), threads), expected, false);
+
+  std::ranges::sort(rows);  // without classes
+  for (const int threads : kThreadCounts)
+    check_index(ClassIndex(std::span<const std::int32_t>(), 1, num_rows, Rows(rows), threads), {rows}, false);
+
+  const std::vector<std::int64_t> none;
+  check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(none), 2), ClassRows(7), false);
+}
+
+template <class Class>
+void test_classes_of_type() {
+  const std::vector<Class> classes{2, 0, 2, 5, 0, 2};
+  const ClassRows expected{{1, 4}, {}, {0, 2, 5}, {}, {}, {3}, {}};
+  for (const int threads : kThreadCounts)
+    check_index(ClassIndex(std::span<const Class>(classes), 7, 6, std::nullopt, threads), expected, false);
+}
+
+void test_one_class_of_all_rows_stores_nothing() {
+  const ClassIndex index(1000);
+  CHECK(index.identity() && !index.wide());
+  CHECK(index.num_classes() == 1 && index.num_rows() == 1000);
+  CHECK(index.offset(0) == 0 && index.size(0) == 1000);
+  CHECK(index.rows().visit([](auto ids) { return ids.empty(); }));
+  CHECK(index.fingerprint(0) == index.fingerprint(3));
+}
+
+void test_row_ids_are_wide_where_32_bits_do_not_do() {
+  CHECK(!ClassIndex(std::int64_t{1} << 32).wide());
+  CHECK(ClassIndex((std::int64_t{1} << 32) + 1).wide());
+}
+
+void test_fingerprints_differ() {
+  const std::vector<std::int32_t> classes{0, 1, 1, 0, 2};
+  const std::vector<std::int32_t> others{0, 1, 0, 1, 2};
+  const auto fingerprint = [](const std::vector<std::int32_t>& of, std::int64_t num_classes, Rows rows) {
+    return ClassIndex(std::span<const std::int32_t>(of), num_classes, 5, rows, 0).fingerprint(0);
+  };
+  const std::vector<std::int64_t> all{0, 1, 2, 3, 4}, some{0, 1, 2, 3};
+  CHECK(fingerprint(classes, 3, std::nullopt) == fingerprint(classes, 3, Rows(all)));
+  const std::set<std::uint64_t> different{fingerprint(classes, 3, std::nullopt), fingerprint(others, 3, std::nullopt),
+                                          fingerprint(classes, 4, std::nullopt), fingerprint(classes, 3, Rows(some)),
+                                          fingerprint({}, 1, Rows(all)),         ClassIndex(5).fingerprint(0),
+                                          ClassIndex(6).fingerprint(0)};
+  CHECK(different.size() == 7);
+}
+
+template <class Class>
+void check_refused(const std::vector<Class>& classes, std::int64_t num_classes) {
+  for (const int threads : kThreadCounts)
+    CHECK_THROWS(std::invalid_argument,
+                 ClassIndex(std::span<const Class>(classes), num_classes, std::ssize(classes), std::nullopt, threads));
+}
+
+void test_bad_input_is_refused() {
+  check_refused(std::vector<std::int32_t>{0, 1, 3, 2}, 3);
+  check_refused(std::vector<std::int8_t>{0, -1, 2}, 3);
+  check_refused(std::vector<std::int64_t>{0, std::int64_t{1} << 40}, 3);
+  check_refused(std::vector<std::uint32_t>{0, 0xFFFFFFFFU}, 3);
+  std::vector<std::int64_t> late(200'000, 1);
+  late.back() = -1;
+  check_refused(late, 2);
+
+  const std::vector<std::int32_t> classes{0, 1, 0, 1};
+  const auto index_of = [&](const std::vector<std::int64_t>& rows) {
+    return ClassIndex(std::span<const std::int32_t>(classes), 2, 4, Rows(rows), 2);
+  };
+  CHECK(index_of({3, 0}).num_rows() == 2);
+  CHECK_THROWS(std::invalid_argument, index_of({1, 2, 1}));
+  CHECK_THROWS(std::out_of_range, index_of({1, 4}));
+  CHECK_THROWS(std::out_of_range, index_of({-1}));
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_index_is_that_of_the_reference();
+  test_only_the_given_rows_are_taken();
+  test_classes_of_type<std::int8_t>();
+  test_classes_of_type<std::int16_t>();
+  test_classes_of_type<std::int32_t>();
+  test_classes_of_type<std::int64_t>();
+  test_classes_of_type<std::uint8_t>();
+  test_classes_of_type<std::uint16_t>();
+  test_classes_of_type<std::uint32_t>();
+  test_one_class_of_all_rows_stores_nothing();
+  test_row_ids_are_wide_where_32_bits_do_not_do();
+  test_fingerprints_differ();
+  test_bad_input_is_refused();
+}

@@ -1,0 +1,82 @@
+#include "l2m/gather.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/philox.hpp"
+
+namespace l2m::test {
+namespace {
+
+using Bytes = std::unique_ptr<std::byte[]>;
+
+/// Memory of exactly `size` bytes, so that a sanitizer sees a step beyond either end.
+Bytes random_bytes(std::size_t size) {
+  Bytes bytes(new std::byte[size]);
+  const RandomStream random(size, Purpose::kBatchOrder, 0);
+  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(random.word(i / 8) >> (8 * (i % 8)));
+  return bytes;
+}
+
+std::vector<std::int64_t> random_rows(std::size_t count, std::uint32_t num_rows) {
+  std::vector<std::int64_t> rows;
+  BoundedIntegers bounded(RandomStream(count, Purpose::kBatchOrder, num_rows));
+  for (std::size_t i = 0; i < count; ++i) rows.push_back(bounded(num_rows));
+  return rows;
+}
+
+/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes.
+void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first, std::int64_t size,
+                  std::uint32_t num_rows) {
+  const Bytes data = random_bytes(static_cast<std::size_t>(size));
+  const Field field{data.get() + first, stride, row_size};
+  for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
+    const auto rows = random_rows(count, num_rows);
+    const Bytes out = random_bytes(count * static_cast<std::size_t>(row_size));
+    gather(field, rows, out.get());
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::int64_t j = 0; j < row_size; ++j)
+        CHECK(out[i * static_cast<std::size_t>(row_size) + static_cast<std::size_t>(j)] ==
+              data[static_cast<std::size_t>(first + rows[i] * stride + j)]);
+    }
+  }
+}
+
+void test_rows_of_all_sizes_and_strides() {
+  std::vector<std::int64_t> sizes{255, 256, 257, 511, 512, 513, 576, 577, 784, 3072, 5001};
+  for (std::int64_t size = 1; size <= 130; ++size) sizes.push_back(size);
+  constexpr std::int64_t kRows = 23;
+  for (const std::int64_t size : sizes) {
+    for (const std::int64_t gap : {0, 1, 3, 64}) {
+      const std::int64_t stride = size + gap;
+      const std::int64_t bytes = (kRows - 1) * stride + size;
+      check_gather(size, stride, 0, bytes, kRows);
+      check_gather(size, -stride, bytes - size, bytes, kRows);
+    }
+    check_gather(size, 0, 0, size, kRows);                 // every row is the same
+    check_gather(size, 1, 0, size + kRows - 1, kRows);     // rows overlap
+    check_gather(size, size, 5, 5 + kRows * size, kRows);  // not aligned
+  }
+}
+
+void test_the_same_row_again() {
+  const std::int64_t values[] = {10, 20, 30};
+  const std::vector<std::int64_t> rows{2, 2, 0, 2};
+  std::vector<std::int64_t> out(4);
+  gather({reinterpret_cast<const std::byte*>(values), 8, 8}, rows, reinterpret_cast<std::byte*>(out.data()));
+  CHECK((out == std::vector<std::int64_t>{30, 30, 10, 30}));
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  l2m::test::test_rows_of_all_sizes_and_strides();
+  l2m::test::test_the_same_row_again();
+}

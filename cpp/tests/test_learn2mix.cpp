@@ -1,0 +1,150 @@
+#include "l2m/learn2mix.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/philox.hpp"
+#include "l2m/sum.hpp"
+
+namespace l2m::test {
+namespace {
+
+using Values = std::vector<double>;
+using Sizes = std::vector<std::int64_t>;
+
+bool nearly_equal(const Values& a, const Values& b) {
+  for (std::size_t k = 0; k < a.size(); ++k)
+    if (!(std::abs(a[k] - b[k]) <= 1e-15)) return false;
+  return a.size() == b.size();
+}
+
+Values random_values(std::size_t size, std::uint64_t number) {
+  const RandomStream random(number, Purpose::kBatchOrder, size);
+  Values values;
+  for (std::size_t k = 0; k < size; ++k) values.push_back(random.uniform(k));
+  return values;
+}
+
+/// Values divided by their sum, both in long double.
+Values shares_of(const Values& values) {
+  long double sum = 0;
+  for (const double value : values) sum += value;
+  Values shares;
+  for (const double value : values) shares.push_back(static_cast<double>(value / sum));
+  return shares;
+}
+
+void test_known_step() {
+  Values p{0.5, 0.3, 0.2};
+  learn2mix(p, Values{1.0, 1.0, 2.0}, Sizes{5, 3, 2}, 0.1, 0.0);
+  CHECK(nearly_equal(p, {0.475, 0.295, 0.23}));
+  learn2mix(p, Values{0.0, 0.0, 9.0}, Sizes{5, 3, 2}, 1.0, 0.0);
+  CHECK(nearly_equal(p, {0.0, 0.0, 1.0}));
+  p = {0.5, 0.3, 0.2};
+  learn2mix(p, Values{1.0, 1.0, 2.0}, Sizes{5, 3, 2}, 0.1, 0.1);  // 0.1 + (1 - 3 * 0.1) * p
+  CHECK(nearly_equal(p, {0.4325, 0.3065, 0.261}));
+}
+
+void test_steps_are_those_of_the_formula() {
+  for (const std::size_t num_classes : {1U, 2U, 10U, 1000U}) {
+    for (std::uint64_t number = 0; number < 20; ++number) {
+      Sizes sizes(num_classes, 3);
+      Values losses = random_values(num_classes, 2 * number);
+      Values p = random_values(num_classes, 2 * number + 1);
+      for (std::size_t k = 1; k < num_classes; k += 3) p[k] = losses[k] = static_cast<double>(sizes[k] = 0);
+      p = shares_of(p);
+      const Values shares = shares_of(losses);
+      const double rate = number % 2 == 0 ? 0.05 : 1.0;
+      auto nonempty = static_cast<double>(num_classes);
+      for (const std::int64_t size : sizes) nonempty -= size == 0 ? 1 : 0;
+      const double min_share = number % 3 == 0 ? 0.0 : 0.5 / nonempty;
+      Values expected;
+      for (std::size_t k = 0; k < num_classes; ++k) {
+        const double moved = (1 - rate) * p[k] + rate * shares[k];
+        expected.push_back(sizes[k] == 0 ? 0.0 : min_share + (1 - nonempty * min_share) * moved);
+      }
+      learn2mix(p, losses, sizes, rate, min_share);
+      CHECK(nearly_equal(p, expected));
+      for (std::size_t k = 0; k < num_classes; ++k) CHECK(sizes[k] == 0 ? p[k] == 0 : p[k] >= min_share * (1 - 1e-12));
+      CHECK(std::abs(std::accumulate(p.begin(), p.end(), 0.0) - 1) < 1e-12);
+    }
+  }
+}
+
+void test_without_losses_proportions_stay() {
+  Values p{0.7, 0.2, 0.1};
+  learn2mix(p, Values{0, 0, 0}, Sizes{1, 1, 1}, 0.5, 0.2);
+  CHECK((p == Values{0.7, 0.2, 0.1}));
+}
+
+void test_raising_to_the_least_share() {
+  Values p{1.0, 0.0, 0.0, 0.0};
+  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 0.0);
+  CHECK((p == Values{1.0, 0.0, 0.0, 0.0}));
+  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 0.1);
+  CHECK(nearly_equal(p, {0.8, 0.1, 0.1, 0.0}));
+  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 1.0 / 3);
+  CHECK(nearly_equal(p, {1.0 / 3, 1.0 / 3, 1.0 / 3, 0.0}));
+}
+
+void test_normalising() {
+  for (const std::size_t num_classes : {1U, 3U, 1000U, 1'000'000U}) {
+    Values p = random_values(num_classes, 7);
+    const double sum = compensated_sum(p);
+    for (double& value : p) value /= sum * (1 + 5e-7);
+    const Values before = p;
+    normalise(p, Sizes(num_classes, 1));
+    CHECK(nearly_equal(p, shares_of(before)));
+    CHECK(std::abs(compensated_sum(p) - 1) < 1e-12);
+  }
+  Values exact{0.25, 0.0, 0.75};
+  normalise(exact, Sizes{1, 0, 1});
+  CHECK((exact == Values{0.25, 0.0, 0.75}));
+}
+
+void test_bad_proportions_are_refused() {
+  const auto refused = [](const Values& proportions, const Sizes& sizes) {
+    Values p = proportions;
+    CHECK_THROWS(std::invalid_argument, normalise(p, sizes));
+  };
+  refused({0.5, 0.5}, {1, 1, 1});
+  refused({0.5, 0.6, -0.1}, {1, 1, 1});
+  refused({0.5, 0.5, std::numeric_limits<double>::quiet_NaN()}, {1, 1, 1});
+  refused({0.5, 0.5, std::numeric_limits<double>::infinity()}, {1, 1, 1});
+  refused({0.5, 0.25, 0.25}, {1, 0, 1});
+  refused({0.5, 0.25, 0.25 - 2e-6}, {1, 1, 1});
+  refused({0.5, 0.25, 0.25 + 2e-6}, {1, 1, 1});
+  refused({0.0, 0.0, 0.0}, {1, 1, 1});
+  refused({}, {});
+  Values p{0.5, 0.5};
+  CHECK_THROWS(std::invalid_argument, learn2mix(p, Values{1.0}, Sizes{1, 1}, 0.1, 0.0));
+  CHECK_THROWS(std::invalid_argument, learn2mix(p, Values{1.0, 1.0}, Sizes{1}, 0.1, 0.0));
+  CHECK_THROWS(std::invalid_argument, raise_to_min_share(p, Sizes{1}, 0.1));
+}
+
+void test_compensated_sum_does_not_lose_the_small() {
+  CHECK(compensated_sum(Values{}) == 0);
+  CHECK(compensated_sum(Values{1.0, 1e100, 1.0, -1e100}) == 2.0);
+  Values many(1'000'000, 1e-16);
+  many.front() = 1.0;
+  CHECK(std::abs(compensated_sum(many) - (1.0 + 999'999e-16)) < 1e-15);
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_known_step();
+  test_steps_are_those_of_the_formula();
+  test_without_losses_proportions_stay();
+  test_raising_to_the_least_share();
+  test_normalising();
+  test_bad_proportions_are_refused();
+  test_compensated_sum_does_not_lose_the_small();
+}

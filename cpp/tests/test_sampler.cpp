@@ -1,0 +1,412 @@
+#include "l2m/sampler.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/learn2mix.hpp"
+#include "l2m/philox.hpp"
+#include "l2m/thread_pool.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+using Proportions = std::vector<double>;
+
+/// A run of some epochs.
+struct Run {
+  std::vector<std::int64_t> sizes;  // rows of each class
+  Proportions proportions;
+  SamplerOptions options;
+  std::uint64_t epochs = 1;
+  std::uint64_t steps = 1;  // of an epoch
+  std::int64_t last_batch_rows = options.global_batch;
+  std::map<std::uint64_t, Proportions> changes{};  // by total_step
+
+  [[nodiscard]] std::vector<std::int32_t> classes() const {
+    std::vector<std::int32_t> classes;
+    for (std::size_t k = 0; k < sizes.size(); ++k)
+      classes.insert(classes.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
+    reference_fisher_yates(std::span(classes), RandomStream(1, Purpose::kBatchOrder, 0));
+    return classes;
+  }
+
+  [[nodiscard]] ClassRows rows() const { return rows_of_classes(classes(), std::ssize(sizes)); }
+
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
+    if (sizes.size() == 1 && !wide) return std::make_shared<const ClassIndex>(sizes[0]);
+    const auto labels = classes();
+    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(labels), std::ssize(sizes),
+                                              std::ssize(labels), std::nullopt, 2, wide);
+  }
+
+  [[nodiscard]] std::int64_t rows_of_batch(std::uint64_t step) const {
+    return step + 1 == steps ? last_batch_rows : options.global_batch;
+  }
+};
+
+/// A sampler and the queue it works with.
+struct Planner {
+  Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int threads)
+      : queue(threads), sampler(std::move(index), run.options, queue) {
+    sampler.restore(sampler.initial_state(run.proportions));
+  }
+  ~Planner() { queue.cancel(); }
+  Planner(const Planner&) = delete;
+  Planner& operator=(const Planner&) = delete;
+
+  TaskQueue queue;
+  Sampler sampler;
+};
+
+struct Batch {
+  BatchPlan plan;
+  SamplerState after;
+};
+
+/// All batches of a run from total_step `first` on, with the states after them.
+std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0) {
+  std::vector<Batch> batches;
+  BatchPlan plan;
+  StateChange change;
+  for (std::uint64_t total = first; total < run.epochs * run.steps; ++total) {
+    const std::uint64_t epoch = total / run.steps, step = total % run.steps;
+    if (total == first || step == 0) planner.sampler.prepare(epoch);
+    const auto changed = run.changes.find(total);
+    if (changed != run.changes.end()) planner.sampler.change_proportions(changed->second);
+    SamplerState consumed = planner.sampler.state();
+    planner.sampler.plan(epoch, step, run.rows_of_batch(step), plan, change);
+    change.apply_to(consumed);
+    CHECK(consumed == planner.sampler.state());
+    planner.sampler.check(consumed);
+    batches.push_back({plan, consumed});
+  }
+  return batches;
+}
+
+std::vector<Batch> reference_batches_of(const Run& run) {
+  ReferenceSampler reference(run.rows(), run.options, run.proportions);
+  std::vector<Batch> batches;
+  for (std::uint64_t total = 0; total < run.epochs * run.steps; ++total) {
+    const auto changed = run.changes.find(total);
+    if (changed != run.changes.end()) reference.change_proportions(changed->second);
+    const std::uint64_t step = total % run.steps;
+    auto plan = reference.plan(total / run.steps, step, run.rows_of_batch(step));
+    batches.push_back({std::move(plan), reference.state()});
+  }
+  return batches;
+}
+
+void check_equal(const Batch& batch, const Batch& expected) {
+  CHECK(batch.plan.rows == expected.plan.rows);
+  CHECK(batch.plan.classes == expected.plan.classes);
+  CHECK(batch.after == expected.after);
+}
+
+Proportions random_proportions(const std::vector<std::int64_t>& sizes, std::uint64_t number) {
+  const RandomStream random(number, Purpose::kBatchOrder, sizes.size());
+  Proportions proportions;
+  for (std::size_t k = 0; k < sizes.size(); ++k) proportions.push_back(sizes[k] > 0 ? random.uniform(k) + 1e-3 : 0.0);
+  const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
+  for (double& p : proportions) p /= sum;
+  normalise(proportions, sizes);
+  return proportions;
+}
+
+std::vector<Run> small_runs() {
+  std::vector<Run> runs;
+  const std::vector<std::int64_t> mixed{7, 0, 3, 40, 1, 100, 0};
+  for (const bool shuffle : {true, false}) {
+    for (const bool grouped : {false, true}) {
+      Run run{.sizes = mixed,
+              .proportions = random_proportions(mixed, 1),
+              .options = {.seed = 3, .global_batch = 24, .shuffle = shuffle, .grouped = grouped},
+              .epochs = 3,
+              .steps = 15};
+      for (std::uint64_t step = 0; step < 45; step += 4) run.changes[step] = random_proportions(mixed, step);
+      runs.push_back(run);
+      run.options.world_size = 3;
+      run.options.rank = 2;
+      runs.push_back(run);
+    }
+  }
+  const std::vector<std::int64_t> ones(300, 1);
+  runs.push_back({.sizes = ones,
+                  .proportions = Proportions(300, 1.0 / 300),
+                  .options = {.seed = 4, .global_batch = 64},
+                  .epochs = 2,
+                  .steps = 12});
+  runs.push_back({.sizes = {1, 1, 1},  // every class is smaller than its quota
+                  .proportions = {0.5, 0.25, 0.25},
+                  .options = {.seed = 4, .global_batch = 10},
+                  .epochs = 2,
+                  .steps = 12});
+  runs.push_back({.sizes = {10, 1000},  // a pass of the small class ends in nearly every batch
+                  .proportions = {0.4, 0.6},
+                  .options = {.seed = std::numeric_limits<std::uint64_t>::max(), .global_batch = 17},
+                  .epochs = 2,
+                  .steps = 40});
+  const std::vector<std::int64_t> fives(2000, 5);
+  runs.push_back({.sizes = fives,
+                  .proportions = random_proportions(fives, 5),
+                  .options = {.seed = 5, .global_batch = 64},
+                  .epochs = 1,
+                  .steps = 30});
+  for (const bool shuffle : {true, false}) {
+    for (const bool epoch_is_pass : {true, false}) {
+      runs.push_back({.sizes = {103},
+                      .proportions = {1.0},
+                      .options = {.seed = 6, .global_batch = 10, .shuffle = shuffle, .epoch_is_pass = epoch_is_pass},
+                      .epochs = 3,
+                      .steps = 11,
+                      .last_batch_rows = 3});
+      runs.push_back({.sizes = {5},  // smaller than the batch
+                      .proportions = {1.0},
+                      .options = {.seed = 6, .global_batch = 12, .shuffle = shuffle},
+                      .epochs = 2,
+                      .steps = 5});
+    }
+  }
+  return runs;
+}
+
+std::vector<Run> large_runs() {
+  constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 5;
+  return {{.sizes = {kSplit, 6000, 20},
+           .proportions = {0.9, 0.0999, 0.0001},
+           .options = {.seed = 7, .global_batch = kSplit / 4},
+           .epochs = 1,
+           .steps = 6},
+          {.sizes = {kSplit},
+           .proportions = {1.0},
+           .options = {.seed = 8, .global_batch = kSplit / 2, .epoch_is_pass = true},
+           .epochs = 2,
+           .steps = 2}};
+}
+
+void test_batches_are_those_of_the_reference() {
+  auto runs = small_runs();
+  std::ranges::copy(large_runs(), std::back_inserter(runs));
+  for (const Run& run : runs) {
+    const auto expected = reference_batches_of(run);
+    for (const bool wide : {false, true}) {
+      const auto index = run.index(wide);
+      for (const int threads : kThreadCounts) {
+        Planner planner(run, index, threads);
+        const auto batches = batches_of(run, planner);
+        CHECK(batches.size() == expected.size());
+        for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
+      }
+    }
+  }
+}
+
+void test_restored_at_any_step_the_rest_is_repeated() {
+  for (const Run& run : small_runs()) {
+    Planner planner(run, run.index(false), 2);
+    const auto initial = planner.sampler.state();
+    const auto expected = batches_of(run, planner);
+    // Backwards, so that the planner's buffers hold later passes than it goes on with.
+    for (std::size_t first = expected.size(); first-- > 0;) {
+      const auto& before = first == 0 ? initial : expected[first - 1].after;
+      planner.sampler.check(before);
+      planner.sampler.restore(before);
+      CHECK(planner.sampler.state() == before);
+      const auto rest = batches_of(run, planner, first);
+      CHECK(rest.size() == expected.size() - first);
+      for (std::size_t i = 0; i < rest.size(); ++i) check_equal(rest[i], expected[first + i]);
+    }
+  }
+}
+
+void test_ranks_partition_the_global_plan() {
+  const std::vector<std::int64_t> sizes{7, 0, 3, 40, 1, 100};
+  Run run{.sizes = sizes,
+          .proportions = random_proportions(sizes, 2),
+          .options = {.seed = 9, .global_batch = 24},
+          .epochs = 2,
+          .steps = 20};
+  Planner whole(run, run.index(false), 0);
+  const auto expected = batches_of(run, whole);
+  for (const std::int64_t world_size : {1, 2, 3, 8, 24}) {
+    run.options.world_size = world_size;
+    std::vector<std::vector<Batch>> of_ranks;
+    for (std::int64_t rank = 0; rank < world_size; ++rank) {
+      run.options.rank = rank;
+      Planner planner(run, run.index(false), 0);
+      of_ranks.push_back(batches_of(run, planner));
+    }
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      using Rows = std::vector<std::pair<std::int32_t, std::int64_t>>;
+      const auto sorted_rows = [](const BatchPlan& plan, Rows rows) {
+        for (std::size_t j = 0; j < plan.rows.size(); ++j) rows.emplace_back(plan.classes[j], plan.rows[j]);
+        std::ranges::sort(rows);
+        return rows;
+      };
+      Rows together;
+      for (const auto& batches : of_ranks) {
+        CHECK(batches[i].after == expected[i].after);
+        CHECK(std::ssize(batches[i].plan.rows) == 24 / world_size);
+        together = sorted_rows(batches[i].plan, std::move(together));
+        for (std::int32_t k = 0; k < std::ssize(sizes); ++k) {  // every class is spread evenly
+          const auto here = std::ranges::count(batches[i].plan.classes, k);
+          const auto all = std::ranges::count(expected[i].plan.classes, k);
+          CHECK(here == all / world_size || here == all / world_size + 1);
+        }
+      }
+      CHECK(together == sorted_rows(expected[i].plan, {}));
+    }
+  }
+}
+
+void test_a_short_last_batch_is_shared_by_the_ranks() {
+  Run run{.sizes = {50},
+          .proportions = {1.0},
+          .options = {.seed = 1, .global_batch = 12, .world_size = 3, .epoch_is_pass = true},
+          .epochs = 3,
+          .steps = 5,
+          .last_batch_rows = 2};
+  std::vector<std::multiset<std::int64_t>> rows_of_epoch(3);
+  for (std::int64_t rank = 0; rank < 3; ++rank) {
+    run.options.rank = rank;
+    Planner planner(run, run.index(false), 1);
+    const auto batches = batches_of(run, planner);
+    for (std::size_t i = 0; i < batches.size(); ++i)
+      rows_of_epoch[i / 5].insert(batches[i].plan.rows.begin(), batches[i].plan.rows.end());
+  }
+  for (const auto& rows : rows_of_epoch) {
+    CHECK(rows.size() == 50);
+    CHECK(std::set(rows.begin(), rows.end()).size() == 50);
+  }
+}
+
+/// No row twice in a batch unless the class is smaller than its quota, and no row of a class k + 2 times before all
+/// others were there k + 1 times.
+void test_rows_are_drawn_without_replacement() {
+  for (const Run& run : small_runs()) {
+    if (run.options.world_size > 1 || (run.options.epoch_is_pass && run.last_batch_rows == run.options.global_batch))
+      continue;
+    Planner planner(run, run.index(false), 0);
+    const auto classes = run.classes();
+    std::map<std::int64_t, std::int64_t> drawn;
+    for (const Batch& batch : batches_of(run, planner)) {
+      std::map<std::int64_t, std::int64_t> in_batch;
+      for (std::size_t i = 0; i < batch.plan.rows.size(); ++i) {
+        const std::int64_t row = batch.plan.rows[i];
+        const std::int32_t k = batch.plan.classes[i];
+        CHECK(run.sizes.size() == 1 ? k == 0 : k == classes[static_cast<std::size_t>(row)]);
+        ++in_batch[row];
+        ++drawn[row];
+        const auto quota = std::ranges::count(batch.plan.classes, k);
+        const std::int64_t size = run.sizes[static_cast<std::size_t>(k)];
+        CHECK(in_batch[row] <= (quota + size - 1) / size);
+      }
+      std::map<std::int32_t, std::pair<std::int64_t, std::int64_t>> range;  // fewest and most draws of a row by class
+      for (std::size_t row = 0; row < classes.size(); ++row) {
+        const std::int64_t times = drawn[static_cast<std::int64_t>(row)];
+        auto& [fewest, most] = range.try_emplace(classes[row], times, times).first->second;
+        fewest = std::min(fewest, times);
+        most = std::max(most, times);
+      }
+      for (const auto& [k, times] : range) CHECK(times.second - times.first <= 1);
+    }
+  }
+}
+
+void test_held_rows_come_first_in_the_next_batch() {
+  const Run run{.sizes = {5, 5},
+                .proportions = {0.5, 0.5},
+                .options = {.seed = 12, .global_batch = 8, .grouped = true},
+                .epochs = 1,
+                .steps = 400};
+  Planner planner(run, run.index(false), 0);
+  int seen = 0;
+  HeldRows held;
+  for (const Batch& batch : batches_of(run, planner)) {
+    for (const auto& [class_id, rows] : held) {
+      CHECK(!rows.empty());
+      const auto first = std::ranges::find(batch.plan.classes, class_id) - batch.plan.classes.begin();
+      CHECK(std::equal(rows.begin(), rows.end(), batch.plan.rows.begin() + first));
+      ++seen;
+    }
+    held = batch.after.held;
+  }
+  CHECK(seen > 100);
+}
+
+void test_changing_to_the_same_proportions_changes_nothing() {
+  const std::vector<std::int64_t> sizes{20, 30, 40};
+  Run run{.sizes = sizes,
+          .proportions = random_proportions(sizes, 3),
+          .options = {.seed = 13, .global_batch = 10},
+          .epochs = 1,
+          .steps = 30};
+  const auto expected = reference_batches_of(run);
+  for (std::uint64_t step = 0; step < 30; ++step) run.changes[step] = run.proportions;
+  Planner planner(run, run.index(false), 0);
+  const auto batches = batches_of(run, planner);
+  for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
+}
+
+void test_states_that_cannot_be_are_refused() {
+  const Run run{.sizes = {5, 0, 3}, .proportions = {0.5, 0.0, 0.5}, .options = {.seed = 1, .global_batch = 4}};
+  Planner planner(run, run.index(false), 0);
+  const ClassRows rows = run.rows();
+  const auto check = [&](const std::function<void(SamplerState&)>& breakage) {
+    SamplerState state = planner.sampler.state();
+    breakage(state);
+    planner.sampler.check(state);
+  };
+  const auto refused = [&](const std::function<void(SamplerState&)>& breakage) {
+    CHECK_THROWS(std::invalid_argument, check(breakage));
+  };
+  check([](SamplerState&) {});
+  check([](SamplerState& state) { state.cursors[0] = {.pass = 1'000'000'000'000, .position = 5}; });
+  check([&](SamplerState& state) { state.held[2] = rows[2]; });
+  refused([](SamplerState& state) { state.proportions.push_back(0.0); });
+  refused([](SamplerState& state) { state.due.pop_back(); });
+  refused([](SamplerState& state) { state.cursors.clear(); });
+  refused([](SamplerState& state) { state.cursors[0].position = -1; });
+  refused([](SamplerState& state) { state.cursors[0].position = 6; });
+  refused([](SamplerState& state) { state.cursors[1].position = 1; });
+  refused([](SamplerState& state) { state.cursors[0].pass = std::numeric_limits<std::uint64_t>::max(); });
+  refused([](SamplerState& state) { state.due[0].due = std::numeric_limits<double>::quiet_NaN(); });
+  refused([](SamplerState& state) { state.due[2].due = std::numeric_limits<double>::infinity(); });
+  refused([](SamplerState& state) { state.proportions = {-0.5, 0.0, 1.5}; });
+  refused([](SamplerState& state) { state.proportions = {0.5, 0.25, 0.25}; });  // of an empty class
+  refused([](SamplerState& state) { state.proportions = {0.5, 0.0, 0.4}; });
+  refused([](SamplerState& state) { state.proportions[0] = std::numeric_limits<double>::quiet_NaN(); });
+  refused([](SamplerState& state) { state.held[3] = {0}; });
+  refused([](SamplerState& state) { state.held[-1] = {0}; });
+  refused([](SamplerState& state) { state.held[0] = {8}; });
+  refused([](SamplerState& state) { state.held[0] = {-1}; });
+  refused([&](SamplerState& state) { state.held[0] = rows[2]; });  // of another class
+  refused([&](SamplerState& state) { state.held[0] = {rows[0][0], rows[0][0]}; });
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_batches_are_those_of_the_reference();
+  test_restored_at_any_step_the_rest_is_repeated();
+  test_ranks_partition_the_global_plan();
+  test_a_short_last_batch_is_shared_by_the_ranks();
+  test_rows_are_drawn_without_replacement();
+  test_held_rows_come_first_in_the_next_batch();
+  test_changing_to_the_same_proportions_changes_nothing();
+  test_states_that_cannot_be_are_refused();
+}

@@ -1,0 +1,254 @@
+#include "l2m/shuffle.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/philox.hpp"
+#include "l2m/thread_pool.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 9;  // rows of a class that is split
+
+/// An index of classes of the given sizes, their rows interleaved at random.
+struct Classes {
+  explicit Classes(const std::vector<std::int64_t>& sizes) {
+    for (std::size_t k = 0; k < sizes.size(); ++k)
+      class_of_row.insert(class_of_row.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
+    reference_fisher_yates(std::span(class_of_row), RandomStream(99, Purpose::kBatchOrder, 0));
+    rows = rows_of_classes(class_of_row, std::ssize(sizes));
+  }
+
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
+    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(class_of_row), std::ssize(rows),
+                                              std::ssize(class_of_row), std::nullopt, 2, wide);
+  }
+
+  std::vector<std::int32_t> class_of_row;
+  ClassRows rows;
+};
+
+std::vector<std::int64_t> iota(std::int64_t size) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(size));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+std::vector<std::int64_t> ids_of(const RowIds& rows) {
+  return rows.visit([](auto ids) { return std::vector<std::int64_t>(ids.begin(), ids.end()); });
+}
+
+void test_permutation_is_that_of_the_reference() {
+  constexpr std::int64_t kUnsplit = Permutation::kUnsplitRows;
+  for (const std::int64_t size :
+       std::initializer_list<std::int64_t>{0, 1, 2, 1000, kUnsplit, kUnsplit + 1, 2 * kUnsplit + 77}) {
+    const std::uint64_t seed = 5, pass = 3;
+    const auto expected = reference_permutation(iota(size), seed, 0, pass);
+    for (const bool wide : {false, true}) {
+      const RowIds none, target(size, wide);
+      Permutation permutation(none, target, 0, size, seed, 0, pass);
+      for (; !permutation.done(); permutation.next_stage())
+        for (std::int64_t task = permutation.tasks(); task-- > 0;) permutation.run(task);  // any order will do
+      CHECK(permutation.tasks() == 0);
+      CHECK(ids_of(target) == expected);
+    }
+  }
+}
+
+void test_permutations_are_uniform() {
+  std::array<int, 24> count{};
+  const RowIds none, target(4, false);
+  constexpr int kPasses = 24'000;
+  for (std::uint64_t pass = 0; pass < kPasses; ++pass) {
+    Permutation(none, target, 0, 4, 11, 0, pass).run(0);
+    const auto order = ids_of(target);
+    std::size_t number = 0;
+    for (std::size_t i = 0; i < 4; ++i)
+      number = number * (4 - i) +
+               static_cast<std::size_t>(std::count_if(order.begin() + static_cast<std::ptrdiff_t>(i), order.end(),
+                                                      [&](std::int64_t row) { return row < order[i]; }));
+    ++count[number];
+  }
+  double chi2 = 0;
+  for (const int c : count) chi2 += (c - 1000.0) * (c - 1000.0) / 1000.0;
+  CHECK(chi2 < 49.7);  // p = 0.001 with 23 degrees of freedom
+}
+
+void test_large_permutations_are_uniform() {
+  // Of a split class: where a row is says nothing about which it is, nor about its neighbour.
+  const std::int64_t size = kSplit;
+  const RowIds none, target(size, false);
+  shuffle_all(ClassIndex(size), 17, 0, 2, target);
+  const auto order = ids_of(target);
+  const double mean = static_cast<double>(size - 1) / 2;
+  const double variance = (static_cast<double>(size) * static_cast<double>(size) - 1) / 12;
+  double with_position = 0, with_neighbour = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const double centred = static_cast<double>(order[i]) - mean;
+    with_position += centred * (static_cast<double>(i) - mean);
+    with_neighbour += centred * (static_cast<double>(order[(i + 1) % order.size()]) - mean);
+  }
+  const double deviation = std::sqrt(static_cast<double>(size));
+  CHECK(std::abs(with_position / variance / deviation) < 4);
+  CHECK(std::abs(with_neighbour / variance / deviation) < 4);
+  CHECK(order != iota(size));
+}
+
+void test_all_classes_are_shuffled_as_by_the_reference() {
+  const std::vector<std::vector<std::int64_t>> cases = {
+      {0, 1, 5, 0, 300, kSplit, 2, 5000, 0},
+      std::vector<std::int64_t>(3000, 1),
+      {0, 0, 7},
+      std::vector<std::int64_t>(12, Permutation::kUnsplitRows / 8),  // several tasks of several classes
+  };
+  for (const auto& sizes : cases) {
+    const Classes classes(sizes);
+    std::vector<std::int64_t> expected;
+    for (std::size_t k = 0; k < sizes.size(); ++k) {
+      const auto order = reference_permutation(classes.rows[k], 8, k, 2);
+      expected.insert(expected.end(), order.begin(), order.end());
+    }
+    for (const bool wide : {false, true}) {
+      const auto index = classes.index(wide);
+      for (const int threads : kThreadCounts) {
+        const RowIds target(index->num_rows(), wide);
+        shuffle_all(*index, 8, 2, threads, target);
+        CHECK(ids_of(target) == expected);
+      }
+    }
+  }
+}
+
+/// A queue with the passes that it makes, in the order in which they must die.
+struct Maker {
+  Maker(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, int threads)
+      : queue(threads), passes(std::make_unique<Passes>(std::move(index), seed, shuffle, queue)) {}
+  ~Maker() { queue.cancel(); }
+  Maker(const Maker&) = delete;
+  Maker& operator=(const Maker&) = delete;
+
+  std::vector<std::int64_t> copy(std::size_t k, std::uint64_t pass, std::int64_t begin, std::int64_t count) {
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(count), -1);
+    passes->copy(static_cast<std::int64_t>(k), pass, begin, count, rows.data());
+    return rows;
+  }
+
+  TaskQueue queue;
+  std::unique_ptr<Passes> passes;
+};
+
+bool is_part(const std::vector<std::int64_t>& part, const std::vector<std::int64_t>& of, std::int64_t begin) {
+  return std::equal(part.begin(), part.end(), of.begin() + begin);
+}
+
+/// The first passes of each class: [class][pass].
+std::vector<ClassRows> orders_of(const Classes& classes, std::uint64_t seed, std::uint64_t passes) {
+  std::vector<ClassRows> orders;
+  for (std::size_t k = 0; k < classes.rows.size(); ++k) {
+    orders.emplace_back();
+    for (std::uint64_t pass = 0; pass < passes; ++pass)
+      orders[k].push_back(reference_permutation(classes.rows[k], seed, k, pass));
+  }
+  return orders;
+}
+
+void test_passes_follow_each_other() {
+  const Classes classes({3, 0, 6000, kSplit, 1});
+  const auto orders = orders_of(classes, 21, 3);
+  for (const bool wide : {false, true}) {
+    const auto index = classes.index(wide);
+    for (const int threads : kThreadCounts) {
+      Maker maker(index, 21, true, threads);
+      for (std::uint64_t pass = 0; pass < 3; ++pass) {
+        for (std::size_t k = 0; k < orders.size(); ++k) {
+          const auto size = std::ssize(orders[k][pass]);
+          for (std::int64_t begin = 0, count = 0; begin < size; begin += count) {
+            count = std::min(size - begin, size / 3 + 1);
+            CHECK(is_part(maker.copy(k, pass, begin, count), orders[k][pass], begin));
+          }
+        }
+      }
+    }
+  }
+}
+
+void test_any_pass_can_be_had_at_any_time() {
+  const Classes classes({5000, kSplit, 10});
+  const auto orders = orders_of(classes, 4, 8);
+  const auto index = classes.index(false);
+  for (const int threads : kThreadCounts) {
+    Maker maker(index, 4, true, threads);
+    maker.passes->prepare(1, 5);
+    maker.passes->prepare(1, 7);  // takes the buffer of pass 5, which may be under way
+    maker.passes->prepare(0, 0);
+    for (const std::uint64_t pass : {5U, 6U, 5U, 2U, 7U, 0U}) {
+      for (std::size_t k = 0; k < orders.size(); ++k)
+        CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
+      maker.passes->prepare(1, pass + 10);  // given up again at once
+    }
+  }
+}
+
+void test_passes_may_be_given_up_under_way() {
+  const Classes classes({kSplit, 20'000, kSplit});
+  const auto index = classes.index(false);
+  const auto expected = reference_permutation(classes.rows[1], 6, 1, 0);
+  for (const int threads : kThreadCounts) {
+    for (int round = 0; round < 6; ++round) {
+      Maker maker(index, 6, true, threads);
+      for (std::int64_t k = 0; k < 3; ++k) maker.passes->prepare(k, 0);
+      if (round % 3 == 0) CHECK(is_part(maker.copy(1, 0, 1000, 50), expected, 1000));
+    }
+  }
+}
+
+void test_without_shuffling_rows_ascend() {
+  const Classes classes({5, 0, 7000});
+  for (const int threads : kThreadCounts) {
+    Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
+    Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
+    for (std::uint64_t pass = 0; pass < 3; ++pass) {
+      maker.passes->prepare(2, pass);
+      CHECK(maker.copy(0, pass, 0, 5) == classes.rows[0]);
+      CHECK(is_part(maker.copy(2, pass, 100, 900), classes.rows[2], 100));
+      CHECK(is_part(one_class.copy(0, pass, 10, 500), iota(1000), 10));
+    }
+  }
+}
+
+void test_one_class_of_all_rows_is_shuffled() {
+  for (const std::int64_t size : std::initializer_list<std::int64_t>{10, 5000, kSplit}) {
+    const ClassRows orders{reference_permutation(iota(size), 2, 0, 0), reference_permutation(iota(size), 2, 0, 1)};
+    for (const int threads : kThreadCounts) {
+      Maker maker(std::make_shared<const ClassIndex>(size), 2, true, threads);
+      for (std::uint64_t pass = 0; pass < 2; ++pass) CHECK(maker.copy(0, pass, 0, size) == orders[pass]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_permutation_is_that_of_the_reference();
+  test_permutations_are_uniform();
+  test_large_permutations_are_uniform();
+  test_all_classes_are_shuffled_as_by_the_reference();
+  test_passes_follow_each_other();
+  test_any_pass_can_be_had_at_any_time();
+  test_passes_may_be_given_up_under_way();
+  test_without_shuffling_rows_ascend();
+  test_one_class_of_all_rows_is_shuffled();
+}
