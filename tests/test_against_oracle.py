@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import l2m_fast
 from l2m_fast import Loader
 from oracle import OracleLoader
 
-_POLICIES = {
+_POLICIES: dict[str, Callable[[Any], Any]] = {
     "proportional": lambda _: l2m_fast.Proportional(),
     "balanced": lambda _: l2m_fast.Balanced(),
     "static": lambda sizes: l2m_fast.Static(_odd_shares(sizes)),
@@ -43,7 +44,7 @@ class Pair:
         classes, self.num_rows = options["classes"], options["num_rows"]
         self._options = {key: value for key, value in options.items() if key not in ("classes", "num_rows")}
         self._classes = classes
-        self._machine = {"num_threads": num_threads, "prefetch": prefetch}
+        self._machine: dict[str, Any] = {"num_threads": num_threads, "prefetch": prefetch}
         self.loader, self.oracle = self._make()
         self._batches: Any = None
         self._expected: Any = None

@@ -64,7 +64,7 @@ def test_a_list_of_a_loader_holds_a_whole_epoch() -> None:
         lambda batch: batch.T,
         lambda batch: np.asarray(batch)[1],
         lambda batch: torch.as_tensor(batch).view(-1)[3:],
-        lambda batch: memoryview(batch.numpy() if isinstance(batch, torch.Tensor) else batch),
+        lambda batch: np.asarray(batch).data,
         lambda batch: np.from_dlpack(batch),
     ],
 )
@@ -150,8 +150,8 @@ def test_batch_rows_and_batch_classes_are_the_users_own() -> None:
 
 def run_of(num_threads: int, prefetch: int, **options: Any) -> list[Any]:
     """Rows, classes and proportions of every batch of four epochs, the third one left in the middle."""
-    options = {"batch_size": 6, "classes": CLASSES} | options
-    loader = Loader(np.arange(N), format="numpy", num_threads=num_threads, prefetch=prefetch, **options)
+    all_options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES} | options
+    loader = Loader(np.arange(N), format="numpy", num_threads=num_threads, prefetch=prefetch, **all_options)
     run: list[Any] = []
     for epoch in range(4):
         for step, rows in enumerate(loader):

@@ -27,7 +27,8 @@ std::uint64_t key_of(double due) {
 void DueQueue::clear() {
   now_ = 0;
   near_.clear();
-  for (auto& bucket : far_) bucket.clear();
+  for (auto& level : far_)
+    for (auto& bucket : level) bucket.clear();
 }
 
 void DueQueue::push(Entry entry) {
@@ -37,19 +38,31 @@ void DueQueue::push(Entry entry) {
     return;
   }
   const int level = (static_cast<int>(std::bit_width(key ^ now_)) - 1) / kDigitBits;
-  const std::uint64_t digit = (key >> (level * kDigitBits)) % kDigits;
-  far_[static_cast<std::size_t>(level) * kDigits + digit].push_back(entry);
+  far_[static_cast<std::size_t>(level)][digit(key, level)].push_back(entry);
+}
+
+void DueQueue::advance() {
+  for (int level = 0; level < kLevels; ++level) {
+    auto& buckets = far_[static_cast<std::size_t>(level)];
+    const auto nearest = std::find_if(buckets.begin() + static_cast<std::ptrdiff_t>(digit(now_, level)), buckets.end(),
+                                      [](const auto& bucket) { return !bucket.empty(); });
+    if (nearest == buckets.end()) continue;
+    if (level == 0) {  // all of one key
+      now_ = key_of(nearest->front().due);
+      near_.swap(*nearest);
+      return;
+    }
+    now_ = key_of(std::ranges::min(*nearest).due);
+    nearest->swap(moving_);
+    for (const Entry& entry : moving_) push(entry);
+    moving_.clear();
+    return;
+  }
 }
 
 void DueQueue::take(std::size_t count, std::vector<Entry>& taken) {
   while (count > 0) {
-    if (near_.empty()) {
-      std::vector<Entry>& nearest = *std::ranges::find_if(far_, [](const auto& bucket) { return !bucket.empty(); });
-      now_ = key_of(std::ranges::min(nearest).due);
-      nearest.swap(moving_);
-      for (const Entry& entry : moving_) push(entry);
-      moving_.clear();
-    }
+    if (near_.empty()) advance();
     const auto some = static_cast<std::ptrdiff_t>(std::min(count, near_.size()));
     if (some < std::ssize(near_)) std::nth_element(near_.begin(), near_.begin() + some, near_.end());
     taken.insert(taken.end(), near_.begin(), near_.begin() + some);

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "l2m/spin_lock.hpp"
 #include "l2m/thread_pool.hpp"
 
 namespace l2m {
@@ -54,7 +55,7 @@ class Prefetcher::Pipeline {
     stop();
     sampler_.restore(state);
     sampler_.prepare(range.epoch);
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     range_ = range;
     schedule_ = schedule;
     plan_until_ = plan_until;
@@ -66,14 +67,14 @@ class Prefetcher::Pipeline {
   }
 
   void extend_schedule(Scheduled scheduled, std::uint64_t plan_until) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     schedule_.push_back(std::move(scheduled));
     plan_until_ = plan_until;
     if (!lazy_) start_planning(lock);
   }
 
   bool wait(std::chrono::milliseconds timeout) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     Slot& slot = slots_[slot_of(taken_)];
     if (slot.ready || timeout.count() == 0) return slot.ready;
     hurried_ = std::chrono::steady_clock::now() - left_ < kHurry;
@@ -83,16 +84,20 @@ class Prefetcher::Pipeline {
     if (queue_.max_threads() > 1 || alone()) {
       lock.unlock();
       seat.emplace(queue_);
-      lock.lock();
+      lock_soon(lock);
     }
     start_planning(lock);
     if (taken_ == planned_ && !planning_) throw std::logic_error("there is no batch to wait for");
     const auto deadline = std::chrono::steady_clock::now() + timeout;
+    auto patience = std::chrono::steady_clock::now() + kPatience;
     while (!slot.ready) {
       lock.unlock();
       const bool ran = seat && seat->run_one();
-      lock.lock();
-      if (ran || slot.ready) continue;
+      const auto now = std::chrono::steady_clock::now();
+      if (ran) patience = now + kPatience;
+      if (!ran && seat && now < patience) std::this_thread::yield();  // the batch is all but there: not worth a sleep
+      lock_soon(lock);
+      if (slot.ready || (seat && now < patience)) continue;
       waiting_ = true;
       const bool in_time = changed_.wait_until(lock, deadline) == std::cv_status::no_timeout;
       waiting_ = false;
@@ -104,19 +109,19 @@ class Prefetcher::Pipeline {
   }
 
   std::vector<Block> take_blocks() {
-    const std::scoped_lock lock(mutex_);
+    const std::unique_lock lock = locked_soon(mutex_);
     Slot& slot = slots_[slot_of(taken_)];
     if (slot.error) std::rethrow_exception(slot.error);
     return std::move(slot.blocks);
   }
 
   std::int64_t num_rows() {
-    const std::scoped_lock lock(mutex_);
+    const std::unique_lock lock = locked_soon(mutex_);
     return std::ssize(slots_[slot_of(taken_)].plan.rows);
   }
 
   void commit(BatchPlan& plan, StateChange& change) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     Slot& slot = slots_[slot_of(taken_)];
     std::swap(plan, slot.plan);
     std::swap(change, slot.change);
@@ -155,12 +160,12 @@ class Prefetcher::Pipeline {
     planning_ = true;
     lock.unlock();
     queue_.push([this] { plan_and_fill(); });
-    lock.lock();
+    lock_soon(lock);
   }
 
   /// Task: plans the next batch, passes the planning on, and takes part in the filling. One at a time plans.
   void plan_and_fill() {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     if (!can_plan()) {
       planning_ = false;
       changed_.notify_all();
@@ -185,7 +190,7 @@ class Prefetcher::Pipeline {
     } catch (...) {
       slot.error = std::current_exception();
     }
-    lock.lock();
+    lock_soon(lock);
     ++planned_;
     ++planned_step_;
     slot.chunks = slot.error ? 0 : (std::ssize(slot.plan.rows) + chunk_rows_ - 1) / chunk_rows_;
@@ -200,8 +205,10 @@ class Prefetcher::Pipeline {
     const std::int64_t helpers = std::min<std::int64_t>(slot.chunks, queue_.max_threads()) - 1;
     const bool consumer_sleeps = waiting_;
     lock.unlock();
-    for (std::int64_t i = 0; i < helpers; ++i) queue_.push([this, &slot] { fill(slot); });
+    // The next plan goes first: of two threads one can plan while the other fills.
     if (more && helpers > 0) queue_.push([this] { plan_and_fill(); });
+    for (std::int64_t i = 0; i < helpers; ++i) queue_.push([this, &slot] { fill(slot); });
+    if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
     if (consumer_sleeps && helpers > 0) changed_.notify_all();  // it has a seat, and now something to do
     if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
     fill(slot);
@@ -209,18 +216,21 @@ class Prefetcher::Pipeline {
 
   /// Copies chunks of a batch until none is left.
   void fill(Slot& slot) {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
+    bool wake = false;
     while (slot.next_chunk < slot.chunks) {
       const std::int64_t begin = slot.next_chunk++ * chunk_rows_;
       const bool needed = !stopping_;
       lock.unlock();
       if (needed) copy_chunk(slot, begin);
-      lock.lock();
+      lock_soon(lock);
       if (--slot.unfinished == 0) {
         slot.ready = true;
-        if (waiting_ || stopping_) changed_.notify_all();
+        wake = waiting_ || stopping_;
       }
     }
+    lock.unlock();
+    if (wake) changed_.notify_all();
   }
 
   void copy_chunk(const Slot& slot, std::int64_t begin) {
@@ -233,7 +243,7 @@ class Prefetcher::Pipeline {
 
   /// Returns when nobody plans or fills.
   void stop() {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock = locked_soon(mutex_);
     stopping_ = true;
     changed_.wait(lock, [this] {
       return !planning_ && std::ranges::all_of(slots_, [](const Slot& slot) { return slot.unfinished == 0; });

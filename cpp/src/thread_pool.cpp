@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "l2m/platform.hpp"
+#include "l2m/spin_lock.hpp"
 
 namespace l2m {
 
@@ -46,10 +48,10 @@ class ThreadPool {
 
   std::mutex& mutex() { return mutex_; }
 
-  /// Wakes a thread if one sleeps and the queue has work for it. With the mutex held.
-  void wake_for(const TaskQueue& queue) {
-    if (asleep_ > 0 && may_run(queue)) work_arrived_.notify_one();
-  }
+  /// Whether a thread should be woken for the queue: one sleeps, and there is work for it. With the mutex held.
+  [[nodiscard]] bool should_wake(const TaskQueue& queue) const { return asleep_ > 0 && may_run(queue); }
+  /// Without the mutex, which the thread takes first of all.
+  void wake_one() { work_arrived_.notify_one(); }
 
  private:
   static bool may_run(const TaskQueue& queue) {
@@ -57,9 +59,17 @@ class ThreadPool {
   }
 
   void work() {
+    using Clock = std::chrono::steady_clock;
     std::unique_lock lock(mutex_);
+    Clock::time_point patience{};
     for (;;) {
       TaskQueue* queue = next_queue();
+      if (queue == nullptr && Clock::now() < patience) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock_soon(lock);
+        continue;
+      }
       if (queue == nullptr) {
         ++asleep_;
         work_arrived_.wait(lock);
@@ -69,11 +79,13 @@ class ThreadPool {
       {
         const Task task = queue->next_task();
         ++queue->running_;
-        wake_for(*queue);  // one wakes the next, so that no push has to wake many
+        const bool wake = should_wake(*queue);  // one wakes the next, so that no push has to wake many
         lock.unlock();
+        if (wake) wake_one();
         queue->run(task);
       }  // what the task holds dies here, outside the lock
-      lock.lock();
+      patience = Clock::now() + kPatience;
+      lock_soon(lock);
       if (--queue->running_ == 0) queue->idle_.notify_all();
     }
   }
@@ -114,16 +126,17 @@ void TaskQueue::push_background(Task task) { push_to(background_, std::move(task
 void TaskQueue::push_quietly(Task task) { push_to(tasks_, std::move(task), false); }
 
 void TaskQueue::push_to(std::deque<Task>& tasks, Task task, bool wake) {
-  {
-    const std::scoped_lock lock(pool_->mutex());
-    if (cancelled_) return;
-    if (max_threads_ > 0 && tasks.size() < capacity_) {
-      tasks.push_back(std::move(task));
-      if (wake) pool_->wake_for(*this);
-      return;
-    }
+  std::unique_lock lock = locked_soon(pool_->mutex());
+  if (cancelled_) return;
+  if (max_threads_ == 0 || tasks.size() >= capacity_) {
+    lock.unlock();
+    run(task);
+    return;
   }
-  run(task);
+  tasks.push_back(std::move(task));
+  wake = wake && pool_->should_wake(*this);
+  lock.unlock();
+  if (wake) pool_->wake_one();
 }
 
 Task TaskQueue::next_task() {
@@ -135,20 +148,23 @@ Task TaskQueue::next_task() {
 }
 
 TaskQueue::Seat::Seat(TaskQueue& queue) : queue_(queue) {
-  const std::scoped_lock lock(queue.pool_->mutex());
+  const std::unique_lock lock = locked_soon(queue.pool_->mutex());
   ++queue.seats_;
 }
 
 TaskQueue::Seat::~Seat() {
-  const std::scoped_lock lock(queue_.pool_->mutex());
+  std::unique_lock lock = locked_soon(queue_.pool_->mutex());
   --queue_.seats_;
-  if (queue_.running_ == 0) queue_.pool_->wake_for(queue_);  // else whoever runs goes on, and wakes others if need be
+  // Where one runs, it goes on by itself and wakes others if need be.
+  const bool wake = queue_.running_ == 0 && queue_.pool_->should_wake(queue_);
+  lock.unlock();
+  if (wake) queue_.pool_->wake_one();
 }
 
 bool TaskQueue::Seat::run_one() {
   Task task;
   {
-    const std::scoped_lock lock(queue_.pool_->mutex());
+    const std::unique_lock lock = locked_soon(queue_.pool_->mutex());
     if (queue_.cancelled_ || !queue_.has_task()) return false;
     task = queue_.next_task();
   }

@@ -5,11 +5,15 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
 #include <set>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "l2m/class_index.hpp"
 #include "l2m/philox.hpp"
 #include "l2m/sampler.hpp"
 #include "l2m/shuffle.hpp"
@@ -20,6 +24,8 @@ namespace l2m::test {
 /// Numbers of threads that must all give the same results.
 inline constexpr int kThreadCounts[] = {0, 1, 2, 3, 8};
 
+using Proportions = std::vector<double>;
+
 /// The rows of each class, ascending.
 using ClassRows = std::vector<std::vector<std::int64_t>>;
 
@@ -28,6 +34,16 @@ inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::
   for (std::size_t row = 0; row < classes.size(); ++row)
     result[static_cast<std::size_t>(classes[row])].push_back(static_cast<std::int64_t>(row));
   return result;
+}
+
+/// Some proportions; 0 for the classes without rows.
+inline Proportions random_proportions(const std::vector<std::int64_t>& sizes, std::uint64_t number) {
+  const RandomStream random(number, Purpose::kBatchOrder, sizes.size());
+  Proportions proportions;
+  for (std::size_t k = 0; k < sizes.size(); ++k) proportions.push_back(sizes[k] > 0 ? random.uniform(k) + 1e-3 : 0.0);
+  const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
+  for (double& p : proportions) p /= sum;
+  return proportions;
 }
 
 /// Unbiased integers below a bound, from the 32-bit halves of a stream one after the other.
@@ -84,7 +100,7 @@ class ReferenceApportioner {
  public:
   ReferenceApportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
 
-  [[nodiscard]] std::vector<DueTime> start(const std::vector<double>& proportions, std::uint64_t step) const {
+  [[nodiscard]] std::vector<DueTime> start(const Proportions& proportions, std::uint64_t step) const {
     std::vector<DueTime> due(proportions.size());
     for (std::size_t k = 0; k < due.size(); ++k)
       if (fraction(proportions[k]) > 0)
@@ -92,8 +108,7 @@ class ReferenceApportioner {
     return due;
   }
 
-  void change(const std::vector<double>& from, const std::vector<double>& to, std::uint64_t step,
-              std::vector<DueTime>& due) const {
+  void change(const Proportions& from, const Proportions& to, std::uint64_t step, std::vector<DueTime>& due) const {
     const auto now = static_cast<double>(step);
     for (std::size_t k = 0; k < due.size(); ++k) {
       const double before = fraction(from[k]);
@@ -109,7 +124,7 @@ class ReferenceApportioner {
   }
 
   /// Rows of each class in the next batch.
-  std::vector<std::int64_t> next(const std::vector<double>& proportions, std::vector<DueTime>& due) const {
+  std::vector<std::int64_t> next(const Proportions& proportions, std::vector<DueTime>& due) const {
     std::vector<std::int64_t> quotas;
     std::vector<std::pair<double, std::size_t>> waiting;
     std::int64_t extra = batch_size_;
@@ -147,7 +162,7 @@ class ReferenceApportioner {
 /// Plans batches by drawing one row after the other.
 class ReferenceSampler {
  public:
-  ReferenceSampler(ClassRows class_rows, const SamplerOptions& options, std::vector<double> proportions)
+  ReferenceSampler(ClassRows class_rows, const SamplerOptions& options, Proportions proportions)
       : class_rows_(std::move(class_rows)), options_(options), apportioner_(options.seed, options.global_batch) {
     state_.due = apportioner_.start(proportions, 0);
     state_.cursors.resize(class_rows_.size());
@@ -156,7 +171,7 @@ class ReferenceSampler {
 
   [[nodiscard]] const SamplerState& state() const { return state_; }
 
-  void change_proportions(const std::vector<double>& proportions) {
+  void change_proportions(const Proportions& proportions) {
     apportioner_.change(state_.proportions, proportions, state_.total_step, state_.due);
     state_.proportions = proportions;
   }
@@ -241,5 +256,57 @@ class ReferenceSampler {
   SamplerState state_;
   std::map<std::size_t, std::pair<std::uint64_t, std::vector<std::int64_t>>> orders_;  // newest pass of each class
 };
+
+/// The settings of a run of some epochs, and what comes of them.
+struct Run {
+  std::vector<std::int64_t> sizes;  // rows of each class
+  Proportions proportions;
+  SamplerOptions options;
+  std::uint64_t epochs = 1;
+  std::uint64_t steps = 1;  // of an epoch
+  std::int64_t last_batch_rows = options.global_batch;
+  std::map<std::uint64_t, Proportions> changes{};  // of the proportions, by total_step
+
+  [[nodiscard]] std::vector<std::int32_t> classes() const {
+    std::vector<std::int32_t> classes;
+    for (std::size_t k = 0; k < sizes.size(); ++k)
+      classes.insert(classes.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
+    reference_fisher_yates(std::span(classes), RandomStream(1, Purpose::kBatchOrder, 0));
+    return classes;
+  }
+
+  [[nodiscard]] ClassRows rows() const { return rows_of_classes(classes(), std::ssize(sizes)); }
+
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
+    if (sizes.size() == 1 && !wide) return std::make_shared<const ClassIndex>(sizes[0]);
+    const auto labels = classes();
+    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(labels), std::ssize(sizes),
+                                              std::ssize(labels), std::nullopt, 2, wide);
+  }
+
+  [[nodiscard]] std::int64_t rows_of_batch(std::uint64_t step) const {
+    return step + 1 == steps ? last_batch_rows : options.global_batch;
+  }
+};
+
+struct Batch {
+  SamplerState before;  // as planned with: after the changes of proportions of its step
+  BatchPlan plan;
+  SamplerState after;
+};
+
+inline std::vector<Batch> reference_batches_of(const Run& run) {
+  ReferenceSampler reference(run.rows(), run.options, run.proportions);
+  std::vector<Batch> batches;
+  for (std::uint64_t total = 0; total < run.epochs * run.steps; ++total) {
+    const auto changed = run.changes.find(total);
+    if (changed != run.changes.end()) reference.change_proportions(changed->second);
+    const std::uint64_t step = total % run.steps;
+    SamplerState before = reference.state();
+    BatchPlan plan = reference.plan(total / run.steps, step, run.rows_of_batch(step));
+    batches.push_back({std::move(before), std::move(plan), reference.state()});
+  }
+  return batches;
+}
 
 }  // namespace l2m::test

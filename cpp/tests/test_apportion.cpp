@@ -17,8 +17,6 @@
 namespace l2m::test {
 namespace {
 
-using Proportions = std::vector<double>;
-
 Proportions normalised(Proportions proportions) {
   double sum = 0;
   for (const double p : proportions) sum += p;

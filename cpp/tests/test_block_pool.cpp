@@ -1,8 +1,6 @@
 #include "l2m/block_pool.hpp"
 
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -11,30 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "block_memory.hpp"
 #include "check.hpp"
-
-namespace {
-
-std::atomic<int> blocks_alive = 0;
-std::atomic<bool> out_of_memory = false;
-
-}  // namespace
-
-// The program's only aligned allocations are blocks.
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  const auto align = static_cast<std::size_t>(alignment);
-  void* const memory = out_of_memory ? nullptr : std::aligned_alloc(align, (size / align + 1) * align);
-  if (memory == nullptr) throw std::bad_alloc();
-  ++blocks_alive;
-  return memory;
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  --blocks_alive;
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t alignment) noexcept {
-  operator delete(memory, alignment);
-}
 
 namespace l2m::test {
 namespace {
@@ -146,10 +122,9 @@ void test_lack_of_memory_is_told() {
   {
     const Block idle = pool->take();
   }
-  out_of_memory = true;
+  blocks_until_failure = 0;
   const Block again = pool->take();  // needs none
   CHECK_THROWS(std::bad_alloc, pool->take());
-  out_of_memory = false;
   const Block fresh = pool->take();
   CHECK(fresh.data() != nullptr);
 }

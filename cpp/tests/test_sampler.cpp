@@ -15,47 +15,11 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/learn2mix.hpp"
-#include "l2m/philox.hpp"
 #include "l2m/thread_pool.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
 namespace {
-
-using Proportions = std::vector<double>;
-
-/// A run of some epochs.
-struct Run {
-  std::vector<std::int64_t> sizes;  // rows of each class
-  Proportions proportions;
-  SamplerOptions options;
-  std::uint64_t epochs = 1;
-  std::uint64_t steps = 1;  // of an epoch
-  std::int64_t last_batch_rows = options.global_batch;
-  std::map<std::uint64_t, Proportions> changes{};  // by total_step
-
-  [[nodiscard]] std::vector<std::int32_t> classes() const {
-    std::vector<std::int32_t> classes;
-    for (std::size_t k = 0; k < sizes.size(); ++k)
-      classes.insert(classes.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
-    reference_fisher_yates(std::span(classes), RandomStream(1, Purpose::kBatchOrder, 0));
-    return classes;
-  }
-
-  [[nodiscard]] ClassRows rows() const { return rows_of_classes(classes(), std::ssize(sizes)); }
-
-  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
-    if (sizes.size() == 1 && !wide) return std::make_shared<const ClassIndex>(sizes[0]);
-    const auto labels = classes();
-    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(labels), std::ssize(sizes),
-                                              std::ssize(labels), std::nullopt, 2, wide);
-  }
-
-  [[nodiscard]] std::int64_t rows_of_batch(std::uint64_t step) const {
-    return step + 1 == steps ? last_batch_rows : options.global_batch;
-  }
-};
 
 /// A sampler and the queue it works with.
 struct Planner {
@@ -71,11 +35,6 @@ struct Planner {
   Sampler sampler;
 };
 
-struct Batch {
-  BatchPlan plan;
-  SamplerState after;
-};
-
 /// All batches of a run from total_step `first` on, with the states after them.
 std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0) {
   std::vector<Batch> batches;
@@ -86,43 +45,22 @@ std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t fi
     if (total == first || step == 0) planner.sampler.prepare(epoch);
     const auto changed = run.changes.find(total);
     if (changed != run.changes.end()) planner.sampler.change_proportions(changed->second);
-    SamplerState consumed = planner.sampler.state();
+    const SamplerState before = planner.sampler.state();
+    SamplerState consumed = before;
     planner.sampler.plan(epoch, step, run.rows_of_batch(step), plan, change);
     change.apply_to(consumed);
     CHECK(consumed == planner.sampler.state());
     planner.sampler.check(consumed);
-    batches.push_back({plan, consumed});
-  }
-  return batches;
-}
-
-std::vector<Batch> reference_batches_of(const Run& run) {
-  ReferenceSampler reference(run.rows(), run.options, run.proportions);
-  std::vector<Batch> batches;
-  for (std::uint64_t total = 0; total < run.epochs * run.steps; ++total) {
-    const auto changed = run.changes.find(total);
-    if (changed != run.changes.end()) reference.change_proportions(changed->second);
-    const std::uint64_t step = total % run.steps;
-    auto plan = reference.plan(total / run.steps, step, run.rows_of_batch(step));
-    batches.push_back({std::move(plan), reference.state()});
+    batches.push_back({before, plan, consumed});
   }
   return batches;
 }
 
 void check_equal(const Batch& batch, const Batch& expected) {
+  CHECK(batch.before == expected.before);
   CHECK(batch.plan.rows == expected.plan.rows);
   CHECK(batch.plan.classes == expected.plan.classes);
   CHECK(batch.after == expected.after);
-}
-
-Proportions random_proportions(const std::vector<std::int64_t>& sizes, std::uint64_t number) {
-  const RandomStream random(number, Purpose::kBatchOrder, sizes.size());
-  Proportions proportions;
-  for (std::size_t k = 0; k < sizes.size(); ++k) proportions.push_back(sizes[k] > 0 ? random.uniform(k) + 1e-3 : 0.0);
-  const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
-  for (double& p : proportions) p /= sum;
-  normalise(proportions, sizes);
-  return proportions;
 }
 
 std::vector<Run> small_runs() {
@@ -184,7 +122,7 @@ std::vector<Run> small_runs() {
 
 std::vector<Run> large_runs() {
   constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 5;
-  return {{.sizes = {kSplit, 6000, 20},
+  return {{.sizes = {kSplit, 30'000, 20},
            .proportions = {0.9, 0.0999, 0.0001},
            .options = {.seed = 7, .global_batch = kSplit / 4},
            .epochs = 1,

@@ -107,7 +107,7 @@ void test_large_permutations_are_uniform() {
 
 void test_all_classes_are_shuffled_as_by_the_reference() {
   const std::vector<std::vector<std::int64_t>> cases = {
-      {0, 1, 5, 0, 300, kSplit, 2, 5000, 0},
+      {0, 1, 5, 0, 300, kSplit, 2, 30'000, 0},
       std::vector<std::int64_t>(3000, 1),
       {0, 0, 7},
       std::vector<std::int64_t>(12, Permutation::kUnsplitRows / 8),  // several tasks of several classes
@@ -164,7 +164,7 @@ std::vector<ClassRows> orders_of(const Classes& classes, std::uint64_t seed, std
 }
 
 void test_passes_follow_each_other() {
-  const Classes classes({3, 0, 6000, kSplit, 1});
+  const Classes classes({3, 0, 30'000, kSplit, 1});
   const auto orders = orders_of(classes, 21, 3);
   for (const bool wide : {false, true}) {
     const auto index = classes.index(wide);
@@ -184,7 +184,7 @@ void test_passes_follow_each_other() {
 }
 
 void test_any_pass_can_be_had_at_any_time() {
-  const Classes classes({5000, kSplit, 10});
+  const Classes classes({30'000, kSplit, 10});
   const auto orders = orders_of(classes, 4, 8);
   const auto index = classes.index(false);
   for (const int threads : kThreadCounts) {
@@ -214,7 +214,7 @@ void test_passes_may_be_given_up_under_way() {
 }
 
 void test_without_shuffling_rows_ascend() {
-  const Classes classes({5, 0, 7000});
+  const Classes classes({5, 0, 30'000});
   for (const int threads : kThreadCounts) {
     Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
     Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
@@ -228,7 +228,7 @@ void test_without_shuffling_rows_ascend() {
 }
 
 void test_one_class_of_all_rows_is_shuffled() {
-  for (const std::int64_t size : std::initializer_list<std::int64_t>{10, 5000, kSplit}) {
+  for (const std::int64_t size : std::initializer_list<std::int64_t>{10, 30'000, kSplit}) {
     const ClassRows orders{reference_permutation(iota(size), 2, 0, 0), reference_permutation(iota(size), 2, 0, 1)};
     for (const int threads : kThreadCounts) {
       Maker maker(std::make_shared<const ClassIndex>(size), 2, true, threads);

@@ -1,12 +1,8 @@
 #include "l2m/thread_pool.hpp"
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <latch>
 #include <memory>
 #include <numeric>
@@ -17,6 +13,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "in_child.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -376,9 +373,7 @@ void test_a_forked_child_has_threads_of_its_own() {
   queue.push([] {});
   const int forks_before = forks();
   for (int round = 0; round < 5; ++round) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
+    in_child([&] {
       CHECK(forks() == forks_before + 1);
       CHECK(pool_threads() == 0);
       std::atomic<int> ran = 0;
@@ -387,11 +382,7 @@ void test_a_forked_child_has_threads_of_its_own() {
       wait_for(ran, 100);
       parallel_for(3, 100, [&](std::int64_t) { ++ran; });
       CHECK(ran == 200);
-      std::_Exit(EXIT_SUCCESS);
-    }
-    int status = -1;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS);
+    });
   }
   CHECK(forks() == forks_before);
 }

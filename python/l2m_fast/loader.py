@@ -159,7 +159,7 @@ class Loader:
         self._steps_per_epoch = None if steps_per_epoch is None else self._steps
 
         self._window = LossWindow(self._class_sizes)
-        self._next_proportions = self._checked(self._mixing.initial(self._class_sizes))
+        self._next_proportions = self._checked(self._mixing.initial(self._class_sizes.copy()))
         self._history: deque[dict[str, Any]] = deque()
         self._history_bytes = 0
         self._epoch = self._epoch_began = self._windows = 0
@@ -503,7 +503,11 @@ class Loader:
         losses = np.array([np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64)
         next_proportions = np.array(loaded["next_proportions"], np.float64)
         _core.normalise(next_proportions, self._class_sizes)  # only to check them: they are to stay as they are
-        pending = ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
+        window = LossWindow(self._class_sizes)
+        window.begin(losses)
+        window.add_sums(
+            ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
+        )
         prefetcher = self._prefetcher if loaded["seed"] == self._seed else self._make_prefetcher(loaded["seed"])
         prefetcher.set_state(loaded)  # raises before it changes anything
         if prefetcher is not self._prefetcher:
@@ -513,8 +517,7 @@ class Loader:
         self._epoch, self._windows = loaded["epoch"], loaded["windows"]
         self._epoch_began = loaded["total_step"] - loaded["step"]
         self._schedule_next_window()
-        self._window.begin(losses)
-        self._window.add_sums(pending)
+        self._window = window
         self._requested_epoch = None
         self._iterating = False
         self._iteration += 1

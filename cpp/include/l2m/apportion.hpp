@@ -40,13 +40,19 @@ class DueQueue {
   void take(std::size_t count, std::vector<Entry>& taken);
 
  private:
-  static constexpr int kDigitBits = 4;
-  static constexpr std::size_t kDigits = 16;
+  /// Brings the entries that are due first to near_, which is empty.
+  void advance();
+
+  // Digits of 8 bits: what is due within 32 steps mostly moves once.
+  static constexpr int kDigitBits = 8;
+  static constexpr int kLevels = 8;
+  static constexpr std::size_t kDigits = 256;
+  static std::size_t digit(std::uint64_t key, int level) { return (key >> (level * kDigitBits)) % kDigits; }
 
   std::uint64_t now_ = 0;
   std::vector<Entry> near_;  // keys <= now_
-  std::array<std::vector<Entry>, 16 * kDigits>
-      far_;  // by the highest digit in which the key differs from now_, and its value
+  // By the highest digit in which the key differs from now_, and its value.
+  std::array<std::array<std::vector<Entry>, kDigits>, kLevels> far_;
   std::vector<Entry> moving_;
 };
 

@@ -1,0 +1,563 @@
+#include "l2m/prefetcher.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <latch>
+#include <limits>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "block_memory.hpp"
+#include "check.hpp"
+#include "in_child.hpp"
+#include "l2m/thread_pool.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+constexpr int kPrefetches[] = {0, 1, 2, 4, 9};
+
+/// Arrays of random bytes, one for each row size; the second one lies backwards.
+class Data {
+ public:
+  Data(std::int64_t num_rows, std::vector<std::int64_t> row_sizes) {
+    for (const std::int64_t size : row_sizes) {
+      std::vector<std::byte>& bytes = memory_.emplace_back(static_cast<std::size_t>(num_rows * size));
+      const RandomStream random(static_cast<std::uint64_t>(size), Purpose::kBatchOrder, 0);
+      for (std::size_t i = 0; i < bytes.size(); i += 8) {
+        const std::uint64_t word = random.word(i / 8);
+        std::memcpy(&bytes[i], &word, std::min<std::size_t>(8, bytes.size() - i));
+      }
+      const bool backwards = fields_.size() == 1;
+      fields_.push_back(
+          {backwards ? bytes.data() + (num_rows - 1) * size : bytes.data(), backwards ? -size : size, size});
+    }
+  }
+
+  [[nodiscard]] const std::vector<Field>& fields() const { return fields_; }
+
+  void check(const std::vector<Block>& blocks, const std::vector<std::int64_t>& rows) const {
+    CHECK(blocks.size() == fields_.size());
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+      const auto& [data, stride, size] = fields_[f];
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        CHECK(std::memcmp(blocks[f].data() + static_cast<std::int64_t>(i) * size, data + rows[i] * stride,
+                          static_cast<std::size_t>(size)) == 0);
+    }
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> memory_;
+  std::vector<Field> fields_;
+};
+
+/// A run with its data and all that must come of it.
+struct Expected {
+  explicit Expected(Run of, std::vector<std::int64_t> row_sizes)
+      : run(std::move(of)),
+        data(std::accumulate(run.sizes.begin(), run.sizes.end(), std::int64_t{0}), std::move(row_sizes)),
+        index(run.index(false)),
+        batches(reference_batches_of(run)) {}
+
+  Run run;
+  Data data;
+  std::shared_ptr<const ClassIndex> index;
+  std::vector<Batch> batches;
+};
+
+/// Takes the batches of a run one by one, each checked for being the one expected.
+class Consumer {
+ public:
+  /// @param lag  how many steps before it acts a change of proportions is scheduled.
+  Consumer(const Expected& expected, int threads, int prefetch, std::uint64_t lag = 0)
+      : expected_(expected),
+        lag_(lag),
+        next_change_(expected.run.changes.begin()),
+        prefetcher_(expected.index, expected.data.fields(), expected.run.proportions,
+                    {expected.run.options, prefetch, threads}) {}
+
+  Prefetcher& prefetcher() { return prefetcher_; }
+  [[nodiscard]] std::uint64_t consumed() const { return prefetcher_.state().total_step; }
+  [[nodiscard]] const Batch& due() const { return expected_.batches[consumed()]; }
+
+  /// Begins at the next batch, wherever in an epoch it is.
+  void begin() {
+    const Run& run = expected_.run;
+    prefetcher_.begin({consumed() / run.steps, static_cast<std::int64_t>(consumed() % run.steps),
+                       static_cast<std::int64_t>(run.steps), run.last_batch_rows},
+                      plan_until());
+  }
+
+  /// Goes on from before a batch. Changes of proportions that act later are forgotten.
+  void go_back_to(std::uint64_t total_step) {
+    prefetcher_.set_state(expected_.batches[total_step].before);
+    next_change_ = expected_.run.changes.upper_bound(total_step);
+    CHECK(prefetcher_.plan().rows.empty() && prefetcher_.plan().classes.empty());
+  }
+
+  /// Waits for the next batch.
+  void wait() {
+    announce_changes();
+    CHECK(prefetcher_.state() == due().before);
+    while (!prefetcher_.wait(50ms)) continue;
+  }
+
+  std::vector<Block> next() {
+    if (consumed() % expected_.run.steps == 0) begin();
+    wait();
+    const Batch& batch = due();
+    CHECK(prefetcher_.num_rows() == std::ssize(batch.plan.rows));
+    std::vector<Block> blocks = prefetcher_.take_blocks();
+    CHECK(prefetcher_.state() == batch.before);
+    prefetcher_.commit();
+    CHECK(prefetcher_.plan().rows == batch.plan.rows);
+    CHECK(prefetcher_.plan().classes == batch.plan.classes);
+    CHECK(prefetcher_.state().cursors == batch.after.cursors && prefetcher_.state().held == batch.after.held);
+    expected_.data.check(blocks, batch.plan.rows);
+    return blocks;
+  }
+
+  void consume(std::uint64_t count) {
+    for (; count > 0; --count) next();
+  }
+  void consume_all() { consume(expected_.batches.size() - consumed()); }
+
+ private:
+  [[nodiscard]] std::uint64_t plan_until() const {
+    return next_change_ == expected_.run.changes.end() ? kNever : next_change_->first;
+  }
+
+  void announce_changes() {
+    while (plan_until() != kNever && plan_until() <= consumed() + lag_) {
+      if (plan_until() == consumed()) CHECK(!prefetcher_.wait(0ms));  // whatever the prefetch
+      const auto& [step, proportions] = *next_change_++;
+      prefetcher_.schedule(step, proportions, plan_until());
+    }
+  }
+
+  const Expected& expected_;
+  const std::uint64_t lag_;
+  std::map<std::uint64_t, Proportions>::const_iterator next_change_;
+  Prefetcher prefetcher_;
+};
+
+/// Classes of many kinds, one of which is shuffled in the background, on the second of three ranks.
+const Expected& mixed_run() {
+  static const Expected expected = [] {
+    const std::vector<std::int64_t> sizes{7, 0, 3, 30'000, 1, 100};
+    Run run{.sizes = sizes,
+            .proportions = random_proportions(sizes, 1),
+            .options = {.seed = 3, .global_batch = 240, .rank = 1, .world_size = 3},
+            .epochs = 3,
+            .steps = 20};
+    for (const std::uint64_t step : {5U, 10U, 11U, 12U, 20U, 35U, 39U, 40U, 55U})
+      run.changes[step] = random_proportions(sizes, step);
+    return Expected(run, {3, 8, 64});
+  }();
+  return expected;
+}
+
+/// One class whose epochs end with a short batch.
+const Expected& one_class_run() {
+  static const Expected expected(Run{.sizes = {5003},
+                                     .proportions = {1.0},
+                                     .options = {.seed = 4, .global_batch = 256, .epoch_is_pass = true},
+                                     .epochs = 3,
+                                     .steps = 20,
+                                     .last_batch_rows = 139},
+                                 {1, 784});
+  return expected;
+}
+
+/// Batches of many chunks.
+const Expected& long_rows_run() {
+  static const Expected expected(Run{.sizes = {60, 40},
+                                     .proportions = {0.5, 0.5},
+                                     .options = {.seed = 5, .global_batch = 64},
+                                     .epochs = 2,
+                                     .steps = 6},
+                                 {20'001, 4});
+  return expected;
+}
+
+/// Keeps all threads of the pool busy until it dies.
+class Obstacle {
+ public:
+  Obstacle() : queue_(pool_threads()) {
+    std::latch begun(queue_.max_threads());
+    for (int i = 0; i < queue_.max_threads(); ++i) {
+      queue_.push([this, &begun] {
+        begun.count_down();
+        released_.wait();
+      });
+    }
+    begun.wait();
+  }
+  ~Obstacle() { released_.count_down(); }
+  Obstacle(const Obstacle&) = delete;
+  Obstacle& operator=(const Obstacle&) = delete;
+
+ private:
+  std::latch released_{1};
+  TaskQueue queue_;
+};
+
+void test_batches_are_those_of_the_reference() {
+  for (const Expected* expected : {&mixed_run(), &one_class_run(), &long_rows_run()})
+    for (const int threads : kThreadCounts)
+      for (const int prefetch : kPrefetches) Consumer(*expected, threads, prefetch).consume_all();
+}
+
+void test_changes_act_at_their_step_whenever_they_are_told() {
+  for (const std::uint64_t lag : {1U, 2U, 5U, 60U})
+    for (const int threads : {0, 1, 3})
+      for (const int prefetch : {0, 1, 4}) Consumer(mixed_run(), threads, prefetch, lag).consume_all();
+}
+
+void test_slow_consumers_get_the_same() {
+  for (const int threads : {1, 2}) {
+    Consumer consumer(mixed_run(), threads, 4);
+    for (std::size_t i = 0; i < mixed_run().batches.size(); ++i) {
+      if (i % 3 == 0) std::this_thread::sleep_for(200us);
+      consumer.next();
+    }
+  }
+}
+
+void test_nothing_lies_beyond_the_end() {
+  for (const int threads : kThreadCounts) {
+    Consumer consumer(long_rows_run(), threads, 4);
+    CHECK(!consumer.prefetcher().wait(0ms));
+    CHECK_THROWS(std::logic_error, consumer.prefetcher().wait(10s));  // never begun
+    consumer.consume(6);
+    CHECK(!consumer.prefetcher().wait(0ms));
+    CHECK_THROWS(std::logic_error, consumer.prefetcher().wait(10s));
+    consumer.consume_all();
+  }
+}
+
+void test_begin_gives_up_what_lies_ready() {
+  for (const int threads : kThreadCounts) {
+    for (const int prefetch : {0, 1, 4}) {
+      Consumer consumer(mixed_run(), threads, prefetch);
+      for (std::size_t i = 0; i < mixed_run().batches.size(); ++i) {
+        consumer.begin();
+        if (i % 3 == 1) consumer.wait();
+        if (i % 3 == 2) consumer.begin();
+        consumer.next();
+      }
+    }
+  }
+}
+
+void test_a_batch_is_not_consumed_before_commit() {
+  for (const int threads : kThreadCounts) {
+    Consumer consumer(one_class_run(), threads, 2);
+    consumer.consume(3);
+    const Batch& due = consumer.due();
+    for (int attempt = 0; attempt < 3; ++attempt) {
+      consumer.wait();
+      one_class_run().data.check(consumer.prefetcher().take_blocks(), due.plan.rows);
+      CHECK(consumer.prefetcher().state() == due.before);
+      CHECK(consumer.prefetcher().plan().rows == one_class_run().batches[2].plan.rows);
+      consumer.prefetcher().retry();
+    }
+    consumer.consume_all();
+  }
+}
+
+void test_restored_at_any_step_the_rest_is_repeated() {
+  for (const int threads : {0, 2}) {
+    for (const Expected* expected : {&mixed_run(), &one_class_run()}) {
+      Consumer consumer(*expected, threads, 3);
+      consumer.consume(10);
+      for (std::size_t first = expected->batches.size(); first-- > 0;) {
+        consumer.go_back_to(first);
+        consumer.begin();
+        consumer.consume(std::min<std::size_t>(expected->batches.size() - first, 8));
+      }
+      consumer.consume_all();
+    }
+  }
+}
+
+void test_a_broken_state_changes_nothing() {
+  Consumer consumer(mixed_run(), 2, 4);
+  consumer.consume(7);
+  SamplerState broken = consumer.prefetcher().state();
+  broken.cursors[0].position = 100;
+  CHECK_THROWS(std::invalid_argument, consumer.prefetcher().set_state(broken));
+  CHECK(consumer.prefetcher().plan().rows == mixed_run().batches[6].plan.rows);
+  consumer.consume_all();
+}
+
+void test_blocks_stay_as_they_are() {
+  const auto& [run, data, index, batches] = one_class_run();
+  for (const int threads : kThreadCounts) {
+    std::vector<std::vector<Block>> kept;
+    {
+      Consumer consumer(one_class_run(), threads, 4);
+      for (std::size_t i = 0; i < batches.size(); ++i) kept.push_back(consumer.next());
+      for (std::size_t i = 0; i < batches.size(); ++i) data.check(kept[i], batches[i].plan.rows);
+    }
+    for (std::size_t i = 0; i < batches.size(); ++i) data.check(kept[i], batches[i].plan.rows);
+    std::thread([dropped = std::move(kept)] {}).join();
+    CHECK(blocks_alive == 0);
+  }
+}
+
+void test_blocks_are_used_again() {
+  for (const int threads : kThreadCounts) {
+    Consumer consumer(mixed_run(), threads, 4);
+    std::set<const std::byte*> seen;
+    for (std::size_t i = 0; i < mixed_run().batches.size(); ++i)
+      for (const Block& block : consumer.next()) seen.insert(block.data());
+    CHECK(seen.size() < mixed_run().batches.size());  // of 3 fields
+  }
+}
+
+void test_close_drops_what_is_in_flight() {
+  for (const int threads : kThreadCounts) {
+    for (const std::uint64_t consumed : {0U, 1U, 7U}) {
+      Consumer consumer(long_rows_run(), threads, 4);
+      consumer.begin();
+      consumer.consume(std::min<std::uint64_t>(consumed, 6));
+      Prefetcher& prefetcher = consumer.prefetcher();
+      const SamplerState state = prefetcher.state();
+      prefetcher.close();
+      prefetcher.close();
+      CHECK(prefetcher.state() == state);
+      CHECK_THROWS(std::runtime_error, consumer.begin());
+      CHECK_THROWS(std::runtime_error, prefetcher.wait(0ms));
+      CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
+      CHECK_THROWS(std::runtime_error, prefetcher.num_rows());
+      CHECK_THROWS(std::runtime_error, prefetcher.commit());
+      CHECK_THROWS(std::runtime_error, prefetcher.retry());
+      CHECK_THROWS(std::runtime_error, prefetcher.set_state(state));
+      CHECK_THROWS(std::runtime_error, prefetcher.schedule(50, {0.5, 0.5}, kNever));
+    }
+  }
+}
+
+void test_many_are_begun_and_abandoned() {
+  for (const int threads : kThreadCounts) {
+    const int threads_before = std::max(threads, pool_threads());
+    for (std::uint64_t i = 0; i < 100; ++i) {
+      Consumer consumer(mixed_run(), threads, static_cast<int>(i % 5));
+      consumer.begin();
+      if (i % 3 == 0) consumer.consume(i % 4);
+      if (i % 2 == 0) consumer.begin();
+    }
+    CHECK(pool_threads() == threads_before);
+    CHECK(blocks_alive == 0);
+    Consumer consumer(mixed_run(), threads, 4);
+    for (int i = 0; i < 200; ++i) consumer.begin();
+    consumer.consume_all();
+  }
+}
+
+void test_several_prefetchers_at_once() {
+  std::vector<std::thread> owners;
+  for (int owner = 0; owner < 4; ++owner) {
+    owners.emplace_back([owner] {
+      for (int round = 0; round < 3; ++round) {
+        Consumer mixed(mixed_run(), owner, 4), one_class(one_class_run(), owner, 2);
+        for (int i = 0; i < 30; ++i) {
+          mixed.next();
+          one_class.next();
+        }
+      }
+    });
+  }
+  for (std::thread& owner : owners) owner.join();
+}
+
+/// Waits on a thread of its own for a batch that no thread of the pool is free to make.
+class StuckConsumer {
+ public:
+  explicit StuckConsumer(Prefetcher& prefetcher) {
+    prefetcher.wait(0ms);
+    thread_ = std::thread([this, &prefetcher] {
+      for (;;) {
+        try {
+          got_ = prefetcher.wait(60s);
+          return;
+        } catch (const std::runtime_error&) {  // the other thread was just looking
+          std::this_thread::yield();
+        }
+      }
+    });
+    for (bool refused = false; !refused; std::this_thread::yield()) {
+      try {
+        prefetcher.wait(0ms);
+      } catch (const std::runtime_error&) {
+        refused = true;
+      }
+    }
+  }
+  ~StuckConsumer() {
+    thread_.join();
+    CHECK(got_);
+  }
+  StuckConsumer(const StuckConsumer&) = delete;
+  StuckConsumer& operator=(const StuckConsumer&) = delete;
+
+ private:
+  bool got_ = false;
+  std::thread thread_;
+};
+
+void test_wait_ends_in_time() {
+  Consumer consumer(mixed_run(), 1, 4);
+  {
+    const Obstacle obstacle;
+    consumer.begin();
+    CHECK(!consumer.prefetcher().wait(0ms));
+    CHECK(!consumer.prefetcher().wait(5ms));
+  }
+  consumer.consume_all();
+}
+
+void test_a_second_thread_is_refused() {
+  Consumer consumer(mixed_run(), 1, 4);
+  Prefetcher& prefetcher = consumer.prefetcher();
+  const SamplerState state = prefetcher.state();
+  auto obstacle = std::make_unique<Obstacle>();
+  consumer.begin();
+  {
+    const StuckConsumer stuck(prefetcher);
+    CHECK_THROWS(std::runtime_error, consumer.begin());
+    CHECK_THROWS(std::runtime_error, prefetcher.wait(0ms));
+    CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
+    CHECK_THROWS(std::runtime_error, prefetcher.num_rows());
+    CHECK_THROWS(std::runtime_error, prefetcher.commit());
+    CHECK_THROWS(std::runtime_error, prefetcher.retry());
+    CHECK_THROWS(std::runtime_error, prefetcher.set_state(state));
+    CHECK_THROWS(std::runtime_error, prefetcher.schedule(50, mixed_run().run.proportions, kNever));
+    obstacle.reset();
+  }
+  consumer.consume_all();
+}
+
+void test_close_waits_for_a_call_of_another_thread() {
+  Consumer consumer(mixed_run(), 1, 4);
+  auto obstacle = std::make_unique<Obstacle>();
+  consumer.begin();
+  std::atomic<bool> closed = false;
+  std::thread closer;
+  {
+    const StuckConsumer stuck(consumer.prefetcher());
+    closer = std::thread([&] {
+      consumer.prefetcher().close();
+      closed = true;
+    });
+    std::this_thread::sleep_for(5ms);
+    CHECK(!closed);
+    obstacle.reset();
+  }
+  closer.join();
+  CHECK_THROWS(std::runtime_error, consumer.prefetcher().wait(0ms));
+}
+
+void test_a_forked_child_goes_on_by_itself() {
+  for (const int threads : {0, 1, 2, 8}) {
+    Consumer consumer(mixed_run(), threads, 4);
+    in_child([&] { consumer.consume(25); });  // before the parent began
+    for (const std::uint64_t count : {1U, 3U, 7U, 16U}) {
+      consumer.consume(count);
+      const auto kept = consumer.next();
+      in_child([&] {
+        consumer.consume(12);
+        mixed_run().data.check(kept, mixed_run().batches[consumer.consumed() - 13].plan.rows);
+      });
+      in_child([&] {
+        consumer.wait();
+        in_child([&] { consumer.consume(3); });
+        consumer.consume_all();
+      });
+      in_child([&] { consumer.prefetcher().close(); });
+    }
+    in_child([&] { Consumer(one_class_run(), threads, 2).consume_all(); });
+    consumer.consume_all();
+  }
+}
+
+void test_a_child_forked_during_a_call_goes_on_too() {
+  Consumer consumer(mixed_run(), 1, 4);
+  auto obstacle = std::make_unique<Obstacle>();
+  consumer.begin();
+  {
+    const StuckConsumer stuck(consumer.prefetcher());
+    in_child([&] {
+      consumer.begin();
+      consumer.consume_all();
+    });
+    in_child([&] { consumer.prefetcher().close(); });
+    obstacle.reset();
+  }
+  consumer.consume_all();
+}
+
+void test_an_error_surfaces_at_its_batch() {
+  const Expected& expected = one_class_run();
+  for (const int threads : kThreadCounts) {
+    for (const int prefetch : {0, 1, 4}) {
+      for (const std::uint64_t failing : {0U, 5U, 19U, 33U}) {
+        Consumer consumer(expected, threads, prefetch);
+        const std::uint64_t first = failing / expected.run.steps * expected.run.steps;
+        consumer.go_back_to(first);
+        blocks_until_failure = static_cast<int>(2 * (failing - first) + 1);  // the second field of that batch
+        std::vector<std::vector<Block>> kept;  // so that no batch can use the blocks of another
+        while (consumer.consumed() < failing) kept.push_back(consumer.next());
+        if (failing == first) consumer.begin();
+        const BatchPlan plan = consumer.prefetcher().plan();
+        consumer.wait();
+        CHECK_THROWS(std::bad_alloc, consumer.prefetcher().take_blocks());
+        CHECK(blocks_until_failure == -1);
+        CHECK(consumer.prefetcher().state() == consumer.due().before);
+        CHECK(consumer.prefetcher().plan().rows == plan.rows);
+        consumer.consume(8);  // that batch first
+      }
+    }
+  }
+  CHECK(blocks_alive == 0);
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_batches_are_those_of_the_reference();
+  test_changes_act_at_their_step_whenever_they_are_told();
+  test_slow_consumers_get_the_same();
+  test_nothing_lies_beyond_the_end();
+  test_begin_gives_up_what_lies_ready();
+  test_a_batch_is_not_consumed_before_commit();
+  test_restored_at_any_step_the_rest_is_repeated();
+  test_a_broken_state_changes_nothing();
+  test_blocks_stay_as_they_are();
+  test_blocks_are_used_again();
+  test_close_drops_what_is_in_flight();
+  test_many_are_begun_and_abandoned();
+  test_several_prefetchers_at_once();
+  test_wait_ends_in_time();
+  test_a_second_thread_is_refused();
+  test_close_waits_for_a_call_of_another_thread();
+  test_a_forked_child_goes_on_by_itself();
+  test_a_child_forked_during_a_call_goes_on_too();
+  test_an_error_surfaces_at_its_batch();
+}
