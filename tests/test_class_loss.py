@@ -306,7 +306,7 @@ def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor
     if total == 0:
         assert got.tolist() == p.tolist()
         return
-    expected = [(1 - rate) * share + rate * loss / total for share, loss in zip(p, losses, strict=True)]
+    expected = [(1 - rate) * share + rate * (loss / total) for share, loss in zip(p, losses, strict=True)]
     expected = [least + (1 - count * least) * share if n > 0 else 0 for n, share in zip(sizes, expected, strict=True)]
     assert_close(got, expected)
     assert min(got[nonempty(sizes)]) >= least * (1 - 1e-9)

@@ -491,7 +491,6 @@ def test_close_from_another_thread_ends_the_consumer_with_an_error(num_threads: 
         thread.join(60)
         assert not thread.is_alive()
         assert [type(error) for error in errors] == [RuntimeError]
-        assert "closed" in str(errors[0])
 
 
 def _in_thread(function: Any) -> Any:

@@ -210,7 +210,6 @@ class Prefetcher::Pipeline {
     for (std::int64_t i = 0; i < helpers; ++i) queue_.push([this, &slot] { fill(slot); });
     if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
     if (consumer_sleeps && helpers > 0) changed_.notify_all();  // it has a seat, and now something to do
-    if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
     fill(slot);
   }
 
