@@ -1,13 +1,10 @@
 #include "l2m/class_loss.hpp"
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <span>
 #include <stdexcept>
-#include <type_traits>
 #include <vector>
 
 #include "check.hpp"

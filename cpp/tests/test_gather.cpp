@@ -1,11 +1,8 @@
 #include "l2m/gather.hpp"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "check.hpp"

@@ -56,7 +56,10 @@ void test_steps_are_those_of_the_formula() {
       Sizes sizes(num_classes, 3);
       Values losses = random_values(num_classes, 2 * number);
       Values p = random_values(num_classes, 2 * number + 1);
-      for (std::size_t k = 1; k < num_classes; k += 3) p[k] = losses[k] = static_cast<double>(sizes[k] = 0);
+      for (std::size_t k = 1; k < num_classes; k += 3) {
+        sizes[k] = 0;
+        p[k] = losses[k] = 0.0;
+      }
       p = shares_of(p);
       const Values shares = shares_of(losses);
       const double rate = number % 2 == 0 ? 0.05 : 1.0;

@@ -1,10 +1,10 @@
 #include "l2m/philox.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"

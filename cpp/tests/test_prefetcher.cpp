@@ -7,6 +7,7 @@
 #include <cstring>
 #include <latch>
 #include <limits>
+#include <map>
 #include <memory>
 #include <new>
 #include <numeric>

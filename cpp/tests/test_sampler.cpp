@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
-#include <numeric>
-#include <optional>
 #include <set>
 #include <span>
 #include <stdexcept>

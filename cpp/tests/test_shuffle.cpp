@@ -219,7 +219,7 @@ void test_without_shuffling_rows_ascend() {
     Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
     Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
-      maker.passes->prepare(2, pass);
+      maker.passes->prepare(2, pass);  // must not touch a buffer: there is none
       CHECK(maker.copy(0, pass, 0, 5) == classes.rows[0]);
       CHECK(is_part(maker.copy(2, pass, 100, 900), classes.rows[2], 100));
       CHECK(is_part(one_class.copy(0, pass, 10, 500), iota(1000), 10));

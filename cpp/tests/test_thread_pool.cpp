@@ -5,7 +5,6 @@
 #include <chrono>
 #include <latch>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
