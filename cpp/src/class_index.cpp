@@ -7,10 +7,13 @@
 
 #include "l2m/errors.hpp"
 #include "l2m/philox.hpp"
+#include "l2m/platform.hpp"
 #include "l2m/thread_pool.hpp"
 
 namespace l2m {
 namespace {
+
+constexpr std::size_t kLargeArray = 64 << 20;  // where a large page more or less does not count
 
 bool needs_wide_ids(std::int64_t data_rows) {
   return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
@@ -32,6 +35,12 @@ std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std:
 }
 
 }  // namespace
+
+RowIds::RowIds(std::int64_t size, bool wide) : wide_(wide), size_(static_cast<std::size_t>(size)) {
+  const std::size_t bytes = size_ * (wide ? 8 : 4);
+  bytes_.reset(new std::byte[bytes]);  // not make_unique, which would write to all of it
+  if (bytes >= kLargeArray) prefer_large_pages(bytes_.get(), bytes);
+}
 
 ClassIndex::ClassIndex(std::int64_t num_rows)
     : identity_(true), wide_(needs_wide_ids(num_rows)), offsets_{0, num_rows} {}

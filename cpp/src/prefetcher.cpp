@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
 
+constexpr std::chrono::microseconds kLongPlan{10};  // longer than the caches of another thread take to fill
+
 constexpr std::int64_t kChunkBytes =
     128 << 10;  // what a thread copies at a time: long against a hand-over, short against a batch
 
@@ -164,14 +166,39 @@ class Prefetcher::Pipeline {
   }
 
   /// Task: plans the next batch, passes the planning on, and takes part in the filling. One at a time plans.
+  ///
+  /// A long plan means many classes, whose state is best left in the caches of one thread: that thread then goes on
+  /// planning, and others fill.
   void plan_and_fill() {
-    std::unique_lock lock = locked_soon(mutex_);
-    if (!can_plan()) {
-      planning_ = false;
-      changed_.notify_all();
-      return;
+    bool goes_on = true;
+    while (goes_on) {
+      std::unique_lock lock = locked_soon(mutex_);
+      if (!can_plan()) {
+        planning_ = false;
+        changed_.notify_all();
+        return;
+      }
+      Slot& slot = slots_[slot_of(planned_)];
+      const auto began = std::chrono::steady_clock::now();
+      plan_into(slot, lock);
+      const bool more = can_plan() && !alone();
+      goes_on = more && queue_.max_threads() > 1 && std::chrono::steady_clock::now() - began > kLongPlan;
+      planning_ = more;
+      const std::int64_t others = std::min<std::int64_t>(slot.chunks, queue_.max_threads()) - (goes_on ? 0 : 1);
+      const bool consumer_sleeps = waiting_;
+      lock.unlock();
+      // The next plan goes first: of two threads one can plan while the other fills.
+      if (more && !goes_on && others > 0) queue_.push([this] { plan_and_fill(); });
+      for (std::int64_t i = 0; i < others; ++i) queue_.push([this, &slot] { fill(slot); });
+      if (more && !goes_on && others <= 0)
+        queue_.push_quietly([this] { plan_and_fill(); });        // a small batch: soon done
+      if (consumer_sleeps && others > 0) changed_.notify_all();  // it has a seat, and now something to do
+      if (!goes_on) fill(slot);
     }
-    Slot& slot = slots_[slot_of(planned_)];
+  }
+
+  /// Plans the next batch; without the lock in between.
+  void plan_into(Slot& slot, std::unique_lock<std::mutex>& lock) {
     slot.chunks = slot.next_chunk = 0;
     std::optional<Scheduled> scheduled;
     if (!schedule_.empty() && schedule_.front().step == planned_step_) {
@@ -200,17 +227,6 @@ class Prefetcher::Pipeline {
       slot.ready = true;
       changed_.notify_all();
     }
-    const bool more = can_plan() && !alone();
-    planning_ = more;
-    const std::int64_t helpers = std::min<std::int64_t>(slot.chunks, queue_.max_threads()) - 1;
-    const bool consumer_sleeps = waiting_;
-    lock.unlock();
-    // The next plan goes first: of two threads one can plan while the other fills.
-    if (more && helpers > 0) queue_.push([this] { plan_and_fill(); });
-    for (std::int64_t i = 0; i < helpers; ++i) queue_.push([this, &slot] { fill(slot); });
-    if (more && helpers <= 0) queue_.push_quietly([this] { plan_and_fill(); });  // a small batch: soon done
-    if (consumer_sleeps && helpers > 0) changed_.notify_all();  // it has a seat, and now something to do
-    fill(slot);
   }
 
   /// Copies chunks of a batch until none is left.

@@ -119,9 +119,14 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_
     draw(0, global_rows, global, change);
   } else {
     const auto quotas = apportioner_.next(state_.due);
+    const auto class_at = [&](std::size_t i) { return quotas[std::min(i, quotas.size() - 1)].class_id; };
     for (std::size_t i = 0; i < quotas.size(); ++i) {
-      if (i + kAhead < quotas.size())
-        __builtin_prefetch(&state_.cursors[static_cast<std::size_t>(quotas[i + kAhead].class_id)], 1);
+      const std::int64_t far = class_at(i + 2 * kAhead);
+      __builtin_prefetch(&state_.cursors[static_cast<std::size_t>(far)], 1);
+      passes_.prefetch_class(far);
+      const std::int64_t near = class_at(i + kAhead);
+      const Cursor& cursor = state_.cursors[static_cast<std::size_t>(near)];
+      passes_.prefetch_rows(near, cursor.pass, cursor.position);
       draw(quotas[i].class_id, quotas[i].rows, global, change);
     }
   }

@@ -173,6 +173,16 @@ void Passes::copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin,
   });
 }
 
+void Passes::prefetch_class(std::int64_t class_id) const {
+  index_->prefetch_offset(class_id);
+  if (shuffle_) __builtin_prefetch(&made_[static_cast<std::size_t>(buffer(class_id, 0))]);
+}
+
+void Passes::prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const {
+  if (!shuffle_) return;
+  order_[pass % 2].visit([&](auto ids) { __builtin_prefetch(ids.data() + index_->offset(class_id) + position); });
+}
+
 Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const {
   return {index_->rows(),
           order_[pass % 2],

@@ -394,7 +394,7 @@ class StuckConsumer {
     thread_ = std::thread([this, &prefetcher] {
       for (;;) {
         try {
-          got_ = prefetcher.wait(60s);
+          got_ = prefetcher.wait(24h);
           return;
         } catch (const std::runtime_error&) {  // the other thread was just looking
           std::this_thread::yield();

@@ -138,14 +138,12 @@ void test_batches_are_those_of_the_reference() {
   std::ranges::copy(large_runs(), std::back_inserter(runs));
   for (const Run& run : runs) {
     const auto expected = reference_batches_of(run);
-    for (const bool wide : {false, true}) {
-      const auto index = run.index(wide);
-      for (const int threads : kThreadCounts) {
-        Planner planner(run, index, threads);
-        const auto batches = batches_of(run, planner);
-        CHECK(batches.size() == expected.size());
-        for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
-      }
+    const auto narrow = run.index(false), wide = run.index(true);
+    for (const int threads : kThreadCounts) {
+      Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
+      const auto batches = batches_of(run, planner);
+      CHECK(batches.size() == expected.size());
+      for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
     }
   }
 }

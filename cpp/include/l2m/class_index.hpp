@@ -13,8 +13,7 @@ namespace l2m {
 class RowIds {
  public:
   RowIds() = default;
-  RowIds(std::int64_t size, bool wide)
-      : wide_(wide), size_(static_cast<std::size_t>(size)), bytes_(new std::byte[size_ * (wide ? 8 : 4)]) {}
+  RowIds(std::int64_t size, bool wide);
 
   [[nodiscard]] bool wide() const { return wide_; }
 
@@ -53,6 +52,8 @@ class ClassIndex {
   [[nodiscard]] std::int64_t num_rows() const { return offsets_.back(); }
   [[nodiscard]] std::int64_t offset(std::int64_t k) const { return offsets_[static_cast<std::size_t>(k)]; }
   [[nodiscard]] std::int64_t size(std::int64_t k) const { return offset(k + 1) - offset(k); }
+
+  void prefetch_offset(std::int64_t k) const { __builtin_prefetch(&offsets_[static_cast<std::size_t>(k)]); }
 
   /// Whether a row of the data is one of class k. O(log size).
   [[nodiscard]] bool contains(std::int64_t k, std::int64_t row) const;

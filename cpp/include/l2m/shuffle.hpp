@@ -72,6 +72,10 @@ class Passes {
   /// Copies row ids [begin, begin + count) of a pass of a class to `rows`, and starts on the pass after it.
   void copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin, std::int64_t count, std::int64_t* rows);
 
+  /// Brings what copy() will touch into the cache: first where a class is, and when that is there, where its rows are.
+  void prefetch_class(std::int64_t class_id) const;
+  void prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const;
+
   /// Starts on a pass of a class unless it is there, under way, or of too few rows to be worth a task.
   void prepare(std::int64_t class_id, std::uint64_t pass);
 
