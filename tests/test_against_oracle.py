@@ -29,7 +29,8 @@ _POLICIES: dict[str, Callable[[Any], Any]] = {
 
 def _odd_shares(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     shares = np.where(sizes > 0, np.sqrt(np.arange(1, len(sizes) + 1)), 0.0)
-    return shares / shares.sum()
+    normalised: np.ndarray[Any, Any] = shares / shares.sum()
+    return normalised
 
 
 def _all_reduce(sums: np.ndarray[Any, Any]) -> None:
