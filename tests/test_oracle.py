@@ -613,6 +613,7 @@ def test_window_w_acts_from_the_first_batch_of_window_w_plus_2(every: int) -> No
 
 def test_every_update_starts_from_the_newest_proportions() -> None:
     loader = OracleLoader(4, batch_size=4, classes=np.array([0, 0, 0, 1]), mixing=Mixing(mixing_rate=0.5))
+    next(iter(loader))
     for _ in range(2):
         loader.record([1.0, 3.0], classes=[0, 1])
         loader.update()

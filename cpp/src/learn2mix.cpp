@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <vector>
 
 #include "l2m/errors.hpp"
 #include "l2m/sum.hpp"
@@ -21,10 +22,17 @@ void check_length(const char* what, std::size_t got, std::size_t num_classes) {
 void learn2mix(std::span<double> proportions, std::span<const double> class_losses,
                std::span<const std::int64_t> class_sizes, double mixing_rate, double min_share) {
   check_length("class_losses", class_losses.size(), proportions.size());
-  const double total = compensated_sum(class_losses);
+  double total = compensated_sum(class_losses);
+  double scale = 1;
+  if (!std::isfinite(total)) {  // losses near the largest double: their shares are those of the halved, and so on
+    scale = 0x1p-64;
+    std::vector<double> scaled(class_losses.begin(), class_losses.end());
+    for (double& loss : scaled) loss *= scale;
+    total = compensated_sum(scaled);
+  }
   if (total == 0) return;
   for (std::size_t k = 0; k < proportions.size(); ++k)
-    proportions[k] += mixing_rate * (class_losses[k] / total - proportions[k]);
+    proportions[k] += mixing_rate * (class_losses[k] * scale / total - proportions[k]);
   raise_to_min_share(proportions, class_sizes, min_share);
 }
 

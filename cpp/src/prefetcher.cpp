@@ -201,8 +201,9 @@ class Prefetcher::Pipeline {
   void plan_into(Slot& slot, std::unique_lock<std::mutex>& lock) {
     slot.chunks = slot.next_chunk = 0;
     std::optional<Scheduled> scheduled;
-    if (!schedule_.empty() && schedule_.front().step == planned_step_) {
-      scheduled = std::move(schedule_.front());
+    while (!schedule_.empty() && schedule_.front().step <= planned_step_) {
+      // One of an earlier step was scheduled twice, and is in force.
+      if (schedule_.front().step == planned_step_) scheduled = std::move(schedule_.front());
       schedule_.pop_front();
     }
     const std::int64_t step = planned_;
@@ -295,8 +296,10 @@ class Prefetcher::Use {
  public:
   explicit Use(Prefetcher& prefetcher) : prefetcher_(prefetcher) {
     const bool forked = prefetcher.forks_.exchange(forks()) != forks();
-    if (prefetcher.in_use_.exchange(true) && !forked)
-      throw std::runtime_error("a loader has one consumer: another thread is using it");
+    if (prefetcher.in_use_.exchange(true) && !forked) {
+      throw std::runtime_error(prefetcher.closed_ ? "the loader is closed"
+                                                  : "a loader has one consumer: another thread is using it");
+    }
     try {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {

@@ -209,9 +209,10 @@ void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
 }
 
 void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
+  if (!shuffle_ || index_->size(class_id) <= kInlineRows) return;
   const Buffer here = buffer(class_id, pass);
   std::uint64_t& made = made_[static_cast<std::size_t>(here)];
-  if (!shuffle_ || index_->size(class_id) <= kInlineRows || made == pass + 1) return;
+  if (made == pass + 1) return;
   std::shared_ptr<Job>& job = pending_[here];
   if (job && job->pass == pass) return;
   if (job) cancel(*job);

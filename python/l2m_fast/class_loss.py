@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Sizes = NDArray[np.int64]
 
 
+_LARGEST = np.finfo(np.float64).max
+
+
 class ClassLoss(NamedTuple):
     """Sum and number of the losses of each class.
 
@@ -116,7 +119,7 @@ class LossWindow:
     """
 
     def __init__(self, class_sizes: Sizes) -> None:
-        self._nonempty = class_sizes > 0
+        self._class_sizes, self._nonempty = class_sizes, class_sizes > 0
         self.class_losses: Floats = np.full(len(class_sizes), np.nan)
         self.pending = ClassLoss(np.zeros(len(class_sizes)), np.zeros(len(class_sizes), np.int64))
         self._warned: set[str] = set()
@@ -161,23 +164,23 @@ class LossWindow:
         recorded = (count > 0) & self._nonempty
         if not recorded.any():
             return None, self.class_losses
-        mean = total[recorded] / count[recorded]
+        mean = np.minimum(total[recorded] / count[recorded], _LARGEST)  # where the sum of finite losses was not finite
         if (mean < 0).any():
             self._warn("the mean loss of a class is negative; it counts as 0")
         class_losses = self.class_losses.copy()
         class_losses[recorded] = np.maximum(mean, 0.0)
         return ClassLoss(total, count.astype(np.int64)), class_losses
 
-    def begin(self, class_losses: Floats) -> None:
-        """Begins the next window, without losses."""
-        self.class_losses = class_losses
-        self.pending.sum[:] = 0
-        self.pending.count[:] = 0
+    def successor(self, class_losses: Floats) -> LossWindow:
+        """The next window, without losses."""
+        window = LossWindow(self._class_sizes)
+        window.class_losses, window._warned = class_losses, self._warned
+        return window
 
     def filled(self, class_losses: Floats) -> Floats:
         """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
         known = self._nonempty & ~np.isnan(class_losses)
-        mean = _core.compensated_sum(class_losses[known]) / np.count_nonzero(known)
+        mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), _LARGEST)
         losses: Floats = np.where(self._nonempty, np.where(known, class_losses, mean), 0.0)
         return losses
 

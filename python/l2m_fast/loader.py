@@ -233,7 +233,9 @@ class Loader:
         self._iterating = True
         self._iteration += 1
         self._consumer = None
-        self._prefetcher.begin(self._epoch, self._step, self._steps, self._last_batch_rows, self._plan_until())
+        self._prefetcher.begin(
+            self._epoch, self._step, self._steps, self._last_batch_rows, self._plan_until(self._windows)
+        )
         return _core.Iteration(self._prefetcher, self._iteration, self._turn, self._build)
 
     def _turn(self, iteration: int) -> None:
@@ -285,21 +287,21 @@ class Loader:
         sampler = self._prefetcher.state()
         sampler.update(passes=[epoch] * self._num_classes, positions=[0] * self._num_classes, held=[])
         self._prefetcher.set_state(sampler)
-        self._schedule_next_window()
+        self._schedule_next_window(self._windows)
 
-    def _schedule_next_window(self) -> None:
+    def _schedule_next_window(self, windows: int) -> None:
         """Says what acts from the window after this one, where that is not in force yet."""
         if self._update_every is None or not self._follows_losses:
             return
-        acts_from = (self._windows + 1) * self._update_every
+        acts_from = (windows + 1) * self._update_every
         if self._prefetcher.total_step < acts_from:
-            self._prefetcher.schedule(acts_from, self._next_proportions, self._plan_until())
+            self._prefetcher.schedule(acts_from, self._next_proportions, self._plan_until(windows))
 
-    def _plan_until(self) -> int:
+    def _plan_until(self, windows: int) -> int:
         """The total_step whose proportions are not known yet."""
         if self._update_every is None or not self._follows_losses:
             return _ALL_STEPS
-        return (self._windows + 2) * self._update_every
+        return (windows + 2) * self._update_every
 
     # ---- losses
 
@@ -361,20 +363,23 @@ class Loader:
         if self._prefetcher.total_step != (self._windows + 1) * update_every:
             return
         self._close_window()
+        self._schedule_next_window(self._windows + 1)  # before it counts, so that a Ctrl-C cannot skip it
         self._windows += 1
-        self._schedule_next_window()
 
     def _close_window(self) -> None:
         recorded, class_losses = self._window.totals(self._all_reduce)
+        proportions = self._next_proportions
         if recorded is not None and self._follows_losses:
             losses = self._window.filled(class_losses)
-            updated = self._mixing.update(self._next_proportions.copy(), losses.copy(), self._class_sizes.copy())
-            self._next_proportions = self._checked(updated)
-            self._remember(losses, recorded.count)
-        self._window.begin(class_losses)  # last: what raises above loses no losses
+            updated = self._mixing.update(proportions.copy(), losses.copy(), self._class_sizes.copy())
+            proportions = self._checked(updated)
+            self._remember(proportions, losses, recorded.count)
+        window = self._window.successor(class_losses)
+        # At once: what is raised above, Ctrl-C too, leaves the window to be closed again.
+        self._next_proportions, self._window = proportions, window
 
-    def _remember(self, losses: Floats, counts: Sizes) -> None:
-        arrays = {"proportions": self._next_proportions, "class_losses": losses, "counts": counts}
+    def _remember(self, proportions: Floats, losses: Floats, counts: Sizes) -> None:
+        arrays = {"proportions": proportions, "class_losses": losses, "counts": counts}
         self._history.append({"epoch": self._epoch, "total_step": self._prefetcher.total_step, **arrays})
         size = sum(array.nbytes for array in arrays.values())
         self._history_bytes += size
@@ -504,7 +509,7 @@ class Loader:
         next_proportions = np.array(loaded["next_proportions"], np.float64)
         _core.normalise(next_proportions, self._class_sizes)  # only to check them: they are to stay as they are
         window = LossWindow(self._class_sizes)
-        window.begin(losses)
+        window.class_losses = losses
         window.add_sums(
             ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
         )
@@ -516,7 +521,7 @@ class Loader:
         self._next_proportions = next_proportions
         self._epoch, self._windows = loaded["epoch"], loaded["windows"]
         self._epoch_began = loaded["total_step"] - loaded["step"]
-        self._schedule_next_window()
+        self._schedule_next_window(self._windows)
         self._window = window
         self._requested_epoch = None
         self._iterating = False
