@@ -183,6 +183,20 @@ const Expected& one_class_run() {
   return expected;
 }
 
+/// Many classes, so that planning takes long.
+const Expected& many_classes_run() {
+  static const Expected expected = [] {
+    const std::vector<std::int64_t> sizes(3000, 4);
+    return Expected(Run{.sizes = sizes,
+                        .proportions = random_proportions(sizes, 6),
+                        .options = {.seed = 6, .global_batch = 512},
+                        .epochs = 2,
+                        .steps = 12},
+                    {300, 4});
+  }();
+  return expected;
+}
+
 /// Batches of many chunks.
 const Expected& long_rows_run() {
   static const Expected expected(Run{.sizes = {60, 40},
@@ -217,7 +231,7 @@ class Obstacle {
 };
 
 void test_batches_are_those_of_the_reference() {
-  for (const Expected* expected : {&mixed_run(), &one_class_run(), &long_rows_run()})
+  for (const Expected* expected : {&mixed_run(), &one_class_run(), &many_classes_run(), &long_rows_run()})
     for (const int threads : kThreadCounts)
       for (const int prefetch : kPrefetches) Consumer(*expected, threads, prefetch).consume_all();
 }
@@ -283,7 +297,7 @@ void test_a_batch_is_not_consumed_before_commit() {
 void test_restored_at_any_step_the_rest_is_repeated() {
   for (const int threads : {0, 2}) {
     for (const Expected* expected : {&mixed_run(), &one_class_run()}) {
-      Consumer consumer(*expected, threads, 3);
+      Consumer consumer(*expected, threads, 3, 5);
       consumer.consume(10);
       for (std::size_t first = expected->batches.size(); first-- > 0;) {
         consumer.go_back_to(first);
