@@ -22,6 +22,7 @@ void check_length(const char* what, std::size_t got, std::size_t num_classes) {
 void learn2mix(std::span<double> proportions, std::span<const double> class_losses,
                std::span<const std::int64_t> class_sizes, double mixing_rate, double min_share) {
   check_length("class_losses", class_losses.size(), proportions.size());
+  check_length("class_sizes", class_sizes.size(), proportions.size());
   double total = compensated_sum(class_losses);
   double scale = 1;
   if (!std::isfinite(total)) {  // losses near the largest double: their shares are those of the halved, and so on

@@ -223,8 +223,8 @@ class Prefetcher::Pipeline {
     ++planned_step_;
     slot.chunks = slot.error ? 0 : (std::ssize(slot.plan.rows) + chunk_rows_ - 1) / chunk_rows_;
     slot.unfinished = slot.chunks;
-    if (slot.error) {
-      failed_ = true;
+    failed_ = slot.error != nullptr;
+    if (slot.chunks == 0) {  // there is nothing to fill
       slot.ready = true;
       changed_.notify_all();
     }

@@ -7,6 +7,7 @@
 
 #include "l2m/errors.hpp"
 #include "l2m/philox.hpp"
+#include "l2m/sum.hpp"
 
 namespace l2m {
 namespace {
@@ -64,7 +65,6 @@ void Sampler::check(const SamplerState& state) const {
   const auto num_classes = static_cast<std::size_t>(index_->num_classes());
   if (state.proportions.size() != num_classes || state.due.size() != num_classes || state.cursors.size() != num_classes)
     refuse("it must have ", num_classes, " classes");
-  double sum = 0;
   for (std::size_t k = 0; k < num_classes; ++k) {
     const std::int64_t size = index_->size(static_cast<std::int64_t>(k));
     const double p = state.proportions[k];
@@ -76,9 +76,10 @@ void Sampler::check(const SamplerState& state) const {
       refuse("passes, visits and total_step must be at most 2^62");
     if (!std::isfinite(state.due[k].due)) refuse("due must be finite (got ", state.due[k].due, ")");
     if (!(p >= 0) || (p > 0 && size == 0)) refuse("proportion ", p, " of class ", k, ", which has ", size, " rows");
-    sum += p;
   }
-  if (!(std::abs(sum - 1) <= 1e-6)) refuse("proportions must sum to 1 (got ", sum, ")");
+  // Normalised ones do so to the last bits; far from that the quotas of a large batch would not add up.
+  const double sum = compensated_sum(state.proportions);
+  if (!(std::abs(sum - 1) <= 1e-12)) refuse("proportions must sum to 1 within 1e-12 (got ", sum, ")");
   for (const auto& [class_id, rows] : state.held) {
     if (class_id < 0 || class_id >= index_->num_classes()) refuse("rows are held of class ", class_id);
     std::vector<std::int64_t> sorted = rows;

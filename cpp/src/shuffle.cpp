@@ -218,6 +218,7 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (job) cancel(*job);
   made = 0;  // whatever else the buffer held is given up
   job = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
+  if (queue_.max_threads() == 0) return;  // it is made when it is needed
   std::unique_lock lock(mutex_);
   jobs_.push_back(job);
   help_in_background(lock);

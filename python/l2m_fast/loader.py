@@ -508,6 +508,9 @@ class Loader:
         losses = np.array([np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64)
         next_proportions = np.array(loaded["next_proportions"], np.float64)
         _core.normalise(next_proportions, self._class_sizes)  # only to check them: they are to stay as they are
+        if abs(_core.compensated_sum(next_proportions) - 1) > 1e-12:
+            msg = f"next_proportions of the state must sum to 1 within 1e-12 (got {sum(next_proportions)})"
+            raise ValueError(msg)
         window = LossWindow(self._class_sizes)
         window.class_losses = losses
         window.add_sums(
