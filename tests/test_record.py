@@ -622,3 +622,22 @@ def test_whatever_is_recorded_the_proportions_stay_proportions(losses: list[tupl
         assert p[2] == 0
         assert p.sum() == pytest.approx(1, abs=1e-12)
     assert next(iter(loader)).shape == (6,)
+
+
+def test_a_policy_that_raises_stop_iteration_does_not_end_the_epoch() -> None:
+    class Stopping:
+        def initial(self, class_sizes: Any) -> Any:
+            return class_sizes / class_sizes.sum()
+
+        def update(self, *_: Any) -> Any:
+            return next(iter(()))
+
+    loader = Loader(
+        np.arange(96), batch_size=8, classes=np.arange(96) % 4, mixing=Stopping(), update_every=3, format="numpy"
+    )
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+        loader.record(np.ones(8))
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        next(batches)

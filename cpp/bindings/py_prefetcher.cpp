@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "l2m/thread_pool.hpp"
 #include "sampler_state.hpp"
 
 namespace l2m::bindings {
@@ -32,6 +33,7 @@ py::object to_python(Block block, const Output& output, std::int64_t rows, const
 py::object PyPrefetcher::next(const py::object& build) {
   using namespace std::chrono_literals;
   const Inside inside(inside_);
+  forks_ = forks();
   while (!core_.wait(0ms)) {  // most often the batch is there: then the GIL need not be given up
     {
       const py::gil_scoped_release release;
@@ -79,7 +81,8 @@ void PyPrefetcher::close() {
   core_.close();
   const auto elsewhere = [this] {
     const std::thread::id thread = inside_;
-    return thread != std::thread::id() && thread != std::this_thread::get_id();
+    // In a forked child the thread that was inside does not exist.
+    return thread != std::thread::id() && thread != std::this_thread::get_id() && forks_ == forks();
   };
   while (elsewhere()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }

@@ -59,6 +59,7 @@ class PyPrefetcher {
   const py::object from_dlpack_;
   py::list arrays_;  // of a batch that is not consumed yet
   Run run_;
+  std::atomic<int> forks_{0};            // when next() was called last
   std::atomic<std::thread::id> inside_;  // the thread that is in next(), up to where it has the GIL again
   Prefetcher core_;
 };

@@ -29,11 +29,11 @@ class ThreadPool {
 
   void add(TaskQueue* queue) {
     const std::scoped_lock lock(mutex_);
-    queues_.push_back(queue);
     while (threads_ < queue->max_threads_) {
       std::thread([this] { work(); }).detach();
       ++threads_;
     }
+    queues_.push_back(queue);  // last: where no thread can be had, the queue is not made
   }
 
   void remove(TaskQueue* queue) {

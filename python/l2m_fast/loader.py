@@ -371,7 +371,11 @@ class Loader:
         proportions = self._next_proportions
         if recorded is not None and self._follows_losses:
             losses = self._window.filled(class_losses)
-            updated = self._mixing.update(proportions.copy(), losses.copy(), self._class_sizes.copy())
+            try:
+                updated = self._mixing.update(proportions.copy(), losses.copy(), self._class_sizes.copy())
+            except StopIteration as error:  # which would pass for the end of the epoch
+                msg = f"update() of {describe(self._mixing)} raised StopIteration"
+                raise RuntimeError(msg) from error
             proportions = self._checked(updated)
             self._remember(proportions, losses, recorded.count)
         window = self._window.successor(class_losses)
