@@ -7,7 +7,6 @@ precision, without fused multiply-add.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-SHUFFLE, DUE, RANK_OFFSET, BATCH_ORDER = 1, 2, 3, 4  # the streams
-MAX_BUCKET = 524288  # rows shuffled in one piece
+SHUFFLE, DUE, RANK_OFFSET, BATCH_ORDER, BUCKET = 1, 2, 3, 4, 5  # the streams
+MAX_UNSPLIT = 2**19  # rows shuffled in one piece
+MAX_BUCKET = 2**17  # rows of a bucket on average, where a class is split
+PART = 2**16  # rows whose buckets are drawn from one stream
 MAX_GLOBAL_BATCH = 2**31 - 1
 
 
@@ -36,43 +37,61 @@ class Policy(Protocol):
         """Returns the next proportions, shape `[K]`."""
 
 
-# ---- Randomness: Philox4x64-10, addressed by (seed, stream, a, b, c), never consumed in common
+# ---- Randomness: addressed by (seed, stream, a, b, c), never consumed in common
 
 
 def words(seed: int, stream: int, a: int, b: int, c: int, count: int, block: int = 0) -> NDArray[np.uint64]:
-    """Returns `count` words of a stream, from word `4 * block` on."""
+    """Returns `count` words of a stream, from word `4 * block` on: Philox4x64-10."""
     counter = np.array([block, a, b, c], np.uint64)
     return np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter).random_raw(count).astype("<u8")
 
 
-def halves(seed: int, stream: int, a: int, b: int = 0, c: int = 0) -> Iterator[int]:
-    """Yields the 32-bit halves of a stream's words without end, the low half of each first."""
-    for block in itertools.count(step=16):
-        yield from words(seed, stream, a, b, c, 64, block).view("<u4").tolist()
+def sequence(seed: int, stream: int, a: int, b: int = 0, c: int = 0) -> np.random.SFC64:
+    """Returns the generator that begins at an address: SFC64, whose state is the first three words there, and 1."""
+    generator = np.random.SFC64()
+    state = generator.state
+    state["state"]["state"] = np.array([*words(seed, stream, a, b, c, 3), 1], np.uint64)
+    generator.state = state
+    return generator
 
 
-def bounded(source: Iterator[int], n: int) -> int:
-    """Returns an unbiased integer in [0, n), 1 <= n < 2**32, from 32-bit halves (Lemire 2019)."""
-    product = next(source) * n
-    if product % 2**32 < n:
-        threshold = (2**32 - n) % n
-        while product % 2**32 < threshold:
-            product = next(source) * n
-    return product >> 32
+class Words(Protocol):
+    """What numbers are drawn from."""
+
+    def random_raw(self) -> Any:
+        """Returns the next 64 random bits."""
 
 
-def fisher_yates(values: list[int], source: Iterator[int]) -> None:
-    """Shuffles `values` in place, uniformly."""
-    for i in range(len(values) - 1, 0, -1):
-        j = bounded(source, i + 1)
-        values[i], values[j] = values[j], values[i]
+def throw_dice(generator: Words, sides: Sequence[int]) -> list[int]:
+    """Returns unbiased integers below each of `sides`, whose product is below 2**64 (Brackett-Rozinsky, Lemire 2024)."""
+    product = math.prod(sides)
+    while True:
+        rest = int(generator.random_raw())
+        dice = []
+        for n in sides:
+            die, rest = divmod(rest * n, 2**64)
+            dice.append(die)
+        if rest >= 2**64 % product:
+            return dice
+
+
+def fisher_yates(values: list[Any], generator: Words) -> None:
+    """Shuffles `values` in place, uniformly; several dice a throw, for the last values one after the other."""
+    bound = len(values)
+    while bound > 1:
+        count = min(max(58 // bound.bit_length(), 1), 8)
+        if count >= bound:
+            count = 1
+        for die in throw_dice(generator, range(bound, bound - count, -1)):
+            bound -= 1
+            values[bound], values[die] = values[die], values[bound]
 
 
 @lru_cache(maxsize=100_000)
 def due_uniform(seed: int, k: int, visit: int) -> float:
-    """Returns the double in [0, 1) of class `k`'s visit: word number `visit` of its stream."""
-    word = words(seed, DUE, k, 0, 0, 4, visit // 4)[visit % 4]
-    return (int(word) >> 11) * 2.0**-53
+    """Returns the float in [0, 1) of class `k`'s visit: 32-bit half number `visit` of its stream, low halves first."""
+    halves = words(seed, DUE, k, 0, 0, 4, visit // 8).view("<u4")
+    return int(halves[visit % 8]) * 2.0**-32
 
 
 # ---- The rows of a class
@@ -82,13 +101,14 @@ def due_uniform(seed: int, k: int, visit: int) -> float:
 def permutation(seed: int, k: int, number: int, size: int) -> Ints:
     """Returns the uniformly random order of 0 ... size - 1 in pass `number` of class `k`, int64."""
     buckets: list[list[int]] = [list(range(size))]
-    if size > MAX_BUCKET:
+    if size > MAX_UNSPLIT:
         bits = (math.ceil(size / MAX_BUCKET) - 1).bit_length()
-        quarters = words(seed, SHUFFLE, k, number, 0, -(-size // 4)).view("<u2")[:size]
-        bucket_of = quarters >> (16 - bits)
+        parts = [sequence(seed, BUCKET, k, number, part) for part in range(math.ceil(size / PART))]
+        quarters = np.concatenate([part.random_raw(PART // 4).astype("<u8").view("<u2") for part in parts])
+        bucket_of = quarters[:size] >> (16 - bits)
         buckets = [np.flatnonzero(bucket_of == bucket).tolist() for bucket in range(2**bits)]
     for bucket, members in enumerate(buckets):
-        fisher_yates(members, halves(seed, SHUFFLE, k, number, 1 + bucket))
+        fisher_yates(members, sequence(seed, SHUFFLE, k, number, bucket))
     result = np.array([member for members in buckets for member in members], np.int64)
     result.setflags(write=False)  # it is cached
     return result
@@ -160,7 +180,7 @@ def quotas(seed: int, proportions: Floats, total: int, due: list[float], visits:
         quota[k] += 1
         visits[k] += 1
         jitter = (1.0 + due_uniform(seed, k, visits[k])) - due_uniform(seed, k, visits[k] - 1)
-        due[k] += jitter / float(fraction[k])
+        due[k] += jitter * (1.0 / float(fraction[k]))
     return quota
 
 
@@ -345,12 +365,10 @@ class OracleLoader:
 
         offset = 0
         if self._world_size > 1:
-            offset = bounded(halves(self._seed, RANK_OFFSET, self.epoch, self.step), self._world_size)
+            (offset,) = throw_dice(sequence(self._seed, RANK_OFFSET, self.epoch, self.step), [self._world_size])
         local = [entry for i, entry in enumerate(plan) if (i + offset) % self._world_size == self._rank]
         if self._order == "shuffled" and self._shuffle and len(self._cursors) > 1:
-            places = list(range(len(local)))
-            fisher_yates(places, halves(self._seed, BATCH_ORDER, self.epoch, self.step, self._rank))
-            local = [local[i] for i in places]
+            fisher_yates(local, sequence(self._seed, BATCH_ORDER, self.epoch, self.step, self._rank))
 
         self.step += 1
         self._total_step += 1
@@ -464,7 +482,7 @@ class OracleLoader:
     def state_dict(self) -> dict[str, Any]:
         """Returns what was consumed (the loader's own adds a fingerprint of its data and options)."""
         return {
-            "version": 1,
+            "version": 2,
             "seed": self._seed,
             "rank": self._rank,
             "world_size": self._world_size,

@@ -23,22 +23,24 @@ from numpy.typing import ArrayLike
 
 from oracle import (
     MAX_BUCKET,
+    MAX_UNSPLIT,
+    PART,
     Cursor,
     Floats,
     Ints,
     OracleLoader,
-    bounded,
     change_due,
     checked_proportions,
     draw,
     due_uniform,
     fisher_yates,
     fractions,
-    halves,
     learn2mix,
     neumaier_sum,
     permutation,
     quotas,
+    sequence,
+    throw_dice,
     with_min_share,
     words,
 )
@@ -164,30 +166,58 @@ def test_words_of_a_stream_are_philox_blocks_from_counter_one_on(
     assert words(seed, stream, a, b, c, 4, block=2).tolist() == blocks[2]
 
 
-def test_halves_are_the_low_then_the_high_half_of_each_word() -> None:
-    expected = [half for word in words(3, 1, 4, 1, 5, 150).tolist() for half in (word % 2**32, word >> 32)]
-    assert list(itertools.islice(halves(3, 1, 4, 1, 5), 300)) == expected
+def plain_sfc64(a: int, b: int, c: int) -> Iterator[int]:
+    """SFC64 as its author gives it (Doty-Humphrey, PractRand), from a state with counter 1 on."""
+    for counter in itertools.count(1):
+        word = (a + b + counter) & MAX_WORD
+        a, b, c = b ^ b >> 11, (c + (c << 3)) & MAX_WORD, ((c << 24 | c >> 40) + word) & MAX_WORD
+        yield word
 
 
-def test_due_uniform_is_the_top_53_bits_of_the_visits_word() -> None:
-    expected = [(word >> 11) * 2.0**-53 for word in words(9, 2, 7, 0, 0, 11).tolist()]
-    assert [due_uniform(9, 7, visit) for visit in range(11)] == expected
+@given(st.integers(0, MAX_WORD), *[st.integers(0, 2**32)] * 4)
+def test_a_sequence_is_sfc64_from_the_words_of_its_address_on(seed: int, stream: int, a: int, b: int, c: int) -> None:
+    expected = [*itertools.islice(plain_sfc64(*words(seed, stream, a, b, c, 3).tolist()), 30)]
+    assert sequence(seed, stream, a, b, c).random_raw(30).tolist() == expected
 
 
-def test_bounded_rejects_the_halves_that_would_bias_it() -> None:
-    assert bounded(iter([0, 2**32 - 1]), 3) == 2  # 2**32 = 1 (mod 3): one of the halves is too many, and it is 0
-    assert bounded(iter([1]), 3) == 0
-    assert bounded(iter([7]), 1) == 0
-    assert [bounded(iter([half]), 2**31) for half in (0, 1, 2, 3)] == [0, 0, 1, 1]
+def test_due_uniform_is_a_half_of_a_word_the_low_one_first() -> None:
+    halves = [half for word in words(9, 2, 7, 0, 0, 11).tolist() for half in (word % 2**32, word >> 32)]
+    assert [due_uniform(9, 7, visit) for visit in range(22)] == [half * 2.0**-32 for half in halves]
 
 
-@pytest.mark.parametrize("n", [6, 3 * 2**30])
-def test_bounded_is_uniform(n: int) -> None:
-    source = halves(1, 9, 0)
-    draws = [bounded(source, n) for _ in range(6000)]
-    assert 0 <= min(draws) <= max(draws) < n
-    assert_uniform(np.bincount([value * 6 // n for value in draws], minlength=6))
-    assert_uniform(np.bincount([value % 6 for value in draws], minlength=6))
+class Given64:
+    """The given words one after the other."""
+
+    def __init__(self, *given_words: int) -> None:
+        self._words = iter(given_words)
+
+    def random_raw(self) -> int:
+        return next(self._words)
+
+
+def test_dice_are_thrown_again_where_a_word_would_bias_them() -> None:
+    assert throw_dice(Given64(0, MAX_WORD), [3]) == [2]  # 2**64 = 1 (mod 3): one of the words is too many, and it is 0
+    assert throw_dice(Given64(1), [3]) == [0]
+    assert throw_dice(Given64(0), [1]) == [0]
+    assert [throw_dice(Given64(word), [2**63]) for word in (0, 1, 2, 3)] == [[0], [0], [1], [1]]
+    assert throw_dice(Given64(3 << 62), [2, 4, 2]) == [1, 2, 0]  # digits of 3/4 in mixed base 2, 4, 2
+    assert throw_dice(Given64(0, 15, 16), [3, 5]) == [0, 0]  # 2**64 = 1 (mod 15)
+
+
+@pytest.mark.parametrize("n", [6, 3 * 2**61])
+def test_a_die_is_uniform(n: int) -> None:
+    generator = sequence(1, 9, 0)
+    thrown = [die for _ in range(6000) for die in throw_dice(generator, [n])]
+    assert 0 <= min(thrown) <= max(thrown) < n
+    assert_uniform(np.bincount([die * 6 // n for die in thrown], minlength=6))
+    assert_uniform(np.bincount([die % 6 for die in thrown], minlength=6))
+
+
+@pytest.mark.parametrize("sides", [(7, 6, 5), (11, 10, 9, 8)])
+def test_dice_of_a_throw_are_uniform_and_independent(sides: tuple[int, ...]) -> None:
+    generator = sequence(1, 9, 0)
+    throws = np.array([throw_dice(generator, sides) for _ in range(100_000)])
+    assert_uniform(np.bincount(np.ravel_multi_index(tuple(throws.T), sides), minlength=int(np.prod(sides))))
 
 
 # ---- Permutations
@@ -217,7 +247,7 @@ def test_every_place_of_a_larger_pass_is_equally_likely() -> None:
     assert_uniform(counts, 81)  # rows and columns add up by themselves
 
 
-@pytest.mark.parametrize("size", [MAX_BUCKET + 1, 2 * MAX_BUCKET + 5])
+@pytest.mark.parametrize("size", [MAX_UNSPLIT + 1, MAX_UNSPLIT + MAX_BUCKET + 5])
 def test_a_class_of_several_buckets_is_permuted_uniformly(size: int) -> None:
     first, second = (permutation(3, 0, number, size) for number in (0, 1))
     for order in (first, second):
@@ -229,12 +259,17 @@ def test_a_class_of_several_buckets_is_permuted_uniformly(size: int) -> None:
 
 
 def test_buckets_are_chosen_by_16_bit_quarters_and_shuffled_apart() -> None:
-    size = 2 * MAX_BUCKET + 5  # 4 buckets: the top two bits of a quarter
-    quarters = [word >> 16 * i & 0xFFFF for word in words(6, 1, 2, 7, 0, size // 4 + 1).tolist() for i in range(4)]
+    size = MAX_UNSPLIT + 5  # 8 buckets of some 65,536: the top three bits of a quarter
+    quarters = [
+        int(word) >> 16 * i & 0xFFFF
+        for part in range(9)
+        for word in sequence(6, 5, 2, 7, part).random_raw(PART // 4)
+        for i in range(4)
+    ]
     expected: list[int] = []
-    for bucket in range(4):
-        members = [i for i in range(size) if quarters[i] >> 14 == bucket]
-        fisher_yates(members, halves(6, 1, 2, 7, 1 + bucket))
+    for bucket in range(8):
+        members = [i for i in range(size) if quarters[i] >> 13 == bucket]
+        fisher_yates(members, sequence(6, 1, 2, 7, bucket))
         expected += members
     assert permutation(6, 2, 7, size).tolist() == expected
 
@@ -388,7 +423,7 @@ def test_ranks_slice_the_global_plan(world_size: int, shuffle: bool) -> None:
     shuffled = [batches_of(rank, world_size, "shuffled") for rank in range(world_size)]
     assert (shuffled == grouped) == (not shuffle)
     for step, (rows, classes) in enumerate(batches_of(0, 1, "grouped")):
-        offset = bounded(halves(0, 3, 0, step), world_size)
+        (offset,) = throw_dice(sequence(0, 3, 0, step), [world_size])
         for rank in range(world_size):
             start = (rank - offset) % world_size
             part = (rows[start::world_size], classes[start::world_size])

@@ -513,7 +513,7 @@ for _name in ("due", "proportions", "next_proportions", "window_sum"):
     _WRONG_TYPE[_name] += [[0.5, 0.5, 0.0, "a"], [0.5, 0.5, 0.0, None], [0.5, 0.5, 0.0, [0.0]]]
 _WRONG_TYPE["class_losses"] += [[0.0, 0.0, None, "a"], [0.0, 0.0, None, True]]
 _WRONG_VALUE: dict[str, list[Any]] = {
-    "version": [0, 2, "1", None, _MISSING],
+    "version": [0, 1, 3, "2", None, _MISSING],
     "seed": [-1, 2**64, _MISSING],
     "fingerprint": [{}, _MISSING],
     "rank": [-1, 1, 5, 2**70, _MISSING],
@@ -596,7 +596,7 @@ def test_what_is_not_a_state_is_refused(given: Any) -> None:
 
 
 def test_an_empty_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"of version 1 \(got None\)"):
+    with pytest.raises(ValueError, match=r"of version 2 \(got None\)"):
         make().load_state_dict({})
 
 

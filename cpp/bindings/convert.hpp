@@ -31,6 +31,15 @@ py::array_t<T> to_array(std::span<const T> values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+/// The values of some items, which value_of(item) tells.
+template <class T, class Items, class F>
+py::array_t<T> to_array(const Items& items, F&& value_of) {
+  py::array_t<T> array(static_cast<py::ssize_t>(items.size()));
+  T* out = array.mutable_data();
+  for (const auto& item : items) *out++ = value_of(item);
+  return array;
+}
+
 template <class T>
 std::vector<T> to_vector(const Array<T>& array) {
   return {array.data(), array.data() + array.size()};

@@ -26,9 +26,12 @@ void register_prefetcher(py::module_& m) {
               core_outputs.push_back(
                   {dtype, {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1}, shape});
             return std::make_unique<PyPrefetcher>(
-                std::move(index), core_fields, std::move(core_outputs), from_dlpack, proportions,
-                PrefetcherOptions{
-                    {seed, global_batch, rank, world_size, shuffle, grouped, epoch_is_pass}, prefetch, num_threads});
+                std::move(core_outputs), from_dlpack, proportions,
+                PipelineSettings{std::move(index),
+                                 std::move(core_fields),
+                                 {seed, global_batch, rank, world_size, shuffle, grouped, epoch_is_pass},
+                                 prefetch,
+                                 num_threads});
           }),
           py::keep_alive<1, 4>(),  // the owner outlives the destructor, which waits for threads that read the fields
           py::arg("index"), py::arg("fields"), py::arg("owner"), py::arg("outputs"), py::arg("from_dlpack"),
@@ -55,16 +58,21 @@ void register_prefetcher(py::module_& m) {
       .def("run", &PyPrefetcher::run, py::arg("iteration"), py::arg("until"),
            "Lets this thread go on with an iteration without asking, up to the batch of total_step `until`.")
       .def_property_readonly(
-          "rows", [](PyPrefetcher& self) { return to_array<std::int64_t>(self.core().plan().rows); },
+          "rows", [](PyPrefetcher& self) {
+            return to_array<std::int64_t>(self.core().plan(), [](const PlannedRow& planned) { return planned.row; });
+          },
           "int64 row ids of the last batch.")
       .def_property_readonly(
-          "classes", [](PyPrefetcher& self) { return to_array<std::int32_t>(self.core().plan().classes); },
+          "classes", [](PyPrefetcher& self) {
+            return to_array<std::int32_t>(self.core().plan(),
+                                          [](const PlannedRow& planned) { return planned.class_id; });
+          },
           "int32 class of each row of the last batch.")
       .def_property_readonly(
           "proportions", [](PyPrefetcher& self) { return to_array<double>(self.core().state().proportions); },
           "float64, of the next batch.")
       .def_property_readonly(
-          "total_step", [](PyPrefetcher& self) { return self.core().state().total_step; },
+          "total_step", [](PyPrefetcher& self) { return self.core().total_step(); },
           "Batches consumed since the beginning of training.")
       .def(
           "state", [](PyPrefetcher& self) { return state_to_dict(self.core().state()); }, "What was consumed.")

@@ -19,11 +19,11 @@ struct Output {
 /// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
 class PyPrefetcher {
  public:
-  PyPrefetcher(std::shared_ptr<ClassIndex> index, const std::vector<Field>& fields, std::vector<Output> outputs,
-               py::object from_dlpack, const Array<double>& proportions, const PrefetcherOptions& options)
+  PyPrefetcher(std::vector<Output> outputs, py::object from_dlpack, const Array<double>& proportions,
+               PipelineSettings settings)
       : outputs_(std::move(outputs)),
         from_dlpack_(std::move(from_dlpack)),
-        core_(std::move(index), fields, to_vector(proportions), options) {}
+        core_(std::move(settings), to_vector(proportions)) {}
 
   ~PyPrefetcher() { close(); }  // without the GIL, for which a batch's death on another thread may wait
   PyPrefetcher(const PyPrefetcher&) = delete;
@@ -41,8 +41,7 @@ class PyPrefetcher {
   /// Lets this thread go on with an iteration without asking, up to the batch of total_step `until`.
   void run(std::uint64_t iteration, std::uint64_t until) { run_ = {iteration, until, std::this_thread::get_id()}; }
   [[nodiscard]] bool may_run(std::uint64_t iteration) const {
-    return run_.iteration == iteration && core_.state().total_step < run_.until &&
-           run_.thread == std::this_thread::get_id();
+    return run_.iteration == iteration && core_.total_step() < run_.until && run_.thread == std::this_thread::get_id();
   }
 
   Prefetcher& core() { return core_; }

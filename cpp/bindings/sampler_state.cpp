@@ -9,23 +9,18 @@ namespace l2m::bindings {
 namespace py = pybind11;
 
 py::dict state_to_dict(const SamplerState& state) {
-  std::vector<std::uint64_t> passes, visits;
+  std::vector<std::uint64_t> passes;
   std::vector<std::int64_t> positions;
-  std::vector<double> due;
   for (const Cursor& cursor : state.cursors) {
     passes.push_back(cursor.pass);
     positions.push_back(cursor.position);
-  }
-  for (const DueTime& time : state.due) {
-    visits.push_back(time.visit);
-    due.push_back(time.due);
   }
   py::dict result;
   result["total_step"] = state.total_step;
   result["passes"] = passes;
   result["positions"] = positions;
-  result["visits"] = visits;
-  result["due"] = due;
+  result["visits"] = state.due.visits;
+  result["due"] = state.due.due;
   py::list held;
   for (const auto& [class_id, rows] : state.held) {
     py::list entry;
@@ -41,16 +36,13 @@ py::dict state_to_dict(const SamplerState& state) {
 SamplerState dict_to_state(const py::dict& dict) {
   const auto passes = dict["passes"].cast<std::vector<std::uint64_t>>();
   const auto positions = dict["positions"].cast<std::vector<std::int64_t>>();
-  const auto visits = dict["visits"].cast<std::vector<std::uint64_t>>();
-  const auto due = dict["due"].cast<std::vector<double>>();
   const auto held = dict["held"].cast<std::vector<HeldRows::value_type>>();
   SamplerState state;
   state.total_step = dict["total_step"].cast<std::uint64_t>();
   state.proportions = dict["proportions"].cast<std::vector<double>>();
-  for (std::size_t k = 0; k < passes.size(); ++k) {
-    state.cursors.push_back({passes.at(k), positions.at(k)});
-    state.due.push_back({visits.at(k), due.at(k)});
-  }
+  state.due.visits = dict["visits"].cast<std::vector<std::uint64_t>>();
+  state.due.due = dict["due"].cast<std::vector<double>>();
+  for (std::size_t k = 0; k < passes.size(); ++k) state.cursors.push_back({passes.at(k), positions.at(k)});
   state.held.insert(held.begin(), held.end());
   return state;
 }

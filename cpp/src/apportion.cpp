@@ -1,96 +1,22 @@
 #include "l2m/apportion.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <limits>
 #include <utility>
 
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 
 namespace l2m {
 namespace {
 
-double jitter(std::uint64_t seed, std::size_t class_id, std::uint64_t visit) {
-  return RandomStream(seed, Purpose::kDue, class_id).uniform(visit);
-}
-
-constexpr std::size_t kAhead = 8;  // classes whose state is fetched ahead of their turn
-
-/// Eighths of a step.
-std::uint64_t key_of(double due) {
-  // By way of a signed integer, which converts in one instruction.
-  return static_cast<std::uint64_t>(static_cast<std::int64_t>(std::min(std::max(due * 8, 0.0), 0x1p62)));
-}
+constexpr std::size_t kMostTimes = std::numeric_limits<std::uint32_t>::max() / 2;
+constexpr std::size_t kTimesOfBucket = 16;
+constexpr std::int64_t kMostBatches = 1 << 30;
+constexpr std::int32_t kNoCandidate = -1;
+constexpr std::int32_t kNotServed = std::numeric_limits<std::int32_t>::max();
 
 }  // namespace
-
-void DueQueue::clear() {
-  now_ = 0;
-  near_.clear();
-  for (auto& level : far_)
-    for (auto& bucket : level) bucket.clear();
-}
-
-void DueQueue::push(Entry entry) {
-  const std::uint64_t key = key_of(entry.due);
-  if (key <= now_) {
-    near_.push_back(entry);
-    return;
-  }
-  const int level = (static_cast<int>(std::bit_width(key ^ now_)) - 1) / kDigitBits;
-  far_[static_cast<std::size_t>(level)][digit(key, level)].push_back(entry);
-}
-
-void DueQueue::advance() {
-  for (int level = 0; level < kLevels; ++level) {
-    auto& buckets = far_[static_cast<std::size_t>(level)];
-    const auto nearest = std::find_if(buckets.begin() + static_cast<std::ptrdiff_t>(digit(now_, level)), buckets.end(),
-                                      [](const auto& bucket) { return !bucket.empty(); });
-    if (nearest == buckets.end()) continue;
-    if (level == 0) {  // all of one key
-      now_ = key_of(nearest->front().due);
-      near_.swap(*nearest);
-      return;
-    }
-    now_ = key_of(std::ranges::min(*nearest).due);
-    nearest->swap(moving_);
-    for (const Entry& entry : moving_) push(entry);
-    moving_.clear();
-    return;
-  }
-}
-
-void DueQueue::take(std::size_t count, std::vector<Entry>& taken) {
-  while (count > 0) {
-    if (near_.empty()) advance();
-    const auto some = static_cast<std::ptrdiff_t>(std::min(count, near_.size()));
-    if (some < std::ssize(near_)) std::nth_element(near_.begin(), near_.begin() + some, near_.end());
-    taken.insert(taken.end(), near_.begin(), near_.begin() + some);
-    near_.erase(near_.begin(), near_.begin() + some);
-    count -= static_cast<std::size_t>(some);
-  }
-}
-
-void ClassSet::resize(std::size_t num_classes) {
-  members_.assign((num_classes + 63) / 64, 0);
-  words_.assign((members_.size() + 63) / 64, 0);
-}
-
-void ClassSet::insert(std::int64_t class_id) {
-  const auto k = static_cast<std::size_t>(class_id);
-  members_[k / 64] |= std::uint64_t{1} << (k % 64);
-  words_[k / 4096] |= std::uint64_t{1} << (k / 64 % 64);
-}
-
-void ClassSet::drain_to(std::vector<std::int64_t>& ascending) {
-  for (std::size_t i = 0; i < words_.size(); ++i) {
-    for (; words_[i] != 0; words_[i] &= words_[i] - 1) {
-      const std::size_t word = 64 * i + static_cast<std::size_t>(std::countr_zero(words_[i]));
-      for (; members_[word] != 0; members_[word] &= members_[word] - 1)
-        ascending.push_back(static_cast<std::int64_t>(64 * word) + std::countr_zero(members_[word]));
-    }
-  }
-}
 
 Apportioner::Apportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
 
@@ -102,84 +28,206 @@ Apportioner::Share Apportioner::share(double proportion) const {
   return {static_cast<std::int64_t>(whole), fraction < 0x1p-500 ? 0.0 : fraction};
 }
 
-void Apportioner::start(std::span<const double> proportions, std::uint64_t step, std::span<DueTime> due) const {
+void Apportioner::start(std::span<const double> proportions, std::uint64_t step, DueTimes& due) const {
   const std::vector<double> none(proportions.size(), 0.0);
+  due.visits.assign(proportions.size(), 0);
+  due.due.assign(proportions.size(), 0.0);
   change(none, proportions, step, due);
 }
 
 void Apportioner::change(std::span<const double> from, std::span<const double> to, std::uint64_t step,
-                         std::span<DueTime> due) const {
+                         DueTimes& due) const {
   const auto now = static_cast<double>(step);
-  for (std::size_t k = 0; k < due.size(); ++k) {
+  for (std::size_t k = 0; k < to.size(); ++k) {
     const double old_fraction = share(from[k]).fraction;
     const double new_fraction = share(to[k]).fraction;
     if (new_fraction == old_fraction) continue;
     if (new_fraction == 0) {
-      due[k].due = 0.0;
+      due.due[k] = 0.0;
     } else if (old_fraction == 0) {
-      due[k].due = now + jitter(seed_, k, due[k].visit) / new_fraction;
+      due.due[k] = now + Uniforms(RandomStream(seed_, Purpose::kDue, k))(due.visits[k]) / new_fraction;
     } else {
-      due[k].due = now + (due[k].due - now) * (old_fraction / new_fraction);
+      due.due[k] = now + (due.due[k] - now) * (old_fraction / new_fraction);
     }
   }
 }
 
-void Apportioner::set(std::span<const double> proportions, std::span<const DueTime> due) {
+void Apportioner::set(std::span<const double> proportions) {
+  class_ids_.clear();
   whole_.clear();
-  queue_.clear();
-  served_.resize(proportions.size());
-  fraction_.resize(proportions.size());
+  fraction_.clear();
   extra_ = batch_size_;
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const auto [whole, fraction] = share(proportions[k]);
-    const auto class_id = static_cast<std::int64_t>(k);
-    if (whole > 0) whole_.push_back({class_id, whole});
-    if (fraction > 0) queue_.push({due[k].due, class_id});
-    fraction_[k] = fraction;
+    if (whole == 0 && fraction == 0) continue;
+    class_ids_.push_back(static_cast<std::int64_t>(k));
+    whole_.push_back(whole);
+    fraction_.push_back(fraction);
     extra_ -= whole;
   }
   // Proportions sum to 1 within K * 2^-53, so their fractions sum to extra_ within far less than 1: there are always
   // at least extra_ classes with a fraction, and never more whole rows than the batch has.
 }
 
-void Apportioner::serve(std::int64_t class_id, DueTime& due) {
-  const RandomStream random(seed_, Purpose::kDue, static_cast<std::uint64_t>(class_id));
-  const auto words = random.block(due.visit / 4);
-  const auto word = due.visit % 4;
-  const double before = RandomStream::to_unit(words[word]);
-  const double after = word < 3 ? RandomStream::to_unit(words[word + 1]) : random.uniform(due.visit + 1);
-  ++due.visit;
-  due.due += ((1.0 + after) - before) / fraction_[static_cast<std::size_t>(class_id)];
+void Quotas::clear() {
+  classes.clear();
+  batch.clear();
+  due.clear();
 }
 
-std::span<const Quota> Apportioner::next(std::span<DueTime> due) {
-  taken_.clear();
-  queue_.take(static_cast<std::size_t>(extra_), taken_);
-  for (std::size_t i = 0; i < taken_.size(); ++i) {
-    if (i + kAhead < taken_.size()) {
-      const auto later = static_cast<std::size_t>(taken_[i + kAhead].class_id);
-      __builtin_prefetch(&due[later], 1);
-      __builtin_prefetch(&fraction_[later]);
-    }
-    const std::int64_t class_id = taken_[i].class_id;
-    DueTime& moved = due[static_cast<std::size_t>(class_id)];
-    serve(class_id, moved);
-    queue_.push({moved.due, class_id});
-    served_.insert(class_id);
+void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas) {
+  quotas.clear();
+  quotas.num_batches = most_batches;
+  if (extra_ == 0) {
+    for (std::size_t i = 0; i < class_ids_.size(); ++i) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
+    return;
   }
-  served_ascending_.clear();
-  served_.drain_to(served_ascending_);
+  const auto most = static_cast<std::int32_t>(std::min<std::int64_t>(most_batches, kMostBatches));
+  quotas.num_batches = find_candidates(step, most, due, quotas) ? serve_candidates(most) : 0;
+  if (quotas.num_batches == 0) return next_one(due, quotas);
 
-  quotas_.clear();
-  auto extra = served_ascending_.begin();
-  for (const Quota& quota : whole_) {
-    for (; extra != served_ascending_.end() && *extra < quota.class_id; ++extra) quotas_.push_back({*extra, 1});
-    const bool one_more = extra != served_ascending_.end() && *extra == quota.class_id;
-    if (one_more) ++extra;
-    quotas_.push_back({quota.class_id, quota.rows + (one_more ? 1 : 0)});
+  auto used = quotas.classes.begin();
+  for (const auto& [class_id, whole, begin, end] : quotas.classes) {
+    const std::size_t first = quotas.batch.size();
+    std::size_t i = begin;
+    for (; i < end && batch_of_[i] < quotas.num_batches; ++i) {
+      quotas.batch.push_back(batch_of_[i]);
+      quotas.due.push_back(times_[i + 1]);
+    }
+    if (i > begin) {
+      const auto k = static_cast<std::size_t>(class_id);
+      due.visits[k] += i - begin;
+      due.due[k] = times_[i];
+    }
+    if (i > begin || whole > 0) *used++ = {class_id, whole, first, quotas.batch.size()};
   }
-  for (; extra != served_ascending_.end(); ++extra) quotas_.push_back({*extra, 1});
-  return quotas_;
+  quotas.classes.erase(used, quotas.classes.end());
+}
+
+/// Lists the times before the end of the batches at which classes are due; false where there are too many.
+bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas) {
+  // Of the rows left over before a time there are as many as steps, to within some, so that nearly all batches fill.
+  const auto now = static_cast<double>(step);
+  const double horizon = now + static_cast<double>(most_batches + 1);
+  const std::size_t most_times =
+      std::min(4 * (class_ids_.size() + static_cast<std::size_t>(extra_ * (most_batches + 1))), kMostTimes);
+  std::size_t size = 1;
+  times_.resize(std::max(times_.size(), size));
+  for (std::size_t i = 0; i < class_ids_.size(); ++i) {
+    const auto k = static_cast<std::size_t>(class_ids_[i]);
+    double time = due.due[k];
+    if (fraction_[i] == 0 || !(time < horizon)) {
+      if (whole_[i] > 0) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
+      continue;
+    }
+    if (size > most_times) {  // hardly so in training, but a state may come from anywhere
+      quotas.clear();
+      return false;
+    }
+    // One extra row at most in each batch, and the entry after them.
+    const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
+    if (most_size > times_.size()) times_.resize(2 * most_size);
+    Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
+    std::uint64_t visit = due.visits[k];
+    double before = uniform(visit);
+    const double interval = 1.0 / fraction_[i];
+    const std::size_t begin = size;
+    for (std::int32_t n = 0; n < most_batches && time < horizon; ++n) {
+      times_[size++] = time;
+      const double after = uniform(++visit);
+      time += ((1.0 + after) - before) * interval;
+      before = after;
+    }
+    quotas.classes.push_back({class_ids_[i], whole_[i], begin, size});
+    times_[size++] = time;
+  }
+  batch_of_.assign(size, kNoCandidate);
+  sort_roughly(now - 1, horizon, quotas);
+  return true;
+}
+
+/// Puts the candidates into buckets of consecutive times, and in a bucket by class.
+void Apportioner::sort_roughly(double from, double until, const Quotas& quotas) {
+  const std::size_t num_buckets = batch_of_.size() / kTimesOfBucket + 1;
+  const double scale = until > from ? static_cast<double>(num_buckets) / (until - from) : 0.0;
+  const auto for_candidates = [&](auto&& visit) {  // visit(i, its bucket)
+    for (const Quotas::Class& of : quotas.classes) {
+      for (std::size_t i = of.begin; i < of.end; ++i) {
+        const auto bucket = static_cast<std::int64_t>(std::max((times_[i] - from) * scale, 0.0));
+        visit(i, static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1)));
+      }
+    }
+  };
+  bucket_end_.assign(num_buckets + 1, 0);
+  for_candidates([&](std::size_t i, std::size_t bucket) {
+    batch_of_[i] = kNotServed;
+    ++bucket_end_[bucket + 1];
+  });
+  for (std::size_t b = 0; b < num_buckets; ++b) bucket_end_[b + 1] += bucket_end_[b];
+  order_.resize(bucket_end_.back());
+  for_candidates(
+      [&](std::size_t i, std::size_t bucket) { order_[bucket_end_[bucket]++] = static_cast<std::uint32_t>(i); });
+  bucket_end_.pop_back();
+}
+
+/// Serves the candidates by time and class, extra_ of them in each batch and none of a class twice; returns how many
+/// batches are complete.
+std::int32_t Apportioner::serve_candidates(std::int32_t most_batches) {
+  std::int32_t batch = 0;
+  std::int64_t served = 0;
+  // The entry before a class's first is no candidate, which is as good as served.
+  const auto serve = [&](std::uint32_t i) {
+    if (batch_of_[i - 1] >= batch) return false;
+    batch_of_[i] = batch;
+    ++served;
+    return true;
+  };
+  deferred_.clear();  // their classes have had one in this batch, so all of them find room in the next
+  std::size_t begin = 0;
+  for (const std::size_t end : bucket_end_) {
+    const std::span bucket = std::span(order_).subspan(begin, end - begin);
+    begin = end;
+    // Order counts only where a batch may be full before the bucket is empty.
+    if (served + std::ssize(bucket) >= extra_)
+      std::ranges::sort(bucket, {}, [&](std::uint32_t i) { return std::pair(times_[i], i); });
+    for (const std::uint32_t i : bucket) {
+      if (!serve(i)) deferred_.push_back(i);
+      while (served == extra_) {
+        if (++batch == most_batches) return batch;
+        served = 0;
+        std::erase_if(deferred_, serve);
+      }
+    }
+  }
+  return batch;
+}
+
+/// The rule as it is stated, for one batch.
+void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
+  quotas.clear();
+  quotas.num_batches = 1;
+  waiting_.clear();
+  for (std::size_t i = 0; i < class_ids_.size(); ++i)
+    if (fraction_[i] > 0) waiting_.emplace_back(due.due[static_cast<std::size_t>(class_ids_[i])], i);
+  const auto served_end = waiting_.begin() + extra_;
+  std::nth_element(waiting_.begin(), served_end - 1, waiting_.end());
+  std::sort(waiting_.begin(), served_end, [](const auto& a, const auto& b) { return a.second < b.second; });
+  auto served = waiting_.begin();
+  for (std::size_t i = 0; i < class_ids_.size(); ++i) {
+    const std::size_t begin = quotas.batch.size();
+    if (served != served_end && served->second == i) {
+      ++served;
+      const auto k = static_cast<std::size_t>(class_ids_[i]);
+      Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
+      const double before = uniform(due.visits[k]);
+      const double after = uniform(++due.visits[k]);
+      due.due[k] += ((1.0 + after) - before) * (1.0 / fraction_[i]);
+      quotas.batch.push_back(0);
+      quotas.due.push_back(due.due[k]);
+    }
+    if (whole_[i] > 0 || quotas.batch.size() > begin)
+      quotas.classes.push_back({class_ids_[i], whole_[i], begin, quotas.batch.size()});
+  }
 }
 
 }  // namespace l2m

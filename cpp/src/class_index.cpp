@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "l2m/errors.hpp"
-#include "l2m/philox.hpp"
 #include "l2m/platform.hpp"
+#include "l2m/random.hpp"
 #include "l2m/thread_pool.hpp"
 
 namespace l2m {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace l2m {
 namespace {
@@ -13,61 +14,91 @@ constexpr std::int64_t kLine = 64;  // bytes the processor fetches at a time, ne
 constexpr std::int64_t kAheadBytes = 8192;
 constexpr std::int64_t kMostRowsAhead = 64;
 
+std::size_t rows_ahead(std::int64_t row_size) {
+  return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMostRowsAhead));
+}
+
+const std::byte* row_of(const Field& field, const PlannedRow& planned) {
+  return field.data + planned.row * field.stride;
+}
+
+/// Whether rows may lie in one line more than their size needs.
+bool may_straddle(const Field& field) {
+  const auto place = reinterpret_cast<std::uintptr_t>(field.data) | static_cast<std::uintptr_t>(field.stride);
+  const auto alignment = static_cast<std::int64_t>(std::min<std::uintptr_t>(place & (~place + 1), kLine));
+  const std::int64_t lines = (field.row_size + kLine - 1) / kLine;
+  return kLine - std::max<std::int64_t>(alignment, 1) + field.row_size > lines * kLine;
+}
+
 /// Copies a row line by line, requesting a line of the coming row with each, so that the requests spread evenly.
+template <bool kMayStraddle>
 inline void copy_row(std::byte* to, const std::byte* from, const std::byte* coming, std::int64_t size) {
   std::int64_t at = 0;
   for (; at + kLine <= size; at += kLine) {
     __builtin_prefetch(coming + at);
     std::memcpy(to + at, from + at, kLine);
   }
-  __builtin_prefetch(coming + size - 1);  // a row that begins inside a line ends in one line more
+  if (kMayStraddle) __builtin_prefetch(coming + size - 1);
   if (at == size) return;
+  __builtin_prefetch(coming + at);
   if (size > kLine) {
     std::memcpy(to + size - kLine, from + size - kLine, kLine);
   } else {
-    __builtin_prefetch(coming);
     std::memcpy(to, from, static_cast<std::size_t>(size));
   }
 }
 
-/// Copies rows of `size` bytes; of a size known to the compiler in a few moves.
-template <class Size>
-void copy_rows(const Field& field, std::span<const std::int64_t> rows, std::byte* out, Size size) {
-  const auto address = [&](std::size_t i) { return field.data + rows[i] * field.stride; };
-  const auto ahead = static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / size, 2, kMostRowsAhead));
-  for (std::size_t i = 0; i < std::min(ahead, rows.size()); ++i)
-    for (std::int64_t at = 0; at < std::min<std::int64_t>(size, kAheadBytes); at += kLine)
-      __builtin_prefetch(address(i) + at);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    copy_row(out, address(i), address(i + ahead < rows.size() ? i + ahead : i), size);
-    out += size;
+/// Requests the first rows of a field.
+void request(const Field& field, BatchPlan plan) {
+  for (const PlannedRow& planned : plan.first(std::min(rows_ahead(field.row_size), plan.size())))
+    for (std::int64_t at = 0; at < std::min(field.row_size, kAheadBytes); at += kLine)
+      __builtin_prefetch(row_of(field, planned) + at);
+}
+
+/// Copies rows of `size` bytes, of a size known to the compiler in a few moves; the first of them have been requested.
+/// While the last ones are copied, the first rows of `next`, the field to be copied then, are requested.
+template <bool kMayStraddle, class Size>
+void copy_rows(const Field& field, BatchPlan plan, std::byte* out, Size size, const Field* next) {
+  const std::size_t inside = plan.size() - std::min(rows_ahead(size), plan.size());
+  const PlannedRow* const coming = plan.data() + rows_ahead(size);
+  for (std::size_t i = 0; i < inside; ++i, out += size)
+    copy_row<kMayStraddle>(out, row_of(field, plan[i]), row_of(field, coming[i]), size);
+  if (next != nullptr) request(*next, plan);
+  for (std::size_t i = inside; i < plan.size(); ++i, out += size)
+    std::memcpy(out, row_of(field, plan[i]), static_cast<std::size_t>(size));
+}
+
+void copy_field(const Field& field, BatchPlan plan, std::byte* out, const Field* next) {
+  const auto copy = [&](auto size) {
+    may_straddle(field) ? copy_rows<true>(field, plan, out, size, next)
+                        : copy_rows<false>(field, plan, out, size, next);
+  };
+  switch (field.row_size) {
+    case 1:
+      return copy(std::integral_constant<std::int64_t, 1>{});
+    case 2:
+      return copy(std::integral_constant<std::int64_t, 2>{});
+    case 4:
+      return copy(std::integral_constant<std::int64_t, 4>{});
+    case 8:
+      return copy(std::integral_constant<std::int64_t, 8>{});
+    case 16:
+      return copy(std::integral_constant<std::int64_t, 16>{});
+    case 32:
+      return copy(std::integral_constant<std::int64_t, 32>{});
+    case 64:
+      return copy(std::integral_constant<std::int64_t, 64>{});
+    default:
+      return copy(field.row_size);
   }
 }
 
 }  // namespace
 
-void gather(const Field& field, std::span<const std::int64_t> rows, std::byte* out) {
-  const auto copy = [&]<std::int64_t kSize>() {
-    copy_rows(field, rows, out, std::integral_constant<std::int64_t, kSize>{});
-  };
-  switch (field.row_size) {
-    case 1:
-      return copy.operator()<1>();
-    case 2:
-      return copy.operator()<2>();
-    case 4:
-      return copy.operator()<4>();
-    case 8:
-      return copy.operator()<8>();
-    case 16:
-      return copy.operator()<16>();
-    case 32:
-      return copy.operator()<32>();
-    case 64:
-      return copy.operator()<64>();
-    default:
-      return copy_rows(field, rows, out, field.row_size);
-  }
+void gather(std::span<const Field> fields, BatchPlan plan, std::span<std::byte* const> outs) {
+  if (!fields.empty()) request(fields[0], plan);
+  for (std::size_t f = 0; f < fields.size(); ++f)
+    copy_field(fields[f], plan, outs[f], f + 1 < fields.size() ? &fields[f + 1] : nullptr);
 }
 
 }  // namespace l2m

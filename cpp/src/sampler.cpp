@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <stdexcept>
+#include <utility>
 
 #include "l2m/errors.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "l2m/sum.hpp"
 
 namespace l2m {
@@ -14,36 +14,113 @@ namespace {
 
 constexpr std::size_t kAhead = 8;  // classes whose cursor is fetched ahead of their turn
 
+// Rows planned together: some of every class where there are not too many, and few enough to stay in a cache until they
+// are copied.
+constexpr std::int64_t kRowsOfClass = 32;
+constexpr std::int64_t kFewestRows = 8192;
+constexpr std::int64_t kMostRows = 131072;
+
+std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows) {
+  const std::int64_t rows = std::clamp(kRowsOfClass * std::min(num_classes, kMostRows), kFewestRows, kMostRows);
+  return std::max<std::int64_t>(rows / global_rows, 1);
+}
+
+/// Rows from a batch to the next in the memory of plans: an odd number of cache lines, since all batches are written to
+/// at once, and at a power of two they would drive each other out of the cache.
+std::size_t rows_apart(std::int64_t most_rows) {
+  constexpr std::size_t kRowsOfLine = 64 / sizeof(PlannedRow);
+  return ((static_cast<std::size_t>(most_rows) + kRowsOfLine - 1) / kRowsOfLine | 1) * kRowsOfLine;
+}
+
 }  // namespace
 
-void StateChange::apply_to(SamplerState& state) const {
-  ++state.total_step;
-  for (const Class& changed : classes) {
-    const auto k = static_cast<std::size_t>(changed.class_id);
-    state.cursors[k] = changed.cursor;
-    state.due[k] = changed.due;
+/// Gives the rows of each batch to the ranks in turn, and keeps those of this rank.
+class Sampler::Dealer {
+ public:
+  Dealer(std::int64_t rank, std::int64_t world_size) : rank_(rank), world_size_(world_size) {}
+
+  void begin(std::size_t num_batches) {
+    next_.resize(num_batches);
+    next_rank_.assign(num_batches, 0);
   }
-  for (const auto& [class_id, rows] : held) {
-    if (rows.empty()) {
-      state.held.erase(class_id);
-    } else {
-      state.held[class_id] = rows;
+  /// @param rows  where the rows of this rank go.   @param rank  gets the first row.
+  void begin_batch(std::size_t batch, PlannedRow* rows, std::int64_t rank) {
+    next_[batch] = rows;
+    next_rank_[batch] = rank;
+  }
+
+  /// Deals the next `count` rows of a class, row_at(0) to row_at(count - 1).
+  template <class RowAt>
+  void deal(std::int64_t batch, std::int64_t class_id, std::int64_t count, RowAt&& row_at) {
+    const auto b = static_cast<std::size_t>(batch);
+    const auto k = static_cast<std::int32_t>(class_id);
+    PlannedRow* out = next_[b];
+    if (world_size_ == 1) {
+      for (std::int64_t i = 0; i < count; ++i) out[i] = {row_at(i), k};
+      next_[b] = out + count;
+      return;
     }
+    const std::int64_t first = (rank_ - next_rank_[b] + world_size_) % world_size_;
+    for (std::int64_t i = first; i < count; i += world_size_) *out++ = {row_at(i), k};
+    next_[b] = out;
+    next_rank_[b] = (next_rank_[b] + count) % world_size_;
+  }
+
+  [[nodiscard]] PlannedRow* end_of(std::size_t batch) const { return next_[batch]; }
+
+ private:
+  const std::int64_t rank_, world_size_;
+  // Of each batch:
+  std::vector<PlannedRow*> next_;
+  std::vector<std::int64_t> next_rank_;
+};
+
+void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to) const {
+  if (from == to) return;
+  state.total_step += static_cast<std::uint64_t>(to - from);
+  if (pass_ && from == 0) {
+    state.cursors[0] = {.pass = *pass_, .position = 0};
+    state.held.erase(0);
+  }
+  auto turn = turns_.begin();
+  for (const auto& [class_id, whole, begin, end] : quotas_.classes) {
+    const auto k = static_cast<std::size_t>(class_id);
+    const auto extra_at = [&, extras = std::span(quotas_.batch).subspan(begin, end - begin)](std::int64_t batch) {
+      return std::ranges::lower_bound(extras, batch) - extras.begin();
+    };
+    const std::ptrdiff_t first = extra_at(from), last = extra_at(to);
+    if (first != last) {
+      state.due.visits[k] += static_cast<std::uint64_t>(last - first);
+      state.due.due[k] = quotas_.due[begin + static_cast<std::size_t>(last) - 1];
+    }
+    std::int64_t since = from;
+    for (; turn != turns_.end() && turn->class_id == class_id; ++turn) {
+      if (turn->batch < from || turn->batch >= to) continue;
+      since = turn->batch + 1;
+      state.cursors[k] = turn->cursor;
+      if (turn->held.empty()) {
+        state.held.erase(class_id);
+      } else {
+        state.held[class_id] = turn->held;
+      }
+    }
+    state.cursors[k].position += whole * (to - since) + (last - extra_at(since));
   }
 }
 
-Sampler::Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& options, TaskQueue& queue)
+Sampler::Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& options, bool in_background)
     : index_(std::move(index)),
       options_(options),
-      passes_(index_, options.seed, options.shuffle, queue),
-      apportioner_(options.seed, options.global_batch) {}
+      passes_(index_, options.seed, options.shuffle, in_background),
+      apportioner_(options.seed, options.global_batch),
+      dealer_(std::make_unique<Dealer>(options.rank, options.world_size)) {}
+
+Sampler::~Sampler() = default;
 
 SamplerState Sampler::initial_state(std::vector<double> proportions) const {
-  const auto num_classes = static_cast<std::size_t>(index_->num_classes());
   SamplerState state;
   state.proportions = std::move(proportions);
-  state.due.resize(num_classes);
-  state.cursors.resize(num_classes);
+  state.cursors.resize(static_cast<std::size_t>(index_->num_classes()));
   apportioner_.start(state.proportions, 0, state.due);
   return state;
 }
@@ -55,7 +132,7 @@ void Sampler::change_proportions(SamplerState& state, std::vector<double> propor
 
 void Sampler::change_proportions(std::vector<double> proportions) {
   change_proportions(state_, std::move(proportions));
-  apportioner_.set(state_.proportions, state_.due);
+  apportioner_.set(state_.proportions);
 }
 
 void Sampler::check(const SamplerState& state) const {
@@ -63,7 +140,8 @@ void Sampler::check(const SamplerState& state) const {
     throw std::invalid_argument(message("the state is broken: ", parts...));
   };
   const auto num_classes = static_cast<std::size_t>(index_->num_classes());
-  if (state.proportions.size() != num_classes || state.due.size() != num_classes || state.cursors.size() != num_classes)
+  if (state.proportions.size() != num_classes || state.due.visits.size() != num_classes ||
+      state.due.due.size() != num_classes || state.cursors.size() != num_classes)
     refuse("it must have ", num_classes, " classes");
   for (std::size_t k = 0; k < num_classes; ++k) {
     const std::int64_t size = index_->size(static_cast<std::int64_t>(k));
@@ -72,9 +150,9 @@ void Sampler::check(const SamplerState& state) const {
     if (position < 0 || position > size)
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
     constexpr std::uint64_t kMost = std::uint64_t{1} << 62;  // far from where pass + 1 and the like would wrap
-    if (state.cursors[k].pass > kMost || state.due[k].visit > kMost || state.total_step > kMost)
+    if (state.cursors[k].pass > kMost || state.due.visits[k] > kMost || state.total_step > kMost)
       refuse("passes, visits and total_step must be at most 2^62");
-    if (!std::isfinite(state.due[k].due)) refuse("due must be finite (got ", state.due[k].due, ")");
+    if (!std::isfinite(state.due.due[k])) refuse("due must be finite (got ", state.due.due[k], ")");
     if (!(p >= 0) || (p > 0 && size == 0)) refuse("proportion ", p, " of class ", k, ", which has ", size, " rows");
   }
   // Normalised ones do so to the last bits; far from that the quotas of a large batch would not add up.
@@ -92,7 +170,7 @@ void Sampler::check(const SamplerState& state) const {
 
 void Sampler::restore(const SamplerState& state) {
   state_ = state;
-  apportioner_.set(state_.proportions, state_.due);
+  apportioner_.set(state_.proportions);
 }
 
 void Sampler::prepare(std::uint64_t epoch) {
@@ -104,121 +182,156 @@ void Sampler::prepare(std::uint64_t epoch) {
     passes_.prepare(static_cast<std::int64_t>(k), state_.cursors[k].pass);
 }
 
-void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_rows, BatchPlan& plan,
-                   StateChange& change) {
-  change.classes.clear();
-  change.held.clear();
+void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_batches, std::int64_t global_rows,
+                   BatchPlans& plans) {
+  plans.turns_.clear();
+  plans.pass_.reset();
   if (options_.epoch_is_pass && step == 0) {
+    plans.pass_ = epoch;
     state_.cursors[0] = {.pass = epoch, .position = 0};
-    if (state_.held.erase(0) > 0) change.held.emplace_back(0, std::vector<std::int64_t>{});
+    state_.held.erase(0);
   }
 
-  BatchPlan& global = options_.world_size == 1 ? plan : global_;
-  global.rows.clear();
-  global.classes.clear();
+  most_batches = std::min(most_batches, batches_at_once(index_->num_classes(), global_rows));
+  Quotas& quotas = plans.quotas_;
   if (index_->num_classes() == 1) {
-    draw(0, global_rows, global, change);
+    quotas.clear();
+    quotas.num_batches = most_batches;
+    quotas.classes.push_back({0, global_rows, 0, 0});
   } else {
-    const auto quotas = apportioner_.next(state_.due);
-    const auto class_at = [&](std::size_t i) { return quotas[std::min(i, quotas.size() - 1)].class_id; };
-    for (std::size_t i = 0; i < quotas.size(); ++i) {
-      const std::int64_t far = class_at(i + 2 * kAhead);
-      __builtin_prefetch(&state_.cursors[static_cast<std::size_t>(far)], 1);
-      passes_.prefetch_class(far);
-      const std::int64_t near = class_at(i + kAhead);
-      const Cursor& cursor = state_.cursors[static_cast<std::size_t>(near)];
-      passes_.prefetch_rows(near, cursor.pass, cursor.position);
-      draw(quotas[i].class_id, quotas[i].rows, global, change);
+    apportioner_.next(state_.total_step, most_batches, state_.due, quotas);
+  }
+  const auto num_batches = static_cast<std::size_t>(quotas.num_batches);
+  const std::size_t stride = rows_apart((global_rows + options_.world_size - 1) / options_.world_size);
+  plans.rows_.resize(num_batches * stride);
+  dealer_->begin(num_batches);
+  for (std::size_t i = 0; i < num_batches; ++i) {
+    std::int64_t rank = 0;
+    if (options_.world_size > 1) {
+      Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step + i));
+      rank = throw_dice<1>(static_cast<std::uint32_t>(options_.world_size), random)[0];
     }
+    dealer_->begin_batch(i, &plans.rows_[i * stride], rank);
   }
-  ++state_.total_step;
 
-  if (options_.world_size > 1) take_share_of_rank(epoch, step, plan);
-  if (options_.shuffle && !options_.grouped && index_->num_classes() > 1) {
-    fisher_yates(
-        static_cast<std::uint32_t>(plan.rows.size()),
-        RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step, static_cast<std::uint64_t>(options_.rank)),
-        [&plan](std::uint32_t i, std::uint32_t j) {
-          std::swap(plan.rows[i], plan.rows[j]);
-          std::swap(plan.classes[i], plan.classes[j]);
-        });
+  const auto class_at = [&](std::size_t i) { return quotas.classes[std::min(i, quotas.classes.size() - 1)].class_id; };
+  for (std::size_t i = 0; i < quotas.classes.size(); ++i) {
+    const std::int64_t far = class_at(i + 2 * kAhead);
+    __builtin_prefetch(&state_.cursors[static_cast<std::size_t>(far)], 1);
+    passes_.prefetch_class(far);
+    const std::int64_t near = class_at(i + kAhead);
+    const Cursor& cursor = state_.cursors[static_cast<std::size_t>(near)];
+    passes_.prefetch_rows(near, cursor.pass, cursor.position);
+    draw(quotas.classes[i], plans);
   }
+  plans.rows_of_batch_.clear();
+  for (std::size_t i = 0; i < num_batches; ++i)
+    plans.rows_of_batch_.emplace_back(&plans.rows_[i * stride], dealer_->end_of(i));
+  state_.total_step += num_batches;
 }
 
-/// Appends the next `count` rows of a class to the global plan and moves its cursor on.
-void Sampler::draw(std::int64_t class_id, std::int64_t count, BatchPlan& global, StateChange& change) {
-  const auto k = static_cast<std::size_t>(class_id);
-  const std::size_t begin = global.rows.size();
-  global.rows.resize(begin + static_cast<std::size_t>(count));
-  global.classes.resize(begin + static_cast<std::size_t>(count), static_cast<std::int32_t>(class_id));
-  Cursor& cursor = state_.cursors[k];
-  if (cursor.position + count <= index_->size(class_id) && (state_.held.empty() || !state_.held.contains(class_id))) {
-    passes_.copy(class_id, cursor.pass, cursor.position, count, &global.rows[begin]);
-    cursor.position += count;
-  } else {
-    draw_one_by_one(class_id, count, cursor, &global.rows[begin], change);
+/// Draws what a class gives to the batches.
+void Sampler::draw(const Quotas::Class& quota, BatchPlans& plans) {
+  const auto& [class_id, whole, begin, end] = quota;
+  const std::int64_t num_batches = plans.quotas_.num_batches;
+  const std::vector<std::int32_t>& extra_batch = plans.quotas_.batch;
+  const auto for_batches = [&](auto&& visit) {  // visit(batch, rows)
+    if (whole == 0) {
+      for (std::size_t i = begin; i < end; ++i) visit(extra_batch[i], 1);
+      return;
+    }
+    std::size_t extra = begin;
+    for (std::int64_t batch = 0; batch < num_batches; ++batch) {
+      const bool one_more = extra < end && extra_batch[extra] == batch;
+      visit(batch, whole + (one_more ? 1 : 0));
+      if (one_more) ++extra;
+    }
+  };
+  Cursor& cursor = state_.cursors[static_cast<std::size_t>(class_id)];
+  const std::int64_t count = whole * num_batches + static_cast<std::int64_t>(end - begin);
+  if (cursor.position + count <= index_->size(class_id) && !holds(class_id)) {
+    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
+      for_batches([&](std::int64_t batch, std::int64_t rows) {
+        dealer_->deal(batch, class_id, rows, [&, at = cursor.position](std::int64_t i) { return row_at(at + i); });
+        cursor.position += rows;
+      });
+    });
+    return;
   }
-  change.classes.push_back({class_id, cursor, state_.due[k]});
+  for_batches([&](std::int64_t batch, std::int64_t rows) {
+    draw_for_batch(class_id, rows, batch, plans);
+    dealer_->deal(batch, class_id, rows, [&](std::int64_t i) { return drawn_[static_cast<std::size_t>(i)]; });
+  });
+}
+
+/// Draws the next `count` rows of a class for one batch, with all that may happen on the way.
+void Sampler::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, BatchPlans& plans) {
+  drawn_.clear();
+  Cursor& cursor = state_.cursors[static_cast<std::size_t>(class_id)];
+  const std::int64_t size = index_->size(class_id);
+  const bool held = holds(class_id);
+  const bool pass_begins = !held && cursor.position == size;
+  if (pass_begins) cursor = {.pass = cursor.pass + 1, .position = 0};
+  if (!held && cursor.position + count <= size) {
+    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
+      for (std::int64_t i = 0; i < count; ++i) drawn_.push_back(row_at(cursor.position + i));
+    });
+    cursor.position += count;
+    if (pass_begins) plans.turns_.push_back({class_id, batch, cursor, {}});
+    return;
+  }
+  std::vector<std::int64_t> rows_held;
+  if (held) {
+    rows_held = std::move(state_.held[class_id]);
+    state_.held.erase(class_id);
+  }
+  draw_one_by_one(class_id, count, cursor, rows_held);
+  plans.turns_.push_back({class_id, batch, cursor, rows_held});
+  if (!rows_held.empty()) state_.held[class_id] = std::move(rows_held);
 }
 
 /// The general case: rows are held over, or a pass ends in this batch.
-void Sampler::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::int64_t* rows,
-                              StateChange& change) {
+void Sampler::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor,
+                              std::vector<std::int64_t>& held) {
   const std::int64_t size = index_->size(class_id);
   // A round takes every row of the class at most once; a quota larger than the class takes several rounds.
-  std::int64_t* round = rows;
-  std::deque<std::int64_t> waiting;  // held from before the round
-  std::vector<std::int64_t> held;    // in this round
-  std::vector<std::int64_t>
-      tail;  // what the round had when the pass ended, sorted: a row of the new pass may be one of them
-  const auto had = state_.held.find(class_id);
-  const bool had_held = had != state_.held.end();
-  if (had_held) {
-    waiting.assign(had->second.begin(), had->second.end());
-    state_.held.erase(had);
-  }
-  for (std::int64_t* const end = rows + count; rows != end;) {
-    if (rows - round == size) {
-      round = rows;
-      waiting.assign(held.begin(), held.end());
-      held.clear();
+  std::size_t round = 0;                                        // where it began in drawn_
+  std::vector<std::int64_t> waiting = std::exchange(held, {});  // held from before the round
+  std::size_t waited = 0;                                       // of those, how many have been drawn
+  std::vector<std::int64_t> tail;  // what the round had when the pass ended, sorted: the new pass may repeat it
+  while (std::ssize(drawn_) < count) {
+    if (std::ssize(drawn_) - static_cast<std::int64_t>(round) == size) {
+      round = drawn_.size();
+      waiting = std::exchange(held, {});
+      waited = 0;
       tail.clear();
     }
-    if (!waiting.empty()) {
-      *rows++ = waiting.front();
-      waiting.pop_front();
+    if (waited < waiting.size()) {
+      drawn_.push_back(waiting[waited++]);
       continue;
     }
     if (cursor.position == size) {
       cursor = {.pass = cursor.pass + 1, .position = 0};
-      tail.assign(round, rows);
+      tail.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
       std::ranges::sort(tail);
     }
-    const std::int64_t some = tail.empty() ? std::min<std::int64_t>(end - rows, size - cursor.position) : 1;
-    passes_.copy(class_id, cursor.pass, cursor.position, some, rows);
-    cursor.position += some;
-    if (!tail.empty() && std::ranges::binary_search(tail, *rows)) {
-      held.push_back(*rows);
-    } else {
-      rows += some;
-    }
+    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
+      const std::int64_t most = std::min(size - cursor.position, count - std::ssize(drawn_));
+      if (tail.empty()) {
+        for (std::int64_t i = 0; i < most; ++i) drawn_.push_back(row_at(cursor.position++));
+        return;
+      }
+      const std::int64_t row = row_at(cursor.position++);
+      (std::ranges::binary_search(tail, row) ? held : drawn_).push_back(row);
+    });
   }
-  held.insert(held.begin(), waiting.begin(), waiting.end());
-  if (had_held || !held.empty()) change.held.emplace_back(class_id, held);
-  if (!held.empty()) state_.held[class_id] = std::move(held);
+  held.insert(held.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(waited), waiting.end());
 }
 
-/// Row i of the global plan belongs to rank (i + offset) mod world_size.
-void Sampler::take_share_of_rank(std::uint64_t epoch, std::uint64_t step, BatchPlan& plan) const {
-  BoundedIntegers bounded(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step));
-  const std::int64_t offset = bounded(static_cast<std::uint32_t>(options_.world_size));
-  plan.rows.clear();
-  plan.classes.clear();
-  for (std::int64_t i = (options_.rank - offset + options_.world_size) % options_.world_size;
-       i < std::ssize(global_.rows); i += options_.world_size) {
-    plan.rows.push_back(global_.rows[static_cast<std::size_t>(i)]);
-    plan.classes.push_back(global_.classes[static_cast<std::size_t>(i)]);
-  }
+void Sampler::arrange(std::uint64_t epoch, std::uint64_t step, std::span<PlannedRow> rows) const {
+  if (!options_.shuffle || options_.grouped || index_->num_classes() == 1) return;
+  fisher_yates(rows, Sfc64(RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step,
+                                        static_cast<std::uint64_t>(options_.rank))));
 }
 
 }  // namespace l2m

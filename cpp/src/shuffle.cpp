@@ -4,13 +4,16 @@
 #include <bit>
 #include <utility>
 
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
+#include "l2m/thread_pool.hpp"
 
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kInlineRows = 8192;    // shuffled within about 16 us: not worth a task
-constexpr std::int64_t kRowsOfQuarters = 16;  // a block of four words chooses the buckets of sixteen rows
+constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us: not worth a task
+constexpr std::int64_t kMostTasks = 64;     // of a stage, so that the counts of rows in buckets stay few
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -18,12 +21,10 @@ Permutation::Permutation(const RowIds& source, const RowIds& target, std::int64_
                          std::uint64_t seed, std::uint64_t class_id, std::uint64_t pass)
     : source_(&source), target_(&target), offset_(offset), size_(size), seed_(seed), class_id_(class_id), pass_(pass) {
   if (size <= kUnsplitRows) return;
-  const auto wanted = static_cast<std::uint64_t>((size + kUnsplitRows - 1) / kUnsplitRows);
-  bucket_bits_ = std::min(std::countr_zero(std::bit_ceil(wanted)), 16);
-  parts_ = std::min<std::int64_t>(64, size / 65536);
-  rows_a_part_ = ((size + parts_ - 1) / parts_ + kRowsOfQuarters - 1) / kRowsOfQuarters * kRowsOfQuarters;
-  parts_ = (size + rows_a_part_ - 1) / rows_a_part_;
-  next_.resize(static_cast<std::size_t>(parts_) << bucket_bits_, 0);
+  bucket_bits_ =
+      std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(divided_up(size, kBucketRows)))), 16);
+  rows_a_task_ = divided_up(divided_up(size, kMostTasks), kPartRows) * kPartRows;
+  next_.resize(static_cast<std::size_t>(divided_up(size, rows_a_task_)) << bucket_bits_, 0);
   bucket_.resize((std::size_t{1} << bucket_bits_) + 1);
   stage_ = Stage::kCount;
 }
@@ -32,7 +33,7 @@ std::int64_t Permutation::tasks() const {
   switch (stage_) {
     case Stage::kCount:
     case Stage::kScatter:
-      return parts_;
+      return divided_up(size_, rows_a_task_);
     case Stage::kSwap:
       return std::int64_t{1} << bucket_bits_;
     case Stage::kDone:
@@ -42,8 +43,8 @@ std::int64_t Permutation::tasks() const {
 }
 
 void Permutation::run(std::int64_t task) {
-  if (stage_ == Stage::kCount) count_part(task);
-  if (stage_ == Stage::kScatter) scatter_part(task);
+  if (stage_ == Stage::kCount) count(task);
+  if (stage_ == Stage::kScatter) scatter(task);
   if (stage_ == Stage::kSwap) swap_bucket(task);
 }
 
@@ -53,52 +54,56 @@ void Permutation::next_stage() {
     std::int64_t total = 0;
     for (std::size_t bucket = 0; bucket < buckets; ++bucket) {
       bucket_[bucket] = total;
-      for (std::size_t part = 0; part < static_cast<std::size_t>(parts_); ++part)
-        total += std::exchange(next_[part * buckets + bucket], total);
+      for (std::size_t i = bucket; i < next_.size(); i += buckets) total += std::exchange(next_[i], total);
     }
     bucket_[buckets] = total;
   }
   stage_ = static_cast<Stage>(static_cast<int>(stage_) + 1);
 }
 
-/// Calls visit(row position, its bucket) for the rows of a part. Quarter i of the words chooses the bucket of row i.
+/// Calls visit(row position, its bucket, i) for the rows of a task, of which four in a row have i = 0 .. 3.
 template <class Visit>
-void Permutation::for_buckets_of(std::int64_t part, Visit&& visit) const {
-  const RandomStream random(seed_, Purpose::kShuffle, class_id_, pass_, 0);
-  const int shift = 16 - bucket_bits_;
-  const std::int64_t end = std::min((part + 1) * rows_a_part_, size_);
-  for (std::int64_t row = part * rows_a_part_; row < end; row += kRowsOfQuarters) {
-    const auto words = random.block(static_cast<std::uint64_t>(row / kRowsOfQuarters));
-    const auto count = static_cast<int>(std::min(end - row, kRowsOfQuarters));
-    const auto visit_quarter = [&](int i) {
-      visit(row + i,
-            static_cast<std::size_t>((words[static_cast<std::size_t>(i / 4)] >> (16 * (i % 4))) & 0xFFFF) >> shift);
-    };
-    if (count == kRowsOfQuarters) {
-      for (int i = 0; i < static_cast<int>(kRowsOfQuarters); ++i) visit_quarter(i);
-    } else {
-      for (int i = 0; i < count; ++i) visit_quarter(i);
+void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
+  const std::int64_t end = std::min((task + 1) * rows_a_task_, size_);
+  for (std::int64_t row = task * rows_a_task_; row < end;) {
+    Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(row / kPartRows)));
+    const std::int64_t end_of_part = std::min(row + kPartRows, end);
+    for (; row < end_of_part; row += 4) {
+      const std::uint64_t word = random();  // 16 bits for each of four rows
+      const auto visit_one = [&](int i) {
+        visit(row + i, static_cast<std::size_t>((word >> (16 * i)) & 0xFFFF) >> (16 - bucket_bits_), i);
+      };
+      if (end_of_part - row >= 4) {
+        for (int i = 0; i < 4; ++i) visit_one(i);
+      } else {
+        for (int i = 0; i < end_of_part - row; ++i) visit_one(i);
+      }
     }
   }
 }
 
-void Permutation::count_part(std::int64_t part) {
-  std::int64_t* const count = next_.data() + (static_cast<std::size_t>(part) << bucket_bits_);
-  for_buckets_of(part, [&](std::int64_t, std::size_t bucket) { ++count[bucket]; });
+void Permutation::count(std::int64_t task) {
+  // Four counters a bucket: with few buckets, one would have to wait for its last increment at nearly every row.
+  std::vector<std::int64_t> counts(std::size_t{4} << bucket_bits_, 0);
+  for_buckets_of(task,
+                 [&](std::int64_t, std::size_t bucket, int i) { ++counts[4 * bucket + static_cast<std::size_t>(i)]; });
+  std::int64_t* const count = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
+  for (std::size_t i = 0; i < counts.size(); ++i) count[i / 4] += counts[i];
 }
 
-void Permutation::scatter_part(std::int64_t part) {
-  std::int64_t* const next = next_.data() + (static_cast<std::size_t>(part) << bucket_bits_);
+void Permutation::scatter(std::int64_t task) {
+  std::int64_t* const next = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
   target_->visit([&]<class Id>(std::span<Id> target_ids) {
     Id* const target = target_ids.data() + offset_;
     source_->visit([&](auto source_ids) {
       if (source_ids.empty()) {
-        for_buckets_of(part,
-                       [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(row); });
+        for_buckets_of(
+            task, [&](std::int64_t row, std::size_t bucket, int) { target[next[bucket]++] = static_cast<Id>(row); });
       } else {
         const auto* const source = source_ids.data() + offset_;
-        for_buckets_of(
-            part, [&](std::int64_t row, std::size_t bucket) { target[next[bucket]++] = static_cast<Id>(source[row]); });
+        for_buckets_of(task, [&](std::int64_t row, std::size_t bucket, int) {
+          target[next[bucket]++] = static_cast<Id>(source[row]);
+        });
       }
     });
   });
@@ -109,17 +114,16 @@ void Permutation::swap_bucket(std::int64_t bucket) {
   const std::int64_t begin = split ? bucket_[static_cast<std::size_t>(bucket)] : 0;
   const std::int64_t end = split ? bucket_[static_cast<std::size_t>(bucket) + 1] : size_;
   target_->visit([&]<class Id>(std::span<Id> target_ids) {
-    Id* const rows = target_ids.data() + offset_ + begin;
+    const std::span<Id> rows =
+        target_ids.subspan(static_cast<std::size_t>(offset_ + begin), static_cast<std::size_t>(end - begin));
     if (!split) {
       source_->visit([&](auto source_ids) {
-        for (std::int64_t i = 0; i < size_; ++i)
-          rows[i] = static_cast<Id>(source_ids.empty() ? static_cast<std::uint64_t>(i)
-                                                       : source_ids[static_cast<std::size_t>(offset_ + i)]);
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          rows[i] = static_cast<Id>(source_ids.empty() ? i : source_ids[static_cast<std::size_t>(offset_) + i]);
       });
     }
-    fisher_yates(static_cast<std::uint32_t>(end - begin),
-                 RandomStream(seed_, Purpose::kShuffle, class_id_, pass_, 1 + static_cast<std::uint64_t>(bucket)),
-                 [rows](std::uint32_t i, std::uint32_t j) { std::swap(rows[i], rows[j]); });
+    fisher_yates(rows,
+                 Sfc64(RandomStream(seed_, Purpose::kShuffle, class_id_, pass_, static_cast<std::uint64_t>(bucket))));
   });
 }
 
@@ -152,35 +156,25 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
   }
 }
 
-Passes::Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, TaskQueue& queue)
-    : index_(std::move(index)), seed_(seed), shuffle_(shuffle), queue_(queue) {
+Passes::Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background)
+    : index_(std::move(index)), seed_(seed), shuffle_(shuffle), in_background_(in_background) {
   if (!shuffle_) return;
   for (RowIds& order : order_) order = RowIds(index_->num_rows(), index_->wide());
   made_.resize(static_cast<std::size_t>(2 * index_->num_classes()), 0);
 }
 
-void Passes::copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin, std::int64_t count,
-                  std::int64_t* rows) {
-  if (shuffle_) make_current(class_id, pass);
-  if (!shuffle_ && index_->identity()) {
-    for (std::int64_t i = 0; i < count; ++i) rows[i] = begin + i;
-    return;
-  }
-  const RowIds& order = shuffle_ ? order_[pass % 2] : index_->rows();
-  order.visit([&](auto ids) {
-    const auto* const from = ids.data() + index_->offset(class_id) + begin;
-    for (std::int64_t i = 0; i < count; ++i) rows[i] = static_cast<std::int64_t>(from[i]);
-  });
-}
-
 void Passes::prefetch_class(std::int64_t class_id) const {
   index_->prefetch_offset(class_id);
-  if (shuffle_) __builtin_prefetch(&made_[static_cast<std::size_t>(buffer(class_id, 0))]);
+  if (shuffle_) __builtin_prefetch(&made_[buffer(class_id, 0)]);
 }
 
 void Passes::prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const {
   if (!shuffle_) return;
-  order_[pass % 2].visit([&](auto ids) { __builtin_prefetch(ids.data() + index_->offset(class_id) + position); });
+  order_[pass % 2].visit([&](auto ids) {
+    const auto* const rows = ids.data() + index_->offset(class_id) + position;
+    __builtin_prefetch(rows);
+    __builtin_prefetch(rows + 16);
+  });
 }
 
 Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const {
@@ -195,33 +189,29 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const
 
 /// Sees to it that the buffer of the pass holds it.
 void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
-  const Buffer here = buffer(class_id, pass);
-  std::uint64_t& made = made_[static_cast<std::size_t>(here)];
-  if (made == pass + 1) return;
+  const std::size_t here = buffer(class_id, pass);
   if (index_->size(class_id) <= kInlineRows) {
     permutation(class_id, pass).run(0);
   } else {
     prepare(class_id, pass);
     finish(*pending_.extract(here).mapped());
   }
-  made = pass + 1;
-  if (queue_.max_threads() > 0) prepare(class_id, pass + 1);
+  made_[here] = pass + 1;
+  if (in_background_) prepare(class_id, pass + 1);
 }
 
 void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (!shuffle_ || index_->size(class_id) <= kInlineRows) return;
-  const Buffer here = buffer(class_id, pass);
-  std::uint64_t& made = made_[static_cast<std::size_t>(here)];
-  if (made == pass + 1) return;
+  const std::size_t here = buffer(class_id, pass);
+  if (made_[here] == pass + 1) return;
   std::shared_ptr<Job>& job = pending_[here];
   if (job && job->pass == pass) return;
   if (job) cancel(*job);
-  made = 0;  // whatever else the buffer held is given up
+  made_[here] = 0;  // whatever else the buffer held is given up
   job = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
-  if (queue_.max_threads() == 0) return;  // it is made when it is needed
-  std::unique_lock lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   jobs_.push_back(job);
-  help_in_background(lock);
+  ++open_jobs_;
 }
 
 /// Works on a job until it is done.
@@ -234,6 +224,7 @@ void Passes::finish(Job& job) {
 /// Stops a job; its buffer holds garbage afterwards.
 void Passes::cancel(Job& job) {
   std::unique_lock lock(mutex_);
+  if (job.next < job.permutation.tasks()) --open_jobs_;
   job.cancelled = true;
   progress_.wait(lock, [&] { return job.next == job.finished; });
 }
@@ -242,39 +233,27 @@ void Passes::cancel(Job& job) {
 bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
   if (job.cancelled || job.next == job.permutation.tasks()) return false;
   const std::int64_t task = job.next++;
+  if (job.next == job.permutation.tasks()) --open_jobs_;
   lock.unlock();
   job.permutation.run(task);
   lock.lock();
   if (++job.finished == job.permutation.tasks()) {
     job.permutation.next_stage();
     job.next = job.finished = 0;
-    help_in_background(lock);
+    if (!job.cancelled && !job.permutation.done()) ++open_jobs_;
   }
   progress_.notify_all();
   return true;
 }
 
-/// Asks for a thread for each of ours that may work; they end when nothing is left to do.
-void Passes::help_in_background(std::unique_lock<std::mutex>& lock) {
-  const int wanted = queue_.max_threads() - std::exchange(workers_, queue_.max_threads());
-  lock.unlock();
-  for (int i = 0; i < wanted; ++i) queue_.push_background([this] { work(); });
-  lock.lock();
-}
-
-/// A background task: one task of the first job that has one, then its successor queues behind whatever waits.
-void Passes::work() {
+bool Passes::work() {
   std::unique_lock lock(mutex_);
   std::erase_if(jobs_, [](const auto& job) { return job->cancelled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {
-    const std::shared_ptr<Job> job = candidate;
-    if (run_task(*job, lock)) {
-      lock.unlock();
-      queue_.push_background([this] { work(); });
-      return;
-    }
+    const std::shared_ptr<Job> job = candidate;  // stays when jobs_ changes
+    if (run_task(*job, lock)) return true;
   }
-  --workers_;
+  return false;
 }
 
 }  // namespace l2m

@@ -54,9 +54,7 @@ class ThreadPool {
   void wake_one() { work_arrived_.notify_one(); }
 
  private:
-  static bool may_run(const TaskQueue& queue) {
-    return queue.has_task() && queue.running_ + queue.seats_ < queue.max_threads_;
-  }
+  static bool may_run(const TaskQueue& queue) { return !queue.tasks_.empty() && queue.running_ < queue.max_threads_; }
 
   void work() {
     using Clock = std::chrono::steady_clock;
@@ -77,7 +75,8 @@ class ThreadPool {
         continue;
       }
       {
-        const Task task = queue->next_task();
+        const Task task = std::move(queue->tasks_.front());
+        queue->tasks_.pop_front();
         ++queue->running_;
         const bool wake = should_wake(*queue);  // one wakes the next, so that no push has to wake many
         lock.unlock();
@@ -119,57 +118,18 @@ TaskQueue::~TaskQueue() {
   pool_->remove(this);
 }
 
-void TaskQueue::push(Task task) { push_to(tasks_, std::move(task), true); }
-
-void TaskQueue::push_background(Task task) { push_to(background_, std::move(task), true); }
-
-void TaskQueue::push_quietly(Task task) { push_to(tasks_, std::move(task), false); }
-
-void TaskQueue::push_to(std::deque<Task>& tasks, Task task, bool wake) {
+void TaskQueue::push(Task task) {
   std::unique_lock lock = locked_soon(pool_->mutex());
   if (cancelled_) return;
-  if (max_threads_ == 0 || tasks.size() >= capacity_) {
+  if (max_threads_ == 0 || tasks_.size() >= capacity_) {
     lock.unlock();
     run(task);
     return;
   }
-  tasks.push_back(std::move(task));
-  wake = wake && pool_->should_wake(*this);
+  tasks_.push_back(std::move(task));
+  const bool wake = pool_->should_wake(*this);
   lock.unlock();
   if (wake) pool_->wake_one();
-}
-
-Task TaskQueue::next_task() {
-  const bool background = tasks_.empty() || (!background_.empty() && ++turns_ % 4 == 0);
-  std::deque<Task>& tasks = background ? background_ : tasks_;
-  Task task = std::move(tasks.front());
-  tasks.pop_front();
-  return task;
-}
-
-TaskQueue::Seat::Seat(TaskQueue& queue) : queue_(queue) {
-  const std::unique_lock lock = locked_soon(queue.pool_->mutex());
-  ++queue.seats_;
-}
-
-TaskQueue::Seat::~Seat() {
-  std::unique_lock lock = locked_soon(queue_.pool_->mutex());
-  --queue_.seats_;
-  // Where one runs, it goes on by itself and wakes others if need be.
-  const bool wake = queue_.running_ == 0 && queue_.pool_->should_wake(queue_);
-  lock.unlock();
-  if (wake) queue_.pool_->wake_one();
-}
-
-bool TaskQueue::Seat::run_one() {
-  Task task;
-  {
-    const std::unique_lock lock = locked_soon(queue_.pool_->mutex());
-    if (queue_.cancelled_ || !queue_.has_task()) return false;
-    task = queue_.next_task();
-  }
-  queue_.run(task);
-  return true;
 }
 
 void TaskQueue::run(const Task& task) {
@@ -182,11 +142,10 @@ void TaskQueue::run(const Task& task) {
 }
 
 void TaskQueue::cancel() {
-  std::deque<Task> tasks, background;  // dropped tasks die outside the lock
+  std::deque<Task> tasks;  // dropped tasks die outside the lock
   std::unique_lock lock(pool_->mutex());
   cancelled_ = true;
   tasks.swap(tasks_);
-  background.swap(background_);
   idle_.wait(lock, [this] { return running_ == 0; });
 }
 

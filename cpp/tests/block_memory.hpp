@@ -4,18 +4,41 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
-/// Counts the blocks of a test program and lets them fail: its own operator new for aligned memory, which only blocks
+/// Counts the blocks of a test program, holds them back and lets them fail: its own operator new for aligned memory, which only blocks
 /// ask for. For programs of one source file.
 namespace l2m::test {
 
 inline std::atomic<int> blocks_alive = 0;
 inline std::atomic<int> blocks_until_failure = -1;  ///< 0: the next one fails; negative: none does
+inline std::atomic<bool> blocks_held = false;       ///< whoever asks for one waits
+inline std::atomic<int> blocks_wanted = 0;          ///< by those who wait
+
+/// Makes all who ask for a block wait until it dies.
+class HeldBlocks {
+ public:
+  HeldBlocks() { blocks_held = true; }
+  ~HeldBlocks() { release(); }
+  HeldBlocks(const HeldBlocks&) = delete;
+  HeldBlocks& operator=(const HeldBlocks&) = delete;
+
+  static void release() {
+    blocks_held = false;
+    blocks_held.notify_all();
+  }
+  static void wait_for_one() {
+    while (blocks_wanted == 0) std::this_thread::yield();
+  }
+};
 
 }  // namespace l2m::test
 
 void* operator new(std::size_t size, std::align_val_t alignment) {
   const auto align = static_cast<std::size_t>(alignment);
+  ++l2m::test::blocks_wanted;
+  l2m::test::blocks_held.wait(true);
+  --l2m::test::blocks_wanted;
   if (l2m::test::blocks_until_failure >= 0 && l2m::test::blocks_until_failure-- == 0) throw std::bad_alloc();
   void* const memory = std::aligned_alloc(align, (size / align + 1) * align);
   if (memory == nullptr) throw std::bad_alloc();

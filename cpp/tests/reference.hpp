@@ -1,7 +1,7 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "l2m/class_index.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "l2m/sampler.hpp"
 #include "l2m/shuffle.hpp"
 
@@ -36,60 +36,75 @@ inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::
   return result;
 }
 
+/// The 32-bit half `index` of a stream, low halves first, as a double in [0, 1).
+inline double uniform(const RandomStream& stream, std::uint64_t index) {
+  return std::ldexp(static_cast<double>((stream.word(index / 2) >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU), -32);
+}
+
+/// Unbiased integers below each of `sides`, from the digits of a word in that mixed base.
+inline std::vector<std::uint64_t> reference_dice(const std::vector<std::uint64_t>& sides, Sfc64& random) {
+  __extension__ using Wide = unsigned __int128;
+  Wide product = 1;
+  for (const std::uint64_t n : sides) product *= n;
+  for (;;) {
+    Wide rest = random();
+    std::vector<std::uint64_t> dice;
+    for (const std::uint64_t n : sides) {
+      rest *= n;
+      dice.push_back(static_cast<std::uint64_t>(rest >> 64));
+      rest &= ~std::uint64_t{0};
+    }
+    if (rest >= (Wide{1} << 64) % product) return dice;
+  }
+}
+
+template <class T>
+void reference_fisher_yates(std::span<T> items, Sfc64 random) {
+  for (std::size_t bound = items.size(); bound > 1;) {
+    std::size_t count = std::clamp<std::size_t>(58 / static_cast<std::size_t>(std::bit_width(bound)), 1, 8);
+    if (count >= bound) count = 1;
+    std::vector<std::uint64_t> sides;
+    for (std::size_t i = 0; i < count; ++i) sides.push_back(bound - i);
+    for (const std::uint64_t die : reference_dice(sides, random)) {
+      --bound;
+      std::swap(items[bound], items[die]);
+    }
+  }
+}
+
+/// What tests shuffle with.
+inline Sfc64 some_randomness(std::uint64_t number) { return Sfc64(RandomStream(number, Purpose::kBatchOrder, number)); }
+
 /// Some proportions; 0 for the classes without rows.
 inline Proportions random_proportions(const std::vector<std::int64_t>& sizes, std::uint64_t number) {
   const RandomStream random(number, Purpose::kBatchOrder, sizes.size());
   Proportions proportions;
-  for (std::size_t k = 0; k < sizes.size(); ++k) proportions.push_back(sizes[k] > 0 ? random.uniform(k) + 1e-3 : 0.0);
+  for (std::size_t k = 0; k < sizes.size(); ++k) proportions.push_back(sizes[k] > 0 ? uniform(random, k) + 1e-3 : 0.0);
   const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
   for (double& p : proportions) p /= sum;
   return proportions;
 }
 
-/// Unbiased integers below a bound, from the 32-bit halves of a stream one after the other.
-class ReferenceBounded {
- public:
-  explicit ReferenceBounded(const RandomStream& stream) : stream_(stream) {}
-
-  std::uint64_t operator()(std::uint64_t bound) {
-    constexpr std::uint64_t kSpan = std::uint64_t{1} << 32;
-    for (;;) {
-      const std::uint64_t product = half(next_++) * bound;
-      if (product % kSpan >= kSpan % bound) return product / kSpan;
-    }
-  }
-
- private:
-  std::uint64_t half(std::uint64_t index) {
-    if (index % 8 == 0) words_ = stream_.block(index / 8);
-    return (words_[index / 2 % 4] >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU;
-  }
-
-  RandomStream stream_;
-  std::uint64_t next_ = 0;
-  std::array<std::uint64_t, 4> words_{};
-};
-
-template <class T>
-void reference_fisher_yates(std::span<T> items, const RandomStream& stream) {
-  ReferenceBounded bounded(stream);
-  for (std::size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[bounded(i)]);
-}
-
 /// The order of a pass of a class with the given rows.
 inline std::vector<std::int64_t> reference_permutation(const std::vector<std::int64_t>& rows, std::uint64_t seed,
                                                        std::uint64_t class_id, std::uint64_t pass) {
+  const auto size = static_cast<std::uint64_t>(rows.size());
   int bits = 0;
-  while (bits < 16 && (Permutation::kUnsplitRows << bits) < std::ssize(rows)) ++bits;
+  if (std::ssize(rows) > Permutation::kUnsplitRows)
+    while (bits < 16 && (std::uint64_t{Permutation::kBucketRows} << bits) < size) ++bits;
   std::vector<std::vector<std::int64_t>> buckets(std::size_t{1} << bits);
-  const RandomStream choice(seed, Purpose::kShuffle, class_id, pass, 0);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const std::uint64_t quarter = (choice.word(i / 4) >> (16 * (i % 4))) & 0xFFFF;
-    buckets[quarter >> (16 - bits)].push_back(rows[i]);
+  for (std::uint64_t part = 0; part * Permutation::kPartRows < size; ++part) {
+    Sfc64 random(RandomStream(seed, Purpose::kBucket, class_id, pass, part));
+    std::uint64_t word = 0;
+    for (std::uint64_t i = 0; i < Permutation::kPartRows && part * Permutation::kPartRows + i < size; ++i) {
+      if (i % 4 == 0) word = random();
+      buckets[(word & 0xFFFF) >> (16 - bits)].push_back(rows[part * Permutation::kPartRows + i]);
+      word >>= 16;
+    }
   }
   std::vector<std::int64_t> result;
   for (std::size_t b = 0; b < buckets.size(); ++b) {
-    reference_fisher_yates(std::span(buckets[b]), RandomStream(seed, Purpose::kShuffle, class_id, pass, 1 + b));
+    reference_fisher_yates(std::span(buckets[b]), Sfc64(RandomStream(seed, Purpose::kShuffle, class_id, pass, b)));
     result.insert(result.end(), buckets[b].begin(), buckets[b].end());
   }
   return result;
@@ -100,45 +115,45 @@ class ReferenceApportioner {
  public:
   ReferenceApportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
 
-  [[nodiscard]] std::vector<DueTime> start(const Proportions& proportions, std::uint64_t step) const {
-    std::vector<DueTime> due(proportions.size());
-    for (std::size_t k = 0; k < due.size(); ++k)
+  [[nodiscard]] DueTimes start(const Proportions& proportions, std::uint64_t step) const {
+    DueTimes due{std::vector<std::uint64_t>(proportions.size(), 0), std::vector<double>(proportions.size(), 0.0)};
+    for (std::size_t k = 0; k < proportions.size(); ++k)
       if (fraction(proportions[k]) > 0)
-        due[k].due = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
+        due.due[k] = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
     return due;
   }
 
-  void change(const Proportions& from, const Proportions& to, std::uint64_t step, std::vector<DueTime>& due) const {
+  void change(const Proportions& from, const Proportions& to, std::uint64_t step, DueTimes& due) const {
     const auto now = static_cast<double>(step);
-    for (std::size_t k = 0; k < due.size(); ++k) {
+    for (std::size_t k = 0; k < to.size(); ++k) {
       const double before = fraction(from[k]);
       const double after = fraction(to[k]);
       if (after == before) continue;
       if (after == 0)
-        due[k].due = 0;
+        due.due[k] = 0;
       else if (before == 0)
-        due[k].due = now + jitter(k, due[k].visit) / after;
+        due.due[k] = now + jitter(k, due.visits[k]) / after;
       else
-        due[k].due = now + (due[k].due - now) * (before / after);
+        due.due[k] = now + (due.due[k] - now) * (before / after);
     }
   }
 
   /// Rows of each class in the next batch.
-  std::vector<std::int64_t> next(const Proportions& proportions, std::vector<DueTime>& due) const {
+  [[nodiscard]] std::vector<std::int64_t> next(const Proportions& proportions, DueTimes& due) const {
     std::vector<std::int64_t> quotas;
     std::vector<std::pair<double, std::size_t>> waiting;
     std::int64_t extra = batch_size_;
-    for (std::size_t k = 0; k < due.size(); ++k) {
+    for (std::size_t k = 0; k < proportions.size(); ++k) {
       quotas.push_back(whole(proportions[k]));
       extra -= quotas.back();
-      if (fraction(proportions[k]) > 0) waiting.emplace_back(due[k].due, k);
+      if (fraction(proportions[k]) > 0) waiting.emplace_back(due.due[k], k);
     }
     std::ranges::sort(waiting);
     for (std::size_t i = 0; i < static_cast<std::size_t>(extra); ++i) {
       const std::size_t k = waiting.at(i).second;
       ++quotas[k];
-      const std::uint64_t visit = ++due[k].visit;
-      due[k].due += ((1.0 + jitter(k, visit)) - jitter(k, visit - 1)) / fraction(proportions[k]);
+      const std::uint64_t visit = ++due.visits[k];
+      due.due[k] += ((1.0 + jitter(k, visit)) - jitter(k, visit - 1)) * (1.0 / fraction(proportions[k]));
     }
     return quotas;
   }
@@ -152,7 +167,7 @@ class ReferenceApportioner {
     return rows < std::ldexp(1.0, -500) ? 0.0 : rows;
   }
   [[nodiscard]] double jitter(std::size_t k, std::uint64_t visit) const {
-    return RandomStream(seed_, Purpose::kDue, k).uniform(visit);
+    return uniform(RandomStream(seed_, Purpose::kDue, k), visit);
   }
 
   std::uint64_t seed_;
@@ -176,34 +191,31 @@ class ReferenceSampler {
     state_.proportions = proportions;
   }
 
-  BatchPlan plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_rows) {
+  std::vector<PlannedRow> plan(std::uint64_t epoch, std::uint64_t step, std::int64_t global_rows) {
     if (options_.epoch_is_pass && step == 0) {
       state_.cursors[0] = {.pass = epoch, .position = 0};
       state_.held.clear();
     }
     const bool one_class = class_rows_.size() == 1;
     const auto quotas = one_class ? std::vector{global_rows} : apportioner_.next(state_.proportions, state_.due);
-    std::vector<std::pair<std::int64_t, std::int32_t>> global;
+    std::vector<PlannedRow> global;
     for (std::size_t k = 0; k < quotas.size(); ++k)
-      for (const std::int64_t row : draw(k, quotas[k])) global.emplace_back(row, static_cast<std::int32_t>(k));
+      for (const std::int64_t row : draw(k, quotas[k])) global.push_back({row, static_cast<std::int32_t>(k)});
     ++state_.total_step;
 
     const auto world_size = static_cast<std::uint64_t>(options_.world_size);
     std::uint64_t offset = 0;
-    if (world_size > 1)
-      offset = ReferenceBounded(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step))(world_size);
-    std::vector<std::pair<std::int64_t, std::int32_t>> local;
+    if (world_size > 1) {
+      Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step));
+      offset = reference_dice({world_size}, random)[0];
+    }
+    std::vector<PlannedRow> local;
     for (std::size_t i = 0; i < global.size(); ++i)
       if ((i + offset) % world_size == static_cast<std::uint64_t>(options_.rank)) local.push_back(global[i]);
     if (options_.shuffle && !options_.grouped && !one_class)
-      reference_fisher_yates(std::span(local), RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step,
-                                                            static_cast<std::uint64_t>(options_.rank)));
-    BatchPlan plan;
-    for (const auto& [row, class_id] : local) {
-      plan.rows.push_back(row);
-      plan.classes.push_back(class_id);
-    }
-    return plan;
+      reference_fisher_yates(std::span(local), Sfc64(RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step,
+                                                                  static_cast<std::uint64_t>(options_.rank))));
+    return local;
   }
 
  private:
@@ -271,7 +283,7 @@ struct Run {
     std::vector<std::int32_t> classes;
     for (std::size_t k = 0; k < sizes.size(); ++k)
       classes.insert(classes.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
-    reference_fisher_yates(std::span(classes), RandomStream(1, Purpose::kBatchOrder, 0));
+    reference_fisher_yates(std::span(classes), some_randomness(1));
     return classes;
   }
 
@@ -291,7 +303,7 @@ struct Run {
 
 struct Batch {
   SamplerState before;  // as planned with: after the changes of proportions of its step
-  BatchPlan plan;
+  std::vector<PlannedRow> rows;
   SamplerState after;
 };
 
@@ -303,8 +315,8 @@ inline std::vector<Batch> reference_batches_of(const Run& run) {
     if (changed != run.changes.end()) reference.change_proportions(changed->second);
     const std::uint64_t step = total % run.steps;
     SamplerState before = reference.state();
-    BatchPlan plan = reference.plan(total / run.steps, step, run.rows_of_batch(step));
-    batches.push_back({std::move(before), std::move(plan), reference.state()});
+    auto rows = reference.plan(total / run.steps, step, run.rows_of_batch(step));
+    batches.push_back({std::move(before), std::move(rows), reference.state()});
   }
   return batches;
 }

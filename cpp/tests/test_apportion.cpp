@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
 #include "l2m/learn2mix.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -27,148 +29,162 @@ Proportions normalised(Proportions proportions) {
 Proportions long_tailed(std::size_t num_classes, std::uint64_t number) {
   const RandomStream random(number, Purpose::kBatchOrder, num_classes);
   Proportions proportions;
-  for (std::size_t k = 0; k < num_classes; ++k) proportions.push_back(std::pow(random.uniform(k), 4.0) + 1e-6);
+  for (std::size_t k = 0; k < num_classes; ++k) proportions.push_back(std::pow(uniform(random, k), 4.0) + 1e-6);
   return normalised(proportions);
 }
 
-/// The quotas of the next batch for all classes, checked for all that a list of quotas promises.
-std::vector<std::int64_t> next_quotas(Apportioner& apportioner, std::vector<DueTime>& due, std::int64_t batch_size) {
-  std::vector<std::int64_t> quotas(due.size(), 0);
-  std::int64_t sum = 0;
+using Rows = std::vector<std::int64_t>;
+
+/// The quotas of the next batches for all classes, [batches][K], checked for all that quotas promise.
+std::vector<Rows> next_quotas(Apportioner& apportioner, std::uint64_t step, std::int64_t most_batches, DueTimes& due,
+                              std::int64_t batch_size) {
+  Quotas quotas;
+  apportioner.next(step, most_batches, due, quotas);
+  CHECK(quotas.num_batches >= 1 && quotas.num_batches <= most_batches);
+  CHECK(quotas.batch.size() == quotas.due.size());
+  std::vector<Rows> rows(static_cast<std::size_t>(quotas.num_batches), Rows(due.due.size(), 0));
   std::int64_t before = -1;
-  for (const Quota& quota : apportioner.next(due)) {
-    CHECK(quota.class_id > before && quota.class_id < std::ssize(due));
-    CHECK(quota.rows > 0);
-    before = quota.class_id;
-    sum += quota.rows;
-    quotas[static_cast<std::size_t>(quota.class_id)] = quota.rows;
+  std::size_t extra = 0;
+  for (const auto& [class_id, whole, begin, end] : quotas.classes) {
+    CHECK(class_id > before && class_id < std::ssize(due.due));
+    CHECK(begin == end || begin == extra);
+    CHECK(whole > 0 || begin < end);
+    before = class_id;
+    const auto k = static_cast<std::size_t>(class_id);
+    for (Rows& of_batch : rows) of_batch[k] = whole;
+    for (; extra < end; ++extra) {
+      CHECK(extra == begin || quotas.batch[extra] > quotas.batch[extra - 1]);
+      CHECK(quotas.batch[extra] >= 0 && quotas.batch[extra] < quotas.num_batches);
+      ++rows[static_cast<std::size_t>(quotas.batch[extra])][k];
+    }
+    if (begin < end) CHECK(due.due[k] == quotas.due[end - 1]);
   }
-  CHECK(sum == batch_size);
-  return quotas;
+  CHECK(extra == quotas.batch.size());
+  for (const Rows& of_batch : rows)
+    CHECK(std::accumulate(of_batch.begin(), of_batch.end(), std::int64_t{0}) == batch_size);
+  return rows;
 }
 
-void test_due_queue_gives_the_smallest() {
-  for (const double scale : {0.01, 1.0, 300.0, 1e9, 1e19}) {  // 1e19 steps: beyond the keys, all in one bucket
-    DueQueue queue;
-    std::set<DueQueue::Entry> expected;
-    const RandomStream random(3, Purpose::kBatchOrder, 1);
-    std::uint64_t word = 0;
-    std::int64_t next_class = 0;
-    double now = 0;
-    for (int round = 0; round < 300; ++round) {
-      for (std::uint64_t i = random.word(word++) % 12; i > 0; --i) {
-        const double due =
-            now + scale * std::floor(16 * random.uniform(word++) - 1) / 16;  // ties, and some in the past
-        queue.push({due, next_class});
-        expected.insert({due, next_class++});
-      }
-      std::vector<DueQueue::Entry> taken{{-1, -1}};  // what was there stays
-      const std::size_t count = std::min<std::size_t>(random.word(word++) % 12, expected.size());
-      queue.take(count, taken);
-      CHECK(taken.size() == 1 + count && taken[0] == (DueQueue::Entry{-1, -1}));
-      std::sort(taken.begin() + 1, taken.end());
-      for (std::size_t i = 0; i < count; ++i) {
-        CHECK(taken[1 + i] == *expected.begin());
-        now = std::max(now, taken[1 + i].due);
-        expected.erase(expected.begin());
+/// An apportioner that has begun.
+struct Begun {
+  Begun(std::uint64_t seed, std::int64_t size, const Proportions& proportions)
+      : batch_size(size), apportioner(seed, size) {
+    apportioner.start(proportions, 0, due);
+    apportioner.set(proportions);
+  }
+
+  /// The quotas of `steps` batches, decided some at a time.
+  std::vector<Rows> next(std::uint64_t steps) {
+    std::vector<Rows> all;
+    while (all.size() < steps) {
+      const std::int64_t most =
+          std::min<std::int64_t>(1 + 7 * (calls++ % 10), static_cast<std::int64_t>(steps - all.size()));
+      for (Rows& rows : next_quotas(apportioner, step, most, due, batch_size)) {
+        all.push_back(std::move(rows));
+        ++step;
       }
     }
-    queue.clear();
-    queue.push({0.5, 7});
-    std::vector<DueQueue::Entry> taken;
-    queue.take(1, taken);
-    CHECK(taken[0] == (DueQueue::Entry{0.5, 7}));
+    return all;
   }
-}
 
-void test_class_set_is_drained_in_order() {
-  ClassSet classes;
-  for (const std::size_t num_classes : {1U, 63U, 64U, 65U, 4096U, 4097U, 300'000U}) {
-    classes.resize(num_classes);
-    for (std::uint64_t round = 0; round < 3; ++round) {
-      std::set<std::int64_t> expected{static_cast<std::int64_t>(num_classes - 1)};
-      for (std::uint64_t i = 0; i < 1000; ++i)
-        expected.insert(static_cast<std::int64_t>(RandomStream(round, Purpose::kBatchOrder, 5).word(i) % num_classes));
-      for (const std::int64_t class_id : expected) classes.insert(class_id);
-      classes.insert(*expected.begin());
-      std::vector<std::int64_t> ascending;
-      classes.drain_to(ascending);
-      CHECK(std::ranges::equal(ascending, expected));
-      ascending.clear();
-      classes.drain_to(ascending);
-      CHECK(ascending.empty());
-    }
-  }
-}
+  std::int64_t batch_size;
+  Apportioner apportioner;
+  DueTimes due;
+  std::uint64_t step = 0;
+  int calls = 0;
+};
 
-void check_against_reference(const Proportions& proportions, std::int64_t batch_size, int steps) {
-  const std::uint64_t seed = 77;
-  Apportioner apportioner(seed, batch_size);
-  const ReferenceApportioner reference(seed, batch_size);
-  std::vector<DueTime> due(proportions.size());
-  apportioner.start(proportions, 0, due);
+void check_against_reference(const Proportions& proportions, std::int64_t batch_size, std::uint64_t steps) {
+  const ReferenceApportioner reference(77, batch_size);
+  Begun begun(77, batch_size, proportions);
   auto expected_due = reference.start(proportions, 0);
-  CHECK(due == expected_due);
-  apportioner.set(proportions, due);
-  for (int step = 0; step < steps; ++step) {
-    if (step % 7 == 5) apportioner.set(proportions, due);  // as after a restart: nothing else is remembered
-    CHECK(next_quotas(apportioner, due, batch_size) == reference.next(proportions, expected_due));
-    CHECK(due == expected_due);
+  CHECK(begun.due == expected_due);
+  while (begun.step < steps) {
+    for (const Rows& rows : begun.next(1 + begun.step % 23)) CHECK(rows == reference.next(proportions, expected_due));
+    CHECK(begun.due == expected_due);
   }
 }
 
 void test_quotas_are_those_of_the_reference() {
   for (const std::size_t num_classes : {1U, 2U, 3U, 10U, 100U, 2000U})
     for (const std::int64_t batch_size : {1, 2, 7, 64, 1000})
-      check_against_reference(long_tailed(num_classes, 1), batch_size, 60);
+      check_against_reference(long_tailed(num_classes, 1), batch_size, 200);
   for (const std::int64_t batch_size : {1, 2, 3, 5, 10, 99, 100, 1024}) {
     check_against_reference({1.0}, batch_size, 20);
-    check_against_reference({1.0 / 3, 1.0 / 3, 1.0 / 3}, batch_size, 60);
-    check_against_reference(normalised(Proportions(10, 0.1)), batch_size, 60);
-    check_against_reference(Proportions(10, 0.1), batch_size, 60);
-    check_against_reference(normalised(Proportions(7, 1.0)), batch_size, 60);
-    check_against_reference({1 - 1e-12, 1e-12}, batch_size, 60);
-    check_against_reference({0.5, 0.0, 0.5, 0.0}, batch_size, 60);
-    check_against_reference(normalised({1.0, 1e-300, 1e-12, 3.0}), batch_size, 60);
+    check_against_reference({1.0 / 3, 1.0 / 3, 1.0 / 3}, batch_size, 200);
+    check_against_reference(normalised(Proportions(10, 0.1)), batch_size, 200);
+    check_against_reference(Proportions(10, 0.1), batch_size, 200);
+    check_against_reference(normalised(Proportions(7, 1.0)), batch_size, 200);
+    check_against_reference({1 - 1e-12, 1e-12}, batch_size, 200);
+    check_against_reference({0.5, 0.0, 0.5, 0.0}, batch_size, 200);
+    check_against_reference(normalised({1.0, 1e-300, 1e-12, 3.0}), batch_size, 200);
+    check_against_reference(normalised({0.999, 0.9, 0.8, 0.99, 0.95}), batch_size, 200);  // fractions near 1
   }
 }
 
-void test_ties_go_to_the_smaller_class() {
-  Apportioner apportioner(1, 2);
-  const Proportions proportions(4, 0.25);
-  std::vector<DueTime> due(4, DueTime{0, 1.0});
-  apportioner.set(proportions, due);
-  CHECK((next_quotas(apportioner, due, 2) == std::vector<std::int64_t>{1, 1, 0, 0}));
-  CHECK((next_quotas(apportioner, due, 2) == std::vector<std::int64_t>{0, 0, 1, 1}));
-}
-
-void test_quotas_of_a_million_classes_are_exact() {
-  for (const std::int64_t batch_size : {std::int64_t{1024}, std::int64_t{std::numeric_limits<std::int32_t>::max()}}) {
-    for (const auto& proportions : {long_tailed(1'000'000, 2), Proportions(1'000'000, 1e-6)}) {
-      Apportioner apportioner(5, batch_size);
-      std::vector<DueTime> due(proportions.size());
-      apportioner.start(proportions, 0, due);
-      apportioner.set(proportions, due);
-      const int steps = batch_size == 1024 ? 500 : 2;
-      for (int step = 0; step < steps; ++step) {
-        std::int64_t sum = 0;
-        for (const auto& [class_id, rows] : apportioner.next(due)) {
-          const double wanted = proportions[static_cast<std::size_t>(class_id)] * static_cast<double>(batch_size);
-          CHECK(static_cast<double>(rows) == std::floor(wanted) || static_cast<double>(rows) == std::floor(wanted) + 1);
-          sum += rows;
+void test_due_times_from_anywhere() {
+  // Nothing that training leads to, but a saved state may hold it: each batch is still that of the rule as stated.
+  const std::size_t num_classes = 300;
+  const Proportions proportions = long_tailed(num_classes, 8);
+  for (const double scale : {0.0, 1e-300, 1.0, 1e4, 1e15, 1e19, 1e300}) {
+    for (const std::uint64_t step : {std::uint64_t{0}, std::uint64_t{1000}, std::uint64_t{1} << 62}) {
+      const ReferenceApportioner reference(3, 64);
+      Apportioner apportioner(3, 64);
+      apportioner.set(proportions);
+      DueTimes due{std::vector<std::uint64_t>(num_classes, 5), {}};
+      const RandomStream random(3, Purpose::kBatchOrder, 1);
+      for (std::size_t k = 0; k < num_classes; ++k)
+        due.due.push_back(static_cast<double>(step) +
+                          scale * (std::floor(16 * uniform(random, k)) / 8 - 1));  // ties too
+      DueTimes expected_due = due;
+      for (std::uint64_t done = 0; done < 30;) {
+        for (const Rows& rows : next_quotas(apportioner, step + done, 30, due, 64)) {
+          CHECK(rows == reference.next(proportions, expected_due));
+          ++done;
         }
-        CHECK(sum == batch_size);
+        CHECK(due == expected_due);
       }
     }
   }
 }
 
-void check_drift(const Proportions& proportions, std::int64_t batch_size, int steps) {
+void test_ties_go_to_the_smaller_class() {
+  for (const std::int64_t most : {1, 2}) {
+    Apportioner apportioner(1, 2);
+    const Proportions proportions(4, 0.25);
+    apportioner.set(proportions);
+    DueTimes due{{0, 0, 0, 0}, {1.0, 1.0, 1.0, 1.0}};
+    auto rows = next_quotas(apportioner, 0, most, due, 2);
+    while (rows.size() < 2) rows.push_back(next_quotas(apportioner, 1, 1, due, 2)[0]);
+    CHECK((rows[0] == Rows{1, 1, 0, 0}));
+    CHECK((rows[1] == Rows{0, 0, 1, 1}));
+  }
+}
+
+void test_quotas_of_a_million_classes_are_exact() {
+  for (const std::int64_t batch_size : {std::int64_t{1024}, std::int64_t{std::numeric_limits<std::int32_t>::max()}}) {
+    for (const auto& proportions : {long_tailed(1'000'000, 2), Proportions(1'000'000, 1e-6)}) {
+      Begun begun(5, batch_size, proportions);
+      const std::uint64_t steps = batch_size == 1024 ? 500 : 2;
+      Quotas quotas;
+      for (std::uint64_t step = 0; step < steps; step += static_cast<std::uint64_t>(quotas.num_batches)) {
+        begun.apportioner.next(step, batch_size == 1024 ? 100 : 1, begun.due, quotas);
+        std::vector<std::int64_t> sum(static_cast<std::size_t>(quotas.num_batches), 0);
+        for (const auto& [class_id, whole, begin, end] : quotas.classes) {
+          CHECK(whole == static_cast<std::int64_t>(std::floor(proportions[static_cast<std::size_t>(class_id)] *
+                                                              static_cast<double>(batch_size))));
+          for (auto& of_batch : sum) of_batch += whole;
+          for (std::size_t i = begin; i < end; ++i) ++sum[static_cast<std::size_t>(quotas.batch[i])];
+        }
+        for (const std::int64_t of_batch : sum) CHECK(of_batch == batch_size);
+      }
+    }
+  }
+}
+
+void check_drift(const Proportions& proportions, std::int64_t batch_size, std::uint64_t steps) {
   const std::size_t num_classes = proportions.size();
-  Apportioner apportioner(9, batch_size);
-  std::vector<DueTime> due(num_classes);
-  apportioner.start(proportions, 0, due);
-  apportioner.set(proportions, due);
+  Begun begun(9, batch_size, proportions);
   std::vector<double> whole, fraction;
   double classes = 0, extra = static_cast<double>(batch_size);
   for (const double p : proportions) {
@@ -179,8 +195,8 @@ void check_drift(const Proportions& proportions, std::int64_t batch_size, int st
   }
   std::vector<std::int64_t> total(num_classes, 0);
   std::vector<int> last(num_classes, -1);
-  for (int step = 0; step < steps; ++step) {
-    const auto quotas = next_quotas(apportioner, due, batch_size);
+  int step = 0;
+  for (const Rows& quotas : begun.next(steps)) {
     for (std::size_t k = 0; k < num_classes; ++k) {
       const auto quota = static_cast<double>(quotas[k]);
       CHECK(quota == whole[k] || (quota == whole[k] + 1 && fraction[k] > 0));
@@ -195,6 +211,7 @@ void check_drift(const Proportions& proportions, std::int64_t batch_size, int st
         last[k] = step;
       }
     }
+    ++step;
   }
 }
 
@@ -207,41 +224,32 @@ void test_drift_and_gaps_are_bounded() {
 }
 
 void test_classes_meet_in_many_ways() {
-  Apportioner apportioner(2, 50);
-  const Proportions proportions(100, 0.01);
-  std::vector<DueTime> due(100);
-  apportioner.start(proportions, 0, due);
-  apportioner.set(proportions, due);
-  std::set<std::vector<std::int64_t>> sets;
-  for (int step = 0; step < 1000; ++step) sets.insert(next_quotas(apportioner, due, 50));
-  CHECK(sets.size() > 990);
+  Begun begun(2, 50, Proportions(100, 0.01));
+  const auto rows = begun.next(1000);
+  CHECK(std::set(rows.begin(), rows.end()).size() > 990);
 }
 
 void test_what_is_owed_stays_owed_over_changes() {
   const std::int64_t batch_size = 37;
-  for (const int every : {1, 3, 50}) {
-    Apportioner apportioner(4, batch_size);
-    const ReferenceApportioner reference(4, batch_size);
+  for (const std::uint64_t every : {1U, 3U, 50U}) {
     Proportions proportions = long_tailed(20, 0);
-    std::vector<DueTime> due(20);
-    apportioner.start(proportions, 0, due);
-    apportioner.set(proportions, due);
+    const ReferenceApportioner reference(4, batch_size);
+    Begun begun(4, batch_size, proportions);
     std::vector<double> owed(20, 0.0);
-    for (std::uint64_t step = 0; step < 3000; ++step) {
-      if (step > 0 && step % static_cast<std::uint64_t>(every) == 0) {
-        const Proportions changed = long_tailed(20, step);
-        auto expected_due = due;
-        reference.change(proportions, changed, step, expected_due);
-        apportioner.change(proportions, changed, step, due);
-        CHECK(due == expected_due);
-        apportioner.set(changed, due);
-        proportions = changed;
+    while (begun.step < 3000) {
+      for (const Rows& quotas : begun.next(every)) {
+        for (std::size_t k = 0; k < owed.size(); ++k) {
+          owed[k] += proportions[k] * static_cast<double>(batch_size) - static_cast<double>(quotas[k]);
+          CHECK(std::abs(owed[k]) < 5);
+        }
       }
-      const auto quotas = next_quotas(apportioner, due, batch_size);
-      for (std::size_t k = 0; k < owed.size(); ++k) {
-        owed[k] += proportions[k] * static_cast<double>(batch_size) - static_cast<double>(quotas[k]);
-        CHECK(std::abs(owed[k]) < 5);
-      }
+      const Proportions changed = long_tailed(20, begun.step);
+      auto expected_due = begun.due;
+      reference.change(proportions, changed, begun.step, expected_due);
+      begun.apportioner.change(proportions, changed, begun.step, begun.due);
+      CHECK(begun.due == expected_due);
+      begun.apportioner.set(changed);
+      proportions = changed;
     }
   }
 }
@@ -252,10 +260,10 @@ void test_shares_that_come_and_go() {
   const ReferenceApportioner reference(6, batch_size);
   const Proportions all_whole{0.25, 0.5, 0.25, 0.0}, no_first{0.0, 0.3, 0.3, 0.4}, no_last{0.6, 0.3, 0.1, 0.0};
   Proportions proportions = no_last;
-  std::vector<DueTime> due(4);
+  DueTimes due;
   apportioner.start(proportions, 100, due);
   CHECK(due == reference.start(proportions, 100));
-  CHECK(due[3] == DueTime{});
+  CHECK(due.visits[3] == 0 && due.due[3] == 0.0);
   std::uint64_t step = 100;
   for (const auto& changed : {no_first, no_first, all_whole, no_first, no_last, all_whole}) {
     auto expected_due = due;
@@ -264,11 +272,15 @@ void test_shares_that_come_and_go() {
     apportioner.change(proportions, changed, step, due);
     CHECK(due == expected_due);
     if (changed == proportions) CHECK(due == before);
-    if (changed == all_whole) CHECK(std::ranges::all_of(due, [](const DueTime& time) { return time.due == 0; }));
+    if (changed == all_whole) CHECK(std::ranges::all_of(due.due, [](double time) { return time == 0; }));
     proportions = changed;
-    apportioner.set(proportions, due);
-    for (int i = 0; i < 30; ++i, ++step)
-      CHECK(next_quotas(apportioner, due, batch_size) == reference.next(proportions, expected_due));
+    apportioner.set(proportions);
+    for (const std::uint64_t end = step + 30; step < end;) {
+      for (const Rows& rows : next_quotas(apportioner, step, static_cast<std::int64_t>(end - step), due, batch_size)) {
+        CHECK(rows == reference.next(proportions, expected_due));
+        ++step;
+      }
+    }
     CHECK(due == expected_due);
   }
 }
@@ -278,9 +290,8 @@ void test_shares_that_come_and_go() {
 
 int main() {
   using namespace l2m::test;
-  test_due_queue_gives_the_smallest();
-  test_class_set_is_drained_in_order();
   test_quotas_are_those_of_the_reference();
+  test_due_times_from_anywhere();
   test_ties_go_to_the_smaller_class();
   test_quotas_of_a_million_classes_are_exact();
   test_drift_and_gaps_are_bounded();

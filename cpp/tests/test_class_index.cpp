@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -19,7 +19,8 @@ using Rows = std::optional<std::span<const std::int64_t>>;
 
 /// Some class for each row; low ones are likelier, and some have no row at all.
 std::vector<std::int32_t> some_classes(std::int64_t num_rows, std::uint32_t num_classes) {
-  BoundedIntegers bounded(RandomStream(static_cast<std::uint64_t>(num_rows), Purpose::kBatchOrder, num_classes));
+  Sfc64 random(RandomStream(static_cast<std::uint64_t>(num_rows), Purpose::kBatchOrder, num_classes));
+  const auto bounded = [&random](std::uint32_t bound) { return throw_dice<1>(bound, random)[0]; };
   std::vector<std::int32_t> classes;
   for (std::int64_t i = 0; i < num_rows; ++i)
     classes.push_back(static_cast<std::int32_t>(bounded(1 + bounded(num_classes))));
@@ -79,7 +80,7 @@ void test_only_the_given_rows_are_taken() {
   std::vector<std::int64_t> rows;
   for (std::int64_t row = 0; row < num_rows; ++row)
     if (row % 7 != 3) rows.push_back(row);
-  reference_fisher_yates(std::span(rows), RandomStream(1, Purpose::kBatchOrder, 0));
+  reference_fisher_yates(std::span(rows), some_randomness(1));
   ClassRows expected(7);
   for (std::int64_t row = 0; row < num_rows; ++row)
     if (row % 7 != 3) expected[static_cast<std::size_t>(classes[static_cast<std::size_t>(row)])].push_back(row);

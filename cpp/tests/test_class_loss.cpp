@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -46,8 +46,8 @@ void add(Sums& sums, const std::vector<Loss>& losses, const std::vector<Class>& 
 template <class Class>
 std::vector<Class> random_classes(std::size_t size, std::uint32_t num_classes) {
   std::vector<Class> classes;
-  BoundedIntegers bounded(RandomStream(size, Purpose::kBatchOrder, num_classes));
-  for (std::size_t i = 0; i < size; ++i) classes.push_back(static_cast<Class>(bounded(num_classes)));
+  Sfc64 random(RandomStream(size, Purpose::kBatchOrder, num_classes));
+  for (std::size_t i = 0; i < size; ++i) classes.push_back(static_cast<Class>(throw_dice<1>(num_classes, random)[0]));
   return classes;
 }
 
@@ -55,7 +55,7 @@ template <class Loss>
 std::vector<Loss> random_losses(std::size_t size) {
   std::vector<Loss> losses;
   const RandomStream random(size, Purpose::kBatchOrder, 0);
-  for (std::size_t i = 0; i < size; ++i) losses.push_back(static_cast<Loss>(-std::log1p(-random.uniform(i))));
+  for (std::size_t i = 0; i < size; ++i) losses.push_back(static_cast<Loss>(-std::log1p(-uniform(random, i))));
   return losses;
 }
 

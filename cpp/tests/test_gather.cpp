@@ -1,12 +1,13 @@
 #include "l2m/gather.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 
 namespace l2m::test {
 namespace {
@@ -21,11 +22,19 @@ Bytes random_bytes(std::size_t size) {
   return bytes;
 }
 
-std::vector<std::int64_t> random_rows(std::size_t count, std::uint32_t num_rows) {
-  std::vector<std::int64_t> rows;
-  BoundedIntegers bounded(RandomStream(count, Purpose::kBatchOrder, num_rows));
-  for (std::size_t i = 0; i < count; ++i) rows.push_back(bounded(num_rows));
+std::vector<PlannedRow> random_rows(std::size_t count, std::uint32_t num_rows) {
+  std::vector<PlannedRow> rows;
+  Sfc64 random(RandomStream(count, Purpose::kBatchOrder, num_rows));
+  for (std::size_t i = 0; i < count; ++i) rows.push_back({throw_dice<1>(num_rows, random)[0], 0});
   return rows;
+}
+
+void check_rows(const Field& field, const std::vector<PlannedRow>& rows, const std::byte* out) {
+  for (const PlannedRow& planned : rows) {
+    const std::byte* const from = field.data + planned.row * field.stride;
+    CHECK(std::equal(from, from + field.row_size, out));
+    out += field.row_size;
+  }
 }
 
 /// Rows of a field whose first byte is `first` bytes into memory of `size` bytes.
@@ -36,13 +45,32 @@ void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first
   for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
     const auto rows = random_rows(count, num_rows);
     const Bytes out = random_bytes(count * static_cast<std::size_t>(row_size));
-    gather(field, rows, out.get());
-    for (std::size_t i = 0; i < count; ++i) {
-      for (std::int64_t j = 0; j < row_size; ++j)
-        CHECK(out[i * static_cast<std::size_t>(row_size) + static_cast<std::size_t>(j)] ==
-              data[static_cast<std::size_t>(first + rows[i] * stride + j)]);
-    }
+    gather({&field, 1}, rows, std::vector{out.get()});
+    check_rows(field, rows, out.get());
   }
+}
+
+void test_several_fields() {
+  constexpr std::int64_t kSizes[] = {784, 8, 1, 64, 3072, 5};
+  constexpr std::uint32_t kRows = 150;
+  std::vector<Bytes> data;
+  std::vector<Field> fields;
+  for (const std::int64_t size : kSizes) {
+    data.push_back(random_bytes(static_cast<std::size_t>(kRows * size)));
+    fields.push_back({data.back().get(), size, size});
+  }
+  for (const std::size_t count : {0U, 1U, 10U, 300U}) {
+    const auto rows = random_rows(count, kRows);
+    std::vector<Bytes> memory;
+    std::vector<std::byte*> outs;
+    for (const std::int64_t size : kSizes) {
+      memory.push_back(random_bytes(count * static_cast<std::size_t>(size)));
+      outs.push_back(memory.back().get());
+    }
+    gather(fields, rows, outs);
+    for (std::size_t f = 0; f < fields.size(); ++f) check_rows(fields[f], rows, outs[f]);
+  }
+  gather({}, random_rows(3, kRows), {});
 }
 
 void test_rows_of_all_sizes_and_strides() {
@@ -64,9 +92,10 @@ void test_rows_of_all_sizes_and_strides() {
 
 void test_the_same_row_again() {
   const std::int64_t values[] = {10, 20, 30};
-  const std::vector<std::int64_t> rows{2, 2, 0, 2};
+  const std::vector<PlannedRow> rows{{2, 0}, {2, 0}, {0, 0}, {2, 0}};
   std::vector<std::int64_t> out(4);
-  gather({reinterpret_cast<const std::byte*>(values), 8, 8}, rows, reinterpret_cast<std::byte*>(out.data()));
+  const Field field{reinterpret_cast<const std::byte*>(values), 8, 8};
+  gather({&field, 1}, rows, std::vector{reinterpret_cast<std::byte*>(out.data())});
   CHECK((out == std::vector<std::int64_t>{30, 30, 10, 30}));
 }
 
@@ -75,5 +104,6 @@ void test_the_same_row_again() {
 
 int main() {
   l2m::test::test_rows_of_all_sizes_and_strides();
+  l2m::test::test_several_fields();
   l2m::test::test_the_same_row_again();
 }

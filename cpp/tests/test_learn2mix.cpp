@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/philox.hpp"
+#include "l2m/random.hpp"
 #include "l2m/sum.hpp"
 
 namespace l2m::test {
@@ -26,7 +26,7 @@ bool nearly_equal(const Values& a, const Values& b) {
 Values random_values(std::size_t size, std::uint64_t number) {
   const RandomStream random(number, Purpose::kBatchOrder, size);
   Values values;
-  for (std::size_t k = 0; k < size; ++k) values.push_back(random.uniform(k));
+  for (std::size_t k = 0; k < size; ++k) values.push_back(static_cast<double>(random.word(k) >> 11) * 0x1p-53);
   return values;
 }
 

@@ -1,6 +1,7 @@
 #include "l2m/sampler.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <iterator>
@@ -10,55 +11,76 @@
 #include <set>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/thread_pool.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
 namespace {
 
-/// A sampler and the queue it works with.
+/// A sampler that threads help with its passes.
 struct Planner {
   Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int threads)
-      : queue(threads), sampler(std::move(index), run.options, queue) {
+      : sampler(std::move(index), run.options, threads > 0) {
     sampler.restore(sampler.initial_state(run.proportions));
+    for (int i = 0; i < threads; ++i) helpers.emplace_back([this] { help(); });
   }
-  ~Planner() { queue.cancel(); }
+  ~Planner() {
+    done = true;
+    for (std::thread& helper : helpers) helper.join();
+  }
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
-  TaskQueue queue;
+  void help() {
+    while (!done)
+      if (!sampler.passes().has_work() || !sampler.passes().work()) std::this_thread::yield();
+  }
+
   Sampler sampler;
+  std::atomic<bool> done = false;
+  std::vector<std::thread> helpers;
 };
 
-/// All batches of a run from total_step `first` on, with the states after them.
-std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0) {
+/// All batches of a run from total_step `first` on, with the states before and after them, planned up to `most` at once.
+std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0, std::uint64_t most = 1000) {
   std::vector<Batch> batches;
-  BatchPlan plan;
-  StateChange change;
-  for (std::uint64_t total = first; total < run.epochs * run.steps; ++total) {
+  BatchPlans plans;
+  for (std::uint64_t total = first; total < run.epochs * run.steps;) {
     const std::uint64_t epoch = total / run.steps, step = total % run.steps;
     if (total == first || step == 0) planner.sampler.prepare(epoch);
     const auto changed = run.changes.find(total);
     if (changed != run.changes.end()) planner.sampler.change_proportions(changed->second);
-    const SamplerState before = planner.sampler.state();
-    SamplerState consumed = before;
-    planner.sampler.plan(epoch, step, run.rows_of_batch(step), plan, change);
-    change.apply_to(consumed);
+    std::uint64_t until =
+        total - step + run.steps - (step + 1 < run.steps ? 1 : 0);  // the last batch may be a short one
+    const auto next_change = run.changes.upper_bound(total);
+    if (next_change != run.changes.end()) until = std::min(until, next_change->first);
+    SamplerState consumed = planner.sampler.state();
+    const SamplerState before = consumed;
+    planner.sampler.plan(epoch, step, static_cast<std::int64_t>(std::min(until - total, most)), run.rows_of_batch(step),
+                         plans);
+    CHECK(plans.size() >= 1 && static_cast<std::uint64_t>(plans.size()) <= std::min(until - total, most));
+    for (std::int64_t i = 0; i < plans.size(); ++i, ++total) {
+      planner.sampler.arrange(epoch, total % run.steps, plans.rows(i));
+      batches.push_back({consumed, {plans.rows(i).begin(), plans.rows(i).end()}, {}});
+      plans.advance(consumed, i, i + 1);
+      planner.sampler.check(consumed);
+      batches.back().after = consumed;
+      SamplerState at_once = before;  // not step by step
+      plans.advance(at_once, 0, i + 1);
+      CHECK(at_once == consumed);
+    }
     CHECK(consumed == planner.sampler.state());
-    planner.sampler.check(consumed);
-    batches.push_back({before, plan, consumed});
   }
   return batches;
 }
 
 void check_equal(const Batch& batch, const Batch& expected) {
   CHECK(batch.before == expected.before);
-  CHECK(batch.plan.rows == expected.plan.rows);
-  CHECK(batch.plan.classes == expected.plan.classes);
+  CHECK(batch.rows == expected.rows);
   CHECK(batch.after == expected.after);
 }
 
@@ -140,10 +162,12 @@ void test_batches_are_those_of_the_reference() {
     const auto expected = reference_batches_of(run);
     const auto narrow = run.index(false), wide = run.index(true);
     for (const int threads : kThreadCounts) {
-      Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
-      const auto batches = batches_of(run, planner);
-      CHECK(batches.size() == expected.size());
-      for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
+      for (const std::uint64_t most : {1U, 3U, 1000U}) {
+        Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
+        const auto batches = batches_of(run, planner, 0, most);
+        CHECK(batches.size() == expected.size());
+        for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
+      }
     }
   }
 }
@@ -184,24 +208,26 @@ void test_ranks_partition_the_global_plan() {
       of_ranks.push_back(batches_of(run, planner));
     }
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      using Rows = std::vector<std::pair<std::int32_t, std::int64_t>>;
-      const auto sorted_rows = [](const BatchPlan& plan, Rows rows) {
-        for (std::size_t j = 0; j < plan.rows.size(); ++j) rows.emplace_back(plan.classes[j], plan.rows[j]);
-        std::ranges::sort(rows);
+      const auto sorted_rows = [](std::vector<PlannedRow> rows) {
+        std::ranges::sort(rows, {}, [](const PlannedRow& planned) { return std::pair(planned.class_id, planned.row); });
         return rows;
       };
-      Rows together;
+      const auto rows_of_class = [](const std::vector<PlannedRow>& rows, std::int32_t k) {
+        return std::ranges::count(rows, k, &PlannedRow::class_id);
+      };
+      std::vector<PlannedRow> together;
       for (const auto& batches : of_ranks) {
+        const auto& rows = batches[i].rows;
         CHECK(batches[i].after == expected[i].after);
-        CHECK(std::ssize(batches[i].plan.rows) == 24 / world_size);
-        together = sorted_rows(batches[i].plan, std::move(together));
+        CHECK(std::ssize(rows) == 24 / world_size);
+        together.insert(together.end(), rows.begin(), rows.end());
         for (std::int32_t k = 0; k < std::ssize(sizes); ++k) {  // every class is spread evenly
-          const auto here = std::ranges::count(batches[i].plan.classes, k);
-          const auto all = std::ranges::count(expected[i].plan.classes, k);
+          const auto here = rows_of_class(rows, k);
+          const auto all = rows_of_class(expected[i].rows, k);
           CHECK(here == all / world_size || here == all / world_size + 1);
         }
       }
-      CHECK(together == sorted_rows(expected[i].plan, {}));
+      CHECK(sorted_rows(together) == sorted_rows(expected[i].rows));
     }
   }
 }
@@ -219,7 +245,7 @@ void test_a_short_last_batch_is_shared_by_the_ranks() {
     Planner planner(run, run.index(false), 1);
     const auto batches = batches_of(run, planner);
     for (std::size_t i = 0; i < batches.size(); ++i)
-      rows_of_epoch[i / 5].insert(batches[i].plan.rows.begin(), batches[i].plan.rows.end());
+      for (const PlannedRow& planned : batches[i].rows) rows_of_epoch[i / 5].insert(planned.row);
   }
   for (const auto& rows : rows_of_epoch) {
     CHECK(rows.size() == 50);
@@ -238,13 +264,11 @@ void test_rows_are_drawn_without_replacement() {
     std::map<std::int64_t, std::int64_t> drawn;
     for (const Batch& batch : batches_of(run, planner)) {
       std::map<std::int64_t, std::int64_t> in_batch;
-      for (std::size_t i = 0; i < batch.plan.rows.size(); ++i) {
-        const std::int64_t row = batch.plan.rows[i];
-        const std::int32_t k = batch.plan.classes[i];
+      for (const auto& [row, k] : batch.rows) {
         CHECK(run.sizes.size() == 1 ? k == 0 : k == classes[static_cast<std::size_t>(row)]);
         ++in_batch[row];
         ++drawn[row];
-        const auto quota = std::ranges::count(batch.plan.classes, k);
+        const auto quota = std::ranges::count(batch.rows, k, &PlannedRow::class_id);
         const std::int64_t size = run.sizes[static_cast<std::size_t>(k)];
         CHECK(in_batch[row] <= (quota + size - 1) / size);
       }
@@ -272,8 +296,9 @@ void test_held_rows_come_first_in_the_next_batch() {
   for (const Batch& batch : batches_of(run, planner)) {
     for (const auto& [class_id, rows] : held) {
       CHECK(!rows.empty());
-      const auto first = std::ranges::find(batch.plan.classes, class_id) - batch.plan.classes.begin();
-      CHECK(std::equal(rows.begin(), rows.end(), batch.plan.rows.begin() + first));
+      const auto first = std::ranges::find(batch.rows, class_id, &PlannedRow::class_id);
+      CHECK(std::equal(rows.begin(), rows.end(), first,
+                       [](std::int64_t row, const PlannedRow& planned) { return row == planned.row; }));
       ++seen;
     }
     held = batch.after.held;
@@ -311,14 +336,16 @@ void test_states_that_cannot_be_are_refused() {
   check([](SamplerState& state) { state.cursors[0] = {.pass = 1'000'000'000'000, .position = 5}; });
   check([&](SamplerState& state) { state.held[2] = rows[2]; });
   refused([](SamplerState& state) { state.proportions.push_back(0.0); });
-  refused([](SamplerState& state) { state.due.pop_back(); });
+  refused([](SamplerState& state) { state.due.due.pop_back(); });
+  refused([](SamplerState& state) { state.due.visits.pop_back(); });
+  refused([](SamplerState& state) { state.due.visits[0] = std::numeric_limits<std::uint64_t>::max(); });
   refused([](SamplerState& state) { state.cursors.clear(); });
   refused([](SamplerState& state) { state.cursors[0].position = -1; });
   refused([](SamplerState& state) { state.cursors[0].position = 6; });
   refused([](SamplerState& state) { state.cursors[1].position = 1; });
   refused([](SamplerState& state) { state.cursors[0].pass = std::numeric_limits<std::uint64_t>::max(); });
-  refused([](SamplerState& state) { state.due[0].due = std::numeric_limits<double>::quiet_NaN(); });
-  refused([](SamplerState& state) { state.due[2].due = std::numeric_limits<double>::infinity(); });
+  refused([](SamplerState& state) { state.due.due[0] = std::numeric_limits<double>::quiet_NaN(); });
+  refused([](SamplerState& state) { state.due.due[2] = std::numeric_limits<double>::infinity(); });
   refused([](SamplerState& state) { state.proportions = {-0.5, 0.0, 1.5}; });
   refused([](SamplerState& state) { state.proportions = {0.5, 0.25, 0.25}; });  // of an empty class
   refused([](SamplerState& state) { state.proportions = {0.5, 0.0, 0.4}; });

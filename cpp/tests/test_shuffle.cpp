@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -9,11 +10,12 @@
 #include <numeric>
 #include <optional>
 #include <span>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/philox.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -26,7 +28,7 @@ struct Classes {
   explicit Classes(const std::vector<std::int64_t>& sizes) {
     for (std::size_t k = 0; k < sizes.size(); ++k)
       class_of_row.insert(class_of_row.end(), static_cast<std::size_t>(sizes[k]), static_cast<std::int32_t>(k));
-    reference_fisher_yates(std::span(class_of_row), RandomStream(99, Purpose::kBatchOrder, 0));
+    reference_fisher_yates(std::span(class_of_row), some_randomness(99));
     rows = rows_of_classes(class_of_row, std::ssize(sizes));
   }
 
@@ -52,7 +54,8 @@ std::vector<std::int64_t> ids_of(const RowIds& rows) {
 void test_permutation_is_that_of_the_reference() {
   constexpr std::int64_t kUnsplit = Permutation::kUnsplitRows;
   for (const std::int64_t size :
-       std::initializer_list<std::int64_t>{0, 1, 2, 1000, kUnsplit, kUnsplit + 1, 2 * kUnsplit + 77}) {
+       std::initializer_list<std::int64_t>{0, 1, 2, 1000, kUnsplit, kUnsplit + 1, kUnsplit + 2, kUnsplit + 3,
+                                           2 * kUnsplit + 77, 70 * Permutation::kPartRows + 1}) {
     const std::uint64_t seed = 5, pass = 3;
     const auto expected = reference_permutation(iota(size), seed, 0, pass);
     for (const bool wide : {false, true}) {
@@ -130,22 +133,35 @@ void test_all_classes_are_shuffled_as_by_the_reference() {
   }
 }
 
-/// A queue with the passes that it makes, in the order in which they must die.
+/// Passes that threads help to make.
 struct Maker {
   Maker(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, int threads)
-      : queue(threads), passes(std::make_unique<Passes>(std::move(index), seed, shuffle, queue)) {}
-  ~Maker() { queue.cancel(); }
+      : passes(std::move(index), seed, shuffle, threads > 0) {
+    for (int i = 0; i < threads; ++i) helpers.emplace_back([this] { help(); });
+  }
+  ~Maker() {
+    done = true;
+    for (std::thread& helper : helpers) helper.join();
+  }
   Maker(const Maker&) = delete;
   Maker& operator=(const Maker&) = delete;
 
+  void help() {
+    while (!done)
+      if (!passes.has_work() || !passes.work()) std::this_thread::yield();
+  }
+
   std::vector<std::int64_t> copy(std::size_t k, std::uint64_t pass, std::int64_t begin, std::int64_t count) {
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(count), -1);
-    passes->copy(static_cast<std::int64_t>(k), pass, begin, count, rows.data());
+    std::vector<std::int64_t> rows;
+    passes.visit(static_cast<std::int64_t>(k), pass, [&](auto row_at) {
+      for (std::int64_t i = 0; i < count; ++i) rows.push_back(row_at(begin + i));
+    });
     return rows;
   }
 
-  TaskQueue queue;
-  std::unique_ptr<Passes> passes;
+  Passes passes;
+  std::atomic<bool> done = false;
+  std::vector<std::thread> helpers;
 };
 
 bool is_part(const std::vector<std::int64_t>& part, const std::vector<std::int64_t>& of, std::int64_t begin) {
@@ -187,13 +203,13 @@ void test_any_pass_can_be_had_at_any_time() {
   const auto index = classes.index(false);
   for (const int threads : kThreadCounts) {
     Maker maker(index, 4, true, threads);
-    maker.passes->prepare(1, 1);
-    maker.passes->prepare(1, 3);  // takes the buffer of pass 1, which may be under way
-    maker.passes->prepare(0, 0);
+    maker.passes.prepare(1, 1);
+    maker.passes.prepare(1, 3);  // takes the buffer of pass 1, which may be under way
+    maker.passes.prepare(0, 0);
     for (const std::uint64_t pass : {1U, 2U, 1U, 0U, 3U}) {
       for (std::size_t k = 0; k < orders.size(); ++k)
         CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
-      maker.passes->prepare(1, pass + 10);  // given up again at once
+      maker.passes.prepare(1, pass + 10);  // given up again at once
     }
   }
 }
@@ -205,10 +221,31 @@ void test_passes_may_be_given_up_under_way() {
   for (const int threads : kThreadCounts) {
     for (int round = 0; round < 4; ++round) {
       Maker maker(index, 6, true, threads);
-      for (std::int64_t k = 0; k < 3; ++k) maker.passes->prepare(k, 0);
+      for (std::int64_t k = 0; k < 3; ++k) maker.passes.prepare(k, 0);
       if (round % 2 == 0) CHECK(is_part(maker.copy(1, 0, 1000, 50), expected, 1000));
     }
   }
+}
+
+void test_work_is_there_while_passes_are_made() {
+  Passes passes(std::make_shared<const ClassIndex>(kSplit), 3, true, true);
+  CHECK(!passes.has_work() && !passes.work());
+  passes.prepare(0, 0);
+  std::int64_t tasks = 0;
+  while (passes.has_work()) {
+    CHECK(passes.work());
+    ++tasks;
+  }
+  CHECK(!passes.work());
+  CHECK(tasks == 9 + 9 + 8);  // parts are counted and scattered, buckets are shuffled
+  std::vector<std::int64_t> rows;
+  passes.visit(0, 0, [&](auto row_at) {
+    for (std::int64_t i = 0; i < kSplit; ++i) rows.push_back(row_at(i));
+  });
+  CHECK(rows == reference_permutation(iota(kSplit), 3, 0, 0));
+  CHECK(passes.has_work());  // the next pass
+  passes.prepare(0, 3);      // takes its buffer
+  CHECK(passes.has_work());
 }
 
 void test_without_shuffling_rows_ascend() {
@@ -217,7 +254,7 @@ void test_without_shuffling_rows_ascend() {
     Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
     Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
-      maker.passes->prepare(2, pass);  // must not touch a buffer: there is none
+      maker.passes.prepare(2, pass);  // must not touch a buffer: there is none
       CHECK(maker.copy(0, pass, 0, 5) == classes.rows[0]);
       CHECK(is_part(maker.copy(2, pass, 100, 900), classes.rows[2], 100));
       CHECK(is_part(one_class.copy(0, pass, 10, 500), iota(1000), 10));
@@ -247,6 +284,7 @@ int main() {
   test_passes_follow_each_other();
   test_any_pass_can_be_had_at_any_time();
   test_passes_may_be_given_up_under_way();
+  test_work_is_there_while_passes_are_made();
   test_without_shuffling_rows_ascend();
   test_one_class_of_all_rows_is_shuffled();
 }

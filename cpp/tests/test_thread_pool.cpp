@@ -5,7 +5,6 @@
 #include <chrono>
 #include <latch>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -63,12 +62,9 @@ void test_every_task_runs_once() {
     CHECK(pool_threads() >= threads);
     for (int i = 0; i < 500; ++i) {
       queue.push([&ran] { count_up(ran); });
-      queue.push_background([&ran] { count_up(ran); });
-      queue.push_quietly([&ran] { count_up(ran); });
     }
-    queue.push([] {});  // wakes who may have slept through the quiet ones
-    wait_for(ran, 1500);
-    CHECK(ran == 1500);
+    wait_for(ran, 500);
+    CHECK(ran == 500);
     CHECK(!queue.first_error());
   }
 }
@@ -77,9 +73,6 @@ void test_without_threads_the_caller_runs_the_task() {
   TaskQueue queue(0);
   std::thread::id ran_on;
   queue.push([&] { ran_on = std::this_thread::get_id(); });
-  CHECK(ran_on == std::this_thread::get_id());
-  ran_on = {};
-  queue.push_background([&] { ran_on = std::this_thread::get_id(); });
   CHECK(ran_on == std::this_thread::get_id());
 }
 
@@ -97,24 +90,17 @@ void test_a_full_queue_makes_the_caller_run_the_task() {
   std::vector<int> order;  // written by one thread at a time: the caller while the other waits
   TaskQueue queue(1, 2);
   Obstacle obstacle(queue);
-  queue.push([&] { order.push_back(3); });
-  queue.push([&] { order.push_back(4); });
-  queue.push([&] { order.push_back(1); });
-  CHECK(order == std::vector{1});
-  std::atomic<int> ran = 0;  // tasks of the other kind have room of their own
-  queue.push_background([&] { order.push_back(5); });
-  queue.push_background([&] {
-    order.push_back(6);
+  std::atomic<int> ran = 0;
+  queue.push([&] { order.push_back(2); });
+  queue.push([&] {
+    order.push_back(3);
     count_up(ran);
   });
+  queue.push([&] { order.push_back(1); });
   CHECK(order == std::vector{1});
-  queue.push_background([&] { order.push_back(2); });
-  CHECK((order == std::vector{1, 2}));
   obstacle.release();
   wait_for(ran, 1);
-  queue.cancel();
-  std::ranges::sort(order);
-  CHECK((order == std::vector{1, 2, 3, 4, 5, 6}));
+  CHECK((order == std::vector{1, 2, 3}));
 }
 
 void test_the_first_error_is_kept() {
@@ -156,9 +142,8 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
     for (int i = 0; i < threads; ++i) obstacles.push_back(std::make_unique<Obstacle>(queue));
     for (int i = 0; i < 20; ++i) {
       queue.push([&dropped_ran, held_by_tasks] { ++dropped_ran; });
-      queue.push_background([&dropped_ran, held_by_tasks] { ++dropped_ran; });
     }
-    CHECK(held_by_tasks.use_count() == 41);
+    CHECK(held_by_tasks.use_count() == 21);
     std::atomic<bool> cancelled = false;
     std::thread canceller([&] {
       queue.cancel();
@@ -175,8 +160,6 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
     CHECK(ended == threads);
     CHECK(held_by_tasks.use_count() == 1);
     queue.push([&] { ++dropped_ran; });
-    queue.push_background([&] { ++dropped_ran; });
-    queue.push_quietly([&] { ++dropped_ran; });
     queue.cancel();
     CHECK(dropped_ran == 0);
   }
@@ -273,97 +256,13 @@ void test_owners_share_the_pool() {
           --running;
           count_up(ran);
         };
-        if (i % 3 == 0)
-          queue.push_background(task);
-        else
-          queue.push(task);
+        queue.push(task);
       }
       wait_for(ran, kTasks);
       CHECK(most <= threads);
     });
   }
   for (std::thread& owner : owners) owner.join();
-}
-
-void test_background_tasks_wait_but_do_not_starve() {
-  std::string order;  // written by the one thread of the queue
-  std::atomic<int> ran = 0;
-  TaskQueue queue(1);
-  Obstacle obstacle(queue);
-  for (int i = 0; i < 5; ++i) {
-    queue.push_background([&] {
-      order += 'b';
-      count_up(ran);
-    });
-  }
-  for (int i = 0; i < 12; ++i) {
-    queue.push([&] {
-      order += '.';
-      count_up(ran);
-    });
-  }
-  obstacle.release();
-  wait_for(ran, 17);
-  CHECK(std::ranges::count(order, 'b') == 5);
-  CHECK(order.substr(0, 3).find('.') != std::string::npos);
-  std::size_t background = 0;
-  for (std::size_t turn = 0; turn < order.size(); ++turn) {
-    if (order[turn] == 'b') ++background;
-    CHECK(background >= std::min<std::size_t>(5, (turn + 1) / 4));
-    const bool others_wait = std::ranges::count(order.substr(turn + 1), '.') > 0;
-    CHECK(!others_wait || background <= turn / 3 + 1);
-  }
-}
-
-void test_a_seat_takes_the_place_of_a_thread() {
-  TaskQueue queue(1);
-  const auto me = std::this_thread::get_id();
-  std::vector<std::thread::id> ran_on;  // written by one thread at a time
-  std::atomic<int> ran = 0;
-  const auto task = [&] {
-    ran_on.push_back(std::this_thread::get_id());
-    count_up(ran);
-  };
-  std::optional<TaskQueue::Seat> seat(std::in_place, queue);
-  CHECK(!seat->run_one());
-  queue.push(task);
-  queue.push_quietly(task);
-  queue.push_background(task);
-  queue.push(task);
-  std::this_thread::sleep_for(5ms);
-  CHECK(ran == 0);
-  CHECK(seat->run_one());
-  CHECK(seat->run_one());
-  CHECK((ran_on == std::vector{me, me}));
-  seat.reset();  // the thread takes over
-  wait_for(ran, 4);
-  queue.cancel();
-  CHECK(ran_on.size() == 4 && ran_on[2] == ran_on[3] && ran_on[3] != me);
-}
-
-void test_an_error_in_a_seat_is_the_queue_s() {
-  TaskQueue queue(1);
-  TaskQueue::Seat seat(queue);
-  queue.push([] { throw std::out_of_range("of the seat"); });
-  CHECK(seat.run_one());
-  CHECK_THROWS(std::out_of_range, std::rethrow_exception(queue.first_error()));
-  queue.push([] {});
-  queue.cancel();
-  CHECK(!seat.run_one());
-}
-
-void test_a_seat_works_along_with_threads() {
-  for (const int threads : {2, 3, 8}) {
-    TaskQueue queue(threads);
-    std::atomic<int> ran = 0;
-    for (int round = 0; round < 50; ++round) {
-      TaskQueue::Seat seat(queue);
-      for (int i = 0; i < 10; ++i) queue.push_quietly([&ran] { count_up(ran); });
-      while (seat.run_one()) continue;
-    }
-    wait_for(ran, 500);
-    CHECK(ran == 500);
-  }
 }
 
 void test_a_forked_child_has_threads_of_its_own() {
@@ -403,9 +302,5 @@ int main() {
   test_parallel_for_inside_tasks_does_not_deadlock();
   test_parallel_for_needs_no_free_thread();
   test_owners_share_the_pool();
-  test_background_tasks_wait_but_do_not_starve();
-  test_a_seat_takes_the_place_of_a_thread();
-  test_an_error_in_a_seat_is_the_queue_s();
-  test_a_seat_works_along_with_threads();
   test_a_forked_child_has_threads_of_its_own();
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-VERSION = 1
+VERSION = 2  # 1: permutations by Philox alone
 MOST = 2**62  # of any count: far from where a 64-bit integer would wrap
 
 State = dict[str, Any]

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "l2m/batch_plan.hpp"
+
 namespace l2m {
 
 /// One array of the data: row i is the row_size bytes at data + i * stride.
@@ -13,9 +15,9 @@ struct Field {
   std::int64_t row_size;  ///< bytes, > 0
 };
 
-/// Copies the given rows of a field one after the other to `out`, which has rows.size() * row_size bytes.
+/// Copies the planned rows of every field f one after the other to outs[f], which has plan.size() * row_size bytes.
 ///
 /// The caller vouches for the row ids. Cost: that of memcpy from random addresses, whose latency is hidden by prefetching.
-void gather(const Field& field, std::span<const std::int64_t> rows, std::byte* out);
+void gather(std::span<const Field> fields, BatchPlan plan, std::span<std::byte* const> outs);
 
 }  // namespace l2m

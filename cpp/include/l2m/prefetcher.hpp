@@ -7,39 +7,23 @@
 #include <memory>
 #include <vector>
 
+#include "l2m/batch_plan.hpp"
 #include "l2m/block_pool.hpp"
-#include "l2m/class_index.hpp"
-#include "l2m/gather.hpp"
-#include "l2m/sampler.hpp"
+#include "l2m/pipeline.hpp"
 
 namespace l2m {
 
-struct PrefetcherOptions {
-  SamplerOptions sampler;
-  int prefetch = 4;     ///< batches planned and filled ahead of the consumer
-  int num_threads = 0;  ///< threads of the pool used at most; 0: everything happens in the consumer's calls
-};
-
-/// A run of consecutive batches of one epoch.
-struct EpochRange {
-  std::uint64_t epoch = 0;
-  std::int64_t first_step = 0;       ///< goes on here
-  std::int64_t num_steps = 0;        ///< of the whole epoch
-  std::int64_t last_batch_rows = 0;  ///< global rows of the last batch; the others have options.sampler.global_batch
-};
-
-/// Plans and fills batches ahead of the consumer, in order; a stage of the loop knows nothing of those after it.
+/// Hands batches over that a pipeline plans and fills ahead, and keeps the state of what was consumed.
 ///
-/// The state is that of what was consumed, whatever lies ready ahead: each slot carries what its batch changed. A
-/// batch's error surfaces when that batch is due; the same batch is tried again afterwards. A batch is consumed by commit().
+/// The state is that of what was consumed, whatever lies ready ahead: the plans of the batches know what each of them
+/// changed. A batch's error surfaces when that batch is due; the same batch is tried again afterwards. A batch is
+/// consumed by commit().
 ///
 /// One thread at a time may call; a second one gets std::runtime_error, as does a call after close(). A forked child
 /// goes on by itself, with threads of its own.
 class Prefetcher {
  public:
-  /// @param fields  all with the rows that `index` names, valid as long as the prefetcher lives.
-  Prefetcher(std::shared_ptr<const ClassIndex> index, std::vector<Field> fields, std::vector<double> proportions,
-             const PrefetcherOptions& options);
+  Prefetcher(PipelineSettings settings, std::vector<double> proportions);
   /// Closes.
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
@@ -52,7 +36,7 @@ class Prefetcher {
 
   /// Says with which proportions (normalised) the batches from total_step `step` on are planned.
   ///
-  /// @param step        >= state().total_step, and not yet planned.
+  /// @param step        >= total_step(), and not yet planned.
   /// @param plan_until  batches of this total_step and later wait for the next call.
   void schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until);
 
@@ -69,11 +53,15 @@ class Prefetcher {
   /// Consumes the next batch, for which wait() was true.
   void commit();
 
-  /// The plan of the last batch consumed; empty at first and after set_state().
-  [[nodiscard]] const BatchPlan& plan() const;
+  /// The plan of the last batch consumed; empty at first and after set_state(). Valid until the next call.
+  [[nodiscard]] BatchPlan plan() const;
 
+  /// Batches consumed since the beginning of training.
+  [[nodiscard]] std::uint64_t total_step() const {
+    return state_.total_step + static_cast<std::uint64_t>(consumed_ - settled_);
+  }
   /// What was consumed.
-  [[nodiscard]] const SamplerState& state() const;
+  [[nodiscard]] const SamplerState& state();
   /// Goes on from `state` at the next begin(). @throws std::invalid_argument  it cannot be one of these data; nothing changes.
   void set_state(SamplerState state);
 
@@ -82,33 +70,25 @@ class Prefetcher {
   void close();
 
  private:
-  class Pipeline;  // the threads' side: what lies between planning a batch and handing it over
-  class Use;       // one call: refuses a second thread, replaces a pipeline that a fork left without threads
-  struct Settings {
-    std::shared_ptr<const ClassIndex> index;
-    std::vector<Field> fields;
-    PrefetcherOptions options;
-  };
-  struct Scheduled {
-    std::uint64_t step;
-    std::vector<double> proportions;
-  };
+  class Use;  // one call: refuses a second thread, replaces a pipeline that a fork left without threads
   void restart();
+  void settle();
   void apply_schedule();
 
-  const Settings settings_;
+  const PipelineSettings settings_;
   std::unique_ptr<Pipeline> pipeline_;
   std::atomic<bool> in_use_{false};
   std::atomic<bool> closed_{false};
   std::atomic<int> forks_;
 
-  // The consumer's side; enough to begin a pipeline anew at the next batch.
-  SamplerState state_;
+  // Enough to begin a pipeline anew at the next batch.
+  SamplerState state_;  // lags behind by the batches [settled_, consumed_) of plans_
   EpochRange range_;
   std::deque<Scheduled> schedule_;  // that acts from batches not yet consumed
   std::uint64_t plan_until_ = 0;
-  BatchPlan plan_;
-  StateChange change_;
+  std::shared_ptr<BatchPlans> plans_;  // of the last batch consumed
+  std::int64_t consumed_ = 0;
+  std::int64_t settled_ = 0;
 };
 
 }  // namespace l2m

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -10,7 +11,6 @@
 #include <vector>
 
 #include "l2m/class_index.hpp"
-#include "l2m/thread_pool.hpp"
 
 namespace l2m {
 
@@ -18,10 +18,13 @@ namespace l2m {
 ///
 /// Uniform over all permutations and a function of (seed, class, pass) alone. Up to kUnsplitRows rows: Fisher-Yates.
 /// Beyond: Rao-Sandelius - every row goes to a random bucket, then Fisher-Yates inside each bucket - so that threads
-/// share the work and the swaps stay in the cache. Memory beyond the target: 64 parts * 4 bytes a bucket.
+/// share the work and the swaps stay in the cache. Memory beyond the target: at most 64 * 8 bytes a bucket.
 class Permutation {
  public:
-  static constexpr std::int64_t kUnsplitRows = 524288;  // about 1 ms of work; splitting them costs as much again
+  // About 1 ms of work: making buckets of fewer rows costs more than swaps gain by a smaller range.
+  static constexpr std::int64_t kUnsplitRows = 1 << 19;
+  static constexpr std::int64_t kBucketRows = 1 << 17;  // on average, at most, unless there are 2^33 rows
+  static constexpr std::int64_t kPartRows = 1 << 16;    // their buckets are drawn from one stream
 
   /// @param source  rows of the class, ascending; empty: row i is i.
   /// @param target  where the permutation is written; both outlive this object.
@@ -37,21 +40,20 @@ class Permutation {
 
  private:
   enum class Stage { kCount, kScatter, kSwap, kDone };
-  void count_part(std::int64_t part);
-  void scatter_part(std::int64_t part);
+  void count(std::int64_t task);
+  void scatter(std::int64_t task);
   void swap_bucket(std::int64_t bucket);
   template <class Visit>
-  void for_buckets_of(std::int64_t part, Visit&& visit) const;
+  void for_buckets_of(std::int64_t task, Visit&& visit) const;
 
   const RowIds* source_;
   const RowIds* target_;
   std::int64_t offset_, size_;
   std::uint64_t seed_, class_id_, pass_;
   int bucket_bits_ = 0;
-  std::int64_t parts_ = 1;
-  std::int64_t rows_a_part_ = 0;
+  std::int64_t rows_a_task_ = 0;
   Stage stage_ = Stage::kSwap;
-  std::vector<std::int64_t> next_;    // [parts, buckets] rows of the part in the bucket, then where its next one goes
+  std::vector<std::int64_t> next_;    // [tasks, buckets] rows of the task in the bucket, then where its next one goes
   std::vector<std::int64_t> bucket_;  // [buckets + 1] where each bucket begins
 };
 
@@ -63,21 +65,36 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
 ///
 /// The next pass of a class is made in the background while the current one is used, so that no batch waits for a
 /// whole permutation; classes of few rows are shuffled when they are needed. Two buffers, row ids wide each; none
-/// without shuffling. One thread at a time may call copy().
+/// without shuffling. One thread at a time may use it, but for work().
 class Passes {
  public:
-  /// @param queue  runs the background work; must be cancelled before this object dies.
-  Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, TaskQueue& queue);
+  /// @param in_background  whether other threads call work(), so that passes are made ahead.
+  Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background);
 
-  /// Copies row ids [begin, begin + count) of a pass of a class to `rows`, and starts on the pass after it.
-  void copy(std::int64_t class_id, std::uint64_t pass, std::int64_t begin, std::int64_t count, std::int64_t* rows);
+  /// Calls f(row_at), where row_at(i) is row i of a pass of a class, and starts on the pass after it.
+  template <class F>
+  void visit(std::int64_t class_id, std::uint64_t pass, F&& f) {
+    if (!shuffle_ && index_->identity()) {
+      f([](std::int64_t i) { return i; });
+      return;
+    }
+    if (shuffle_ && made_[buffer(class_id, pass)] != pass + 1) make_current(class_id, pass);
+    (shuffle_ ? order_[pass % 2] : index_->rows()).visit([&](auto ids) {
+      f([rows = ids.data() + index_->offset(class_id)](std::int64_t i) { return static_cast<std::int64_t>(rows[i]); });
+    });
+  }
 
-  /// Brings what copy() will touch into the cache: first where a class is, and when that is there, where its rows are.
+  /// Brings what visit() will touch into the cache: first where a class is, and when that is there, where its rows are.
   void prefetch_class(std::int64_t class_id) const;
   void prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const;
 
   /// Starts on a pass of a class unless it is there, under way, or of too few rows to be worth a task.
   void prepare(std::int64_t class_id, std::uint64_t pass);
+
+  /// Runs one task of the passes that are being made, if one is to be had. Any thread may call.
+  bool work();
+  /// Whether work() would probably find a task.
+  [[nodiscard]] bool has_work() const { return open_jobs_.load(std::memory_order_relaxed) > 0; }
 
  private:
   struct Job {
@@ -87,31 +104,28 @@ class Passes {
     std::int64_t finished = 0;  // tasks of the stage that have run
     bool cancelled = false;
   };
-  using Buffer = std::int64_t;  // 2 * class + pass % 2
 
-  [[nodiscard]] static Buffer buffer(std::int64_t class_id, std::uint64_t pass) {
-    return 2 * class_id + static_cast<std::int64_t>(pass % 2);
+  [[nodiscard]] static std::size_t buffer(std::int64_t class_id, std::uint64_t pass) {
+    return static_cast<std::size_t>(class_id) * 2 + pass % 2;
   }
   [[nodiscard]] Permutation permutation(std::int64_t class_id, std::uint64_t pass) const;
   void make_current(std::int64_t class_id, std::uint64_t pass);
   void finish(Job& job);
   void cancel(Job& job);
   bool run_task(Job& job, std::unique_lock<std::mutex>& lock);
-  void help_in_background(std::unique_lock<std::mutex>& lock);
-  void work();
 
   const std::shared_ptr<const ClassIndex> index_;
   const std::uint64_t seed_;
   const bool shuffle_;
-  TaskQueue& queue_;
-  RowIds order_[2];                                           // pass p of every class is in order_[p % 2]
-  std::vector<std::uint64_t> made_;                           // [2 K] pass + 1 that a buffer holds, 0: none
-  std::unordered_map<Buffer, std::shared_ptr<Job>> pending_;  // jobs begun and not yet known to be done
+  const bool in_background_;
+  RowIds order_[2];                                                // pass p of every class is in order_[p % 2]
+  std::vector<std::uint64_t> made_;                                // [2 K] pass + 1 that a buffer holds, 0: none
+  std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: begun and not yet known to be done
 
   std::mutex mutex_;  // guards all below and the counters of every job
   std::condition_variable progress_;
-  std::deque<std::shared_ptr<Job>> jobs_;
-  int workers_ = 0;  // background tasks of ours that wait or run
+  std::deque<std::shared_ptr<Job>> jobs_;  // not done, nor given up
+  std::atomic<int> open_jobs_{0};          // of those, how many have a task to hand out; written with the mutex held
 };
 
 }  // namespace l2m

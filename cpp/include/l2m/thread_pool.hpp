@@ -19,11 +19,9 @@ using Task = std::function<void()>;
 /// process; at most `max_threads` of its threads work on one queue at a time. max_threads = 0 runs every task in
 /// the caller. A forked child finds queues made before the fork without threads, and with locks that threads may hold that
 /// do not exist there: it may only forget them, neither use nor destroy them. See forks().
-///
-/// Background tasks are taken when no other task waits, and at least at every fourth turn so that they never starve.
 class TaskQueue {
  public:
-  /// @param capacity  tasks of each kind that may wait; a push to a full queue runs the task in the caller instead.
+  /// @param capacity  tasks that may wait; a push to a full queue runs the task in the caller instead.
   explicit TaskQueue(int max_threads, std::size_t capacity = 1024);
   /// Cancels.
   ~TaskQueue();
@@ -32,23 +30,6 @@ class TaskQueue {
 
   /// Runs `task` soon on some thread. Thread-safe. Ignored after cancel().
   void push(Task task);
-  void push_background(Task task);
-  /// As push(), but wakes nobody: whoever works on the queue takes the task next. For tasks shorter than a wake-up.
-  void push_quietly(Task task);
-
-  /// Makes the calling thread one of the queue's max_threads, in place of one of the pool's, while it lives.
-  class Seat {
-   public:
-    explicit Seat(TaskQueue& queue);
-    ~Seat();
-    Seat(const Seat&) = delete;
-    Seat& operator=(const Seat&) = delete;
-    /// Runs the task that is next, if there is one.
-    bool run_one();
-
-   private:
-    TaskQueue& queue_;
-  };
 
   /// Drops the tasks that wait and returns when those that run have ended. Idempotent; the queue stays empty.
   void cancel();
@@ -60,9 +41,6 @@ class TaskQueue {
 
  private:
   friend class ThreadPool;
-  void push_to(std::deque<Task>& tasks, Task task, bool wake);
-  [[nodiscard]] bool has_task() const { return !tasks_.empty() || !background_.empty(); }
-  Task next_task();
   void run(const Task& task);
 
   const int max_threads_;
@@ -71,10 +49,7 @@ class TaskQueue {
 
   // Below: guarded by the pool's mutex.
   std::deque<Task> tasks_;
-  std::deque<Task> background_;
-  int running_ = 0;  // threads of the pool that run a task
-  int seats_ = 0;    // other threads that work on the queue
-  unsigned turns_ = 0;
+  int running_ = 0;
   bool cancelled_ = false;
   std::exception_ptr first_error_;
   std::condition_variable idle_;

@@ -1,0 +1,328 @@
+#include "l2m/pipeline.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "l2m/spin_lock.hpp"
+
+namespace l2m {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
+
+// What a thread copies at a time: long against a claim, short against a batch.
+constexpr std::int64_t kChunkBytes = 128 << 10;
+
+constexpr int kClaimsOfVisit = 64;  // then other loaders get their turn with a thread
+
+}  // namespace
+
+Pipeline::Pipeline(const PipelineSettings& settings)
+    : settings_(settings),
+      lazy_(settings.num_threads == 0 || settings.prefetch == 0),
+      ahead_(lazy_ ? 1 : settings.prefetch),
+      most_busy_(std::max(settings.num_threads, 1)),
+      queue_(settings.num_threads),
+      sampler_(settings.index, settings.sampler, settings.num_threads > 0),
+      slots_(static_cast<std::size_t>(ahead_)) {
+  const std::int64_t rows = settings.sampler.global_batch / settings.sampler.world_size;
+  std::int64_t row_bytes = 0;
+  for (const Field& field : settings.fields) {
+    row_bytes += field.row_size;
+    pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows * field.row_size),
+                                                 static_cast<std::size_t>(settings.prefetch) + 2));
+  }
+  chunk_rows_ = std::max<std::int64_t>(kChunkBytes / std::max<std::int64_t>(row_bytes, 1), 1);
+}
+
+Pipeline::~Pipeline() {
+  stop();
+  queue_.cancel();
+}
+
+void Pipeline::start(const EpochRange& range, const SamplerState& state, const std::deque<Scheduled>& schedule,
+                     std::uint64_t plan_until) {
+  stop();
+  sampler_.restore(state);
+  sampler_.prepare(range.epoch);
+  Lock lock = locked_soon(mutex_);
+  range_ = range;
+  schedule_ = schedule;
+  plan_until_ = plan_until;
+  planned_total_step_ = state.total_step;
+  planned_step_ = opened_ = filled_ = taken_ = range.first_step;
+  planned_.clear();
+  for (Slot& slot : slots_) slot = {};
+  stopping_ = failed_ = false;
+  call_threads(lock);
+}
+
+void Pipeline::extend_schedule(Scheduled scheduled, std::uint64_t plan_until) {
+  Lock lock = locked_soon(mutex_);
+  schedule_.push_back(std::move(scheduled));
+  plan_until_ = plan_until;
+  call_threads(lock);
+}
+
+bool Pipeline::wait(std::chrono::milliseconds timeout) {
+  Lock lock = locked_soon(mutex_);
+  const Slot& slot = slots_[slot_of(taken_)];
+  const auto began = Clock::now();
+  hurried_ = began - left_ < kHurry;
+  if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
+  waiting_ = true;
+  if (taken_ == planned_step_ && !planning_ && !can_plan()) {
+    waiting_ = false;
+    throw std::logic_error("there is no batch to wait for");
+  }
+  call_threads(lock);
+  const auto deadline = began + timeout;
+  auto patience = began + kPatience;
+  bool in_time = true;
+  while (slot.stage != Stage::kReady && in_time) {
+    const Claim claimed = busy_ < most_busy_ ? claim() : Claim{Claim::What::kNothing};
+    if (claimed.what != Claim::What::kNothing) {
+      run(claimed, lock);
+      patience = Clock::now() + kPatience;
+    } else if (Clock::now() < patience) {  // the batch is all but there: not worth a sleep
+      lock.unlock();
+      std::this_thread::yield();
+      lock_soon(lock);
+    } else {
+      sleeping_ = true;
+      in_time = changed_.wait_until(lock, deadline) == std::cv_status::no_timeout;
+      sleeping_ = false;
+    }
+  }
+  waiting_ = false;
+  return slot.stage == Stage::kReady;
+}
+
+void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {
+  Lock lock = locked_soon(mutex_);
+  Slot& slot = slots_[slot_of(taken_)];
+  plans = std::move(slot.batch.plans);
+  slot.stage = Stage::kFree;
+  ++taken_;
+  filled_ = std::max(filled_, taken_);
+  left_ = Clock::now();
+  // Threads are called for several batches at once where they can be.
+  if (opened_ - taken_ <= ahead_ / 2) call_threads(lock);
+}
+
+void Pipeline::release(std::shared_ptr<BatchPlans>& plans) {
+  const Lock lock = locked_soon(mutex_);
+  plans.reset();
+}
+
+bool Pipeline::can_plan() const {
+  // One lot of plans is made ahead of the one whose batches are being opened.
+  return may_work() && !planning_ && !failed_ && planned_.size() < 2 && planned_step_ < range_.num_steps &&
+         planned_total_step_ < plan_until_;
+}
+
+bool Pipeline::can_open() const { return may_work() && opened_ < planned_step_ && opened_ - taken_ < ahead_; }
+
+bool Pipeline::can_fill() {
+  if (!may_work()) return false;
+  const auto unclaimed = [&](std::int64_t step) {
+    const Slot& slot = slots_[slot_of(step)];
+    return slot.stage == Stage::kFilling && slot.next_chunk < slot.chunks;
+  };
+  while (filled_ < opened_ && slots_[slot_of(filled_)].stage != Stage::kOpening && !unclaimed(filled_)) ++filled_;
+  for (std::int64_t step = filled_; step < opened_; ++step)
+    if (unclaimed(step)) return true;
+  return false;
+}
+
+/// A consumer that waits, or comes back so soon that a thread can be spared, takes the place of one.
+int Pipeline::pool_threads_wanted() const { return settings_.num_threads - (waiting_ || hurried_ ? 1 : 0); }
+
+/// What to do next; whoever claims it has to run() it.
+Pipeline::Claim Pipeline::claim() {
+  const Claim claimed = next_claim();
+  if (claimed.what != Claim::What::kNothing) ++busy_;
+  return claimed;
+}
+
+Pipeline::Claim Pipeline::next_claim() {
+  using enum Claim::What;
+  const bool shuffles = !stopping_ && settings_.num_threads > 0 && sampler_.passes().has_work();
+  if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // however much there is to copy, passes get ready in time
+  // While another thread copies: the next plans should be there before it has run out of batches.
+  if (can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
+  if (can_fill()) {
+    for (std::int64_t step = filled_;; ++step) {
+      Slot& slot = slots_[slot_of(step)];
+      if (slot.stage == Stage::kFilling && slot.next_chunk < slot.chunks) return {kFill, step, slot.next_chunk++};
+    }
+  }
+  if (can_open()) {
+    const std::int64_t step = opened_++;
+    Slot& slot = slots_[slot_of(step)];
+    Planned& planned = planned_.front();
+    slot.stage = Stage::kOpening;
+    slot.batch.plans = planned.plans;
+    slot.batch.index = step - planned.first_step;
+    slot.batch.error = planned.error;
+    if (opened_ == planned.end_step) planned_.pop_front();
+    return {kOpen, step};
+  }
+  if (can_plan()) return planning_ = true, Claim{kPlan};
+  if (shuffles) return {kShuffle};
+  return {kNothing};
+}
+
+/// Does what was claimed, without the lock.
+void Pipeline::run(const Claim& claim, Lock& lock) {
+  switch (claim.what) {
+    case Claim::What::kPlan:
+      plan(lock);
+      break;
+    case Claim::What::kOpen:
+      open(claim.step, lock);
+      break;
+    case Claim::What::kFill:
+      fill(slots_[slot_of(claim.step)], claim.chunk, lock);
+      break;
+    case Claim::What::kShuffle:
+      lock.unlock();
+      sampler_.passes().work();
+      lock_soon(lock);
+      break;
+    case Claim::What::kNothing:
+      break;
+  }
+  --busy_;
+  if (stopping_) changed_.notify_all();
+}
+
+/// Plans the next batches.
+void Pipeline::plan(Lock& lock) {
+  std::vector<double> proportions;  // that come into force, if any
+  while (!schedule_.empty() && schedule_.front().step <= planned_total_step_) {
+    // One of an earlier step was scheduled twice, and is in force.
+    if (schedule_.front().step == planned_total_step_) proportions = std::move(schedule_.front().proportions);
+    schedule_.pop_front();
+  }
+  const std::int64_t step = planned_step_;
+  const bool last = step + 1 == range_.num_steps;
+  const std::int64_t rows = last ? range_.last_batch_rows : settings_.sampler.global_batch;
+  std::uint64_t most = last ? 1 : static_cast<std::uint64_t>(range_.num_steps - 1 - step);
+  most = std::min(most, plan_until_ - planned_total_step_);
+  if (!schedule_.empty()) most = std::min(most, schedule_.front().step - planned_total_step_);
+  std::exception_ptr error;
+  std::shared_ptr<BatchPlans> plans;
+  try {
+    plans = spare_plans();
+    lock.unlock();
+    if (!proportions.empty()) sampler_.change_proportions(std::move(proportions));
+    sampler_.plan(range_.epoch, static_cast<std::uint64_t>(step), static_cast<std::int64_t>(most), rows, *plans);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  if (!lock.owns_lock()) lock_soon(lock);
+  planning_ = false;
+  failed_ = error != nullptr;
+  const std::int64_t size = error ? 1 : plans->size();
+  planned_.push_back({std::move(plans), step, step + size, error});
+  planned_step_ += size;
+  planned_total_step_ += static_cast<std::uint64_t>(size);
+  call_threads(lock);
+}
+
+/// Makes a planned batch ready to be filled, and fills it if it is small.
+void Pipeline::open(std::int64_t step, Lock& lock) {
+  Slot& slot = slots_[slot_of(step)];
+  lock.unlock();
+  Batch& batch = slot.batch;
+  std::int64_t chunks = 0;
+  if (!batch.error) {
+    try {
+      const auto rows = batch.plans->rows(batch.index);
+      sampler_.arrange(range_.epoch, static_cast<std::uint64_t>(step), rows);
+      batch.blocks.clear();
+      for (const auto& pool : pools_) batch.blocks.push_back(pool->take());
+      chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
+      if (chunks == 1) copy_chunk(slot, 0);
+    } catch (...) {
+      batch.error = std::current_exception();
+      chunks = 0;
+    }
+  }
+  lock_soon(lock);
+  if (chunks <= 1) {
+    make_ready(slot);
+    return;
+  }
+  slot.stage = Stage::kFilling;
+  slot.chunks = slot.unfinished = chunks;
+  slot.next_chunk = 0;
+  call_threads(lock);
+}
+
+void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
+  lock.unlock();
+  copy_chunk(slot, chunk);
+  lock_soon(lock);
+  if (--slot.unfinished == 0) make_ready(slot);
+}
+
+void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk) const {
+  const auto rows = slot.batch.plans->rows(slot.batch.index);
+  const std::int64_t begin = chunk * chunk_rows_;
+  const std::int64_t count = std::min(chunk_rows_, std::ssize(rows) - begin);
+  std::vector<std::byte*> outs;
+  for (std::size_t f = 0; f < settings_.fields.size(); ++f)
+    outs.push_back(slot.batch.blocks[f].data() + begin * settings_.fields[f].row_size);
+  gather(settings_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs);
+}
+
+void Pipeline::make_ready(Slot& slot) {
+  slot.stage = Stage::kReady;
+  if (sleeping_) changed_.notify_all();
+}
+
+/// Sees to it that somebody does what there is to do; one thread calls the next.
+void Pipeline::call_threads(Lock& lock) {
+  if (!can_plan() && !can_open() && !can_fill() && !(may_work() && sampler_.passes().has_work())) return;
+  if (sleeping_ && busy_ < most_busy_) changed_.notify_all();
+  if (threads_ >= pool_threads_wanted()) return;
+  ++threads_;
+  lock.unlock();
+  queue_.push([this] { work(); });
+  lock_soon(lock);
+}
+
+/// Task: one claim after the other, until there is nothing to do.
+void Pipeline::work() {
+  Lock lock = locked_soon(mutex_);
+  for (int claims = 0; claims < kClaimsOfVisit && threads_ <= pool_threads_wanted() && busy_ < most_busy_; ++claims) {
+    const Claim claimed = claim();
+    if (claimed.what == Claim::What::kNothing) break;
+    call_threads(lock);
+    run(claimed, lock);
+  }
+  --threads_;
+  call_threads(lock);
+}
+
+/// Returns when nobody plans or fills.
+void Pipeline::stop() {
+  Lock lock = locked_soon(mutex_);
+  stopping_ = true;
+  changed_.wait(lock, [this] { return busy_ == 0; });
+}
+
+std::shared_ptr<BatchPlans> Pipeline::spare_plans() {
+  for (const auto& plans : all_plans_)
+    if (plans.use_count() == 1) return plans;
+  all_plans_.push_back(std::make_shared<BatchPlans>());
+  return all_plans_.back();
+}
+
+}  // namespace l2m
