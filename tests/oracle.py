@@ -89,9 +89,9 @@ def fisher_yates(values: list[Any], generator: Words) -> None:
 
 @lru_cache(maxsize=100_000)
 def due_uniform(seed: int, k: int, visit: int) -> float:
-    """Returns the float in [0, 1) of class `k`'s visit: 32-bit half number `visit` of its stream, low halves first."""
-    halves = words(seed, DUE, k, 0, 0, 4, visit // 8).view("<u4")
-    return int(halves[visit % 8]) * 2.0**-32
+    """Returns the float in [0, 1) of class `k`'s visit: 16-bit quarter number `visit` of its stream, low ones first."""
+    quarters = words(seed, DUE, k, 0, 0, 4, visit // 16).view("<u2")
+    return int(quarters[visit % 16]) * 2.0**-16
 
 
 # ---- The rows of a class

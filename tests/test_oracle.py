@@ -180,9 +180,9 @@ def test_a_sequence_is_sfc64_from_the_words_of_its_address_on(seed: int, stream:
     assert sequence(seed, stream, a, b, c).random_raw(30).tolist() == expected
 
 
-def test_due_uniform_is_a_half_of_a_word_the_low_one_first() -> None:
-    halves = [half for word in words(9, 2, 7, 0, 0, 11).tolist() for half in (word % 2**32, word >> 32)]
-    assert [due_uniform(9, 7, visit) for visit in range(22)] == [half * 2.0**-32 for half in halves]
+def test_due_uniform_is_a_quarter_of_a_word_low_ones_first() -> None:
+    quarters = [word >> 16 * i & 0xFFFF for word in words(9, 2, 7, 0, 0, 11).tolist() for i in range(4)]
+    assert [due_uniform(9, 7, visit) for visit in range(44)] == [quarter * 2.0**-16 for quarter in quarters]
 
 
 class Given64:

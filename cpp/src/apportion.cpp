@@ -70,49 +70,50 @@ void Apportioner::set(std::span<const double> proportions) {
 }
 
 void Quotas::clear() {
+  num_batches = 0;
   classes.clear();
   batch.clear();
-  due.clear();
 }
 
 void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas) {
   quotas.clear();
-  quotas.num_batches = most_batches;
   if (extra_ == 0) {
     for (std::size_t i = 0; i < class_ids_.size(); ++i) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
+    quotas.num_batches = most_batches;
     return;
   }
   const auto most = static_cast<std::int32_t>(std::min<std::int64_t>(most_batches, kMostBatches));
-  quotas.num_batches = find_candidates(step, most, due, quotas) ? serve_candidates(most) : 0;
+  quotas.num_batches = find_candidates(step, most, due, quotas) ? serve_candidates(most, quotas) : 0;
   if (quotas.num_batches == 0) return next_one(due, quotas);
 
-  auto used = quotas.classes.begin();
-  for (const auto& [class_id, whole, begin, end] : quotas.classes) {
-    const std::size_t first = quotas.batch.size();
-    std::size_t i = begin;
-    for (; i < end && batch_of_[i] < quotas.num_batches; ++i) {
-      quotas.batch.push_back(batch_of_[i]);
-      quotas.due.push_back(times_[i + 1]);
-    }
-    if (i > begin) {
-      const auto k = static_cast<std::size_t>(class_id);
-      due.visits[k] += i - begin;
-      due.due[k] = times_[i];
-    }
-    if (i > begin || whole > 0) *used++ = {class_id, whole, first, quotas.batch.size()};
-  }
-  quotas.classes.erase(used, quotas.classes.end());
+  std::erase_if(quotas.classes, [&](Quotas::Class& of) {
+    while (of.end > of.begin && quotas.batch[of.end - 1] >= quotas.num_batches) --of.end;
+    if (of.end == of.begin) return of.whole == 0;
+    const auto k = static_cast<std::size_t>(of.class_id);
+    due.visits[k] += of.end - of.begin;
+    due.due[k] = quotas.due[of.end];
+    return false;
+  });
 }
 
 /// Lists the times before the end of the batches at which classes are due; false where there are too many.
+///
+/// Each class's are followed, and the first class's preceded, by a time that is no candidate.
 bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas) {
   // Of the rows left over before a time there are as many as steps, to within some, so that nearly all batches fill.
   const auto now = static_cast<double>(step);
   const double horizon = now + static_cast<double>(most_batches + 1);
-  const std::size_t most_times =
-      std::min(4 * (class_ids_.size() + static_cast<std::size_t>(extra_ * (most_batches + 1))), kMostTimes);
+  const auto expected = static_cast<std::size_t>(extra_ * (most_batches + 1));
+  const std::size_t most_times = std::min(4 * (class_ids_.size() + expected), kMostTimes);
+  const std::size_t num_buckets = expected / kTimesOfBucket + 1;
+  const double buckets_a_step = static_cast<double>(num_buckets) / static_cast<double>(most_batches + 2);
+  const auto bucket_of = [&](double time) {
+    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_a_step, 0.0));
+    return static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1));
+  };
+  std::vector<double>& times = quotas.due;
   std::size_t size = 1;
-  times_.resize(std::max(times_.size(), size));
+  bucket_end_.assign(num_buckets + 1, 0);
   for (std::size_t i = 0; i < class_ids_.size(); ++i) {
     const auto k = static_cast<std::size_t>(class_ids_[i]);
     double time = due.due[k];
@@ -120,65 +121,48 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
       if (whole_[i] > 0) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
       continue;
     }
-    if (size > most_times) {  // hardly so in training, but a state may come from anywhere
-      quotas.clear();
-      return false;
-    }
-    // One extra row at most in each batch, and the entry after them.
+    if (size > most_times) return false;  // hardly so in training, but a state may come from anywhere
+    // One extra row at most in each batch, and the time after them.
     const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
-    if (most_size > times_.size()) times_.resize(2 * most_size);
+    if (most_size > times.size()) times.resize(2 * most_size);
     Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
     std::uint64_t visit = due.visits[k];
     double before = uniform(visit);
     const double interval = 1.0 / fraction_[i];
     const std::size_t begin = size;
     for (std::int32_t n = 0; n < most_batches && time < horizon; ++n) {
-      times_[size++] = time;
+      times[size++] = time;
+      ++bucket_end_[bucket_of(time) + 1];
       const double after = uniform(++visit);
       time += ((1.0 + after) - before) * interval;
       before = after;
     }
     quotas.classes.push_back({class_ids_[i], whole_[i], begin, size});
-    times_[size++] = time;
+    times[size++] = time;
   }
-  batch_of_.assign(size, kNoCandidate);
-  sort_roughly(now - 1, horizon, quotas);
-  return true;
-}
 
-/// Puts the candidates into buckets of consecutive times, and in a bucket by class.
-void Apportioner::sort_roughly(double from, double until, const Quotas& quotas) {
-  const std::size_t num_buckets = batch_of_.size() / kTimesOfBucket + 1;
-  const double scale = until > from ? static_cast<double>(num_buckets) / (until - from) : 0.0;
-  const auto for_candidates = [&](auto&& visit) {  // visit(i, its bucket)
-    for (const Quotas::Class& of : quotas.classes) {
-      for (std::size_t i = of.begin; i < of.end; ++i) {
-        const auto bucket = static_cast<std::int64_t>(std::max((times_[i] - from) * scale, 0.0));
-        visit(i, static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1)));
-      }
-    }
-  };
-  bucket_end_.assign(num_buckets + 1, 0);
-  for_candidates([&](std::size_t i, std::size_t bucket) {
-    batch_of_[i] = kNotServed;
-    ++bucket_end_[bucket + 1];
-  });
   for (std::size_t b = 0; b < num_buckets; ++b) bucket_end_[b + 1] += bucket_end_[b];
   order_.resize(bucket_end_.back());
-  for_candidates(
-      [&](std::size_t i, std::size_t bucket) { order_[bucket_end_[bucket]++] = static_cast<std::uint32_t>(i); });
+  quotas.batch.assign(size, kNotServed);
+  quotas.batch[0] = kNoCandidate;
+  for (const Quotas::Class& of : quotas.classes) {
+    if (of.begin == of.end) continue;
+    for (std::size_t i = of.begin; i < of.end; ++i) order_[bucket_end_[bucket_of(times[i])]++] = static_cast<std::uint32_t>(i);
+    quotas.batch[of.end] = kNoCandidate;
+  }
   bucket_end_.pop_back();
+  return true;
 }
 
 /// Serves the candidates by time and class, extra_ of them in each batch and none of a class twice; returns how many
 /// batches are complete.
-std::int32_t Apportioner::serve_candidates(std::int32_t most_batches) {
+std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& quotas) {
   std::int32_t batch = 0;
   std::int64_t served = 0;
-  // The entry before a class's first is no candidate, which is as good as served.
-  const auto serve = [&](std::uint32_t i) {
-    if (batch_of_[i - 1] >= batch) return false;
-    batch_of_[i] = batch;
+  // What comes before a class's first is no candidate, which is as good as served.
+  const auto serve = [&, batch_of = quotas.batch.data()](std::uint32_t i) {
+    if (batch_of[i - 1] >= batch) return false;
+    batch_of[i] = batch;
     ++served;
     return true;
   };
@@ -189,7 +173,7 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches) {
     begin = end;
     // Order counts only where a batch may be full before the bucket is empty.
     if (served + std::ssize(bucket) >= extra_)
-      std::ranges::sort(bucket, {}, [&](std::uint32_t i) { return std::pair(times_[i], i); });
+      std::ranges::sort(bucket, {}, [&](std::uint32_t i) { return std::pair(quotas.due[i], i); });
     for (const std::uint32_t i : bucket) {
       if (!serve(i)) deferred_.push_back(i);
       while (served == extra_) {
@@ -205,6 +189,7 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches) {
 /// The rule as it is stated, for one batch.
 void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
   quotas.clear();
+  quotas.due.clear();
   quotas.num_batches = 1;
   waiting_.clear();
   for (std::size_t i = 0; i < class_ids_.size(); ++i)
@@ -221,12 +206,13 @@ void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
       Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
       const double before = uniform(due.visits[k]);
       const double after = uniform(++due.visits[k]);
+      quotas.batch.insert(quotas.batch.end(), {0, kNoCandidate});
+      quotas.due.push_back(due.due[k]);
       due.due[k] += ((1.0 + after) - before) * (1.0 / fraction_[i]);
-      quotas.batch.push_back(0);
       quotas.due.push_back(due.due[k]);
     }
     if (whole_[i] > 0 || quotas.batch.size() > begin)
-      quotas.classes.push_back({class_ids_[i], whole_[i], begin, quotas.batch.size()});
+      quotas.classes.push_back({class_ids_[i], whole_[i], begin, std::min(begin + 1, quotas.batch.size())});
   }
 }
 

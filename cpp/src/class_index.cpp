@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -13,7 +14,8 @@
 namespace l2m {
 namespace {
 
-constexpr std::size_t kLargeArray = 64 << 20;  // where a large page more or less does not count
+constexpr std::size_t kLargePage = 2 << 20;
+constexpr std::size_t kLine = 64;
 
 bool needs_wide_ids(std::int64_t data_rows) {
   return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
@@ -38,8 +40,10 @@ std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std:
 
 RowIds::RowIds(std::int64_t size, bool wide) : wide_(wide), size_(static_cast<std::size_t>(size)) {
   const std::size_t bytes = size_ * (wide ? 8 : 4);
-  bytes_.reset(new std::byte[bytes]);  // not make_unique, which would write to all of it
-  if (bytes >= kLargeArray) prefer_large_pages(bytes_.get(), bytes);
+  const std::size_t alignment = bytes >= kLargePage ? kLargePage : kLine;
+  bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment)));
+  if (!bytes_) throw std::bad_alloc();
+  if (bytes >= kLargePage) prefer_large_pages(bytes_.get(), bytes);
 }
 
 ClassIndex::ClassIndex(std::int64_t num_rows)

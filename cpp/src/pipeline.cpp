@@ -36,7 +36,8 @@ Pipeline::Pipeline(const PipelineSettings& settings)
     pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows * field.row_size),
                                                  static_cast<std::size_t>(settings.prefetch) + 2));
   }
-  chunk_rows_ = std::max<std::int64_t>(kChunkBytes / std::max<std::int64_t>(row_bytes, 1), 1);
+  const std::int64_t chunks = std::clamp<std::int64_t>(rows * row_bytes / kChunkBytes, 1, rows);
+  chunk_rows_ = (rows + chunks - 1) / chunks;
 }
 
 Pipeline::~Pipeline() {
@@ -84,7 +85,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   auto patience = began + kPatience;
   bool in_time = true;
   while (slot.stage != Stage::kReady && in_time) {
-    const Claim claimed = busy_ < most_busy_ ? claim() : Claim{Claim::What::kNothing};
+    const Claim claimed = busy_ < most_busy_ ? claim(Worker::kConsumer) : Claim{Claim::What::kNothing};
     if (claimed.what != Claim::What::kNothing) {
       run(claimed, lock);
       patience = Clock::now() + kPatience;
@@ -143,18 +144,20 @@ bool Pipeline::can_fill() {
 int Pipeline::pool_threads_wanted() const { return settings_.num_threads - (waiting_ || hurried_ ? 1 : 0); }
 
 /// What to do next; whoever claims it has to run() it.
-Pipeline::Claim Pipeline::claim() {
-  const Claim claimed = next_claim();
+Pipeline::Claim Pipeline::claim(Worker worker) {
+  const Claim claimed = next_claim(worker);
   if (claimed.what != Claim::What::kNothing) ++busy_;
   return claimed;
 }
 
-Pipeline::Claim Pipeline::next_claim() {
+Pipeline::Claim Pipeline::next_claim(Worker worker) {
   using enum Claim::What;
-  const bool shuffles = !stopping_ && settings_.num_threads > 0 && sampler_.passes().has_work();
+  // The consumer leaves to the threads what takes longer than a batch: it would come too late for the next one.
+  const bool has_time = worker == Worker::kThread;
+  const bool shuffles = has_time && !stopping_ && sampler_.passes().has_work();
   if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // however much there is to copy, passes get ready in time
   // While another thread copies: the next plans should be there before it has run out of batches.
-  if (can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
+  if (has_time && can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
   if (can_fill()) {
     for (std::int64_t step = filled_;; ++step) {
       Slot& slot = slots_[slot_of(step)];
@@ -302,7 +305,7 @@ void Pipeline::call_threads(Lock& lock) {
 void Pipeline::work() {
   Lock lock = locked_soon(mutex_);
   for (int claims = 0; claims < kClaimsOfVisit && threads_ <= pool_threads_wanted() && busy_ < most_busy_; ++claims) {
-    const Claim claimed = claim();
+    const Claim claimed = claim(Worker::kThread);
     if (claimed.what == Claim::What::kNothing) break;
     call_threads(lock);
     run(claimed, lock);

@@ -12,11 +12,11 @@
 namespace l2m {
 namespace {
 
-constexpr std::size_t kAhead = 8;  // classes whose cursor is fetched ahead of their turn
+constexpr std::size_t kAhead = 16;  // classes whose cursor is fetched ahead of their turn
 
 // Rows planned together: some of every class where there are not too many, and few enough to stay in a cache until they
 // are copied.
-constexpr std::int64_t kRowsOfClass = 32;
+constexpr std::int64_t kRowsOfClass = 16;
 constexpr std::int64_t kFewestRows = 8192;
 constexpr std::int64_t kMostRows = 131072;
 
@@ -66,6 +66,17 @@ class Sampler::Dealer {
     next_rank_[b] = (next_rank_[b] + count) % world_size_;
   }
 
+  /// Deals the next row of a class.
+  void deal(std::int64_t batch, std::int64_t class_id, std::int64_t row) {
+    const auto b = static_cast<std::size_t>(batch);
+    if (world_size_ > 1) {
+      const std::int64_t rank = next_rank_[b];
+      next_rank_[b] = rank + 1 == world_size_ ? 0 : rank + 1;
+      if (rank != rank_) return;
+    }
+    *next_[b]++ = {row, static_cast<std::int32_t>(class_id)};
+  }
+
   [[nodiscard]] PlannedRow* end_of(std::size_t batch) const { return next_[batch]; }
 
  private:
@@ -91,7 +102,7 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
     const std::ptrdiff_t first = extra_at(from), last = extra_at(to);
     if (first != last) {
       state.due.visits[k] += static_cast<std::uint64_t>(last - first);
-      state.due.due[k] = quotas_.due[begin + static_cast<std::size_t>(last) - 1];
+      state.due.due[k] = quotas_.due[begin + static_cast<std::size_t>(last)];
     }
     std::int64_t since = from;
     for (; turn != turns_.end() && turn->class_id == class_id; ++turn) {
@@ -232,62 +243,73 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_ba
 
 /// Draws what a class gives to the batches.
 void Sampler::draw(const Quotas::Class& quota, BatchPlans& plans) {
-  const auto& [class_id, whole, begin, end] = quota;
-  const std::int64_t num_batches = plans.quotas_.num_batches;
-  const std::vector<std::int32_t>& extra_batch = plans.quotas_.batch;
-  const auto for_batches = [&](auto&& visit) {  // visit(batch, rows)
-    if (whole == 0) {
-      for (std::size_t i = begin; i < end; ++i) visit(extra_batch[i], 1);
-      return;
-    }
-    std::size_t extra = begin;
-    for (std::int64_t batch = 0; batch < num_batches; ++batch) {
-      const bool one_more = extra < end && extra_batch[extra] == batch;
-      visit(batch, whole + (one_more ? 1 : 0));
-      if (one_more) ++extra;
-    }
-  };
-  Cursor& cursor = state_.cursors[static_cast<std::size_t>(class_id)];
-  const std::int64_t count = whole * num_batches + static_cast<std::int64_t>(end - begin);
-  if (cursor.position + count <= index_->size(class_id) && !holds(class_id)) {
-    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
-      for_batches([&](std::int64_t batch, std::int64_t rows) {
-        dealer_->deal(batch, class_id, rows, [&, at = cursor.position](std::int64_t i) { return row_at(at + i); });
-        cursor.position += rows;
-      });
-    });
-    return;
-  }
-  for_batches([&](std::int64_t batch, std::int64_t rows) {
-    draw_for_batch(class_id, rows, batch, plans);
-    dealer_->deal(batch, class_id, rows, [&](std::int64_t i) { return drawn_[static_cast<std::size_t>(i)]; });
-  });
+  quota.whole == 0 ? draw_extras(quota, plans) : draw_wholes(quota, plans);
 }
 
-/// Draws the next `count` rows of a class for one batch, with all that may happen on the way.
-void Sampler::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, BatchPlans& plans) {
-  drawn_.clear();
-  Cursor& cursor = state_.cursors[static_cast<std::size_t>(class_id)];
-  const std::int64_t size = index_->size(class_id);
-  const bool held = holds(class_id);
-  const bool pass_begins = !held && cursor.position == size;
-  if (pass_begins) cursor = {.pass = cursor.pass + 1, .position = 0};
-  if (!held && cursor.position + count <= size) {
-    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
-      for (std::int64_t i = 0; i < count; ++i) drawn_.push_back(row_at(cursor.position + i));
+/// Of a class that has one row in some batches: no batch can have a row twice, so passes simply follow each other.
+void Sampler::draw_extras(const Quotas::Class& quota, BatchPlans& plans) {
+  const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
+  Cursor& cursor = state_.cursors[static_cast<std::size_t>(quota.class_id)];
+  const std::int64_t size = index_->size(quota.class_id);
+  for (std::size_t i = quota.begin; i < quota.end;) {
+    if (holds(quota.class_id)) {  // from when it had more
+      draw_for_batch(quota.class_id, 1, batch_of[i++], plans);
+      continue;
+    }
+    if (cursor.position == size) {
+      cursor = {.pass = cursor.pass + 1, .position = 0};
+      plans.turns_.push_back({quota.class_id, batch_of[i], {.pass = cursor.pass, .position = 1}, {}});
+    }
+    passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
+      const std::size_t end = i + std::min(quota.end - i, static_cast<std::size_t>(size - cursor.position));
+      std::int64_t position = cursor.position;
+      for (; i < end; ++i) dealer_->deal(batch_of[i], quota.class_id, row_at(position++));
+      cursor.position = position;
     });
-    cursor.position += count;
-    if (pass_begins) plans.turns_.push_back({class_id, batch, cursor, {}});
-    return;
   }
-  std::vector<std::int64_t> rows_held;
-  if (held) {
-    rows_held = std::move(state_.held[class_id]);
+}
+
+/// Of a class that has rows in every batch.
+void Sampler::draw_wholes(const Quotas::Class& quota, BatchPlans& plans) {
+  const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
+  Cursor& cursor = state_.cursors[static_cast<std::size_t>(quota.class_id)];
+  const std::int64_t size = index_->size(quota.class_id);
+  std::size_t extra = quota.begin;
+  const auto rows_in = [&](std::int64_t batch) {
+    return quota.whole + (extra < quota.end && batch_of[extra] == batch ? 1 : 0);
+  };
+  for (std::int64_t batch = 0; batch < plans.size(); ++batch) {
+    std::int64_t rows = rows_in(batch);
+    if (cursor.position + rows <= size && !holds(quota.class_id)) {
+      passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
+        while (cursor.position + rows <= size) {
+          dealer_->deal(batch, quota.class_id, rows, [&](std::int64_t i) { return row_at(cursor.position + i); });
+          cursor.position += rows;
+          extra += static_cast<std::size_t>(rows - quota.whole);
+          if (++batch == plans.size()) return;
+          rows = rows_in(batch);
+        }
+      });
+      if (batch == plans.size()) return;
+    }
+    draw_for_batch(quota.class_id, rows, batch, plans);
+    extra += static_cast<std::size_t>(rows - quota.whole);
+  }
+}
+
+/// Draws the next `count` rows of a class for one batch, whatever may happen on the way.
+void Sampler::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, BatchPlans& plans) {
+  Cursor& cursor = state_.cursors[static_cast<std::size_t>(class_id)];
+  std::vector<std::int64_t> held;
+  if (holds(class_id)) {
+    held = std::move(state_.held[class_id]);
     state_.held.erase(class_id);
   }
-  draw_one_by_one(class_id, count, cursor, rows_held);
-  plans.turns_.push_back({class_id, batch, cursor, rows_held});
-  if (!rows_held.empty()) state_.held[class_id] = std::move(rows_held);
+  drawn_.clear();
+  draw_one_by_one(class_id, count, cursor, held);
+  dealer_->deal(batch, class_id, count, [&](std::int64_t i) { return drawn_[static_cast<std::size_t>(i)]; });
+  plans.turns_.push_back({class_id, batch, cursor, held});
+  if (!held.empty()) state_.held[class_id] = std::move(held);
 }
 
 /// The general case: rows are held over, or a pass ends in this batch.

@@ -36,9 +36,9 @@ inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::
   return result;
 }
 
-/// The 32-bit half `index` of a stream, low halves first, as a double in [0, 1).
+/// The 16-bit quarter `index` of a stream, low ones first, as a double in [0, 1).
 inline double uniform(const RandomStream& stream, std::uint64_t index) {
-  return std::ldexp(static_cast<double>((stream.word(index / 2) >> (index % 2 == 0 ? 0 : 32)) & 0xFFFFFFFFU), -32);
+  return std::ldexp(static_cast<double>((stream.word(index / 4) >> (16 * (index % 4))) & 0xFFFFU), -16);
 }
 
 /// Unbiased integers below each of `sides`, from the digits of a word in that mixed base.

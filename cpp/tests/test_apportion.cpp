@@ -41,25 +41,21 @@ std::vector<Rows> next_quotas(Apportioner& apportioner, std::uint64_t step, std:
   Quotas quotas;
   apportioner.next(step, most_batches, due, quotas);
   CHECK(quotas.num_batches >= 1 && quotas.num_batches <= most_batches);
-  CHECK(quotas.batch.size() == quotas.due.size());
   std::vector<Rows> rows(static_cast<std::size_t>(quotas.num_batches), Rows(due.due.size(), 0));
   std::int64_t before = -1;
-  std::size_t extra = 0;
   for (const auto& [class_id, whole, begin, end] : quotas.classes) {
     CHECK(class_id > before && class_id < std::ssize(due.due));
-    CHECK(begin == end || begin == extra);
     CHECK(whole > 0 || begin < end);
     before = class_id;
     const auto k = static_cast<std::size_t>(class_id);
     for (Rows& of_batch : rows) of_batch[k] = whole;
-    for (; extra < end; ++extra) {
+    for (std::size_t extra = begin; extra < end; ++extra) {
       CHECK(extra == begin || quotas.batch[extra] > quotas.batch[extra - 1]);
       CHECK(quotas.batch[extra] >= 0 && quotas.batch[extra] < quotas.num_batches);
       ++rows[static_cast<std::size_t>(quotas.batch[extra])][k];
     }
-    if (begin < end) CHECK(due.due[k] == quotas.due[end - 1]);
+    if (begin < end) CHECK(due.due[k] == quotas.due[end]);
   }
-  CHECK(extra == quotas.batch.size());
   for (const Rows& of_batch : rows)
     CHECK(std::accumulate(of_batch.begin(), of_batch.end(), std::int64_t{0}) == batch_size);
   return rows;

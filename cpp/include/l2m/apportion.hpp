@@ -16,7 +16,7 @@ struct DueTimes {
 
 /// Whole rows of each class in consecutive batches.
 struct Quotas {
-  /// In every batch `whole` rows, and in the batches of extras begin .. end - 1 one more.
+  /// In every batch `whole` rows, and in the batches batch[begin] .. batch[end - 1] one more.
   struct Class {
     std::int64_t class_id;
     std::int64_t whole;
@@ -24,9 +24,9 @@ struct Quotas {
   };
   std::int64_t num_batches = 0;
   std::vector<Class> classes;  ///< ascending; those that have rows
-  // Extra rows, class after class, ascending by batch:
+  // Of extra rows, class after class and ascending in each; between the classes there may be others, which say nothing.
   std::vector<std::int32_t> batch;
-  std::vector<double> due;  ///< when the class is due again
+  std::vector<double> due;  ///< when the class was due for it; due[end] is when it is due again
 
   void clear();
 };
@@ -66,8 +66,7 @@ class Apportioner {
   };
   [[nodiscard]] Share share(double proportion) const;
   bool find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas);
-  void sort_roughly(double from, double until, const Quotas& quotas);
-  std::int32_t serve_candidates(std::int32_t most_batches);
+  std::int32_t serve_candidates(std::int32_t most_batches, Quotas& quotas);
   void next_one(DueTimes& due, Quotas& quotas);
 
   const std::uint64_t seed_;
@@ -78,12 +77,9 @@ class Apportioner {
   std::vector<std::int64_t> whole_;
   std::vector<double> fraction_;
 
-  // The times at which classes are due before the horizon of a call, class after class; each class is followed, and the
-  // first preceded, by an entry that is no candidate: when the class is due after them.
-  std::vector<double> times_;
-  std::vector<std::int32_t> batch_of_;     // [times_] in which it is served
-  std::vector<std::uint32_t> order_;       // candidates, bucket after bucket
-  std::vector<std::uint32_t> bucket_end_;  // [buckets] in order_
+  // Of next(): times at which classes are due are candidates, listed in Quotas::due; those of about one time are a bucket.
+  std::vector<std::uint32_t> bucket_end_;  // in order_
+  std::vector<std::uint32_t> order_;       // candidates, bucket after bucket, and in a bucket by class
   std::vector<std::uint32_t> deferred_;
   std::vector<std::pair<double, std::size_t>> waiting_;  // of next_one()
 };

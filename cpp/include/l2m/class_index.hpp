@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,9 +26,13 @@ class RowIds {
   }
 
  private:
+  struct Free {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+
   bool wide_ = false;
   std::size_t size_ = 0;
-  std::unique_ptr<std::byte[]> bytes_;
+  std::unique_ptr<std::byte[], Free> bytes_;
 };
 
 /// The rows of each class, ascending: rows[offsets[k]] .. rows[offsets[k + 1]] are those of class k.

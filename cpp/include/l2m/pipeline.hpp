@@ -101,6 +101,7 @@ class Pipeline {
     std::int64_t step = 0;
     std::int64_t chunk = 0;
   };
+  enum class Worker { kThread, kConsumer };
   using Lock = std::unique_lock<std::mutex>;
 
   [[nodiscard]] std::size_t slot_of(std::int64_t step) const { return static_cast<std::size_t>(step % ahead_); }
@@ -110,8 +111,8 @@ class Pipeline {
   [[nodiscard]] bool can_fill();
   [[nodiscard]] int pool_threads_wanted() const;
 
-  Claim claim();
-  Claim next_claim();
+  Claim claim(Worker worker);
+  Claim next_claim(Worker worker);
   void run(const Claim& claim, Lock& lock);
   void plan(Lock& lock);
   void open(std::int64_t step, Lock& lock);

@@ -18,7 +18,7 @@ namespace l2m {
 /// What a stream of random numbers is for; the second word of the key.
 enum class Purpose : std::uint64_t {
   kShuffle = 1,     ///< a = class, b = pass, c = bucket: swaps inside the bucket
-  kDue = 2,         ///< a = class; half number `visit`
+  kDue = 2,         ///< a = class; 16-bit quarter number `visit`
   kRankOffset = 3,  ///< a = epoch, b = step
   kBatchOrder = 4,  ///< a = epoch, b = step, c = rank
   kBucket = 5,      ///< a = class, b = pass, c = part: bucket of each row of the part
@@ -60,33 +60,26 @@ class RandomStream {
   std::array<std::uint64_t, 3> address_;
 };
 
-/// The 32-bit halves of a stream, low half first, as doubles in [0, 1); neighbours cost one block together.
+/// The 16-bit quarters of a stream, low ones first, as doubles in [0, 1); neighbours cost one block together.
 class Uniforms {
  public:
-  static constexpr std::uint64_t kOfBlock = 8;
+  static constexpr std::uint64_t kOfBlock = 16;
 
   explicit Uniforms(const RandomStream& stream) : stream_(stream) {}
 
   double operator()(std::uint64_t index) {
     if (index / kOfBlock != block_) {
       block_ = index / kOfBlock;
-      const auto words = stream_.block(block_);
-      for (std::size_t i = 0; i < words.size(); ++i) {
-        uniforms_[2 * i] = to_unit(words[i]);
-        uniforms_[2 * i + 1] = to_unit(words[i] >> 32);
-      }
+      words_ = stream_.block(block_);
     }
-    return uniforms_[index % kOfBlock];
+    const std::uint64_t quarter = (words_[index / 4 % 4] >> (16 * (index % 4))) & 0xFFFF;
+    return static_cast<double>(static_cast<std::int32_t>(quarter)) * 0x1p-16;
   }
 
  private:
-  static double to_unit(std::uint64_t word) {
-    return static_cast<double>(static_cast<std::int64_t>(word & 0xFFFFFFFFU)) * 0x1p-32;
-  }
-
   RandomStream stream_;
   std::uint64_t block_ = ~std::uint64_t{0};  // none
-  std::array<double, kOfBlock> uniforms_;
+  std::array<std::uint64_t, 4> words_;
 };
 
 /// SFC64 (Doty-Humphrey 2010, "PractRand"): words one after the other, five times as fast as Philox.

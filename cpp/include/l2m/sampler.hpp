@@ -67,6 +67,8 @@ class Sampler {
  private:
   class Dealer;
   void draw(const Quotas::Class& quota, BatchPlans& plans);
+  void draw_extras(const Quotas::Class& quota, BatchPlans& plans);
+  void draw_wholes(const Quotas::Class& quota, BatchPlans& plans);
   void draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, BatchPlans& plans);
   void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::vector<std::int64_t>& held);
   [[nodiscard]] bool holds(std::int64_t class_id) const {
