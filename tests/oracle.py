@@ -25,6 +25,7 @@ MAX_UNSPLIT = 2**19  # rows shuffled in one piece
 MAX_BUCKET = 2**17  # rows of a bucket on average, where a class is split
 PART = 2**16  # rows whose buckets are drawn from one stream
 MAX_GLOBAL_BATCH = 2**31 - 1
+LARGEST = float(np.finfo(np.float64).max)  # where a sum of losses stops
 
 
 class Policy(Protocol):
@@ -430,7 +431,7 @@ class OracleLoader:
             raise ValueError(msg)
         for loss, k in zip(values.tolist(), of.tolist(), strict=True):
             if math.isfinite(loss):
-                self._window_sum[k] += loss
+                self._window_sum[k] = min(max(self._window_sum[k] + loss, -LARGEST), LARGEST)
                 self._window_count[k] += 1
 
     def update(self) -> None:
@@ -487,6 +488,7 @@ class OracleLoader:
             "rank": self._rank,
             "world_size": self._world_size,
             "epoch": self.epoch,
+            "next_epoch": self._jump,
             "step": self.step,
             "total_step": self._total_step,
             "windows": self._windows,
@@ -513,4 +515,5 @@ class OracleLoader:
         self.proportions, self._next_proportions = np.array(state["proportions"]), np.array(state["next_proportions"])
         self.class_losses = list(state["class_losses"])
         self._window_sum, self._window_count = list(state["window_sum"]), list(state["window_count"])
-        self._iteration = self._jump = self._batch_classes = None
+        self._jump = state["next_epoch"]
+        self._iteration = self._batch_classes = None

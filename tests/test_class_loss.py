@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,12 @@ def test_a_bad_class_far_inside_a_large_input_adds_nothing() -> None:
         assert_is(result, [0, 0], [0, 0])
 
 
+def nested_tensor() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is a prototype
+        return torch.nested.nested_tensor([torch.zeros(1)])
+
+
 @pytest.mark.parametrize(
     ("losses", "classes", "num_classes", "error", "message"),
     [
@@ -183,15 +190,23 @@ def test_a_bad_class_far_inside_a_large_input_adds_nothing() -> None:
         (np.zeros(1, int), [0], 1, TypeError, r"losses must be float16, bfloat16, float32 or float64 \(got int64\)"),
         (np.zeros(1, complex), [0], 1, TypeError, r"got complex128"),
         (["a"], [0], 1, TypeError, r"losses must be float16"),
-        (np.zeros(1, np.longdouble), [0], 1, TypeError, r""),
+        (np.zeros(1, np.longdouble), [0], 1, TypeError, r"losses must be float16.*\(got float128\)"),
+        (
+            nested_tensor(),
+            [0],
+            1,
+            TypeError,
+            r"losses must be .* \(got a nested one\)",
+        ),
         (np.zeros(1), [0.0], 1, TypeError, r"classes must be integers \(got float64\)"),
         (np.zeros(1), [None], 1, TypeError, r"classes must be integers \(got object\)"),
         (torch.zeros(1, device="meta"), [0], 1, NotImplementedError, r"losses must be on the CPU.*device meta"),
         (torch.zeros(2).to_sparse(), [0, 0], 1, TypeError, r"losses must be a plain dense tensor"),
         (torch.zeros(1, dtype=torch.float8_e5m2), [0], 1, TypeError, r"plain dense tensor \(got torch.float8_e5m2"),
         (np.ma.masked_array([1.0], [True]), [0], 1, TypeError, r"masked array"),
-        (np.zeros(1), [0], 0, ValueError, r"num_classes must be at least 1 \(got 0\)"),
-        (np.zeros(1), [0], -3, ValueError, r"num_classes must be at least 1 \(got -3\)"),
+        (np.zeros(1), [0], 0, ValueError, r"num_classes must be in \[1, 2147483647\] \(got 0\)"),
+        (np.zeros(1), [0], -3, ValueError, r"num_classes must be in \[1, 2147483647\] \(got -3\)"),
+        (np.zeros(1), [0], 2**62, ValueError, r"num_classes must be in .* \(got 4611686018427387904\)"),
         (np.zeros(1), [0], 2.0, TypeError, r"num_classes must be an int \(got 2.0\)"),
         (np.zeros(1), [0], True, TypeError, r"num_classes must be an int \(got True\)"),
         (np.zeros(1), [0], None, TypeError, r"num_classes must be an int \(got None\)"),
@@ -201,6 +216,20 @@ def test_class_loss_refuses(losses: Any, classes: Any, num_classes: Any, error: 
     with pytest.raises(error, match=message or "losses") as raised:
         class_loss(losses, classes, num_classes)
     assert raised.type is error
+
+
+@pytest.mark.parametrize("copies", [1, 1 << 17], ids=["few", "many"])
+def test_a_sum_too_large_for_a_float_stays_at_the_largest(copies: int) -> None:
+    largest = np.finfo(np.float64).max
+    losses = np.tile([largest, largest, -largest, 1.0, -largest, -largest, np.inf], copies)
+    classes = np.tile([0, 0, 1, 2, 1, 1, 0], copies)
+    result = class_loss(losses, classes, 3)
+    assert result.sum.tolist() == [largest, -largest, copies]
+    assert result.count.tolist() == [2 * copies, 3 * copies, copies]
+
+
+def test_an_empty_list_of_losses_is_no_losses() -> None:
+    assert class_loss([], [], 2).count.tolist() == [0, 0]
 
 
 # ---- build_info

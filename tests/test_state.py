@@ -314,6 +314,27 @@ def test_set_epoch_does_not_disturb_the_running_epoch() -> None:
     assert told.epoch == 9
 
 
+def test_an_epoch_that_was_set_is_part_of_what_there_is_to_see_and_to_save() -> None:
+    loader = make()
+    list(loader)
+    loader.set_epoch(9)
+    assert (loader.epoch, loader.step) == (9, 0)
+    restored = make()
+    restored.load_state_dict(loader.state_dict())
+    expected = [batch.tolist() for batch in loader]
+    assert [batch.tolist() for batch in restored] == expected
+
+    batches = iter(loader)
+    next(batches)
+    loader.set_epoch(20)  # waits for the end of the running epoch, also of the restored one
+    assert (loader.epoch, loader.step) == (10, 1)
+    restored.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    for one in (batches, iter(restored)):
+        assert len(list(one)) == STEPS - 1
+    assert (loader.epoch, restored.epoch) == (20, 20)
+    assert [batch.tolist() for batch in restored] == [batch.tolist() for batch in loader]
+
+
 def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
     loader = make()
     batches = iter(loader)

@@ -7,6 +7,7 @@
 
 #include "convert.hpp"
 #include "register.hpp"
+#include "released_gil.hpp"
 
 namespace l2m::bindings {
 namespace {
@@ -18,7 +19,7 @@ std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& cla
   if (rows) taken = view<std::int64_t>(*rows);
   if (!classes && !rows) return std::make_shared<ClassIndex>(data_rows);
   const auto make = [&](auto span) {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads);
   };
   return classes ? with_integers("classes", *classes, make) : make(std::span<const std::int64_t>{});
@@ -49,7 +50,7 @@ void register_class_index(py::module_& m) {
             return sizes;
           },
           "int64, [K].")
-      .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<py::gil_scoped_release>(),
+      .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<ReleasedGil>(),
            "64 bits that tell one assignment of rows to classes from another.");
 }
 

@@ -2,6 +2,7 @@
 
 #include "convert.hpp"
 #include "register.hpp"
+#include "released_gil.hpp"
 
 namespace l2m::bindings {
 namespace {
@@ -12,7 +13,7 @@ std::int64_t add(std::span<const Loss> losses, const py::array& classes, Array<d
   const auto sums = mutable_view(sum);
   const auto counts = mutable_view(count);
   return with_integers("classes", classes, [&](auto class_ids) {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return class_loss(losses, class_ids, sums, counts, num_threads);
   });
 }

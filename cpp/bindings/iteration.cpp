@@ -16,17 +16,42 @@ class Iteration {
     return prefetcher_->next(build_);
   }
 
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(turn_.ptr());
+    Py_VISIT(build_.ptr());
+    return 0;
+  }
+  void clear() {
+    turn_ = py::none();
+    build_ = py::none();
+  }
+
  private:
   const std::shared_ptr<PyPrefetcher> prefetcher_;
   const std::uint64_t number_;
-  const py::object turn_;
-  const py::object build_;
+  py::object turn_;
+  py::object build_;
 };
+
+/// An iterator may be reachable from its own loader: a trainer that holds both may be what reduces the losses.
+void take_part_in_garbage_collection(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    return py::detail::is_holder_constructed(self) ? py::cast<Iteration&>(py::handle(self)).traverse(visit, arg) : 0;
+  };
+  type.tp_clear = [](PyObject* self) {
+    if (py::detail::is_holder_constructed(self)) py::cast<Iteration&>(py::handle(self)).clear();
+    return 0;
+  };
+}
 
 }  // namespace
 
 void register_iteration(py::module_& m) {
-  py::classh<Iteration>(m, "Iteration", "The batches of one epoch.")
+  py::classh<Iteration>(m, "Iteration", "The batches of one epoch.",
+                        py::custom_type_setup(&take_part_in_garbage_collection))
       .def(
           py::init<std::shared_ptr<PyPrefetcher>, std::uint64_t, py::object, py::object>(), py::arg("prefetcher"),
           py::arg("number"), py::arg("turn"), py::arg("build"),

@@ -5,6 +5,7 @@
 #include "l2m/platform.hpp"
 #include "l2m/thread_pool.hpp"
 #include "register.hpp"
+#include "released_gil.hpp"
 
 namespace {
 
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("compiler") = kCompiler;
   m.def("usable_cpus", &l2m::usable_cpus, "CPUs this process may run on.");
   m.def("pool_threads", &l2m::pool_threads, "Threads that the process-wide pool has now.");
+  wait_for_threads_at_exit();
   register_class_index(m);
   register_class_loss(m);
   register_learn2mix(m);

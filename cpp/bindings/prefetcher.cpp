@@ -77,7 +77,7 @@ void register_prefetcher(py::module_& m) {
       .def(
           "state", [](PyPrefetcher& self) { return state_to_dict(self.core().state()); }, "What was consumed.")
       .def("set_state", &PyPrefetcher::set_state, py::arg("state"), "Goes on from `state` at the next begin().")
-      .def("close", &PyPrefetcher::close, "Stops, once a next() of another thread has returned; idempotent.");
+      .def("close", &PyPrefetcher::close, "Drops what lies ready and stops; idempotent.");
 }
 
 }  // namespace l2m::bindings

@@ -2,22 +2,11 @@
 
 #include <chrono>
 
-#include "l2m/thread_pool.hpp"
+#include "released_gil.hpp"
 #include "sampler_state.hpp"
 
 namespace l2m::bindings {
 namespace {
-
-class Inside {
- public:
-  explicit Inside(std::atomic<std::thread::id>& inside) : inside_(inside) { inside_ = std::this_thread::get_id(); }
-  ~Inside() { inside_ = std::thread::id(); }
-  Inside(const Inside&) = delete;
-  Inside& operator=(const Inside&) = delete;
-
- private:
-  std::atomic<std::thread::id>& inside_;
-};
 
 py::object to_python(Block block, const Output& output, std::int64_t rows, const py::object& from_dlpack) {
   std::vector<std::int64_t> shape{rows};
@@ -32,11 +21,9 @@ py::object to_python(Block block, const Output& output, std::int64_t rows, const
 
 py::object PyPrefetcher::next(const py::object& build) {
   using namespace std::chrono_literals;
-  const Inside inside(inside_);
-  forks_ = forks();
   while (!core_.wait(0ms)) {  // most often the batch is there: then the GIL need not be given up
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       core_.wait(50ms);
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -65,7 +52,7 @@ py::list PyPrefetcher::take_arrays() {
 void PyPrefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
   arrays_ = py::list();
   run_ = {};
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   core_.begin(range, plan_until);
 }
 
@@ -77,14 +64,8 @@ void PyPrefetcher::set_state(const py::dict& state) {
 
 void PyPrefetcher::close() {
   run_ = {};
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   core_.close();
-  const auto elsewhere = [this] {
-    const std::thread::id thread = inside_;
-    // In a forked child the thread that was inside does not exist.
-    return thread != std::thread::id() && thread != std::this_thread::get_id() && forks_ == forks();
-  };
-  while (elsewhere()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 }  // namespace l2m::bindings

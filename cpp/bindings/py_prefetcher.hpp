@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <thread>
 
 #include "convert.hpp"
@@ -35,7 +34,6 @@ class PyPrefetcher {
   void begin(const EpochRange& range, std::uint64_t plan_until);
   void set_state(const py::dict& state);
 
-  /// Returns when no other thread is inside next(), so that none comes back to an interpreter that has gone.
   void close();
 
   /// Lets this thread go on with an iteration without asking, up to the batch of total_step `until`.
@@ -58,8 +56,6 @@ class PyPrefetcher {
   const py::object from_dlpack_;
   py::list arrays_;  // of a batch that is not consumed yet
   Run run_;
-  std::atomic<int> forks_{0};            // when next() was called last
-  std::atomic<std::thread::id> inside_;  // the thread that is in next(), up to where it has the GIL again
   Prefetcher core_;
 };
 

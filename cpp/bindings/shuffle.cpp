@@ -2,6 +2,7 @@
 
 #include "convert.hpp"
 #include "register.hpp"
+#include "released_gil.hpp"
 
 namespace l2m::bindings {
 namespace {
@@ -10,7 +11,7 @@ py::array_t<std::uint32_t> shuffle(const ClassIndex& index, std::uint64_t seed, 
   if (index.wide()) throw py::value_error("shuffle returns 32-bit row ids: the data must have at most 2**32 rows");
   RowIds order;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     order = RowIds(index.num_rows(), false);
     shuffle_all(index, seed, pass, num_threads, order);
   }

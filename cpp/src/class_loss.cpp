@@ -4,6 +4,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -15,6 +16,8 @@ namespace {
 
 constexpr std::int64_t kPartLosses = 1 << 16;  // about 100 us of work
 constexpr std::int64_t kMaxParts = 64;
+constexpr std::size_t kLanes = 4;
+constexpr std::size_t kMostInLanes = 2048;  // classes: beyond, the lanes would not stay in the cache
 
 double to_double(double x) { return x; }
 double to_double(float x) { return x; }
@@ -26,6 +29,12 @@ double to_double(Float16 x) {
   if (exponent == 0) return (sign != 0 ? -1.0 : 1.0) * static_cast<double>(fraction) * 0x1p-24;
   const std::uint32_t wide_exponent = exponent == 31 ? 255 : exponent + 112;
   return std::bit_cast<float>(sign | (wide_exponent << 23) | (fraction << 13));
+}
+
+/// A sum stays at the largest numbers rather than become infinite, which no later loss and no saved state could undo.
+void add_to(double& sum, double x) {
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  sum = std::clamp(sum + x, -kLargest, kLargest);
 }
 
 /// Adds losses to one set of sums; returns how many were not finite.
@@ -40,22 +49,42 @@ std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> c
       continue;
     }
     const auto k = static_cast<std::size_t>(classes[i]);
-    sum[k] += loss;
+    add_to(sum[k], loss);
     ++count[k];
   }
   return skipped;
 }
 
+/// Side by side, so that one addition of two doubles does for both.
+struct Total {
+  double sum = 0.0;
+  double count = 0.0;
+};
+
+/// Adds losses, finite or not, to totals[k + lane * lane_stride]; those of a class out of range to class `num_classes`.
+/// Where the stride is not 0, losses of one class that follow each other need not wait for each other's sum.
+template <class Loss, class Class>
+void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, std::size_t num_classes, Total* totals,
+                  std::size_t lane_stride) {
+  const auto add = [&](std::size_t i, std::size_t lane) {
+    const auto k = std::min<std::uint64_t>(static_cast<std::uint64_t>(classes[i]), num_classes);
+    Total& total = totals[k + lane * lane_stride];
+    total.sum += to_double(losses[i]);
+    total.count += 1.0;
+  };
+  std::size_t i = 0;
+  for (; i + kLanes <= losses.size(); i += kLanes)
+    for (std::size_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  for (std::size_t lane = 0; i < losses.size(); ++i, ++lane) add(i, lane);
+}
+
 template <class Class>
-void check_classes(std::span<const Class> classes, std::size_t begin, std::size_t end, std::size_t num_classes) {
-  bool out_of_range = false;
-  for (std::size_t i = begin; i < end; ++i)  // no way out of the loop, so that it is vectorised
-    out_of_range |= static_cast<std::uint64_t>(classes[i]) >= num_classes;
-  if (!out_of_range) return;
-  for (std::size_t i = begin; i < end; ++i) {
-    if (static_cast<std::uint64_t>(classes[i]) >= num_classes)
+void check_classes(std::span<const Class> classes, std::size_t position, std::size_t num_classes) {
+  for (const Class k : classes) {
+    if (static_cast<std::uint64_t>(k) >= num_classes)
       throw std::invalid_argument(message("classes must be in [0, ", num_classes, ") (got ",
-                                          static_cast<std::int64_t>(classes[i]), " at position ", i, ")"));
+                                          static_cast<std::int64_t>(k), " at position ", position, ")"));
+    ++position;
   }
 }
 
@@ -79,23 +108,45 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
   const auto begin_of = [&](std::int64_t part) {
     return static_cast<std::size_t>(n / parts * part + std::min(part, n % parts));
   };
-  parallel_for(num_threads, parts,
-               [&](std::int64_t part) { check_classes(classes, begin_of(part), begin_of(part + 1), num_classes); });
-  if (parts == 1) return add_in_order(losses, classes, sum.data(), count.data());
+  if (parts == 1) {
+    check_classes(classes, 0, num_classes);
+    return add_in_order(losses, classes, sum.data(), count.data());
+  }
 
   std::vector<double> part_sum(static_cast<std::size_t>(parts) * num_classes, 0.0);
   std::vector<std::int64_t> part_count(part_sum.size(), 0);
   std::atomic<std::int64_t> skipped{0};
   parallel_for(num_threads, parts, [&](std::int64_t part) {
+    const std::size_t lane_stride = num_classes < kMostInLanes ? num_classes + 1 : 0;
+    std::vector<Total> totals(num_classes + 1 + (kLanes - 1) * lane_stride);
     const std::size_t begin = begin_of(part);
-    const std::size_t size = begin_of(part + 1) - begin;
-    const std::size_t mine = static_cast<std::size_t>(part) * num_classes;
-    skipped +=
-        add_in_order(losses.subspan(begin, size), classes.subspan(begin, size), &part_sum[mine], &part_count[mine]);
+    const auto my_losses = losses.subspan(begin, begin_of(part + 1) - begin);
+    const auto my_classes = classes.subspan(begin, my_losses.size());
+    add_in_lanes(my_losses, my_classes, num_classes, totals.data(), lane_stride);
+    double* const my_sum = &part_sum[static_cast<std::size_t>(part) * num_classes];
+    std::int64_t* const my_count = &part_count[static_cast<std::size_t>(part) * num_classes];
+    bool usual = true;
+    for (std::size_t lane = 0; lane < (lane_stride == 0 ? 1 : kLanes); ++lane) {
+      const std::span<const Total> of_lane(&totals[lane * lane_stride], num_classes + 1);
+      for (std::size_t k = 0; k < num_classes; ++k) {
+        my_sum[k] += of_lane[k].sum;
+        my_count[k] += static_cast<std::int64_t>(of_lane[k].count);
+        usual &= std::isfinite(my_sum[k]);
+      }
+      usual &= of_lane[num_classes].count == 0.0;
+    }
+    if (usual) return;
+    check_classes(my_classes, begin, num_classes);
+    std::fill_n(my_sum, num_classes, 0.0);
+    std::fill_n(my_count, num_classes, 0);
+    skipped += add_in_order(my_losses, my_classes, my_sum, my_count);
   });
-  for (std::size_t i = 0; i < part_sum.size(); ++i) {
-    sum[i % num_classes] += part_sum[i];
-    count[i % num_classes] += part_count[i];
+  for (std::int64_t part = 0; part < parts; ++part) {
+    for (std::size_t k = 0; k < num_classes; ++k) {
+      const std::size_t i = static_cast<std::size_t>(part) * num_classes + k;
+      add_to(sum[k], part_sum[i]);
+      count[k] += part_count[i];
+    }
   }
   return skipped;
 }

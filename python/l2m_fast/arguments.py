@@ -61,6 +61,8 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
     is_tensor = torch is not None and isinstance(classes, torch.Tensor)
     array = classes if is_tensor or isinstance(classes, np.ndarray) else _as_array(classes)
     labels = None
+    if not is_tensor and array.size == 0:
+        array = array.astype(np.int64)  # an empty list is short of ids, not of another type
     if not is_tensor and (
         array.dtype.kind in "US" or (array.dtype.hasobject and all(isinstance(x, str) for x in array.flat))
     ):
@@ -93,6 +95,9 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
     """Row ids as int64, also from a mask; the core checks their range and that none repeats."""
     if rows is None:
         return None
+    if isinstance(rows, np.ma.MaskedArray):
+        msg = "rows must be a plain array (got a masked array): fill it first"
+        raise TypeError(msg)
     array = np.asarray(rows)
     if array.size == 0:
         msg = f"rows must name at least one of the {num_rows} rows (got none)"

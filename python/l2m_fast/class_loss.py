@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _LARGEST = np.finfo(np.float64).max
+_MOST_CLASSES = 2**31 - 1
 
 
 class ClassLoss(NamedTuple):
@@ -38,7 +39,7 @@ class ClassLoss(NamedTuple):
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassLoss:
     """Sums losses per class.
 
-    Losses that are not finite are skipped, in the sum and in the count. On as many threads as the process has CPUs where
+    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there. On as many threads as the process has CPUs where
     the input is large; the result has the same bits for any number of them.
 
     Args:
@@ -53,8 +54,8 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
         msg = f"num_classes must be an int (got {num_classes!r})"
         raise TypeError(msg)
-    if num_classes < 1:
-        msg = f"num_classes must be at least 1 (got {num_classes})"
+    if not 1 <= num_classes <= _MOST_CLASSES:
+        msg = f"num_classes must be in [1, {_MOST_CLASSES}] (got {num_classes})"
         raise ValueError(msg)
     result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
     _core.add_class_loss(loss_array(losses), class_array(classes), *result, num_threads=_core.usable_cpus())
@@ -69,6 +70,9 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
             raise NotImplementedError(msg)
         if values.layout != torch.strided or str(values.dtype).startswith("torch.float8"):
             msg = f"{name} must be a plain dense tensor (got {values.dtype}, {values.layout})"
+            raise TypeError(msg)
+        if values.is_nested:
+            msg = f"{name} must be a plain dense tensor (got a nested one)"
             raise TypeError(msg)
         values = values.detach().resolve_conj().resolve_neg().numpy()
     if isinstance(values, np.ma.MaskedArray):
@@ -91,7 +95,7 @@ def loss_array(losses: Any) -> NDArray[Any]:
     if torch is not None and isinstance(losses, torch.Tensor) and losses.dtype == torch.bfloat16:
         return _host_array("losses", losses.detach().view(torch.int16))
     array = _host_array("losses", losses)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or array.itemsize > 8:
         msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
         raise TypeError(msg)
     return array
@@ -99,7 +103,7 @@ def loss_array(losses: Any) -> NDArray[Any]:
 
 def class_array(classes: Any) -> NDArray[Any]:
     """Class ids as the core takes them."""
-    array = _host_array("classes", classes)
+    array = _host_array("classes", np.array([], np.int64) if isinstance(classes, list) and not classes else classes)
     if array.dtype == np.uint64:
         if array.size > 0 and array.max() > np.iinfo(np.int64).max:
             msg = f"classes must be below 2**63 (got {array.max()})"
@@ -148,7 +152,9 @@ class LossWindow:
         finite = np.isfinite(total)
         if not finite.all():
             self._warn("losses that are not finite were recorded; they are left out of the class losses")
-        np.add(self.pending.sum, total, out=self.pending.sum, where=finite)
+        with np.errstate(over="ignore"):
+            np.add(self.pending.sum, total, out=self.pending.sum, where=finite)
+        np.clip(self.pending.sum, -_LARGEST, _LARGEST, out=self.pending.sum)
         np.add(self.pending.count, count, out=self.pending.count, where=finite, casting="unsafe")
 
     def totals(self, all_reduce: Callable[[Floats], object] | None) -> tuple[ClassLoss | None, Floats]:
@@ -161,7 +167,7 @@ class LossWindow:
         if all_reduce is not None:
             all_reduce(sums)
         total, count = np.split(sums, 2)
-        recorded = (count > 0) & self._nonempty
+        recorded = (count > 0) & self._nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():
             return None, self.class_losses
         mean = np.minimum(total[recorded] / count[recorded], _LARGEST)  # where the sum of finite losses was not finite

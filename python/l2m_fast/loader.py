@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-import threading
-import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from l2m_fast import _core, state
 from l2m_fast.arguments import choice, class_ids, flag, row_ids, torch_from_dlpack, warn_of_ranks, whole
-from l2m_fast.class_loss import ClassLoss, LossWindow, class_array, loss_array
+from l2m_fast.class_loss import ClassLoss, class_array, loss_array
 from l2m_fast.data import Format, fields_of
-from l2m_fast.mixing import MixingPolicy, Proportional, describe
+from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
+from l2m_fast.progress import Course, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,18 +23,7 @@ if TYPE_CHECKING:
 
     from l2m_fast.mixing import Floats, Sizes
 
-_ALL_STEPS = 2**63  # plan as far as you like
-_HISTORY_BYTES = 64 << 20
 _MAX_THREADS = 1024
-
-_open_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    # Threads must not read arrays that the interpreter is about to free.
-    for loader in list(_open_loaders):
-        loader.close()
 
 
 class Loader:
@@ -71,7 +57,7 @@ class Loader:
         prefetch: Batches prepared ahead.
         pin_memory: Not supported yet.
         device: Not supported yet.
-        rank: Of this process, in [0, world_size); None: 0. The environment is never read.
+        rank: Of this process, in [0, world_size); None: 0 of 1. The environment is never read.
         world_size: Processes that share every global batch of batch_size * world_size rows; None: 1.
         all_reduce: Sums one float64 array over all ranks, in place. Needed where several ranks follow losses.
         format: "torch": batches of torch tensors. "numpy": of numpy arrays; torch is not needed.
@@ -117,9 +103,12 @@ class Loader:
         self._batch_size = whole("batch_size", batch_size, 1)
         self._seed = whole("seed", seed, 0, 2**64 - 1)
         self._world_size = 1 if world_size is None else whole("world_size", world_size, 1)
+        if rank is None and self._world_size > 1:
+            msg = f"rank must be an int in [0, {self._world_size - 1}] where world_size is given (got None)"
+            raise TypeError(msg)
         self._rank = 0 if rank is None else whole("rank", rank, 0, self._world_size - 1)
         self._global_batch = whole("batch_size * world_size", self._batch_size * self._world_size, 1, 2**31 - 1)
-        self._update_every = None if update_every is None else whole("update_every", update_every, 1, state.MOST)
+        every = None if update_every is None else whole("update_every", update_every, 1, state.MOST)
         self._num_threads = (
             _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
         )
@@ -130,22 +119,22 @@ class Loader:
             warn_of_ranks()
         self._from_dlpack = torch_from_dlpack() if format == "torch" else None
 
-        self._mixing: MixingPolicy = Proportional() if mixing is None else mixing
+        mixing = Proportional() if mixing is None else mixing
         for method in ("initial", "update"):
-            if isinstance(mixing, type) or not callable(getattr(self._mixing, method, None)):
+            if isinstance(mixing, type) or not callable(getattr(mixing, method, None)):
                 msg = f"mixing must be a policy with initial() and update(), such as Learn2Mix() (got {mixing!r})"
                 raise TypeError(msg)
-        self._follows_losses = not getattr(self._mixing, "fixed", False)
         if all_reduce is not None and not callable(all_reduce):
             msg = f"all_reduce must be a callable on one float64 array (got {all_reduce!r})"
             raise TypeError(msg)
-        if self._follows_losses and self._world_size > 1 and all_reduce is None:
+        described = describe(mixing)
+        shares_losses = follows_losses(mixing) and self._world_size > 1
+        if shares_losses and all_reduce is None:
             msg = (
-                f"{describe(self._mixing)} on {self._world_size} ranks needs all_reduce, a callable that sums one float64 "
+                f"{described} on {self._world_size} ranks needs all_reduce, a callable that sums one float64 "
                 "array over all ranks in place (got None)"
             )
             raise ValueError(msg)
-        self._all_reduce = all_reduce if self._follows_losses and self._world_size > 1 else None
 
         self._fields, self._build = fields_of(data, format)
         num_rows = self._fields[0].num_rows
@@ -154,32 +143,32 @@ class Loader:
         self._index = _core.ClassIndex(ids, self._num_classes, num_rows, row_ids(rows, num_rows), threads)
         self._class_sizes = self._index.class_sizes
         self._classless = classes is None
-        self._steps, self._last_batch_rows = self._epoch_shape(steps_per_epoch)
         self._epoch_is_pass = self._classless and steps_per_epoch is None
-        self._steps_per_epoch = None if steps_per_epoch is None else self._steps
-
-        self._window = LossWindow(self._class_sizes)
-        self._next_proportions = self._checked(self._mixing.initial(self._class_sizes.copy()))
-        self._history: deque[dict[str, Any]] = deque()
-        self._history_bytes = 0
-        self._epoch = self._epoch_began = self._windows = 0
-        self._requested_epoch: int | None = None
-        self._iteration = 0  # of the newest iter()
-        self._iterating = False
-        self._consumer: int | None = None
+        steps, last_batch_rows = self._epoch_shape(steps_per_epoch)
+        self._steps_per_epoch = None if steps_per_epoch is None else steps
         self._format: Format = format
-        self._prefetcher = self._make_prefetcher(self._seed)
-        self._closed = False
-        _open_loaders.add(self)
+        self._course = Course(
+            steps,
+            last_batch_rows,
+            every,
+            mixing,
+            described,
+            self._class_sizes,
+            all_reduce if shares_losses else None,
+        )
+        self._progress = self._new_progress(self._seed)
 
-    def _make_prefetcher(self, seed: int) -> _core.Prefetcher:
+    def _new_progress(self, seed: int) -> Progress:
+        return Progress(self._course, lambda proportions: self._make_prefetcher(seed, proportions), self._build)
+
+    def _make_prefetcher(self, seed: int, proportions: Floats) -> _core.Prefetcher:
         return _core.Prefetcher(
             self._index,
             [field.memory for field in self._fields],
             self._fields,
             [field.output for field in self._fields],
             self._from_dlpack,
-            self._next_proportions,
+            proportions,
             seed=seed,
             global_batch=self._global_batch,
             rank=self._rank,
@@ -206,102 +195,16 @@ class Loader:
             raise ValueError(msg)
         return full, self._global_batch
 
-    def _checked(self, proportions: object) -> Floats:
-        """What a policy returned, as normalised proportions."""
-        array = np.ascontiguousarray(proportions, np.float64)
-        if array.ndim != 1:
-            msg = (
-                f"proportions must have shape ({self._num_classes},) (got {array.shape} from {describe(self._mixing)})"
-            )
-            raise ValueError(msg)
-        return _core.normalise(array, self._class_sizes)
-
     # ---- iteration
 
     def __len__(self) -> int:
         """Batches per epoch; the same on all ranks."""
-        return self._steps
+        return self._course.steps
 
     def __iter__(self) -> Iterator[Any]:
         """Begins the next epoch, or goes on with the one that a loaded state was in the middle of."""
-        self._check_usable()
-        if self._iterating or self._step == self._steps:
-            self._finish_epoch()
-        if self._requested_epoch is not None:
-            self._go_to(self._requested_epoch)
-            self._requested_epoch = None
-        self._iterating = True
-        self._iteration += 1
-        self._consumer = None
-        self._prefetcher.begin(
-            self._epoch, self._step, self._steps, self._last_batch_rows, self._plan_until(self._windows)
-        )
-        return _core.Iteration(self._prefetcher, self._iteration, self._turn, self._build)
-
-    def _turn(self, iteration: int) -> None:
-        """Sees to what is due before the next batch, and says how many may follow without asking.
-
-        Raises:
-            StopIteration: The epoch has ended.
-            RuntimeError: The iteration must not go on.
-        """
-        self._check_usable()
-        if iteration != self._iteration:
-            msg = "this iterator has ended: a later iter() or load_state_dict() took its place"
-            raise RuntimeError(msg)
-        self._consumer = threading.get_ident()
-        if self._iterating and self._step == self._steps:
-            self._finish_epoch()
-        if not self._iterating:
-            raise StopIteration
-        until = self._epoch_began + self._steps
-        if self._update_every is not None:
-            self._close_window_if_full(self._update_every)
-            until = min(until, (self._windows + 1) * self._update_every)
-        self._prefetcher.run(iteration, until)
-
-    def _finish_epoch(self) -> None:
-        if self._update_every is None:
-            if self._all_reduce is not None or self._window.pending.count.any():
-                self._close_window()
-            self._adopt_next_proportions()
-        self._iterating = False
-        self._epoch += 1
-        self._epoch_began = self._prefetcher.total_step
-
-    @property
-    def _step(self) -> int:
-        """Batches consumed since the epoch began; counted by the core alone, so that nothing can fall between."""
-        return self._prefetcher.total_step - self._epoch_began
-
-    def _adopt_next_proportions(self) -> None:
-        self._prefetcher.schedule(self._prefetcher.total_step, self._next_proportions, _ALL_STEPS)
-
-    def _go_to(self, epoch: int) -> None:
-        """Makes `epoch` the next one; unless it is anyway, every class starts a fresh pass addressed by it."""
-        if epoch == self._epoch:
-            return
-        if self._step > 0:  # a loaded state was in the middle of another epoch
-            self._finish_epoch()
-        self._epoch = epoch
-        sampler = self._prefetcher.state()
-        sampler.update(passes=[epoch] * self._num_classes, positions=[0] * self._num_classes, held=[])
-        self._prefetcher.set_state(sampler)
-        self._schedule_next_window(self._windows)
-
-    def _schedule_next_window(self, windows: int) -> None:
-        """Says what acts from the window after this one, where that is not in force yet."""
-        if self._update_every is None or not self._follows_losses:
-            return
-        acts_from = (windows + 1) * self._update_every
-        if self._prefetcher.total_step < acts_from:
-            self._prefetcher.schedule(acts_from, self._next_proportions, self._plan_until(windows))
-
-    def _plan_until(self, windows: int) -> int:
-        """The total_step whose proportions are not known yet."""
-        if self._update_every is None or not self._follows_losses:
-            return _ALL_STEPS
-        return (windows + 2) * self._update_every
+        self._progress.check_usable()
+        return self._progress.begin()
 
     # ---- losses
 
@@ -323,16 +226,16 @@ class Loader:
             ValueError: Wrong length or shape, or a class out of range; nothing was added.
             NotImplementedError: Losses on a device.
         """
-        self._check_usable()
+        self._progress.check_usable()
         if isinstance(losses, ClassLoss):
             if classes is not None:
                 msg = "a ClassLoss has its classes: classes must be None"
                 raise ValueError(msg)
-            self._window.add_sums(losses)
+            self._progress.window.add_sums(losses)
             return
         values = loss_array(losses)
         if classes is not None:
-            self._window.add(values, class_array(classes), self._num_threads)
+            self._progress.window.add(values, class_array(classes), self._num_threads)
             return
         of_batch = self._last_classes()
         if len(values) != len(of_batch):
@@ -340,7 +243,7 @@ class Loader:
                 f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
             )
             raise ValueError(msg)
-        self._window.add(values, of_batch, self._num_threads)
+        self._progress.window.add(values, of_batch, self._num_threads)
 
     def update(self) -> None:
         """Closes the window now; acts from the next epoch to begin. Called by itself at the end of an epoch with losses.
@@ -348,60 +251,23 @@ class Loader:
         Raises:
             RuntimeError: The loader updates every `update_every` steps by itself, or was closed.
         """
-        self._check_usable()
-        if self._update_every is not None:
-            msg = (
-                f"update() works with update_every=None: this loader updates every {self._update_every} steps by itself"
-            )
+        self._progress.check_usable()
+        if self._course.update_every is not None:
+            msg = f"update() works with update_every=None: this loader updates every {self._course.update_every} steps by itself"
             raise RuntimeError(msg)
-        self._close_window()
-        if not self._iterating and self._step == 0:  # between epochs
-            self._adopt_next_proportions()
-
-    def _close_window_if_full(self, update_every: int) -> None:
-        """Before the first batch of a window: ends the one before it. What follows acts one window later."""
-        if self._prefetcher.total_step != (self._windows + 1) * update_every:
-            return
-        self._close_window()
-        self._schedule_next_window(self._windows + 1)  # before it counts, so that a Ctrl-C cannot skip it
-        self._windows += 1
-
-    def _close_window(self) -> None:
-        recorded, class_losses = self._window.totals(self._all_reduce)
-        proportions = self._next_proportions
-        if recorded is not None and self._follows_losses:
-            losses = self._window.filled(class_losses)
-            try:
-                updated = self._mixing.update(proportions.copy(), losses.copy(), self._class_sizes.copy())
-            except StopIteration as error:  # which would pass for the end of the epoch
-                msg = f"update() of {describe(self._mixing)} raised StopIteration"
-                raise RuntimeError(msg) from error
-            proportions = self._checked(updated)
-            self._remember(proportions, losses, recorded.count)
-        window = self._window.successor(class_losses)
-        # At once: what is raised above, Ctrl-C too, leaves the window to be closed again.
-        self._next_proportions, self._window = proportions, window
-
-    def _remember(self, proportions: Floats, losses: Floats, counts: Sizes) -> None:
-        arrays = {"proportions": proportions, "class_losses": losses, "counts": counts}
-        self._history.append({"epoch": self._epoch, "total_step": self._prefetcher.total_step, **arrays})
-        size = sum(array.nbytes for array in arrays.values())
-        self._history_bytes += size
-        while self._history_bytes > _HISTORY_BYTES and len(self._history) > 1:
-            self._history.popleft()
-            self._history_bytes -= size
+        self._progress.update()
 
     # ---- what there is to see
 
     @property
     def proportions(self) -> Floats:
         """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
-        return self._prefetcher.proportions
+        return self._progress.prefetcher.proportions
 
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
-        return self._window.class_losses.copy()
+        return self._progress.window.class_losses.copy()
 
     @property
     def class_sizes(self) -> Sizes:
@@ -416,13 +282,12 @@ class Loader:
     @property
     def epoch(self) -> int:
         """The epoch of the next batch to be yielded."""
-        ended = not self._iterating and self._step == self._steps  # a loaded state
-        return self._epoch + 1 if ended else self._epoch
+        return self._progress.epoch
 
     @property
     def step(self) -> int:
         """Batches of this epoch that were yielded."""
-        return 0 if self.epoch > self._epoch else self._step
+        return self._progress.step
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -431,7 +296,7 @@ class Loader:
         Each has `epoch` and `total_step` (when the update was made, in batches since the beginning of training),
         `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
         """
-        return list(self._history)
+        return list(self._progress.history)
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
@@ -441,7 +306,7 @@ class Loader:
             RuntimeError: No batch has been yielded.
         """
         self._last_classes()
-        return self._as_batch(self._prefetcher.rows)
+        return self._as_batch(self._progress.prefetcher.rows)
 
     @property
     def batch_classes(self) -> NDArray[np.int64] | torch.Tensor:
@@ -453,7 +318,7 @@ class Loader:
         return self._as_batch(self._last_classes().astype(np.int64))
 
     def _last_classes(self) -> NDArray[np.int32]:
-        classes = self._prefetcher.classes
+        classes = self._progress.prefetcher.classes
         if len(classes) == 0:
             msg = "no batch has been yielded yet: iterate over the loader first, or pass classes"
             raise RuntimeError(msg)
@@ -474,22 +339,14 @@ class Loader:
         json, pickle and torch.load(weights_only=True) all take it. Loading it into a loader of the same data and
         settings repeats the rest of the run exactly, losses recorded since the last update included.
         """
-        self._check_usable()
-        losses = self._window.class_losses
+        self._progress.check_usable()
         return {
             "version": state.VERSION,
             "seed": self._seed,
             "fingerprint": self._fingerprint(),
             "rank": self._rank,
             "world_size": self._world_size,
-            "epoch": self._epoch,
-            "step": self._step,
-            "windows": self._windows,
-            **self._prefetcher.state(),
-            "next_proportions": self._next_proportions.tolist(),
-            "class_losses": [None if np.isnan(loss) else loss for loss in losses.tolist()],
-            "window_sum": self._window.pending.sum.tolist(),
-            "window_count": self._window.pending.count.tolist(),
+            **self._progress.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
@@ -506,35 +363,13 @@ class Loader:
             ValueError: Of another version, or of a loader of other data or settings, named in the message. The loader
                 goes on as it was.
         """
-        self._check_usable()
+        self._progress.check_usable()
         loaded = state.merged(state_dict, self._fingerprint(), self._rank, self._world_size, self._num_classes)
-        state.check_steps(loaded, self._steps, self._update_every)
-        losses = np.array([np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64)
-        next_proportions = np.array(loaded["next_proportions"], np.float64)
-        _core.normalise(next_proportions, self._class_sizes)  # only to check them: they are to stay as they are
-        if abs(_core.compensated_sum(next_proportions) - 1) > 1e-12:
-            msg = f"next_proportions of the state must sum to 1 within 1e-12 (got {sum(next_proportions)})"
-            raise ValueError(msg)
-        window = LossWindow(self._class_sizes)
-        window.class_losses = losses
-        window.add_sums(
-            ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
-        )
-        prefetcher = self._prefetcher if loaded["seed"] == self._seed else self._make_prefetcher(loaded["seed"])
-        prefetcher.set_state(loaded)  # raises before it changes anything
-        if prefetcher is not self._prefetcher:
-            self._prefetcher.close()
-            self._prefetcher, self._seed = prefetcher, loaded["seed"]
-        self._next_proportions = next_proportions
-        self._epoch, self._windows = loaded["epoch"], loaded["windows"]
-        self._epoch_began = loaded["total_step"] - loaded["step"]
-        self._schedule_next_window(self._windows)
-        self._window = window
-        self._requested_epoch = None
-        self._iterating = False
-        self._iteration += 1
-        self._history.clear()
-        self._history_bytes = 0
+        progress = self._new_progress(loaded["seed"])
+        progress.load(loaded)
+        before = self._progress
+        self._progress, self._seed = progress, loaded["seed"]  # at once: a Ctrl-C leaves nothing half loaded
+        before.replaced()
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next `iter()` epoch `epoch`.
@@ -542,8 +377,8 @@ class Loader:
         Nothing else changes if it would have been anyway; otherwise every class starts a fresh pass addressed by
         `epoch`.
         """
-        self._check_usable()
-        self._requested_epoch = whole("epoch", epoch, 0, state.MOST)
+        self._progress.check_usable()
+        self._progress.request(whole("epoch", epoch, 0, state.MOST))
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
@@ -556,16 +391,15 @@ class Loader:
             "shuffle": self._shuffle,
             "drop_last": self._drop_last,
             "steps_per_epoch": self._steps_per_epoch,
-            "update_every": self._update_every,
-            "mixing": describe(self._mixing),
+            "update_every": self._course.update_every,
+            "mixing": self._course.described,
         }
 
     # ---- life
 
     def close(self) -> None:
         """Stops this loader's threads and frees what it prefetched. Idempotent; batches stay valid."""
-        self._closed = True
-        self._prefetcher.close()
+        self._progress.close()
 
     def __enter__(self) -> Self:
         return self
@@ -574,13 +408,3 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            msg = "the loader is closed"
-            raise RuntimeError(msg)
-        if self._iterating and self._consumer not in (None, threading.get_ident()):
-            if any(thread.ident == self._consumer for thread in threading.enumerate()):
-                msg = "a loader has one consumer: another thread is iterating over it"
-                raise RuntimeError(msg)
-            self._consumer = None  # it has ended

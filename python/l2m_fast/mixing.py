@@ -209,6 +209,11 @@ class GroupDRO:
         return _shares(proportions * gain)
 
 
+def follows_losses(policy: object) -> bool:
+    """Whether the proportions of a policy may ever change."""
+    return not getattr(policy, "fixed", False)
+
+
 def describe(policy: object) -> str:
     """Type and parameters of a policy, by which a saved state is recognised."""
     if type(policy).__repr__ is not object.__repr__:

@@ -13,26 +13,27 @@ State = dict[str, Any]
 # Of a state, all but what differs from rank to rank: its place among the ranks, and the losses it has not shared yet.
 _OF_ONE_RANK = frozenset({"rank", "window_sum", "window_count"})
 
-_KEYS = {
-    "version": int,
-    "seed": int,
-    "fingerprint": dict,
-    "rank": int,
-    "world_size": int,
-    "epoch": int,
-    "step": int,
-    "total_step": int,
-    "windows": int,
-    "passes": list,
-    "positions": list,
-    "visits": list,
-    "due": list,
-    "held": list,
-    "proportions": list,
-    "next_proportions": list,
-    "class_losses": list,
-    "window_sum": list,
-    "window_count": list,
+_KEYS: dict[str, tuple[type, ...]] = {
+    "version": (int,),
+    "seed": (int,),
+    "fingerprint": (dict,),
+    "rank": (int,),
+    "world_size": (int,),
+    "epoch": (int,),
+    "next_epoch": (int, type(None)),  # asked for by set_epoch() while an epoch runs
+    "step": (int,),
+    "total_step": (int,),
+    "windows": (int,),
+    "passes": (list,),
+    "positions": (list,),
+    "visits": (list,),
+    "due": (list,),
+    "held": (list,),
+    "proportions": (list,),
+    "next_proportions": (list,),
+    "class_losses": (list,),
+    "window_sum": (list,),
+    "window_count": (list,),
 }
 _BY_CLASS: dict[str, tuple[type, ...]] = {
     "passes": (int,),
@@ -109,11 +110,11 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
     if missing:
         msg = f"the state lacks {', '.join(missing)}"
         raise ValueError(msg)
-    for key, kind in _KEYS.items():
-        if not isinstance(state[key], kind) or isinstance(state[key], bool):
-            msg = f"{key} of the state must be of type {kind.__name__} (got {state[key]!r})"
+    for key, kinds in _KEYS.items():
+        if not isinstance(state[key], kinds) or isinstance(state[key], bool):
+            msg = f"{key} of the state must be of type {' or '.join(kind.__name__ for kind in kinds)} (got {state[key]!r})"
             raise TypeError(msg)
-        if kind is int and key != "seed":
+        if isinstance(state[key], int) and key != "seed":
             _check_count(key, state[key])
     theirs = state["fingerprint"]
     differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]

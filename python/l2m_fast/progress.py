@@ -1,0 +1,327 @@
+"""How far a run has come: its epochs, its windows of losses and the proportions these lead to."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2m_fast import _core, state
+from l2m_fast.class_loss import ClassLoss, LossWindow
+from l2m_fast.mixing import MixingPolicy, follows_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from l2m_fast.mixing import Floats, Sizes
+    from l2m_fast.state import State
+
+_ALL_STEPS = 2**63  # plan as far as you like
+_HISTORY_BYTES = 64 << 20
+
+_open: weakref.WeakSet[Progress] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Threads must not read arrays that the interpreter is about to free.
+    for progress in list(_open):
+        progress.close()
+
+
+@dataclass(frozen=True)
+class Course:
+    """What of a loader's settings says how a run goes on.
+
+    Attributes:
+        steps: Batches of an epoch.
+        last_batch_rows: Rows of its last batch, over all ranks.
+        update_every: Steps of a window of losses; None: an epoch.
+        mixing: How the proportions evolve.
+        described: Type and parameters of `mixing`, by which a saved state is recognised.
+        class_sizes: Rows of each class.
+        all_reduce: Sums a float64 array over all ranks, in place; None: there is nothing to sum.
+    """
+
+    steps: int
+    last_batch_rows: int
+    update_every: int | None
+    mixing: MixingPolicy
+    described: str
+    class_sizes: Sizes
+    all_reduce: Callable[[Floats], object] | None
+
+    @property
+    def follows_losses(self) -> bool:
+        """Whether the proportions may change at all."""
+        return follows_losses(self.mixing)
+
+    def initial(self) -> Floats:
+        """The proportions of the first batches."""
+        return self._checked("initial", self.mixing.initial(self.class_sizes.copy()))
+
+    def updated(self, proportions: Floats, class_losses: Floats) -> Floats:
+        """The proportions that follow `proportions`."""
+        try:
+            updated = self.mixing.update(proportions.copy(), class_losses.copy(), self.class_sizes.copy())
+        except StopIteration as error:  # which would pass for the end of the epoch
+            msg = f"update() of {self.described} raised StopIteration"
+            raise RuntimeError(msg) from error
+        return self._checked("update", updated)
+
+    def _checked(self, method: str, proportions: object) -> Floats:
+        """What the policy returned, normalised."""
+        where = f"from {method}() of {self.described}"
+        try:
+            given = np.asarray(proportions)
+        except ValueError as error:
+            given, why = np.empty(0, object), f": {error}"
+        else:
+            why = ""
+        if given.dtype.kind not in "iuf":
+            msg = f"proportions must be numbers (got {proportions!r}{why} {where})"
+            raise TypeError(msg)
+        if given.shape != self.class_sizes.shape:
+            msg = f"proportions must have shape {self.class_sizes.shape} (got {given.shape} {where})"
+            raise ValueError(msg)
+        return _core.normalise(np.ascontiguousarray(given, np.float64), self.class_sizes)
+
+
+class Progress:
+    """Where a run stands, and what moves it on.
+
+    Whatever is raised within, Ctrl-C too, leaves it as it was before the call or after it.
+
+    Args:
+        course: How the run goes on.
+        make_prefetcher: Makes what plans and fills the batches, from the first proportions.
+        build: Makes a batch of the list of its arrays.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        make_prefetcher: Callable[[Floats], _core.Prefetcher],
+        build: Callable[[list[Any]], Any],
+    ) -> None:
+        self._course, self._build = course, build
+        self.next_proportions = course.initial()
+        self.window = LossWindow(course.class_sizes)
+        self.prefetcher = make_prefetcher(self.next_proportions)
+        self.history: deque[dict[str, Any]] = deque()
+        self._history_bytes = 0
+        self._epoch = self._epoch_began = self._windows = 0
+        self._next_epoch: int | None = None  # where it is not the next number
+        self._iteration = 0  # of the newest iter()
+        self._iterating = False
+        self._consumer: int | None = None
+        self._closed = False
+        _open.add(self)
+
+    # ---- iteration
+
+    def begin(self) -> _core.Iteration:
+        """Begins the next epoch, or goes on with the one that a loaded state was in the middle of."""
+        if self._iterating or self._step == self._course.steps:
+            self._finish_epoch()
+        self.prefetcher.begin(
+            self._epoch,
+            self._step,
+            self._course.steps,
+            self._course.last_batch_rows,
+            self._plan_until(self._windows),
+        )
+        iteration = _core.Iteration(self.prefetcher, self._iteration + 1, self._turn, self._build)
+        self._iterating, self._iteration, self._consumer = True, self._iteration + 1, None
+        return iteration
+
+    def _turn(self, iteration: int) -> None:
+        """Sees to what is due before the next batch, and says how many may follow without asking.
+
+        Raises:
+            StopIteration: The epoch has ended.
+            RuntimeError: The iteration must not go on.
+        """
+        self.check_usable()
+        if iteration != self._iteration:
+            msg = "this iterator has ended: a later iter() or load_state_dict() took its place"
+            raise RuntimeError(msg)
+        self._consumer = threading.get_ident()
+        if self._iterating and self._step == self._course.steps:
+            self._finish_epoch()
+        if not self._iterating:
+            raise StopIteration
+        until = self._epoch_began + self._course.steps
+        if self._course.update_every is not None:
+            self._close_window_if_full(self._course.update_every)
+            until = min(until, (self._windows + 1) * self._course.update_every)
+        self.prefetcher.run(iteration, until)
+
+    def _finish_epoch(self) -> None:
+        if self._course.update_every is None:
+            if self._course.all_reduce is not None or self.window.pending.count.any():
+                self._close_window()
+            self._adopt_next_proportions()
+        began, epoch = self.prefetcher.total_step, self._epoch + 1
+        if self._next_epoch is not None:
+            epoch = self._next_epoch
+            self._start_passes(epoch)
+        self._iterating, self._epoch, self._epoch_began, self._next_epoch = False, epoch, began, None
+
+    def request(self, epoch: int) -> None:
+        """Makes the next iter() epoch `epoch`; the running iterator, if any, goes on until then."""
+        upcoming = self._epoch + (self._iterating or self._step == self._course.steps)
+        self._next_epoch = None if epoch == upcoming else epoch
+        if self._next_epoch is None or self._iterating:
+            return
+        if self._step > 0:
+            self._finish_epoch()  # the restored one, where it was consumed
+        else:
+            self._start_passes(epoch)
+            self._epoch, self._next_epoch = epoch, None
+
+    def _start_passes(self, number: int) -> None:
+        """Has every class start a fresh pass."""
+        sampler = self.prefetcher.state()
+        num_classes = len(self._course.class_sizes)
+        sampler.update(passes=[number] * num_classes, positions=[0] * num_classes, held=[])
+        self.prefetcher.set_state(sampler)
+        self._schedule_next_window(self._windows)
+
+    @property
+    def _step(self) -> int:
+        """Batches consumed since the epoch began; counted by the core alone, so that nothing can fall between."""
+        return self.prefetcher.total_step - self._epoch_began
+
+    # ---- windows
+
+    def update(self) -> None:
+        """Closes the window, which is the epoch; acts from the next epoch to begin."""
+        self._close_window()
+        if not self._iterating and self._step == 0:  # between epochs
+            self._adopt_next_proportions()
+
+    def _adopt_next_proportions(self) -> None:
+        self.prefetcher.schedule(self.prefetcher.total_step, self.next_proportions, _ALL_STEPS)
+
+    def _schedule_next_window(self, windows: int) -> None:
+        """Says what acts from the window after this one, where that is not in force yet."""
+        if self._course.update_every is None or not self._course.follows_losses:
+            return
+        acts_from = (windows + 1) * self._course.update_every
+        if self.prefetcher.total_step < acts_from:
+            self.prefetcher.schedule(acts_from, self.next_proportions, self._plan_until(windows))
+
+    def _plan_until(self, windows: int) -> int:
+        """The total_step whose proportions are not known yet."""
+        if self._course.update_every is None or not self._course.follows_losses:
+            return _ALL_STEPS
+        return (windows + 2) * self._course.update_every
+
+    def _close_window_if_full(self, update_every: int) -> None:
+        """Before the first batch of a window: ends the one before it. What follows acts one window later."""
+        if self.prefetcher.total_step != (self._windows + 1) * update_every:
+            return
+        self._close_window()
+        self._schedule_next_window(self._windows + 1)  # before it counts, so that a Ctrl-C cannot skip it
+        self._windows += 1
+
+    def _close_window(self) -> None:
+        recorded, class_losses = self.window.totals(self._course.all_reduce)
+        proportions = self.next_proportions
+        if recorded is not None and self._course.follows_losses:
+            losses = self.window.filled(class_losses)
+            proportions = self._course.updated(proportions, losses)
+            self._remember(proportions, losses, recorded.count)
+        window = self.window.successor(class_losses)
+        # At once: what is raised above, Ctrl-C too, leaves the window to be closed again.
+        self.next_proportions, self.window = proportions, window
+
+    def _remember(self, proportions: Floats, losses: Floats, counts: Sizes) -> None:
+        arrays = {"proportions": proportions, "class_losses": losses, "counts": counts}
+        self.history.append({"epoch": self._epoch, "total_step": self.prefetcher.total_step, **arrays})
+        size = sum(array.nbytes for array in arrays.values())
+        self._history_bytes += size
+        while self._history_bytes > _HISTORY_BYTES and len(self.history) > 1:
+            self.history.popleft()
+            self._history_bytes -= size
+
+    # ---- what there is to see
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        ended = not self._iterating and self._step == self._course.steps  # a loaded state
+        return self._epoch + 1 if ended else self._epoch
+
+    @property
+    def step(self) -> int:
+        """Batches of this epoch that were yielded."""
+        return 0 if self.epoch > self._epoch else self._step
+
+    def state(self) -> State:
+        """What was consumed."""
+        losses = self.window.class_losses
+        return {
+            "epoch": self._epoch,
+            "next_epoch": self._next_epoch,
+            "step": self._step,
+            "windows": self._windows,
+            **self.prefetcher.state(),
+            "next_proportions": self.next_proportions.tolist(),
+            "class_losses": [None if np.isnan(loss) else loss for loss in losses.tolist()],
+            "window_sum": self.window.pending.sum.tolist(),
+            "window_count": self.window.pending.count.tolist(),
+        }
+
+    def load(self, loaded: State) -> None:
+        """Goes on from a state; of a run that has not begun.
+
+        Raises:
+            ValueError: It cannot be a state of this run.
+        """
+        state.check_steps(loaded, self._course.steps, self._course.update_every)
+        next_proportions = np.array(loaded["next_proportions"], np.float64)
+        _core.normalise(next_proportions, self._course.class_sizes)  # only to check them: they are to stay as they are
+        if abs(_core.compensated_sum(next_proportions) - 1) > 1e-12:
+            msg = f"next_proportions of the state must sum to 1 within 1e-12 (got {sum(next_proportions)})"
+            raise ValueError(msg)
+        self.window.class_losses = np.array(
+            [np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64
+        )
+        self.window.add_sums(
+            ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
+        )
+        self.prefetcher.set_state(loaded)
+        self.next_proportions = next_proportions
+        self._epoch, self._next_epoch, self._windows = loaded["epoch"], loaded["next_epoch"], loaded["windows"]
+        self._epoch_began = loaded["total_step"] - loaded["step"]
+        self._schedule_next_window(self._windows)
+
+    # ---- life
+
+    def replaced(self) -> None:
+        """Ends the iterator; another run took the place of this one."""
+        self._iteration += 1
+        self.prefetcher.close()
+
+    def close(self) -> None:
+        """Stops the threads and frees what was prefetched. Idempotent; batches stay valid."""
+        self._closed = True
+        self.prefetcher.close()
+
+    def check_usable(self) -> None:
+        """Raises RuntimeError where the loader is closed or another thread iterates over it."""
+        if self._closed:
+            msg = "the loader is closed"
+            raise RuntimeError(msg)
+        if self._iterating and self._consumer not in (None, threading.get_ident()):
+            if any(thread.ident == self._consumer for thread in threading.enumerate()):
+                msg = "a loader has one consumer: another thread is iterating over it"
+                raise RuntimeError(msg)
+            self._consumer = None  # it has ended
