@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
