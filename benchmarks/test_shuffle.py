@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -18,18 +20,21 @@ NUM_ROWS = 50_000_000
 
 @pytest.mark.parametrize("num_classes", [1, 1000])
 def test_shuffle(benchmark: BenchmarkFixture, report: Report, rounds: int, num_classes: int) -> None:
-    """Races one pass over all classes against one torch.randperm of as many rows."""
+    """Races one pass over all classes against one torch.randperm of as many rows, each into memory used before."""
     classes = np.random.default_rng(SEED).integers(0, num_classes, NUM_ROWS, dtype=np.int16)
     index = _core.ClassIndex(None if num_classes == 1 else classes, num_classes, NUM_ROWS, None, NUM_THREADS)
-    _check_shuffled(_core.shuffle(index, SEED, 0, NUM_THREADS), classes)
+    rows = _core.RowIds(NUM_ROWS)
+    _core.shuffle(index, SEED, 0, NUM_THREADS, rows)
+    _check_shuffled(np.asarray(cast("Any", rows)), classes)
+    permutation = torch.randperm(NUM_ROWS)
 
     def ours(repeats: int) -> None:
         for pass_ in range(repeats):
-            _core.shuffle(index, SEED, pass_, NUM_THREADS)
+            _core.shuffle(index, SEED, pass_, NUM_THREADS, rows)
 
     def randperm(repeats: int) -> None:
         for _ in range(repeats):
-            torch.randperm(NUM_ROWS)
+            torch.randperm(NUM_ROWS, out=permutation)
 
     times = race(benchmark, ours, {"torch.randperm": randperm}, rounds)
     case = f"shuffle of {NUM_ROWS:,} rows, K = {num_classes:,}"

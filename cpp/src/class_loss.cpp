@@ -15,9 +15,9 @@ namespace l2m {
 namespace {
 
 constexpr std::int64_t kPartLosses = 1 << 16;  // about 100 us of work
-constexpr std::int64_t kMaxParts = 64;
-constexpr std::size_t kLanes = 4;
-constexpr std::size_t kMostInLanes = 2048;  // classes: beyond, the lanes would not stay in the cache
+constexpr std::int64_t kMaxParts = 32;
+constexpr std::size_t kLanes = 2;
+constexpr std::size_t kMostInLanes = 4096;  // classes: beyond, the lanes would not stay in the cache
 
 double to_double(double x) { return x; }
 double to_double(float x) { return x; }

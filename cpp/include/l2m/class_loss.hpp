@@ -22,7 +22,7 @@ struct BFloat16 {
 /// @return  how many losses were skipped.
 /// @throws std::invalid_argument  lengths differ or a class is out of range; nothing was added.
 /// Determinism: the same bits for any number of threads; up to 131,071 losses are added strictly in their order.
-/// Memory for more: 16 bytes * K * parts, at most 64 parts and at most as many as n / K, and for each thread 64 bytes * K.
+/// Memory for more: 16 bytes * K * parts, at most 32 parts and at most as many as n / K, and for each thread 32 bytes * K.
 template <class Loss, class Class>
 std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
                         std::span<std::int64_t> count, int num_threads);
