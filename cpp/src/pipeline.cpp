@@ -112,7 +112,7 @@ void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {
   filled_ = std::max(filled_, taken_);
   left_ = Clock::now();
   // Threads are called for several batches at once where they can be.
-  if (opened_ - taken_ <= ahead_ / 2) call_threads(lock);
+  if (opened_ - taken_ <= (ahead_ + 1) / 3) call_threads(lock);
 }
 
 void Pipeline::release(std::shared_ptr<BatchPlans>& plans) {
