@@ -226,6 +226,7 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
     assert leaves(got) == expected
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some fall into a weakref's callback
 def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_loaded(alarm: Any) -> None:
     loader = make(mixing=Learn2Mix(), num_threads=0)
     states = []
