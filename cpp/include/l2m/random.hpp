@@ -10,7 +10,7 @@
 
 /// Addressed randomness: every random number has an address, so nothing depends on who drew what before.
 ///
-/// Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A stream is
+/// Addresses are those of Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A stream is
 /// (seed, purpose, a, b, c); its words equal NumPy's
 /// `Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(n)`, which is the witness in the tests.
 namespace l2m {
@@ -82,7 +82,7 @@ class Uniforms {
   std::array<std::uint64_t, 4> words_;
 };
 
-/// SFC64 (Doty-Humphrey 2010, "PractRand"): words one after the other, five times as fast as Philox.
+/// SFC64 (Doty-Humphrey 2010, "PractRand"): words one after the other, much faster than Philox.
 ///
 /// For loops that use up many words in order. It begins at an address: the first three words of a stream are its
 /// a, b and c, and the counter is 1. NumPy's `SFC64`, set to that state, is the witness in the tests.
