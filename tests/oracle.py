@@ -337,8 +337,6 @@ class OracleLoader:
         """Begins the next epoch, or goes on with one restored in the middle; an unfinished one ends here."""
         if self._iteration is not None or self.step >= self._steps:
             self._end_epoch()
-        if self._epoch_is_pass and self.step == 0:
-            self._start_pass(self.epoch)
         self._iteration = object()
         return self._batches(self._iteration)
 
@@ -358,6 +356,8 @@ class OracleLoader:
             self._close_window()
             self._windows += 1
 
+        if self._epoch_is_pass and self.step == 0:
+            self._start_pass(self.epoch)
         total = self._global_batch
         if self._epoch_is_pass:
             total = min(total, self._num_rows - self.step * total)  # the last batch may be short

@@ -196,12 +196,20 @@ def nested_tensor() -> torch.Tensor:
             [0],
             1,
             TypeError,
-            r"losses must be .* \(got a nested one\)",
+            r"losses must be .* \(got torch.float32, nested\)",
         ),
         (np.zeros(1), [0.0], 1, TypeError, r"classes must be integers \(got float64\)"),
         (np.zeros(1), [None], 1, TypeError, r"classes must be integers \(got object\)"),
         (torch.zeros(1, device="meta"), [0], 1, NotImplementedError, r"losses must be on the CPU.*device meta"),
         (torch.zeros(2).to_sparse(), [0, 0], 1, TypeError, r"losses must be a plain dense tensor"),
+        (
+            torch.zeros(2, dtype=torch.bfloat16).to_sparse(),
+            [0, 0],
+            1,
+            TypeError,
+            r"losses must be a plain dense tensor",
+        ),
+        (np.zeros(1), torch.zeros(1, dtype=torch.bfloat16), 1, TypeError, r"classes must be integers \(got .*bfloat16"),
         (torch.zeros(1, dtype=torch.float8_e5m2), [0], 1, TypeError, r"plain dense tensor \(got torch.float8_e5m2"),
         (np.ma.masked_array([1.0], [True]), [0], 1, TypeError, r"masked array"),
         (np.zeros(1), [0], 0, ValueError, r"num_classes must be in \[1, 2147483647\] \(got 0\)"),
@@ -226,6 +234,11 @@ def test_a_sum_too_large_for_a_float_stays_at_the_largest(copies: int) -> None:
     result = class_loss(losses, classes, 3)
     assert result.sum.tolist() == [largest, -largest, copies]
     assert result.count.tolist() == [2 * copies, 3 * copies, copies]
+
+
+def test_losses_that_are_not_aligned_are_copied() -> None:
+    losses = np.frombuffer(b"-" + np.ones(3, np.float32).tobytes(), np.float32, offset=1)
+    assert class_loss(losses, [0, 1, 1], 2).sum.tolist() == [1, 2]
 
 
 def test_an_empty_list_of_losses_is_no_losses() -> None:

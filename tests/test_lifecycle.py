@@ -456,6 +456,22 @@ def test_a_loader_is_no_part_of_a_cycle() -> None:
         gc.enable()
 
 
+def test_the_data_outlives_the_threads_that_read_it() -> None:
+    def loader() -> Loader:
+        return Loader(np.ones((20_000, 4096), np.uint8), batch_size=2048, format="numpy", prefetch=8, num_threads=2)
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.loader, self.trainer = loader(), self
+            self.batches = iter(self.loader)
+            next(self.batches)
+
+    for _ in range(8):
+        next(iter(loader()))  # the last reference is that of an iterator, or of a cycle with one
+        Trainer()
+        gc.collect()
+
+
 def test_an_iterator_that_its_own_loader_leads_to_is_collected() -> None:
     class Trainer:
         def __init__(self) -> None:

@@ -519,7 +519,24 @@ def test_wrong_initial_proportions_are_refused(how: str) -> None:
         make(mixing=Wrong())
 
 
+def test_group_dro_goes_on_where_a_share_has_become_nothing() -> None:
+    policy = GroupDRO(1.0)
+    proportions = np.array([0.5, 0.5])
+    for losses in ([1000.0, 0.0], [1000.0, 0.0], [0.0, 2000.0]):
+        proportions = policy.update(proportions, np.array(losses), np.array([10, 10]))
+    assert proportions.tolist() == [1, 0]
+
+
 # ---- several ranks
+
+
+def test_stop_iteration_of_all_reduce_is_an_error_and_no_end_of_the_epoch() -> None:
+    def all_reduce(sums: Any) -> None:  # noqa: ARG001
+        raise StopIteration
+
+    loader = make(mixing=Learn2Mix(), update_every=2, rank=0, world_size=2, all_reduce=all_reduce)
+    with pytest.raises(RuntimeError, match=r"all_reduce.* raised StopIteration"):
+        list(loader)
 
 
 @pytest.mark.parametrize("every", [None, 2])

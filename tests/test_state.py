@@ -335,6 +335,20 @@ def test_an_epoch_that_was_set_is_part_of_what_there_is_to_see_and_to_save() -> 
     assert [batch.tolist() for batch in restored] == [batch.tolist() for batch in loader]
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_set_epoch_keeps_the_last_batch(running: bool) -> None:
+    loader, plain = make(mixing=Learn2Mix()), make(mixing=Learn2Mix())
+    for one in (loader, plain):
+        for step, _ in enumerate(one):
+            if running and step == 1 and one is loader:
+                one.set_epoch(7)
+        if one is loader:
+            one.set_epoch(7)
+        one.record(np.ones(len(one.batch_rows)))
+    assert np.array_equal(loader.batch_rows, plain.batch_rows)
+    assert loader.state_dict()["window_count"] == plain.state_dict()["window_count"]
+
+
 def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
     loader = make()
     batches = iter(loader)
@@ -661,6 +675,18 @@ def test_a_custom_policy_is_recognised_by_its_parameters() -> None:
     make(mixing=Follow(0.5)).load_state_dict(state)
     with pytest.raises(ValueError, match=r"Follow\(rate=0.5\)' in the state, .*Follow\(rate=0.25\)' here"):
         make(mixing=Follow(0.25)).load_state_dict(state)
+
+
+def test_sums_of_ranks_stop_at_the_largest_float() -> None:
+    mailbox: list[Any] = []
+    ranks = _ranks(2, mailbox)
+    for loader in ranks:
+        losses = np.full(loader.num_classes, 1.7e308)
+        loader.record(losses, np.arange(loader.num_classes))
+    state = [json.loads(json.dumps(loader.state_dict())) for loader in ranks]
+    resumed = _ranks(2, mailbox)[0]
+    resumed.load_state_dict(state)
+    assert resumed.state_dict()["window_sum"] == [np.finfo(np.float64).max] * resumed.num_classes
 
 
 def test_recorded_sums_are_part_of_a_state() -> None:

@@ -13,7 +13,7 @@ void register_prefetcher(py::module_& m) {
       .def(
           py::init([](std::shared_ptr<ClassIndex> index,
                       const std::vector<std::tuple<std::uintptr_t, std::int64_t, std::int64_t>>& fields,
-                      const py::object& /*owner*/,
+                      py::object owner,
                       const std::vector<std::tuple<py::object, int, int, std::vector<std::int64_t>>>& outputs,
                       const py::object& from_dlpack, const Array<double>& proportions, std::uint64_t seed,
                       std::int64_t global_batch, std::int64_t rank, std::int64_t world_size, bool shuffle, bool grouped,
@@ -26,14 +26,13 @@ void register_prefetcher(py::module_& m) {
               core_outputs.push_back(
                   {dtype, {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1}, shape});
             return std::make_unique<PyPrefetcher>(
-                std::move(core_outputs), from_dlpack, proportions,
+                std::move(owner), std::move(core_outputs), from_dlpack, proportions,
                 PipelineSettings{std::move(index),
                                  std::move(core_fields),
                                  {seed, global_batch, rank, world_size, shuffle, grouped, epoch_is_pass},
                                  prefetch,
                                  num_threads});
           }),
-          py::keep_alive<1, 4>(),  // the owner outlives the destructor, which waits for threads that read the fields
           py::arg("index"), py::arg("fields"), py::arg("owner"), py::arg("outputs"), py::arg("from_dlpack"),
           py::arg("proportions").noconvert(), py::arg("seed"), py::arg("global_batch"), py::arg("rank"),
           py::arg("world_size"), py::arg("shuffle"), py::arg("grouped"), py::arg("epoch_is_pass"), py::arg("prefetch"),

@@ -18,9 +18,11 @@ struct Output {
 /// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
 class PyPrefetcher {
  public:
-  PyPrefetcher(std::vector<Output> outputs, py::object from_dlpack, const Array<double>& proportions,
+  /// @param owner  keeps the memory of the fields in place.
+  PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack, const Array<double>& proportions,
                PipelineSettings settings)
-      : outputs_(std::move(outputs)),
+      : owner_(std::move(owner)),
+        outputs_(std::move(outputs)),
         from_dlpack_(std::move(from_dlpack)),
         core_(std::move(settings), to_vector(proportions)) {}
 
@@ -52,6 +54,7 @@ class PyPrefetcher {
   };
   py::list take_arrays();
 
+  const py::object owner_;  // goes after close(), which waits for threads that read the fields
   const std::vector<Output> outputs_;
   const py::object from_dlpack_;
   py::list arrays_;  // of a batch that is not consumed yet

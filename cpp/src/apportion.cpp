@@ -147,7 +147,8 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
   quotas.batch[0] = kNoCandidate;
   for (const Quotas::Class& of : quotas.classes) {
     if (of.begin == of.end) continue;
-    for (std::size_t i = of.begin; i < of.end; ++i) order_[bucket_end_[bucket_of(times[i])]++] = static_cast<std::uint32_t>(i);
+    for (std::size_t i = of.begin; i < of.end; ++i)
+      order_[bucket_end_[bucket_of(times[i])]++] = static_cast<std::uint32_t>(i);
     quotas.batch[of.end] = kNoCandidate;
   }
   bucket_end_.pop_back();

@@ -115,11 +115,6 @@ void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {
   if (opened_ - taken_ <= (ahead_ + 1) / 3) call_threads(lock);
 }
 
-void Pipeline::release(std::shared_ptr<BatchPlans>& plans) {
-  const Lock lock = locked_soon(mutex_);
-  plans.reset();
-}
-
 bool Pipeline::can_plan() const {
   // One lot of plans is made ahead of the one whose batches are being opened.
   return may_work() && !planning_ && !failed_ && planned_.size() < 2 && planned_step_ < range_.num_steps &&
@@ -141,7 +136,11 @@ bool Pipeline::can_fill() {
 }
 
 /// A consumer that waits, or comes back so soon that a thread can be spared, takes the place of one.
-int Pipeline::pool_threads_wanted() const { return settings_.num_threads - (waiting_ || hurried_ ? 1 : 0); }
+int Pipeline::pool_threads_wanted() const {
+  if (waiting_) return settings_.num_threads - 1;
+  return hurried_ ? std::max(settings_.num_threads - 1, 1)
+                  : settings_.num_threads;  // it may be away for longer this time
+}
 
 /// What to do next; whoever claims it has to run() it.
 Pipeline::Claim Pipeline::claim(Worker worker) {
@@ -270,8 +269,14 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
 
 void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
   lock.unlock();
-  copy_chunk(slot, chunk);
+  std::exception_ptr error;
+  try {
+    copy_chunk(slot, chunk);
+  } catch (...) {
+    error = std::current_exception();
+  }
   lock_soon(lock);
+  if (error && !slot.batch.error) slot.batch.error = error;
   if (--slot.unfinished == 0) make_ready(slot);
 }
 

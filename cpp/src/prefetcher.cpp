@@ -131,8 +131,7 @@ void Prefetcher::set_state(SamplerState state) {
   pipeline_->sampler().check(state);
   state_ = std::move(state);
   schedule_.clear();
-  pipeline_->release(plans_);
-  settled_ = consumed_ = 0;
+  settled_ = consumed_;
 }
 
 void Prefetcher::close() {

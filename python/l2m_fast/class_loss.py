@@ -39,8 +39,8 @@ class ClassLoss(NamedTuple):
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassLoss:
     """Sums losses per class.
 
-    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there. On as many threads as the process has CPUs where
-    the input is large; the result has the same bits for any number of them.
+    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there. On
+    as many threads as the process has CPUs where the input is large; the result has the same bits for any number of them.
 
     Args:
         losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64; on the CPU. Detached.
@@ -63,18 +63,19 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
 
 
 def _host_array(name: str, values: Any) -> NDArray[Any]:
+    """An array of one dimension, contiguous and aligned; of bfloat16, which numpy lacks, the int16 of its bits."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
         if values.device.type != "cpu":
             msg = f"{name} must be on the CPU for now (got device {values.device}): pass {name}.cpu()"
             raise NotImplementedError(msg)
-        if values.layout != torch.strided or str(values.dtype).startswith("torch.float8"):
-            msg = f"{name} must be a plain dense tensor (got {values.dtype}, {values.layout})"
+        dense = values.layout == torch.strided and not values.is_nested and not values.is_quantized
+        if not dense or str(values.dtype).startswith("torch.float8"):
+            kind = "nested" if values.is_nested else values.layout
+            msg = f"{name} must be a plain dense tensor (got {values.dtype}, {kind})"
             raise TypeError(msg)
-        if values.is_nested:
-            msg = f"{name} must be a plain dense tensor (got a nested one)"
-            raise TypeError(msg)
-        values = values.detach().resolve_conj().resolve_neg().numpy()
+        values = values.detach().resolve_conj().resolve_neg()
+        values = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
     if isinstance(values, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
@@ -86,15 +87,14 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     if array.ndim != 1:
         msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
         raise ValueError(msg)
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def loss_array(losses: Any) -> NDArray[Any]:
-    """Per-sample losses as the core takes them; bfloat16, which numpy lacks, as the int16 of its bits."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(losses, torch.Tensor) and losses.dtype == torch.bfloat16:
-        return _host_array("losses", losses.detach().view(torch.int16))
+    """Per-sample losses as the core takes them."""
     array = _host_array("losses", losses)
+    if str(getattr(losses, "dtype", "")) == "torch.bfloat16":
+        return array
     if array.dtype.kind != "f" or array.itemsize > 8:
         msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
         raise TypeError(msg)
@@ -103,7 +103,12 @@ def loss_array(losses: Any) -> NDArray[Any]:
 
 def class_array(classes: Any) -> NDArray[Any]:
     """Class ids as the core takes them."""
-    array = _host_array("classes", np.array([], np.int64) if isinstance(classes, list) and not classes else classes)
+    array = _host_array("classes", classes)
+    if str(getattr(classes, "dtype", "")) == "torch.bfloat16":
+        msg = "classes must be integers (got torch.bfloat16)"
+        raise TypeError(msg)
+    if array.size == 0 and isinstance(classes, (list, tuple)):
+        array = array.astype(np.int64)  # an empty list is short of ids, not of another type
     if array.dtype == np.uint64:
         if array.size > 0 and array.max() > np.iinfo(np.int64).max:
             msg = f"classes must be below 2**63 (got {array.max()})"

@@ -320,7 +320,7 @@ class Loader:
     def _last_classes(self) -> NDArray[np.int32]:
         classes = self._progress.prefetcher.classes
         if len(classes) == 0:
-            msg = "no batch has been yielded yet: iterate over the loader first, or pass classes"
+            msg = "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass classes"
             raise RuntimeError(msg)
         return classes
 

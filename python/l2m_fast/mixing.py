@@ -199,12 +199,12 @@ class GroupDRO:
         """The same share for every class that has rows."""
         return Balanced().initial(class_sizes)
 
-    def update(self, proportions: Floats, class_losses: Floats, class_sizes: Sizes) -> Floats:
+    def update(self, proportions: Floats, class_losses: Floats, class_sizes: Sizes) -> Floats:  # noqa: ARG002
         """One step of exponentiated gradient ascent."""
-        rows = class_sizes > 0
-        # The largest loss of a class that has rows is taken off all: the same shares, and exp() cannot overflow.
+        shared = proportions > 0  # what has become 0, by underflow too, stays 0
+        # The largest loss among these is taken off all: the same shares, and exp() cannot overflow.
         gain = np.exp(
-            self.step_size * (class_losses - class_losses[rows].max()), where=rows, out=np.zeros_like(class_losses)
+            self.step_size * (class_losses - class_losses[shared].max()), where=shared, out=np.zeros_like(class_losses)
         )
         return _shares(proportions * gain)
 

@@ -67,11 +67,7 @@ class Course:
 
     def updated(self, proportions: Floats, class_losses: Floats) -> Floats:
         """The proportions that follow `proportions`."""
-        try:
-            updated = self.mixing.update(proportions.copy(), class_losses.copy(), self.class_sizes.copy())
-        except StopIteration as error:  # which would pass for the end of the epoch
-            msg = f"update() of {self.described} raised StopIteration"
-            raise RuntimeError(msg) from error
+        updated = self.mixing.update(proportions.copy(), class_losses.copy(), self.class_sizes.copy())
         return self._checked("update", updated)
 
     def _checked(self, method: str, proportions: object) -> Floats:
@@ -232,15 +228,20 @@ class Progress:
         self._windows += 1
 
     def _close_window(self) -> None:
-        recorded, class_losses = self.window.totals(self._course.all_reduce)
-        proportions = self.next_proportions
-        if recorded is not None and self._course.follows_losses:
-            losses = self.window.filled(class_losses)
-            proportions = self._course.updated(proportions, losses)
-            self._remember(proportions, losses, recorded.count)
+        try:
+            recorded, class_losses = self.window.totals(self._course.all_reduce)
+            proportions, losses = self.next_proportions, None
+            if recorded is not None and self._course.follows_losses:
+                losses = self.window.filled(class_losses)
+                proportions = self._course.updated(proportions, losses)
+        except StopIteration as error:  # which would pass for the end of the epoch
+            msg = f"all_reduce, or update() of {self._course.described}, raised StopIteration"
+            raise RuntimeError(msg) from error
         window = self.window.successor(class_losses)
         # At once: what is raised above, Ctrl-C too, leaves the window to be closed again.
         self.next_proportions, self.window = proportions, window
+        if recorded is not None and losses is not None:
+            self._remember(proportions, losses, recorded.count)
 
     def _remember(self, proportions: Floats, losses: Floats, counts: Sizes) -> None:
         arrays = {"proportions": proportions, "class_losses": losses, "counts": counts}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 VERSION = 2  # 1: permutations by Philox alone
 MOST = 2**62  # of any count: far from where a 64-bit integer would wrap
+
+_LARGEST = sys.float_info.max  # where sums of losses stop
 
 State = dict[str, Any]
 
@@ -92,7 +95,10 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
     pending = checked if rank == 0 else []
     return {
         **first,
-        "window_sum": [sum(sums) for sums in zip(*(one["window_sum"] for one in pending), strict=True)]
+        "window_sum": [
+            max(-_LARGEST, min(sum(sums), _LARGEST))
+            for sums in zip(*(one["window_sum"] for one in pending), strict=True)
+        ]
         or [0.0] * num_classes,
         "window_count": [sum(counts) for counts in zip(*(one["window_count"] for one in pending), strict=True)]
         or [0] * num_classes,

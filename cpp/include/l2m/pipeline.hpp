@@ -77,8 +77,6 @@ class Pipeline {
   [[nodiscard]] Batch& due() { return slots_[slot_of(taken_)].batch; }
   /// Goes on to the batch after it. `plans` are exchanged: those of the batch that was due for those no longer needed.
   void next(std::shared_ptr<BatchPlans>& plans);
-  /// Gives back plans that are no longer needed.
-  void release(std::shared_ptr<BatchPlans>& plans);
 
  private:
   enum class Stage { kFree, kOpening, kFilling, kReady };

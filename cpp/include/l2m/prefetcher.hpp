@@ -53,7 +53,7 @@ class Prefetcher {
   /// Consumes the next batch, for which wait() was true.
   void commit();
 
-  /// The plan of the last batch consumed; empty at first and after set_state(). Valid until the next call.
+  /// The plan of the last batch consumed; empty at first. Valid until the next call.
   [[nodiscard]] BatchPlan plan() const;
 
   /// Batches consumed since the beginning of training.
