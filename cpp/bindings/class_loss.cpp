@@ -7,29 +7,16 @@
 namespace l2m::bindings {
 namespace {
 
-template <class Loss>
-std::int64_t add(std::span<const Loss> losses, const py::array& classes, Array<double>& sum, Array<std::int64_t>& count,
-                 int num_threads) {
-  const auto sums = mutable_view(sum);
-  const auto counts = mutable_view(count);
-  return with_integers("classes", classes, [&](auto class_ids) {
-    const ReleasedGil released;
-    return class_loss(losses, class_ids, sums, counts, num_threads);
-  });
-}
-
 std::int64_t add_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
                             Array<std::int64_t> count, int num_threads) {
-  if ((losses.flags() & py::array::c_style) != 0) {
-    if (py::isinstance<py::array_t<float>>(losses)) return add(view<float>(losses), classes, sum, count, num_threads);
-    if (py::isinstance<py::array_t<double>>(losses)) return add(view<double>(losses), classes, sum, count, num_threads);
-    if (losses.dtype().kind() == 'f' && losses.itemsize() == 2)
-      return add(view<Float16>(losses), classes, sum, count, num_threads);
-    if (py::isinstance<py::array_t<std::int16_t>>(losses))
-      return add(view<BFloat16>(losses), classes, sum, count, num_threads);
-  }
-  throw py::type_error("losses must be a C-contiguous array of float16, float32, float64 or bfloat16 bits (got " +
-                       py::str(losses.dtype()).cast<std::string>() + ")");
+  const auto sums = mutable_view(sum);
+  const auto counts = mutable_view(count);
+  return with_floats("losses", losses, [&](auto values) {
+    return with_integers("classes", classes, [&](auto class_ids) {
+      const ReleasedGil released;
+      return class_loss(values, class_ids, sums, counts, num_threads);
+    });
+  });
 }
 
 }  // namespace

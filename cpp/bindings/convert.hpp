@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "l2m/float_types.hpp"
+
 namespace l2m::bindings {
 
 namespace py = pybind11;
@@ -59,6 +61,20 @@ auto with_integers(const char* name, const py::array& array, F&& f) {
   }
   throw py::type_error(std::string(name) +
                        " must be a C-contiguous array of integers of at most 64 bits, int64 rather than uint64 (got " +
+                       py::str(array.dtype()).cast<std::string>() + ")");
+}
+
+/// Calls f with the span of the array's numbers, in their own type; int16 holds the bits of bfloat16.
+template <class F>
+auto with_floats(const char* name, const py::array& array, F&& f) {
+  if ((array.flags() & py::array::c_style) != 0) {
+    if (py::isinstance<py::array_t<float>>(array)) return f(view<float>(array));
+    if (py::isinstance<py::array_t<double>>(array)) return f(view<double>(array));
+    if (array.dtype().kind() == 'f' && array.itemsize() == 2) return f(view<Float16>(array));
+    if (py::isinstance<py::array_t<std::int16_t>>(array)) return f(view<BFloat16>(array));
+  }
+  throw py::type_error(std::string(name) +
+                       " must be a C-contiguous array of float16, float32, float64 or bfloat16 bits (got " +
                        py::str(array.dtype()).cast<std::string>() + ")");
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -20,15 +19,9 @@ constexpr std::size_t kLanes = 2;
 constexpr std::size_t kMostInLanes = 4096;  // classes: beyond, the lanes would not stay in the cache
 
 double to_double(double x) { return x; }
-double to_double(float x) { return x; }
-double to_double(BFloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
-double to_double(Float16 x) {
-  const std::uint32_t sign = (x.bits & 0x8000U) << 16;
-  const std::uint32_t exponent = (x.bits >> 10) & 0x1FU;
-  const std::uint32_t fraction = x.bits & 0x3FFU;
-  if (exponent == 0) return (sign != 0 ? -1.0 : 1.0) * static_cast<double>(fraction) * 0x1p-24;
-  const std::uint32_t wide_exponent = exponent == 31 ? 255 : exponent + 112;
-  return std::bit_cast<float>(sign | (wide_exponent << 23) | (fraction << 13));
+template <class Loss>
+double to_double(Loss x) {
+  return widen(x);
 }
 
 /// A sum stays at the largest numbers rather than become infinite, which no later loss and no saved state could undo.

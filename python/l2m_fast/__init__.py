@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from l2m_fast._build_info import build_info
 from l2m_fast.class_loss import ClassLoss, class_loss
+from l2m_fast.cross_entropy import cross_entropy
 from l2m_fast.loader import Loader
 from l2m_fast.mixing import (
     Balanced,
@@ -29,4 +30,5 @@ __all__ = [
     "Temperature",
     "build_info",
     "class_loss",
+    "cross_entropy",
 ]

@@ -73,6 +73,29 @@ class Iteration(metaclass=type):
 def add_class_loss(
     losses: NDArray[Any], classes: NDArray[Any], sum: NDArray[np.float64], count: NDArray[np.int64], num_threads: int
 ) -> int: ...
+def cross_entropy(
+    logits: NDArray[Any],
+    targets: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    ignore_index: int,
+    label_smoothing: float,
+    log_sum_exp: NDArray[np.float64],
+    sum: NDArray[np.float64],
+    count: NDArray[np.int64],
+    num_threads: int,
+) -> tuple[float, float]: ...
+def cross_entropy_gradient(
+    logits: NDArray[Any],
+    targets: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    ignore_index: int,
+    label_smoothing: float,
+    log_sum_exp: NDArray[np.float64],
+    scale: float,
+    gradient: NDArray[Any],
+    num_threads: int,
+) -> None: ...
 def learn2mix(
     proportions: NDArray[np.float64],
     class_losses: NDArray[np.float64],

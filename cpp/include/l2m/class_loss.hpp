@@ -3,15 +3,9 @@
 #include <cstdint>
 #include <span>
 
-namespace l2m {
+#include "l2m/float_types.hpp"
 
-/// IEEE 754 half precision and bfloat16, as they lie in memory.
-struct Float16 {
-  std::uint16_t bits;
-};
-struct BFloat16 {
-  std::uint16_t bits;
-};
+namespace l2m {
 
 /// Sums losses per class: sum[k] += loss[i], count[k] += 1 for every i with classes[i] == k.
 ///

@@ -1,0 +1,92 @@
+#include "l2m/cross_entropy.hpp"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <utility>
+
+#include "convert.hpp"
+#include "register.hpp"
+#include "released_gil.hpp"
+
+namespace l2m::bindings {
+namespace {
+
+using Weight = std::optional<Array<double>>;
+
+Targets targets_of(const py::array& logits, const Array<std::int64_t>& targets, const Weight& weight,
+                   std::int64_t ignore_index, double label_smoothing) {
+  if (logits.ndim() != 2) throw py::value_error("logits must have two dimensions");
+  return {.targets = view<std::int64_t>(targets),
+          .num_columns = logits.shape(1),
+          .weight = weight ? view<double>(*weight) : std::span<const double>(),
+          .ignore_index = ignore_index,
+          .label_smoothing = label_smoothing};
+}
+
+std::pair<double, double> forward(const py::array& logits, const Array<std::int64_t>& targets,
+                                  const Array<std::int64_t>& classes, const Weight& weight, std::int64_t ignore_index,
+                                  double label_smoothing, Array<double> log_sum_exp, Array<double> sum,
+                                  Array<std::int64_t> count, int num_threads) {
+  const Targets rows = targets_of(logits, targets, weight, ignore_index, label_smoothing);
+  const auto class_ids = view<std::int64_t>(classes);
+  const auto log_sum_exps = mutable_view(log_sum_exp);
+  const auto sums = mutable_view(sum);
+  const auto counts = mutable_view(count);
+  const MeanLoss mean = with_floats("logits", logits, [&](auto values) {
+    const ReleasedGil released;
+    return cross_entropy(rows, values, class_ids, log_sum_exps, sums, counts, num_threads);
+  });
+  return {mean.loss, mean.total_weight};
+}
+
+void backward(const py::array& logits, const Array<std::int64_t>& targets, const Weight& weight,
+              std::int64_t ignore_index, double label_smoothing, const Array<double>& log_sum_exp, double scale,
+              py::array gradient, int num_threads) {
+  const Targets rows = targets_of(logits, targets, weight, ignore_index, label_smoothing);
+  const auto log_sum_exps = view<double>(log_sum_exp);
+  if (!gradient.dtype().equal(logits.dtype()) || (gradient.flags() & py::array::c_style) == 0)
+    throw py::type_error("gradient must be a C-contiguous array of the dtype of logits");
+  void* const out = gradient.mutable_data();
+  const auto size = static_cast<std::size_t>(gradient.size());
+  with_floats("logits", logits, [&]<class Logit>(std::span<const Logit> values) {
+    const ReleasedGil released;
+    cross_entropy_gradient(rows, values, log_sum_exps, scale, std::span(static_cast<Logit*>(out), size), num_threads);
+  });
+}
+
+}  // namespace
+
+void register_cross_entropy(py::module_& m) {
+  m.def("cross_entropy", &forward, py::arg("logits"), py::arg("targets").noconvert(), py::arg("classes").noconvert(),
+        py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
+        py::arg("log_sum_exp").noconvert(), py::arg("sum").noconvert(), py::arg("count").noconvert(),
+        py::arg("num_threads"),
+        "Mean cross entropy of logits, and its sum and count of each class; returns the mean and the total weight.\n\n"
+        "Args:\n"
+        "    logits: float16, float32, float64, or int16 that holds the bits of bfloat16; [n, C].\n"
+        "    targets: int64, [n], in [0, C) or ignore_index.\n"
+        "    classes: int64, [n], in [0, K).\n"
+        "    weight: float64, [C], or None: all 1.\n"
+        "    ignore_index: Target of rows without a loss.\n"
+        "    label_smoothing: In [0, 1].\n"
+        "    log_sum_exp: float64, [n], written.\n"
+        "    sum: float64, [K], added to in place.\n"
+        "    count: int64, [K], added to in place.\n"
+        "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+        "Raises:\n"
+        "    ValueError: Lengths do not fit, or a target or a class is out of range; nothing was added.");
+  m.def("cross_entropy_gradient", &backward, py::arg("logits"), py::arg("targets").noconvert(),
+        py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
+        py::arg("log_sum_exp").noconvert(), py::arg("scale"), py::arg("gradient").noconvert(), py::arg("num_threads"),
+        "Gradient of the mean cross entropy by the logits, times the total weight and `scale`.\n\n"
+        "Args:\n"
+        "    logits, targets, weight, ignore_index, label_smoothing, log_sum_exp: As in and out of cross_entropy().\n"
+        "    scale: Gradient by the mean, divided by the total weight.\n"
+        "    gradient: [n, C], dtype of the logits, written.\n"
+        "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+        "Raises:\n"
+        "    ValueError: Lengths do not fit or a target is out of range; nothing was written.");
+}
+
+}  // namespace l2m::bindings

@@ -1,0 +1,226 @@
+#include "l2m/cross_entropy.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/random.hpp"
+#include "reference.hpp"
+
+namespace l2m::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Everything that goes in and comes out.
+template <class Logit>
+struct Case {
+  std::int64_t num_columns;
+  std::vector<Logit> logits;
+  std::vector<std::int64_t> targets;
+  std::vector<std::int64_t> classes;
+  std::vector<double> weight;
+  double label_smoothing = 0.0;
+  std::vector<double> log_sum_exp = std::vector<double>(targets.size());
+  std::vector<double> sum = std::vector<double>(3);
+  std::vector<std::int64_t> count = std::vector<std::int64_t>(3);
+  std::vector<Logit> gradient = std::vector<Logit>(logits.size());
+
+  [[nodiscard]] Targets given() const {
+    return {.targets = targets,
+            .num_columns = num_columns,
+            .weight = weight,
+            .ignore_index = -1,
+            .label_smoothing = label_smoothing};
+  }
+  MeanLoss forward(int threads) {
+    return cross_entropy(given(), std::span<const Logit>(logits), std::span<const std::int64_t>(classes),
+                         std::span(log_sum_exp), std::span(sum), std::span(count), threads);
+  }
+  void backward(double scale, int threads) {
+    cross_entropy_gradient(given(), std::span<const Logit>(logits), std::span<const double>(log_sum_exp), scale,
+                           std::span(gradient), threads);
+  }
+  [[nodiscard]] std::vector<std::uint64_t> bits(const MeanLoss& mean) const {
+    std::vector<std::uint64_t> all{std::bit_cast<std::uint64_t>(mean.loss),
+                                   std::bit_cast<std::uint64_t>(mean.total_weight)};
+    for (const double x : log_sum_exp) all.push_back(std::bit_cast<std::uint64_t>(x));
+    for (const double x : sum) all.push_back(std::bit_cast<std::uint64_t>(x));
+    for (const std::int64_t x : count) all.push_back(static_cast<std::uint64_t>(x));
+    for (const Logit x : gradient) all.push_back(std::bit_cast<std::uint64_t>(static_cast<double>(widen(x))));
+    return all;
+  }
+};
+
+template <class Logit>
+Case<Logit> random_case(std::size_t n, std::size_t columns, bool weighted, double label_smoothing) {
+  Case<Logit> made{.num_columns = static_cast<std::int64_t>(columns),
+                   .logits = {},
+                   .targets = {},
+                   .classes = {},
+                   .weight = {},
+                   .label_smoothing = label_smoothing};
+  const RandomStream random(n, Purpose::kBatchOrder, columns);
+  for (std::size_t i = 0; i < n * columns; ++i)
+    made.logits.push_back(round_to<Logit>(static_cast<Wide<Logit>>(20.0 * uniform(random, i) - 10.0)));
+  for (std::size_t i = 0; i < n; ++i) {
+    made.targets.push_back(i % 5 == 3 ? -1 : static_cast<std::int64_t>(i * 7 % columns));
+    made.classes.push_back(i % 5 == 3 ? 77 : static_cast<std::int64_t>(i % 3));
+  }
+  for (std::size_t j = 0; weighted && j < columns; ++j) made.weight.push_back(0.5 + static_cast<double>(j % 4));
+  made.log_sum_exp.resize(n);
+  made.gradient.resize(n * columns);
+  return made;
+}
+
+bool near(double got, double expected, double tolerance) {
+  return std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
+}
+
+/// By the definition, with a target distribution of each row and the logarithm of its softmax.
+template <class Logit>
+void test_against_definition(std::size_t n, std::size_t columns, bool weighted, double s, double rounding) {
+  Case<Logit> made = random_case<Logit>(n, columns, weighted, s);
+  constexpr double kScale = 0.125;
+  const MeanLoss mean = made.forward(2);
+  made.backward(kScale, 2);
+
+  double total = 0.0;
+  double total_weight = 0.0;
+  std::vector<double> sum(3, 0.0);
+  std::vector<std::int64_t> count(3, 0);
+  const double tolerance = sizeof(Logit) == 8 ? 1e-13 : 2e-6;
+  for (std::size_t row = 0; row < n; ++row) {
+    const auto gradient_at = [&](std::size_t j) {
+      return static_cast<double>(widen(made.gradient[row * columns + j]));
+    };
+    if (made.targets[row] == -1) {
+      for (std::size_t j = 0; j < columns; ++j) CHECK(gradient_at(j) == 0.0);
+      CHECK(made.log_sum_exp[row] == 0.0);
+      continue;
+    }
+    std::vector<double> x;
+    for (std::size_t j = 0; j < columns; ++j) x.push_back(static_cast<double>(widen(made.logits[row * columns + j])));
+    double sum_exp = 0.0;
+    for (const double v : x) sum_exp += std::exp(v);
+    std::vector<double> share(columns);  // of each column in the loss
+    double loss = 0.0;
+    double shares = 0.0;
+    for (std::size_t j = 0; j < columns; ++j) {
+      const double weight = weighted ? made.weight[j] : 1.0;
+      const bool is_target = static_cast<std::size_t>(made.targets[row]) == j;
+      share[j] = weight * ((is_target ? 1.0 - s : 0.0) + s / static_cast<double>(columns));
+      loss += share[j] * (std::log(sum_exp) - x[j]);
+      shares += share[j];
+      if (is_target) total_weight += weight;
+    }
+    total += loss;
+    sum[static_cast<std::size_t>(made.classes[row])] += loss;
+    ++count[static_cast<std::size_t>(made.classes[row])];
+    CHECK(near(made.log_sum_exp[row], std::log(sum_exp), tolerance));
+    for (std::size_t j = 0; j < columns; ++j)
+      CHECK(near(gradient_at(j), kScale * (shares * std::exp(x[j]) / sum_exp - share[j]), rounding));
+  }
+  CHECK(near(mean.total_weight, total_weight, 1e-15));
+  CHECK(near(mean.loss, total / total_weight, tolerance));
+  for (std::size_t k = 0; k < 3; ++k) CHECK(near(made.sum[k], sum[k], tolerance));
+  CHECK(made.count == count);
+
+  const auto bits = made.bits(mean);
+  for (const int threads : kThreadCounts) {
+    Case<Logit> again = random_case<Logit>(n, columns, weighted, s);
+    const MeanLoss same = again.forward(threads);
+    again.backward(kScale, threads);
+    CHECK(again.bits(same) == bits);
+  }
+}
+
+template <class Logit>
+void test_logits_of(double rounding) {
+  for (const bool weighted : {false, true})
+    for (const double s : {0.0, 0.1, 1.0})
+      for (const auto& [n, columns] : {std::pair{40, 1}, {40, 7}, {40, 8}, {5, 9000}, {900, 100}})
+        test_against_definition<Logit>(static_cast<std::size_t>(n), static_cast<std::size_t>(columns), weighted, s,
+                                       rounding);
+}
+
+/// Every half-precision number comes back from where it is widened to, and what lies between goes to the nearer, or even, one.
+template <class Half>
+void test_rounding(std::uint32_t infinity) {
+  for (std::uint32_t bits = 0; bits < infinity; ++bits) {
+    const float low = widen(Half{static_cast<std::uint16_t>(bits)});
+    const float high = widen(Half{static_cast<std::uint16_t>(bits + 1)});
+    CHECK(round_to<Half>(low).bits == bits);
+    CHECK(round_to<Half>(-low).bits == (bits | 0x8000U));
+    if (bits + 1 == infinity) continue;
+    const float middle = low + (high - low) / 2;
+    CHECK(round_to<Half>(middle).bits == bits + (bits & 1U));
+    if (middle > low) CHECK(round_to<Half>(std::nextafter(middle, 0.0F)).bits == bits);
+    CHECK(round_to<Half>(std::nextafter(middle, high)).bits == bits + (middle < high ? 1 : 0));
+  }
+  CHECK(round_to<Half>(std::numeric_limits<float>::infinity()).bits == infinity);
+  CHECK(round_to<Half>(std::numeric_limits<float>::max()).bits == infinity);
+  CHECK(std::isnan(widen(round_to<Half>(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+void test_numbers_that_are_not_finite() {
+  Case<float> made{.num_columns = 2,
+                   .logits = {1, -static_cast<float>(kInfinity), static_cast<float>(kInfinity), 0, NAN, 0, 0, 0},
+                   .targets = {0, 0, 0, 1},
+                   .classes = {0, 0, 1, 2},
+                   .weight = {}};
+  CHECK(std::isnan(made.forward(0).loss));
+  CHECK(made.sum == std::vector<double>({0.0, 0.0, std::log(2.0)}));
+  CHECK(made.count == std::vector<std::int64_t>({1, 0, 1}));
+  made.backward(1.0, 0);
+  CHECK(made.gradient[0] == 0.0F && made.gradient[1] == 0.0F);
+  for (std::size_t i = 2; i < 6; ++i) CHECK(std::isnan(made.gradient[i]));
+  CHECK(near(static_cast<double>(made.gradient[6]), 0.5, 1e-6));
+}
+
+void test_no_rows() {
+  Case<double> made{.num_columns = 4, .logits = {}, .targets = {}, .classes = {}, .weight = {}};
+  const MeanLoss mean = made.forward(2);
+  CHECK(std::isnan(mean.loss) && mean.total_weight == 0.0);
+  made.backward(1.0, 2);
+  CHECK(made.count == std::vector<std::int64_t>(3, 0));
+}
+
+template <class Change>
+void test_is_refused(const Change& change, bool gradient_too = true) {
+  auto made = random_case<float>(20, 4, true, 0.1);
+  change(made);
+  CHECK_THROWS(std::invalid_argument, made.forward(2));
+  CHECK(made.count == std::vector<std::int64_t>(3, 0));
+  if (gradient_too) CHECK_THROWS(std::invalid_argument, made.backward(1.0, 2));
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_logits_of<double>(1e-14);
+  test_logits_of<float>(1e-6);
+  test_logits_of<l2m::Float16>(5e-4);
+  test_logits_of<l2m::BFloat16>(4e-3);
+  test_rounding<l2m::Float16>(0x7C00);
+  test_rounding<l2m::BFloat16>(0x7F80);
+  test_numbers_that_are_not_finite();
+  test_no_rows();
+  test_is_refused([](auto& made) { made.targets[7] = 4; });
+  test_is_refused([](auto& made) { made.targets[7] = -2; });
+  test_is_refused([](auto& made) { made.num_columns = 0; });
+  test_is_refused([](auto& made) { made.logits.pop_back(); });
+  test_is_refused([](auto& made) { made.weight.pop_back(); });
+  test_is_refused([](auto& made) { made.log_sum_exp.pop_back(); });
+  test_is_refused([](auto& made) { made.classes.pop_back(); }, false);
+  test_is_refused([](auto& made) { made.classes[4] = 3; }, false);
+  return 0;
+}

@@ -1,0 +1,134 @@
+"""Cross entropy that also sums the losses of each class, in one pass over the logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from l2m_fast.arguments import whole
+from l2m_fast.class_loss import ClassLoss
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_CLASSES = 2**31 - 1
+_LARGEST = 2**63 - 1
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    num_classes: int,
+    *,
+    classes: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[torch.Tensor, ClassLoss]:
+    """Mean cross entropy, and the loss sum and count of each class that `Loader.record` takes.
+
+    The mean is `torch.nn.functional.cross_entropy(logits, targets, weight, ignore_index=..., label_smoothing=...)` in
+    value and in gradient: with weights, the sum of the losses by the sum of the weights of their targets; NaN where there
+    is no row, or every row is ignored. It is differentiable once, in `logits`. The `ClassLoss` is of the loss of each
+    sample as `reduction="none"` gives it, weight and smoothing included, but not rounded to the dtype of the logits. What
+    is ignored or not finite is left out of sum and count.
+
+    On the CPU it is computed in float32 (float64 where the logits are), sums over rows in float64, on as many threads as the
+    process has CPUs where the input is large; the result has the same bits for any number of them. On other devices it is
+    for now put together from torch's operations and waits for the device. `torch.compile` traces through it
+    (`fullgraph=True` too). Under autocast it is computed from float32 logits, as torch's is. Needs torch >= 2.4.
+
+    Args:
+        logits: Shape `[n, C]`; float16, bfloat16, float32 or float64. What is not contiguous is copied.
+        targets: Column of each row's target, shape `[n]`; int64, in `[0, C)` or `ignore_index`.
+        num_classes: Number of classes of the `ClassLoss`, at least 1.
+        classes: Class of each row, shape `[n]`; integers in `[0, num_classes)`. Default: the targets. That of an ignored
+            row may be anything.
+        weight: Weight of each target, shape `[C]`; any float dtype.
+        ignore_index: Rows with this target have no loss.
+        label_smoothing: In `[0, 1]`: the part of the target that is spread evenly over all columns.
+
+    Returns:
+        The mean, a scalar tensor of the dtype of the logits, and the `ClassLoss`, in numpy arrays.
+
+    Raises:
+        TypeError: An argument is no tensor or of another dtype than stated.
+        ValueError: Shapes or devices do not fit, or a target, a class, `num_classes` or `label_smoothing` is out of range,
+            or the weight requires a gradient.
+        ImportError: torch is missing or too old.
+    """
+    torch = _torch()
+    from l2m_fast import cross_entropy_op
+
+    num_classes = whole("num_classes", num_classes, 1, _MOST_CLASSES)
+    ignore_index = whole("ignore_index", ignore_index, -_LARGEST, _LARGEST)
+    if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
+        msg = f"label_smoothing must be a number in [0, 1] (got {label_smoothing!r})"
+        raise (ValueError if isinstance(label_smoothing, (int, float)) else TypeError)(msg)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    integers = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+    _check("logits", logits, floats)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        msg = f"logits must have shape [n, C] with C >= 1 (got {list(logits.shape)})"
+        raise ValueError(msg)
+    _check("targets", targets, (torch.int64,), logits, 0)
+    if classes is not None:
+        _check("classes", classes, integers, logits, 0)
+        classes = classes.to(torch.int64)
+    if weight is not None:
+        _check("weight", weight, floats, logits, 1)
+        if weight.requires_grad:
+            msg = "weight must not require a gradient, for there is none by it: pass weight.detach()"
+            raise ValueError(msg)
+        weight = weight.to(torch.float64)
+    if logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type):
+        logits = logits.float()
+    loss, total, count, *_ = cross_entropy_op.cross_entropy(
+        logits,
+        targets,
+        targets if classes is None else classes,
+        weight,
+        num_classes,
+        ignore_index,
+        float(label_smoothing),
+    )
+    return loss, ClassLoss(total.cpu().numpy(), count.cpu().numpy())
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        msg = 'cross_entropy needs torch: pip install "l2m-fast[torch]"'
+        raise ImportError(msg) from None
+    if not hasattr(torch.library, "custom_op"):
+        msg = f"cross_entropy needs torch >= 2.4 (got {torch.__version__})"
+        raise ImportError(msg)
+    return torch
+
+
+def _check(
+    name: str,
+    tensor: torch.Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    logits: torch.Tensor | None = None,
+    dimension: int = 0,
+) -> None:
+    """Raises unless `tensor` is a dense tensor of one of the dtypes; with logits, as long as one of their dimensions."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        msg = f"{name} must be a torch tensor (got {type(tensor).__name__})"
+        raise TypeError(msg)
+    if tensor.dtype not in dtypes or tensor.layout != torch.strided or tensor.is_nested:
+        allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        got = "a nested one" if tensor.is_nested else f"{tensor.dtype}, {tensor.layout}"
+        msg = f"{name} must be a dense tensor of {allowed} (got {got})"
+        raise TypeError(msg)
+    if logits is None:
+        return
+    if tensor.shape != (logits.shape[dimension],):
+        msg = f"{name} must have shape [{logits.shape[dimension]}], by logits of {list(logits.shape)} (got {list(tensor.shape)})"
+        raise ValueError(msg)
+    if tensor.device != logits.device:
+        msg = f"{name} must be on the device of logits, {logits.device} (got {tensor.device})"
+        raise ValueError(msg)
