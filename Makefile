@@ -2,6 +2,8 @@
 # make test    every check there is, the quick ones first
 # make bench   the benchmarks
 # make lint | types | cpp-test | py-test   one part of `make test`
+# make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
+# make gpu-check    the tests that need a GPU
 # make build   the package, built and installed into .venv
 # make format  formats the code and repairs what the linters can repair
 # make clean   removes what was built; .venv stays
@@ -15,12 +17,12 @@ BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
 # Folders too: they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
-                   $(shell find cpp/include cpp/src cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
-CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp')
+                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
+CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench format clean
+.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -53,6 +55,13 @@ cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
 	$(BIN)/cmake --build build/$* -- --quiet
 	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
+
+cuda-build: .venv/.demo
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
+	$(BIN)/cmake --build build/cuda --clean-first --target l2m_cuda
+
+gpu-check: .venv/.dev $(PACKAGE)
+	$(BIN)/pytest tests/gpu
 
 py-test: .venv/.dev $(PACKAGE)
 	echo "== pytest"

@@ -1,4 +1,4 @@
-"""Dependencies point one way: core <- bindings <- package <- {cli, demo, ...} <- {tests, benchmarks}."""
+"""Dependencies point one way: core <- cuda <- bindings <- package <- {cli, demo, ...} <- {tests, benchmarks}."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ ALLOWED_INCLUDES = {
     "cpp/src/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
+    "cpp/cuda/**/*.hpp": CORE,  # callers need no CUDA header
+    "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.hpp",
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
     "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.hpp",
 }
@@ -33,7 +35,7 @@ def wrong_includes(root: Path) -> list[str]:
     decided: set[Path] = set()
     for pattern, allowed in ALLOWED_INCLUDES.items():
         for file in sorted(set(root.glob(pattern)) - decided):
-            if file.suffix in {".hpp", ".cpp"}:
+            if file.suffix in {".hpp", ".cpp", ".cu"}:
                 headers = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', file.read_text(), re.MULTILINE)
                 wrong += [
                     f"{file.relative_to(root)} includes {header}"
@@ -95,6 +97,7 @@ def test_no_import_points_back() -> None:
         ("cpp/src/gather.cpp", "sys/mman.h"),
         ("cpp/src/platform.cpp", "pybind11/pybind11.h"),
         ("cpp/bindings/module.cpp", "cuda_runtime.h"),
+        ("cpp/cuda/class_loss.hpp", "cuda_runtime.h"),
         ("cpp/bindings/module.cpp", "torch/extension.h"),
         ("cpp/tests/test_gather.cpp", "pybind11/embed.h"),
     ],

@@ -96,6 +96,13 @@ def cross_entropy_gradient(
     gradient: NDArray[Any],
     num_threads: int,
 ) -> None: ...
+def add_exact_class_loss(
+    losses: NDArray[Any],
+    classes: NDArray[Any],
+    sum: NDArray[np.float64],
+    count: NDArray[np.int64],
+    unusual: NDArray[np.int64],
+) -> None: ...
 def learn2mix(
     proportions: NDArray[np.float64],
     class_losses: NDArray[np.float64],

@@ -12,15 +12,19 @@ from l2m_fast import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeGuard
 
     import torch
     from numpy.typing import ArrayLike, NDArray
+
+    from l2m_fast.device_totals import DeviceTotals
 
     Floats = NDArray[np.float64]
     Sizes = NDArray[np.int64]
 
 
 _LARGEST = np.finfo(np.float64).max
+_NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
 _MOST_CLASSES = 2**31 - 1
 
 
@@ -90,6 +94,29 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def is_on_device(losses: object) -> TypeGuard[torch.Tensor]:
+    """Whether losses are a CUDA tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(losses, torch.Tensor) and losses.is_cuda
+
+
+def check_device_losses(losses: torch.Tensor, classes: torch.Tensor) -> None:
+    """Raises unless these are per-sample losses and their classes, without looking at the values."""
+    dtype = str(losses.dtype).removeprefix("torch.")
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        msg = f"losses must be float16, bfloat16, float32 or float64 (got {dtype})"
+        raise TypeError(msg)
+    if classes.is_floating_point() or classes.is_complex():
+        msg = f"classes must be integers (got {classes.dtype})"
+        raise TypeError(msg)
+    if losses.ndim != 1 or classes.shape != losses.shape:
+        msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
+        raise ValueError(msg)
+    if classes.device not in (losses.device, classes.new_empty(0, device="cpu").device):
+        msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
+        raise ValueError(msg)
+
+
 def loss_array(losses: Any) -> NDArray[Any]:
     """Per-sample losses as the core takes them."""
     array = _host_array("losses", losses)
@@ -130,13 +157,46 @@ class LossWindow:
     def __init__(self, class_sizes: Sizes) -> None:
         self._class_sizes, self._nonempty = class_sizes, class_sizes > 0
         self.class_losses: Floats = np.full(len(class_sizes), np.nan)
-        self.pending = ClassLoss(np.zeros(len(class_sizes)), np.zeros(len(class_sizes), np.int64))
+        self._pending = ClassLoss(np.zeros(len(class_sizes)), np.zeros(len(class_sizes), np.int64))
+        self._on_device: DeviceTotals | None = None  # then it goes on from what was pending, and holds all of it
         self._warned: set[str] = set()
+
+    @property
+    def pending(self) -> ClassLoss:
+        """What was recorded so far. Waits for the device of the losses.
+
+        Raises:
+            ValueError: Classes recorded on a device were out of range; their losses are left out.
+        """
+        if self._on_device is None:
+            return self._pending
+        pending, out_of_range, not_finite = self._on_device.read()
+        if not_finite > 0:
+            self._warn(_NOT_FINITE)
+        if out_of_range > 0:
+            self._on_device.forget_skipped()
+            msg = f"classes must be in [0, {len(self._class_sizes)}) (got {out_of_range} others, left out, on {self._on_device.device})"
+            raise ValueError(msg)
+        return pending
 
     def add(self, losses: NDArray[Any], classes: NDArray[Any], num_threads: int) -> None:
         """Adds per-sample losses; nothing where it raises."""
-        if _core.add_class_loss(losses, classes, *self.pending, num_threads=max(num_threads, 1)) > 0:
-            self._warn("losses that are not finite were recorded; they are left out of the class losses")
+        self._pending, self._on_device = self.pending, None
+        if _core.add_class_loss(losses, classes, *self._pending, num_threads=max(num_threads, 1)) > 0:
+            self._warn(_NOT_FINITE)
+
+    def add_on_device(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
+        """Adds per-sample losses where they are; waits only where the last ones were elsewhere.
+
+        Args:
+            losses: Floats, shape `[n]`.
+            classes: Integers, shape `[n]`, on the same device or on the CPU.
+        """
+        if self._on_device is None or self._on_device.device != losses.device:
+            from l2m_fast.device_totals import DeviceTotals
+
+            self._on_device = DeviceTotals(self.pending, losses.device)
+        self._on_device.add(losses, classes)
 
     def add_sums(self, loss: ClassLoss) -> None:
         """Adds sums and counts; of a class whose sum is not finite, neither."""
@@ -144,7 +204,7 @@ class LossWindow:
         if total.dtype.kind != "f" or count.dtype.kind not in "iu":
             msg = f"a ClassLoss must have a sum of floats and a count of integers (got {total.dtype} and {count.dtype})"
             raise TypeError(msg)
-        shape = self.pending.sum.shape
+        shape = self._class_sizes.shape
         if total.shape != shape or count.shape != shape:
             msg = f"a ClassLoss must have sum and count of shape {shape} (got {total.shape} and {count.shape})"
             raise ValueError(msg)
@@ -156,11 +216,12 @@ class LossWindow:
             raise ValueError(msg)
         finite = np.isfinite(total)
         if not finite.all():
-            self._warn("losses that are not finite were recorded; they are left out of the class losses")
+            self._warn(_NOT_FINITE)
+        self._pending, self._on_device = self.pending, None
         with np.errstate(over="ignore"):
-            np.add(self.pending.sum, total, out=self.pending.sum, where=finite)
-        np.clip(self.pending.sum, -_LARGEST, _LARGEST, out=self.pending.sum)
-        np.add(self.pending.count, count, out=self.pending.count, where=finite, casting="unsafe")
+            np.add(self._pending.sum, total, out=self._pending.sum, where=finite)
+        np.clip(self._pending.sum, -_LARGEST, _LARGEST, out=self._pending.sum)
+        np.add(self._pending.count, count, out=self._pending.count, where=finite, casting="unsafe")
 
     def totals(self, all_reduce: Callable[[Floats], object] | None) -> tuple[ClassLoss | None, Floats]:
         """What was recorded in the window, None for nothing, and the class losses after it. Changes nothing.
@@ -168,7 +229,7 @@ class LossWindow:
         Args:
             all_reduce: Sums a float64 array over all ranks, in place.
         """
-        sums = np.concatenate([self.pending.sum, self.pending.count])
+        sums = np.concatenate(self.pending)
         if all_reduce is not None:
             all_reduce(sums)
         total, count = np.split(sums, 2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from l2m_fast import _core, state
 from l2m_fast.arguments import choice, class_ids, flag, row_ids, torch_from_dlpack, warn_of_ranks, whole
-from l2m_fast.class_loss import ClassLoss, class_array, loss_array
+from l2m_fast.class_loss import ClassLoss, check_device_losses, class_array, is_on_device, loss_array
 from l2m_fast.data import Format, fields_of
 from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
 from l2m_fast.progress import Course, Progress
@@ -215,16 +215,17 @@ class Loader:
 
         Args:
             losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
-                float64, on the CPU; detached. Losses that are not finite are left out, with one warning. Or a
-                `ClassLoss` of all classes.
-            classes: Class of each loss, same length, integers; default: those of the last batch. With it the length is
-                free.
+                float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
+                needed. Losses that are not finite are left out, with one warning. Or a `ClassLoss` of all classes.
+            classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
+                last batch. With it the length is free.
 
         Raises:
             RuntimeError: No batch has been yielded, another thread is iterating, or the loader was closed.
             TypeError: Losses are not floats or classes are not integers; nothing was added.
-            ValueError: Wrong length or shape, or a class out of range; nothing was added.
-            NotImplementedError: Losses on a device.
+            ValueError: Wrong length or shape, or a class out of range; nothing was added. Classes on a device are looked at
+                there: one out of range is left out, and raises where the sums are next needed.
+            NotImplementedError: Losses on a device that is not CUDA.
         """
         self._progress.check_usable()
         if isinstance(losses, ClassLoss):
@@ -232,6 +233,9 @@ class Loader:
                 msg = "a ClassLoss has its classes: classes must be None"
                 raise ValueError(msg)
             self._progress.window.add_sums(losses)
+            return
+        if is_on_device(losses):
+            self._record_on_device(losses, classes)
             return
         values = loss_array(losses)
         if classes is not None:
@@ -244,6 +248,16 @@ class Loader:
             )
             raise ValueError(msg)
         self._progress.window.add(values, of_batch, self._num_threads)
+
+    def _record_on_device(self, losses: torch.Tensor, classes: torch.Tensor | ArrayLike | None) -> None:
+        import torch
+
+        if classes is None:
+            classes = self._last_classes()
+        if not isinstance(classes, torch.Tensor):
+            classes = torch.from_numpy(class_array(classes))
+        check_device_losses(losses, classes)
+        self._progress.window.add_on_device(losses, classes)
 
     def update(self) -> None:
         """Closes the window now; acts from the next epoch to begin. Called by itself at the end of an epoch with losses.

@@ -267,7 +267,7 @@ class Progress:
 
     def state(self) -> State:
         """What was consumed."""
-        losses = self.window.class_losses
+        losses, pending = self.window.class_losses, self.window.pending
         return {
             "epoch": self._epoch,
             "next_epoch": self._next_epoch,
@@ -276,8 +276,8 @@ class Progress:
             **self.prefetcher.state(),
             "next_proportions": self.next_proportions.tolist(),
             "class_losses": [None if np.isnan(loss) else loss for loss in losses.tolist()],
-            "window_sum": self.window.pending.sum.tolist(),
-            "window_count": self.window.pending.count.tolist(),
+            "window_sum": pending.sum.tolist(),
+            "window_count": pending.count.tolist(),
         }
 
     def load(self, loaded: State) -> None:
