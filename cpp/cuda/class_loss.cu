@@ -50,10 +50,7 @@ __device__ void add_to(std::int64_t* total, std::int64_t x) {
 }
 
 __device__ void add_to(std::int64_t* digits, const HalfDigits& x) {
-  for (int i = 0; i < 3; ++i) {
-    const int place = x.first + i;
-    add_to(&digits[place / 2], static_cast<std::int64_t>(x.digit[i]) * (std::int64_t{1} << (16 * (place % 2))));
-  }
+  for (int i = 0; i < 3; ++i) add_to(&digits[x.place(i)], x.value(i));
 }
 
 /// Counts what a thread skipped.

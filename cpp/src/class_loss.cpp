@@ -13,16 +13,10 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kPartLosses = 1 << 16;  // about 100 us of work
+constexpr std::int64_t kPartLosses = 1 << 16;  // long against the start of a task
 constexpr std::int64_t kMaxParts = 32;
 constexpr std::size_t kLanes = 2;
 constexpr std::size_t kMostInLanes = 4096;  // classes: beyond, the lanes would not stay in the cache
-
-double to_double(double x) { return x; }
-template <class Loss>
-double to_double(Loss x) {
-  return widen(x);
-}
 
 /// A sum stays at the largest numbers rather than become infinite, which no later loss and no saved state could undo.
 void add_to(double& sum, double x) {
@@ -36,7 +30,7 @@ std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> c
                           std::int64_t* count) {
   std::int64_t skipped = 0;
   for (std::size_t i = 0; i < losses.size(); ++i) {
-    const double loss = to_double(losses[i]);
+    const double loss = widen(losses[i]);
     if (!std::isfinite(loss)) [[unlikely]] {
       ++skipped;
       continue;
@@ -62,7 +56,7 @@ void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, 
   const auto add = [&](std::size_t i, std::size_t lane) {
     const auto k = std::min<std::uint64_t>(static_cast<std::uint64_t>(classes[i]), num_classes);
     Total& total = totals[k + lane * lane_stride];
-    total.sum += to_double(losses[i]);
+    total.sum += widen(losses[i]);
     total.count += 1.0;
   };
   std::size_t i = 0;

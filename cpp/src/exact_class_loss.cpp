@@ -6,23 +6,13 @@
 #include "l2m/exact_sum.hpp"
 
 namespace l2m {
-namespace {
-
-Pieces pieces_at(const double& loss) { return pieces_of(loss); }
-template <class Loss>
-Pieces pieces_at(const Loss& loss) {
-  return pieces_of(widen(loss));
-}
-
-}  // namespace
-
 template <class Loss, class Class>
 void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
                           std::span<std::int64_t> count, std::span<std::int64_t> unusual) {
   std::vector<std::int64_t> digits(sum.size() * kSumDigits);
   for (std::size_t i = 0; i < losses.size(); ++i) {
     const auto k = static_cast<std::uint64_t>(classes[i]);
-    const Pieces loss = pieces_at(losses[i]);
+    const Pieces loss = pieces_of(widen(losses[i]));
     if (k >= count.size()) {
       ++unusual[0];
     } else if (!std::isfinite(loss.piece[0])) {
@@ -30,12 +20,7 @@ void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> c
     } else {
       for (int p = 0; p < loss.count; ++p) {
         const HalfDigits x = half_digits(loss.piece[p]);
-        for (int d = 0; d < 3; ++d) {
-          const int place = x.first + d;
-          if (x.digit[d] != 0)
-            digits[k * kSumDigits + static_cast<std::size_t>(place / 2)] +=
-                std::int64_t{x.digit[d]} * (place % 2 == 0 ? 1 : 65536);
-        }
+        for (int d = 0; d < 3; ++d) digits[k * kSumDigits + static_cast<std::size_t>(x.place(d))] += x.value(d);
       }
       ++count[k];
     }

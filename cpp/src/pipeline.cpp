@@ -135,11 +135,11 @@ bool Pipeline::can_fill() {
   return false;
 }
 
-/// A consumer that waits, or comes back so soon that a thread can be spared, takes the place of one.
+/// A consumer that waits takes the place of a thread. So does one that comes back so soon that a thread can be spared, but
+/// for the last: it may be away for longer this time.
 int Pipeline::pool_threads_wanted() const {
   if (waiting_) return settings_.num_threads - 1;
-  return hurried_ ? std::max(settings_.num_threads - 1, 1)
-                  : settings_.num_threads;  // it may be away for longer this time
+  return hurried_ ? std::max(settings_.num_threads - 1, 1) : settings_.num_threads;
 }
 
 /// What to do next; whoever claims it has to run() it.

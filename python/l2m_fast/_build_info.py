@@ -19,8 +19,8 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         `version` and `compiler` (str), `cuda_built` (bool: there was a CUDA compiler), `cuda_usable` (bool: and there is a
-        device and its driver), `usable_cpus` (CPUs this process may run on: the default num_threads of a loader) and `pool_threads` (native
-        threads that the loaders of this process share now).
+        device and its driver), `usable_cpus` (CPUs this process may run on: the default num_threads of a loader) and
+        `pool_threads` (native threads that the loaders of this process share now).
     """
     return {
         "version": _core.__version__,

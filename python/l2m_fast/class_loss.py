@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Sizes = NDArray[np.int64]
 
 
-_LARGEST = np.finfo(np.float64).max
+LARGEST_SUM = sys.float_info.max  # where sums of losses stop
 _NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
-_MOST_CLASSES = 2**31 - 1
+MOST_CLASSES = 2**31 - 1
 
 
 class ClassLoss(NamedTuple):
@@ -58,8 +58,8 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
         msg = f"num_classes must be an int (got {num_classes!r})"
         raise TypeError(msg)
-    if not 1 <= num_classes <= _MOST_CLASSES:
-        msg = f"num_classes must be in [1, {_MOST_CLASSES}] (got {num_classes})"
+    if not 1 <= num_classes <= MOST_CLASSES:
+        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {num_classes})"
         raise ValueError(msg)
     result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
     _core.add_class_loss(loss_array(losses), class_array(classes), *result, num_threads=_core.usable_cpus())
@@ -94,6 +94,10 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def _is_bfloat16(values: object) -> bool:
+    return str(getattr(values, "dtype", "")) == "torch.bfloat16"
+
+
 def is_on_device(losses: object) -> TypeGuard[torch.Tensor]:
     """Whether losses are a CUDA tensor."""
     torch = sys.modules.get("torch")
@@ -112,7 +116,7 @@ def check_device_losses(losses: torch.Tensor, classes: torch.Tensor) -> None:
     if losses.ndim != 1 or classes.shape != losses.shape:
         msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
         raise ValueError(msg)
-    if classes.device not in (losses.device, classes.new_empty(0, device="cpu").device):
+    if classes.device.type != "cpu" and classes.device != losses.device:
         msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
         raise ValueError(msg)
 
@@ -120,7 +124,7 @@ def check_device_losses(losses: torch.Tensor, classes: torch.Tensor) -> None:
 def loss_array(losses: Any) -> NDArray[Any]:
     """Per-sample losses as the core takes them."""
     array = _host_array("losses", losses)
-    if str(getattr(losses, "dtype", "")) == "torch.bfloat16":
+    if _is_bfloat16(losses):
         return array
     if array.dtype.kind != "f" or array.itemsize > 8:
         msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
@@ -131,7 +135,7 @@ def loss_array(losses: Any) -> NDArray[Any]:
 def class_array(classes: Any) -> NDArray[Any]:
     """Class ids as the core takes them."""
     array = _host_array("classes", classes)
-    if str(getattr(classes, "dtype", "")) == "torch.bfloat16":
+    if _is_bfloat16(classes):
         msg = "classes must be integers (got torch.bfloat16)"
         raise TypeError(msg)
     if array.size == 0 and isinstance(classes, (list, tuple)):
@@ -220,7 +224,7 @@ class LossWindow:
         self._pending, self._on_device = self.pending, None
         with np.errstate(over="ignore"):
             np.add(self._pending.sum, total, out=self._pending.sum, where=finite)
-        np.clip(self._pending.sum, -_LARGEST, _LARGEST, out=self._pending.sum)
+        np.clip(self._pending.sum, -LARGEST_SUM, LARGEST_SUM, out=self._pending.sum)
         np.add(self._pending.count, count, out=self._pending.count, where=finite, casting="unsafe")
 
     def totals(self, all_reduce: Callable[[Floats], object] | None) -> tuple[ClassLoss | None, Floats]:
@@ -236,7 +240,9 @@ class LossWindow:
         recorded = (count > 0) & self._nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():
             return None, self.class_losses
-        mean = np.minimum(total[recorded] / count[recorded], _LARGEST)  # where the sum of finite losses was not finite
+        mean = np.minimum(
+            total[recorded] / count[recorded], LARGEST_SUM
+        )  # where the sum of finite losses was not finite
         if (mean < 0).any():
             self._warn("the mean loss of a class is negative; it counts as 0")
         class_losses = self.class_losses.copy()
@@ -252,7 +258,7 @@ class LossWindow:
     def filled(self, class_losses: Floats) -> Floats:
         """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
         known = self._nonempty & ~np.isnan(class_losses)
-        mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), _LARGEST)
+        mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), LARGEST_SUM)
         losses: Floats = np.where(self._nonempty, np.where(known, class_losses, mean), 0.0)
         return losses
 

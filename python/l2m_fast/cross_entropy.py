@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from l2m_fast.arguments import whole
-from l2m_fast.class_loss import ClassLoss
+from l2m_fast.class_loss import MOST_CLASSES, ClassLoss
 
 if TYPE_CHECKING:
     import torch
 
-_MOST_CLASSES = 2**31 - 1
 _LARGEST = 2**63 - 1
 
 
@@ -59,7 +58,7 @@ def cross_entropy(
     torch = _torch()
     from l2m_fast import cross_entropy_op
 
-    num_classes = whole("num_classes", num_classes, 1, _MOST_CLASSES)
+    num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     ignore_index = whole("ignore_index", ignore_index, -_LARGEST, _LARGEST)
     if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
         msg = f"label_smoothing must be a number in [0, 1] (got {label_smoothing!r})"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from l2m_fast import _core
 from l2m_fast._build_info import _cuda
-
-if TYPE_CHECKING:
-    from l2m_fast.class_loss import ClassLoss
+from l2m_fast.class_loss import ClassLoss
 
 _SUM_DIGITS = 9  # of cpp/include/l2m/exact_sum.hpp
 
@@ -91,8 +87,6 @@ class DeviceTotals:
 
     def read(self) -> tuple[ClassLoss, int, int]:
         """Waits for the device; the totals, losses skipped for their class, and losses skipped for not being finite."""
-        from l2m_fast.class_loss import ClassLoss
-
         out_of_range, not_finite = self._unusual.tolist()
         return ClassLoss(self._sum.cpu().numpy().copy(), self._count.cpu().numpy().copy()), out_of_range, not_finite
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
+
+from l2m_fast.class_loss import LARGEST_SUM
 
 VERSION = 2  # 1: permutations by Philox alone
 MOST = 2**62  # of any count: far from where a 64-bit integer would wrap
-
-_LARGEST = sys.float_info.max  # where sums of losses stop
 
 State = dict[str, Any]
 
@@ -96,7 +95,7 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
     return {
         **first,
         "window_sum": [
-            max(-_LARGEST, min(sum(sums), _LARGEST))
+            max(-LARGEST_SUM, min(sum(sums), LARGEST_SUM))
             for sums in zip(*(one["window_sum"] for one in pending), strict=True)
         ]
         or [0.0] * num_classes,

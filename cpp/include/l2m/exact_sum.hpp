@@ -23,6 +23,12 @@ inline constexpr int kSumDigits = 9;
 struct HalfDigits {
   int first = 0;
   std::int32_t digit[3] = {0, 0, 0};
+
+  /// The digit of a sum to which digit i belongs, and what it adds there.
+  [[nodiscard]] L2M_HOST_DEVICE int place(int i) const { return (first + i) / 2; }
+  [[nodiscard]] L2M_HOST_DEVICE std::int64_t value(int i) const {
+    return std::int64_t{digit[i]} * ((first + i) % 2 == 0 ? 1 : 65536);
+  }
 };
 
 /// @param x  finite.
