@@ -3,29 +3,43 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "check.hpp"
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 
 namespace l2m::test {
 
 // ThreadSanitizer takes a thread of a forked child for one of the parent's with the same id, and gives up.
 #if defined(__SANITIZE_THREAD__)
 inline constexpr bool kCanFork = false;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr bool kCanFork = false;
 #else
 inline constexpr bool kCanFork = true;
 #endif
+
+// The allocator of AddressSanitizer takes its locks into a child as they are: one that a thread held stays locked there. So
+// threads are left to come to rest first. Without it, as in the plain run, forks come at any moment.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr std::chrono::milliseconds kRest{20};
 #else
-inline constexpr bool kCanFork = true;
+inline constexpr std::chrono::milliseconds kRest{0};
 #endif
 
 /// Runs `body` in a forked child, all of whose checks must hold; under ThreadSanitizer not at all.
 template <class Body>
 void in_child(Body&& body) {
   if (!kCanFork) return;
+  std::this_thread::sleep_for(kRest);
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
