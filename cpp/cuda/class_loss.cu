@@ -1,14 +1,10 @@
 #include "class_loss.hpp"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
+#include "floats.hpp"
 #include "l2m/exact_sum.hpp"
+#include "launch.hpp"
 
 namespace l2m::cuda {
 namespace {
@@ -21,13 +17,14 @@ constexpr int kUsual = 6;
 // two of a double's pieces may meet at a digit.
 constexpr std::int64_t kMostOfVisit = 1 << 14;
 constexpr std::int64_t kLeastOfBlock = 2048;
+// The last block to end finishes all classes alone: with more of them, that would take longer than a launch.
+constexpr std::int64_t kMostInShared = 4096;
+// Copies of a class's digits that a block has, so that the lanes of a warp seldom meet at one of them: as many as fit.
+constexpr int kMostCopies = 32;
+constexpr std::int64_t kBytesOfCopies = 48 << 10;
 
-__device__ Pieces pieces_at(const float* losses, std::int64_t i) { return pieces_of(losses[i]); }
-__device__ Pieces pieces_at(const double* losses, std::int64_t i) { return pieces_of(losses[i]); }
-__device__ Pieces pieces_at(const __half* losses, std::int64_t i) { return pieces_of(__half2float(losses[i])); }
-__device__ Pieces pieces_at(const __nv_bfloat16* losses, std::int64_t i) {
-  return pieces_of(__bfloat162float(losses[i]));
-}
+constexpr int kGroupedThreads = 256;
+constexpr int kLanes = 32;
 
 __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   switch (classes.bytes) {
@@ -45,8 +42,14 @@ __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   }
 }
 
+__device__ bool is_class(std::int64_t k, const ClassTotals& totals) {
+  return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(totals.num_classes);
+}
+
+__device__ unsigned long long* as_unsigned(std::int64_t* x) { return reinterpret_cast<unsigned long long*>(x); }
+
 __device__ void add_to(std::int64_t* total, std::int64_t x) {
-  if (x != 0) atomicAdd(reinterpret_cast<unsigned long long*>(total), static_cast<unsigned long long>(x));
+  if (x != 0) atomicAdd(as_unsigned(total), static_cast<unsigned long long>(x));
 }
 
 __device__ void add_to(std::int64_t* digits, const HalfDigits& x) {
@@ -64,57 +67,102 @@ struct Skipped {
   }
 };
 
-/// Each block has digits and counts of its own for all classes in shared memory.
+/// Calls add(k, pieces of the loss) unless the loss is to be skipped.
+template <class Loss, class Add>
+__device__ void unless_skipped(Loss loss, std::int64_t k, const ClassTotals& totals, Skipped& skipped, const Add& add) {
+  const Pieces pieces = pieces_of(widened(loss));
+  if (!is_class(k, totals)) {
+    ++skipped.out_of_range;
+  } else if (!isfinite(pieces.piece[0])) {
+    ++skipped.not_finite;
+  } else {
+    add(k, pieces);
+  }
+}
+
+/// Adds a class's exact sum and its count, which is `count`, to the totals.
+__device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t count) {
+  std::int64_t* const digits = &totals.unfinished[k * kUnfinished];
+  totals.sum[k] += nearest_double(digits);
+  totals.count[k] += count;
+  for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
+}
+
+/// Whether this block is the last of the launch to come here; then it sees what the others have written.
+__device__ bool is_last_block(std::int64_t* blocks_done) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) shared_memory[0] = atomicAdd(as_unsigned(blocks_done), 1ULL) == gridDim.x - 1;
+  __syncthreads();
+  const bool is_last = shared_memory[0] != 0;
+  if (is_last) __threadfence();
+  return is_last;
+}
+
+/// Each block has digits and counts of its own for all classes in shared memory, in several copies.
 template <class Loss>
-__global__ void __launch_bounds__(kThreads)
-    add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n, std::int64_t of_block, ClassTotals totals) {
-  extern __shared__ std::int32_t shared[];  // [kUsual + 1, K]: digits, count
+__global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n,
+                                                          std::int64_t of_block, int copies, ClassTotals totals) {
   const int num_classes = static_cast<int>(totals.num_classes);
-  std::int32_t* const count = shared + kUsual * num_classes;
-  for (int i = threadIdx.x; i < (kUsual + 1) * num_classes; i += kThreads) shared[i] = 0;
+  const int words = (kUsual + 1) * num_classes * copies;  // [kUsual + 1, K, copies]: digits, then the count
+  const int copy = static_cast<int>(threadIdx.x) % copies;
+  for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) shared_memory[i] = 0;
+  const auto word = [&](int digit, int k, int which) -> std::int32_t& {
+    return shared_memory[(digit * num_classes + k) * copies + which];
+  };
+  // Threads begin at different copies, which lie in different banks.
+  const auto taken = [&](int digit, int k) {
+    std::int64_t total = 0;
+    for (int i = 0; i < copies; ++i) {
+      std::int32_t& of_copy = word(digit, k, (copy + i) % copies);
+      total += of_copy;
+      of_copy = 0;
+    }
+    return total;
+  };
   Skipped skipped;
   for (std::int64_t begin = blockIdx.x * of_block; begin < n; begin += gridDim.x * of_block) {
     const std::int64_t end = begin + of_block < n ? begin + of_block : n;
     __syncthreads();
 #pragma unroll 4
     for (std::int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-      const std::int64_t class_id = class_at(classes, i);
-      const Pieces loss = pieces_at(losses, i);
-      if (static_cast<std::uint64_t>(class_id) >= static_cast<std::uint64_t>(num_classes)) {
-        ++skipped.out_of_range;
-      } else if (!isfinite(loss.piece[0])) {
-        ++skipped.not_finite;
-      } else {
-        const int k = static_cast<int>(class_id);
+      unless_skipped(losses[i], class_at(classes, i), totals, skipped, [&](std::int64_t k, const Pieces& loss) {
         for (int p = 0; p < loss.count; ++p) {
           const HalfDigits x = half_digits(loss.piece[p]);
           if (x.first >= kFirstUsual && x.first + 2 < kFirstUsual + kUsual) {
             for (int d = 0; d < 3; ++d)
-              if (x.digit[d] != 0) atomicAdd(&shared[(x.first - kFirstUsual + d) * num_classes + k], x.digit[d]);
+              if (x.digit[d] != 0) atomicAdd(&word(x.first - kFirstUsual + d, static_cast<int>(k), copy), x.digit[d]);
           } else {
-            add_to(&totals.digits[class_id * kSumDigits], x);
+            add_to(&totals.unfinished[k * kUnfinished], x);
           }
         }
-        atomicAdd(&count[k], 1);
-      }
+        atomicAdd(&word(kUsual, static_cast<int>(k), copy), 1);
+      });
     }
     __syncthreads();
-    for (int k = threadIdx.x; k < num_classes; k += kThreads) {
-      if (count[k] == 0) continue;
-      add_to(&totals.count[k], count[k]);
-      count[k] = 0;
+    for (int k = static_cast<int>(threadIdx.x); k < num_classes; k += kThreads) {
+      const std::int64_t count = taken(kUsual, k);
+      if (count == 0) continue;
+      std::int64_t* const unfinished = &totals.unfinished[std::int64_t{k} * kUnfinished];
+      add_to(&unfinished[kSumDigits], count);
       for (int d = 0; d < kUsual; d += 2) {
-        std::int32_t& low = shared[d * num_classes + k];
-        std::int32_t& high = shared[(d + 1) * num_classes + k];
-        add_to(&totals.digits[k * kSumDigits + (kFirstUsual + d) / 2], low + static_cast<std::int64_t>(high) * 65536);
-        low = high = 0;
+        const std::int64_t low = taken(d, k);
+        add_to(&unfinished[(kFirstUsual + d) / 2], low + taken(d + 1, k) * 65536);
       }
     }
   }
   skipped.add(totals);
+  if (!is_last_block(&totals.unusual[2])) return;
+  if (threadIdx.x == 0) totals.unusual[2] = 0;
+  for (std::int64_t k = threadIdx.x; k < num_classes; k += kThreads) {
+    std::int64_t& count = totals.unfinished[k * kUnfinished + kSumDigits];
+    if (count == 0) continue;
+    finish(totals, k, count);
+    count = 0;
+  }
 }
 
-/// For more classes than shared memory holds: they are many, so few losses meet at one of them.
+/// For many classes, where few losses meet at one of them.
 template <class Loss>
 __global__ void __launch_bounds__(kThreads)
     add_in_memory(const Loss* losses, ClassIds classes, std::int64_t n, ClassTotals totals) {
@@ -122,91 +170,103 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
 #pragma unroll 4
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
-    const std::int64_t k = class_at(classes, i);
-    const Pieces loss = pieces_at(losses, i);
-    if (static_cast<std::uint64_t>(k) >= static_cast<std::uint64_t>(totals.num_classes)) {
-      ++skipped.out_of_range;
-    } else if (!isfinite(loss.piece[0])) {
-      ++skipped.not_finite;
-    } else {
-      for (int p = 0; p < loss.count; ++p) add_to(&totals.digits[k * kSumDigits], half_digits(loss.piece[p]));
-      add_to(&totals.count[k], 1);
-    }
+    unless_skipped(losses[i], class_at(classes, i), totals, skipped, [&](std::int64_t k, const Pieces& loss) {
+      std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
+      for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
+      add_to(&unfinished[kSumDigits], 1);
+    });
   }
   skipped.add(totals);
 }
 
-/// Adds exact sums to doubles, and takes them away.
-__global__ void __launch_bounds__(kThreads) finish(ClassTotals totals) {
-  const std::int64_t k = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (k >= totals.num_classes) return;
-  std::int64_t* const digits = &totals.digits[k * kSumDigits];
-  totals.sum[k] += nearest_double(digits);
-  for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
+/// Finishes the classes of losses: each by the thread that finds its count.
+__global__ void __launch_bounds__(kThreads) finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+    const std::int64_t k = class_at(classes, i);
+    if (!is_class(k, totals)) continue;
+    const auto count = static_cast<std::int64_t>(
+        atomicExch(as_unsigned(&totals.unfinished[k * kUnfinished + kSumDigits]), 0ULL));
+    if (count != 0) finish(totals, k, count);
+  }
 }
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+/// The sum over a block's threads, which all take part, in an order that is always the same.
+template <class T>
+__device__ T sum_over_block(T x) {
+  auto* const of_warps = reinterpret_cast<T*>(shared_memory);
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0U, x, mask);
+  if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = x;
+  __syncthreads();
+  T total = 0;
+  for (int warp = 0; warp < kGroupedThreads / kLanes; ++warp) total += of_warps[warp];
+  __syncthreads();
+  return total;
 }
-
-int attribute(cudaDeviceAttr which) {
-  int device = 0;
-  int value = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&value, which, device));
-  return value;
-}
-
-unsigned blocks_for(std::int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
 
 template <class Loss>
-void add(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, cudaStream_t stream) {
+__global__ void __launch_bounds__(kGroupedThreads)
+    add_grouped(const Loss* losses, Segments segments, ClassTotals totals) {
+  const std::int32_t begin = segments.begins[blockIdx.x];
+  const std::int32_t end = segments.begins[blockIdx.x + 1];
+  const std::int32_t k = segments.classes[blockIdx.x];
+  double sum = 0.0;
+  Skipped skipped;
+#pragma unroll 4
+  for (std::int32_t i = begin + static_cast<std::int32_t>(threadIdx.x); i < end; i += kGroupedThreads) {
+    const auto loss = static_cast<double>(widened(losses[i]));
+    if (isfinite(static_cast<float>(loss))) {
+      sum += loss;
+    } else {
+      ++skipped.not_finite;
+    }
+  }
+  skipped.add(totals);
+  sum = sum_over_block(sum);
+  const auto not_finite = sum_over_block(static_cast<std::int32_t>(skipped.not_finite));
+  if (threadIdx.x != 0) return;
+  totals.sum[k] += sum;
+  totals.count[k] += end - begin - not_finite;
+}
+
+template <class Loss>
+void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
   const std::int64_t most_blocks = 2 * attribute(cudaDevAttrMultiProcessorCount);
-  const std::int64_t shared_bytes = (kUsual + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
-  if (shared_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+  const std::int64_t bytes_of_copy = (kUsual + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
+  if (totals.num_classes <= kMostInShared && bytes_of_copy <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+    int copies = kMostCopies;
+    while (copies > 1 && copies * bytes_of_copy > kBytesOfCopies) copies /= 2;
     // A block passes as much on as there are classes: it should add more losses than that.
     const std::int64_t least = std::min(std::max(kLeastOfBlock, totals.num_classes), kMostOfVisit);
     const std::int64_t blocks = std::clamp<std::int64_t>(n / least, 1, most_blocks);
     const std::int64_t of_block = std::min((n + blocks - 1) / blocks, kMostOfVisit);
-    check(cudaFuncSetAttribute(add_in_shared<Loss>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)));
-    add_in_shared<<<static_cast<unsigned>(blocks), kThreads, static_cast<std::size_t>(shared_bytes), stream>>>(
-        losses, classes, n, of_block, totals);
+    launch({blocks, kThreads, stream, copies * bytes_of_copy}, add_in_shared<Loss>, losses, classes, n, of_block,
+           copies, totals);
   } else {
-    const auto blocks = static_cast<unsigned>(std::min<std::int64_t>((n + kThreads - 1) / kThreads, 4 * most_blocks));
-    add_in_memory<<<blocks, kThreads, 0, stream>>>(losses, classes, n, totals);
+    const std::int64_t blocks = std::min<std::int64_t>((n + kThreads - 1) / kThreads, 4 * most_blocks);
+    launch({blocks, kThreads, stream}, add_in_memory<Loss>, losses, classes, n, totals);
+    launch({blocks, kThreads, stream}, finish_in_memory, classes, n, totals);
   }
-  check(cudaGetLastError());
 }
 
-template <class F>
-void with_losses(LossType type, const void* losses, F&& f) {
-  switch (type) {
-    case LossType::kFloat16:
-      return f(static_cast<const __half*>(losses));
-    case LossType::kBFloat16:
-      return f(static_cast<const __nv_bfloat16*>(losses));
-    case LossType::kFloat32:
-      return f(static_cast<const float*>(losses));
-    case LossType::kFloat64:
-      return f(static_cast<const double*>(losses));
-  }
+template <class Loss>
+void add_by_segment(const Loss* losses, const Segments& segments, const ClassTotals& totals, Stream stream) {
+  constexpr std::int64_t kSharedBytes = kGroupedThreads / kLanes * sizeof(double);
+  launch({segments.size, kGroupedThreads, stream, kSharedBytes}, add_grouped<Loss>, losses, segments, totals);
 }
 
 }  // namespace
 
-void add_class_loss(LossType type, const void* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals,
+void add_class_loss(FloatType type, const void* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals,
                     Stream stream) {
   if (n == 0) return;
-  const auto typed_stream = static_cast<cudaStream_t>(stream);
-  with_losses(type, losses, [&](auto typed) { add(typed, classes, n, totals, typed_stream); });
-  finish<<<blocks_for(totals.num_classes), kThreads, 0, typed_stream>>>(totals);
-  check(cudaGetLastError());
+  with_floats(type, losses, [&](auto typed) { add_by_id(typed, classes, n, totals, stream); });
 }
 
-int device_count() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+void add_grouped_class_loss(FloatType type, const void* losses, const Segments& segments, const ClassTotals& totals,
+                            Stream stream) {
+  if (segments.size == 0) return;
+  with_floats(type, losses, [&](auto typed) { add_by_segment(typed, segments, totals, stream); });
 }
 
 }  // namespace l2m::cuda

@@ -2,12 +2,10 @@
 
 #include <cstdint>
 
-/// For callers that know no CUDA: pointers are to memory of the current device, a stream is opaque, nothing waits for it.
+#include "l2m/exact_sum.hpp"
+#include "types.hpp"
+
 namespace l2m::cuda {
-
-using Stream = void*;  ///< a cudaStream_t
-
-enum class LossType { kFloat16, kBFloat16, kFloat32, kFloat64 };
 
 /// Integers in [-2^63, 2^63) of 1, 2, 4 or 8 bytes.
 struct ClassIds {
@@ -16,26 +14,40 @@ struct ClassIds {
   bool is_signed;
 };
 
+/// What of a class is not finished yet: the digits of an exact sum, and a count.
+inline constexpr int kUnfinished = kSumDigits + 1;
+
 /// Where losses are added up.
 struct ClassTotals {
   std::int64_t num_classes;
-  double* sum;          ///< [K] added to
-  std::int64_t* count;  ///< [K] added to
-  std::int64_t*
-      unusual;  ///< [2] added to: losses skipped for a class out of range, and for not being finite (as a float)
-  std::int64_t* digits;  ///< [K, kSumDigits] zero before and after, see exact_sum.hpp
+  double* sum;           ///< [K] added to
+  std::int64_t* count;   ///< [K] added to
+  std::int64_t* unusual; /**< [3] added to: losses skipped for a class out of range, and for not being finite (as a float);
+                              the third is zero before and after */
+  std::int64_t* unfinished;  ///< [K, kUnfinished] zero before and after
 };
 
-/// Adds losses per class: to each sum the double nearest to the sum of its losses. Two launches.
+/// Adds losses per class: to each sum the double nearest to the sum of its losses. One launch; two where there are more
+/// classes than shared memory holds. Its work does not grow with the number of classes then.
 ///
 /// Between losses only integers are added, so the result has the same bits whatever the device, the order of the losses or
 /// the launch: gpu-to-gpu deterministic.
 /// @param losses   [n] n < 2^29.   @param classes  [n]
 /// @throws std::runtime_error  a launch failed.
-void add_class_loss(LossType type, const void* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals,
+void add_class_loss(FloatType type, const void* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals,
                     Stream stream);
 
-/// Devices there are; 0 also without a driver.
-int device_count();
+/// Losses grouped by class.
+struct Segments {
+  const std::int32_t* begins;   ///< [S + 1] where each begins, and the last ends
+  const std::int32_t* classes;  ///< [S] the class of each: all different, and in [0, K)
+  std::int64_t size;            ///< S
+};
+
+/// Adds losses that are grouped by class: doubles in an order that only the segments say, gpu-to-gpu deterministic. One
+/// launch, no atomics but to count losses that are not finite. A segment is the work of one block.
+/// @param losses  [segments.begins[S]]   @throws std::runtime_error  the launch failed.
+void add_grouped_class_loss(FloatType type, const void* losses, const Segments& segments, const ClassTotals& totals,
+                            Stream stream);
 
 }  // namespace l2m::cuda

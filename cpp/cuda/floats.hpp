@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "types.hpp"
+
+namespace l2m::cuda {
+
+__device__ inline double widened(double x) { return x; }
+__device__ inline float widened(float x) { return x; }
+__device__ inline float widened(__half x) { return __half2float(x); }
+__device__ inline float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+/// Calls f with the floats as what they are.
+template <class F>
+void with_floats(FloatType type, const void* floats, F&& f) {
+  switch (type) {
+    case FloatType::kFloat16:
+      return f(static_cast<const __half*>(floats));
+    case FloatType::kBFloat16:
+      return f(static_cast<const __nv_bfloat16*>(floats));
+    case FloatType::kFloat32:
+      return f(static_cast<const float*>(floats));
+    case FloatType::kFloat64:
+      return f(static_cast<const double*>(floats));
+  }
+}
+
+}  // namespace l2m::cuda

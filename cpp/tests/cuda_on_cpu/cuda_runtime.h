@@ -1,0 +1,147 @@
+#pragma once
+
+// Of CUDA's language and runtime what the kernels use, on the CPU: a thread of the host for a thread of a block, so that
+// kernels are tested, and watched by sanitizers, where there is no device. Blocks run one after the other. A test
+// includes the kernels' source. What C++ has no syntax for, the kernels do without: they are launched by
+// cudaLaunchKernelEx(), and the only shared memory is that of launch.hpp.
+
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+
+using std::isfinite;
+
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+inline constexpr int kWarp = 32;
+inline constexpr int kMultiprocessors = 2;
+inline constexpr int kSharedBytes = 64 << 10;  // as devices of compute capability 7.5 have
+// Whatever a block finds in shared memory, others left it there.
+inline constexpr int kGarbage = 0xA5;
+
+inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMultiProcessorCount ? kMultiprocessors : kSharedBytes;
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+inline std::int32_t __align__(16) shared_memory[kSharedBytes / sizeof(std::int32_t)];
+
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_on_cpu {
+
+/// What the threads of a warp have in common.
+struct Warp {
+  explicit Warp(std::ptrdiff_t size) : barrier(size) {}
+  std::barrier<> barrier;
+  std::uint64_t slots[kWarp] = {};
+};
+
+/// What the threads of a block have in common.
+struct BlockOfThreads {
+  explicit BlockOfThreads(int size) : barrier(size) {
+    for (int begin = 0; begin < size; begin += kWarp)
+      warps.push_back(std::make_unique<Warp>(std::min(kWarp, size - begin)));
+  }
+  std::barrier<> barrier;
+  std::vector<std::unique_ptr<Warp>> warps;
+};
+
+inline thread_local BlockOfThreads* block = nullptr;
+inline thread_local Warp* warp = nullptr;
+
+}  // namespace cuda_on_cpu
+
+inline void __syncthreads() { cuda_on_cpu::block->barrier.arrive_and_wait(); }
+inline void __syncwarp(unsigned = ~0U) { cuda_on_cpu::warp->barrier.arrive_and_wait(); }
+inline void __threadfence() {}  // atomics order all
+
+/// The value of lane `threadIdx.x ^ mask`; all lanes of the warp take part.
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask, int = kWarp) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  auto& [barrier, slots] = *cuda_on_cpu::warp;
+  const unsigned lane = threadIdx.x % kWarp;
+  std::memcpy(&slots[lane], &value, sizeof(T));
+  barrier.arrive_and_wait();
+  std::memcpy(&value, &slots[lane ^ static_cast<unsigned>(mask)], sizeof(T));
+  barrier.arrive_and_wait();
+  return value;
+}
+
+template <class T, class U>
+T atomicAdd(T* to, U x) {
+  return std::atomic_ref<T>(*to).fetch_add(static_cast<T>(x));
+}
+template <class T, class U>
+T atomicExch(T* to, U x) {
+  return std::atomic_ref<T>(*to).exchange(static_cast<T>(x));
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  for (unsigned y = 0; y < config->gridDim.y; ++y) {
+    for (unsigned x = 0; x < config->gridDim.x; ++x) {
+      std::memset(shared_memory, kGarbage, sizeof(shared_memory));
+      cuda_on_cpu::BlockOfThreads block(static_cast<int>(config->blockDim.x));
+      std::vector<std::jthread> threads;
+      for (unsigned thread = 0; thread < config->blockDim.x; ++thread) {
+        threads.emplace_back([&, thread] {
+          gridDim = config->gridDim;
+          blockDim = config->blockDim;
+          blockIdx = {x, y};
+          threadIdx = {thread, 0, 0};
+          cuda_on_cpu::block = &block;
+          cuda_on_cpu::warp = block.warps[thread / kWarp].get();
+          kernel(static_cast<Parameters>(arguments)...);
+          cuda_on_cpu::warp->barrier.arrive_and_drop();
+          block.barrier.arrive_and_drop();
+        });
+      }
+    }
+  }
+  return cudaSuccess;
+}

@@ -1,0 +1,131 @@
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "check.hpp"
+#include "class_loss.cu"
+#include "l2m/exact_class_loss.hpp"
+#include "l2m/random.hpp"
+
+namespace l2m::test {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+template <class T>
+constexpr cuda::FloatType kTypeOf = std::is_same_v<T, Float16>    ? cuda::FloatType::kFloat16
+                                    : std::is_same_v<T, BFloat16> ? cuda::FloatType::kBFloat16
+                                    : std::is_same_v<T, float>    ? cuda::FloatType::kFloat32
+                                                                  : cuda::FloatType::kFloat64;
+
+/// Sums and counts, as the kernels keep them, beside those of the twin.
+struct Totals {
+  explicit Totals(std::size_t num_classes)
+      : sum(num_classes), count(num_classes), unusual(3), unfinished(num_classes * cuda::kUnfinished) {}
+
+  [[nodiscard]] cuda::ClassTotals on_device() {
+    return {static_cast<std::int64_t>(sum.size()), sum.data(), count.data(), unusual.data(), unfinished.data()};
+  }
+
+  template <class Loss, class Class>
+  void add(const std::vector<Loss>& losses, const std::vector<Class>& classes) {
+    cuda::add_class_loss(kTypeOf<Loss>, losses.data(), {classes.data(), sizeof(Class), std::is_signed_v<Class>},
+                         static_cast<std::int64_t>(losses.size()), on_device(), nullptr);
+    CHECK(unfinished == std::vector<std::int64_t>(unfinished.size()));
+    CHECK(unusual[2] == 0);
+  }
+
+  template <class Loss, class Class>
+  void add_by_twin(const std::vector<Loss>& losses, const std::vector<Class>& classes) {
+    add_exact_class_loss(std::span<const Loss>(losses), std::span<const Class>(classes), std::span<double>(sum),
+                         std::span<std::int64_t>(count), std::span<std::int64_t>(unusual));
+  }
+
+  std::vector<double> sum;
+  std::vector<std::int64_t> count, unusual, unfinished;
+};
+
+/// Losses of all sizes and signs; some not finite, some of no class.
+template <class Loss, class Class>
+void test_against_the_twin(std::size_t n, std::size_t num_classes) {
+  Sfc64 random(RandomStream(n, Purpose::kShuffle, num_classes));
+  Totals totals(num_classes);
+  Totals expected(num_classes);
+  for (int call = 0; call < 2; ++call) {
+    std::vector<Loss> losses;
+    std::vector<Class> classes;
+    for (std::size_t i = 0; i < n; ++i) {
+      double x = std::ldexp(static_cast<double>(random()), -64 + static_cast<int>(random() % 100) - 60);
+      if (random() % 2 == 0) x = -x;
+      if (random() % 50 == 0) x = kNan;
+      if (random() % 50 == 0) x = 1e300;
+      losses.push_back(round_to<Loss>(static_cast<decltype(widen(Loss{}))>(x)));
+      classes.push_back(static_cast<Class>(random() % (num_classes + 2) - 1));
+    }
+    totals.add(losses, classes);
+    expected.add_by_twin(losses, classes);
+  }
+  CHECK(totals.sum == expected.sum);
+  CHECK(totals.count == expected.count);
+  CHECK(totals.unusual == expected.unusual);
+}
+
+/// Fills a class's digits as far as they go.
+void test_many_large_losses_of_one_class() {
+  const std::vector<float> losses(100'000, 65535.998F);
+  const std::vector<std::uint8_t> classes(losses.size(), 1);
+  Totals totals(2);
+  Totals expected(2);
+  totals.add(losses, classes);
+  expected.add_by_twin(losses, classes);
+  CHECK(totals.sum == expected.sum);
+  CHECK(totals.count == expected.count);
+}
+
+void test_losses_grouped_by_class() {
+  Sfc64 random(RandomStream(1, Purpose::kShuffle, 0));
+  const std::vector<std::int32_t> begins{0, 1, 700, 700, 732, 3000};
+  const std::vector<std::int32_t> classes{3, 0, 1, 9, 8};
+  std::vector<float> losses;
+  for (int i = 0; i < 3000; ++i) losses.push_back(static_cast<float>(random() % 1000) * 0.5F);  // sums without rounding
+  losses[5] = std::numeric_limits<float>::infinity();
+  losses[2999] = std::nanf("");
+  Totals totals(10);
+  std::vector<double> sum(10);
+  std::vector<std::int64_t> count(10);
+  for (int call = 0; call < 2; ++call) {
+    cuda::add_grouped_class_loss(cuda::FloatType::kFloat32, losses.data(), {begins.data(), classes.data(), 5},
+                                 totals.on_device(), nullptr);
+    for (std::size_t s = 0; s < classes.size(); ++s) {
+      for (auto i = static_cast<std::size_t>(begins[s]); i < static_cast<std::size_t>(begins[s + 1]); ++i) {
+        if (!std::isfinite(losses[i])) continue;
+        sum[static_cast<std::size_t>(classes[s])] += static_cast<double>(losses[i]);
+        ++count[static_cast<std::size_t>(classes[s])];
+      }
+    }
+  }
+  CHECK(totals.sum == sum);
+  CHECK(totals.count == count);
+  CHECK(totals.unusual == std::vector<std::int64_t>{0, 4, 0});
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m;
+  using namespace l2m::test;
+  for (const std::size_t n : {0, 1, 31, 513, 5000}) test_against_the_twin<float, std::int64_t>(n, 7);
+  test_against_the_twin<float, std::int8_t>(3000, 1);
+  test_against_the_twin<Float16, std::int16_t>(3000, 100);
+  test_against_the_twin<BFloat16, std::uint8_t>(3000, 100);
+  test_against_the_twin<double, std::int32_t>(3000, 2340);
+  test_against_the_twin<float, std::uint16_t>(3000, 2341);  // more than shared memory holds
+  test_against_the_twin<double, std::uint32_t>(3000, 5000);
+  test_against_the_twin<float, std::int64_t>(3000, 1'000'000);
+  test_many_large_losses_of_one_class();
+  test_losses_grouped_by_class();
+}
