@@ -200,7 +200,7 @@ def nested_tensor() -> torch.Tensor:
         ),
         (np.zeros(1), [0.0], 1, TypeError, r"classes must be integers \(got float64\)"),
         (np.zeros(1), [None], 1, TypeError, r"classes must be integers \(got object\)"),
-        (torch.zeros(1, device="meta"), [0], 1, NotImplementedError, r"losses must be on the CPU.*device meta"),
+        (torch.zeros(1, device="meta"), [0], 1, ValueError, r"losses must be on the CPU.*device meta"),
         (torch.zeros(2).to_sparse(), [0, 0], 1, TypeError, r"losses must be a plain dense tensor"),
         (
             torch.zeros(2, dtype=torch.bfloat16).to_sparse(),

@@ -499,7 +499,7 @@ def _bad_records() -> dict[str, tuple[type[Exception], str, tuple[Any, ...]]]:
         "complex": (TypeError, r"\(got complex128\)", (zeros * 1j,)),
         "strings": (TypeError, r"losses must be float16", (["a"] * 6,)),
         "None": (ValueError, r"one dimension", (None,)),
-        "on a device": (NotImplementedError, r"losses must be on the CPU.*meta", (torch.zeros(6, device="meta"),)),
+        "on a device": (ValueError, r"losses must be on the CPU.*meta", (torch.zeros(6, device="meta"),)),
         "classes too short": (ValueError, r"5", (zeros, np.zeros(5, np.int64))),
         "classes out of range": (
             ValueError,

@@ -19,10 +19,10 @@ ALLOWED_INCLUDES = {
     "cpp/src/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
-    "cpp/cuda/**/*.hpp": CORE,  # callers need no CUDA header
-    "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.hpp",
+    "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
+    "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.(hpp|cuh)",
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
-    "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.hpp",
+    "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.(hpp|cu)",
 }
 # Parts of the package that stand on top of the rest of it, and what stands on top of the package.
 TOP_OF_PACKAGE = {"cli", "demo", "experiments", "integrations"}
@@ -35,7 +35,7 @@ def wrong_includes(root: Path) -> list[str]:
     decided: set[Path] = set()
     for pattern, allowed in ALLOWED_INCLUDES.items():
         for file in sorted(set(root.glob(pattern)) - decided):
-            if file.suffix in {".hpp", ".cpp", ".cu"}:
+            if file.suffix in {".hpp", ".cpp", ".cu", ".cuh"}:
                 headers = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', file.read_text(), re.MULTILINE)
                 wrong += [
                     f"{file.relative_to(root)} includes {header}"

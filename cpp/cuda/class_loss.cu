@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "floats.hpp"
+#include "floats.cuh"
 #include "l2m/exact_sum.hpp"
-#include "launch.hpp"
+#include "launch.cuh"
 
 namespace l2m::cuda {
 namespace {
@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(kThreads) finish_in_memory(ClassIds classes, s
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
     const std::int64_t k = class_at(classes, i);
     if (!is_class(k, totals)) continue;
-    const auto count = static_cast<std::int64_t>(
-        atomicExch(as_unsigned(&totals.unfinished[k * kUnfinished + kSumDigits]), 0ULL));
+    const auto count =
+        static_cast<std::int64_t>(atomicExch(as_unsigned(&totals.unfinished[k * kUnfinished + kSumDigits]), 0ULL));
     if (count != 0) finish(totals, k, count);
   }
 }

@@ -20,9 +20,10 @@ inline constexpr int kUnfinished = kSumDigits + 1;
 /// Where losses are added up.
 struct ClassTotals {
   std::int64_t num_classes;
-  double* sum;           ///< [K] added to
-  std::int64_t* count;   ///< [K] added to
-  std::int64_t* unusual; /**< [3] added to: losses skipped for a class out of range, and for not being finite (as a float);
+  double* sum;          ///< [K] added to
+  std::int64_t* count;  ///< [K] added to
+  std::int64_t*
+      unusual; /**< [3] added to: losses skipped for a class out of range, and for not being finite (as a float);
                               the third is zero before and after */
   std::int64_t* unfinished;  ///< [K, kUnfinished] zero before and after
 };

@@ -1,3 +1,5 @@
+UNFINISHED: int
+
 def device_count() -> int: ...
 def add_class_loss(
     losses: int,
@@ -6,10 +8,9 @@ def add_class_loss(
     class_bytes: int,
     classes_signed: bool,
     n: int,
-    num_classes: int,
-    sum: int,
-    count: int,
-    unusual: int,
-    digits: int,
+    totals: tuple[int, int, int, int, int],
     stream: int,
+) -> None: ...
+def add_grouped_class_loss(
+    losses: int, loss_type: str, segments: int, size: int, totals: tuple[int, int, int, int, int], stream: int
 ) -> None: ...

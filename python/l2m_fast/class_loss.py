@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
 
-    from l2m_fast.device_totals import DeviceTotals
+    from l2m_fast.device_class_loss import DeviceClassLoss
 
     Floats = NDArray[np.float64]
     Sizes = NDArray[np.int64]
@@ -43,17 +43,23 @@ class ClassLoss(NamedTuple):
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassLoss:
     """Sums losses per class.
 
-    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there. On
-    as many threads as the process has CPUs where the input is large; the result has the same bits for any number of them.
+    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there.
+
+    On the CPU on as many threads as the process has CPUs where the input is large; the result has the same bits for any
+    number of them. CUDA losses are summed on their device, in one launch up to 4096 classes and two beyond, and nothing
+    waits for it: the result has `sum` and `count` as a `ClassLoss`, which wait when they are looked at, and `Loader.record`
+    takes it without waiting. Sums are rounded once: gpu-to-gpu deterministic, the same bits on every device and in every
+    order. Where the package was built without a CUDA compiler torch sums, not deterministically.
 
     Args:
-        losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64; on the CPU. Detached.
-        classes: Class of each loss, shape `[n]`; integers in `[0, num_classes)`.
+        losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64. Detached.
+        classes: Class of each loss, shape `[n]`; integers in `[0, num_classes)`, on the CPU or where the losses are.
         num_classes: Number of classes, at least 1.
 
     Raises:
         TypeError: Losses are not floats or classes are not integers.
-        ValueError: Shapes differ or are not one-dimensional, or a class is out of range.
+        ValueError: Shapes differ or are not one-dimensional, devices do not fit, or a class is out of range. Of CUDA losses
+            it is skipped and counted, and raises when the result is looked at.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
         msg = f"num_classes must be an int (got {num_classes!r})"
@@ -61,6 +67,12 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     if not 1 <= num_classes <= MOST_CLASSES:
         msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {num_classes})"
         raise ValueError(msg)
+    if is_on_device(losses):
+        from l2m_fast.device_class_loss import DeviceClassLoss
+
+        on_device = DeviceClassLoss(int(num_classes), losses.device)
+        on_device.add(losses, device_classes(losses, classes))
+        return on_device  # type: ignore[return-value]  # it is read as one
     result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
     _core.add_class_loss(loss_array(losses), class_array(classes), *result, num_threads=_core.usable_cpus())
     return result
@@ -71,8 +83,8 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
         if values.device.type != "cpu":
-            msg = f"{name} must be on the CPU for now (got device {values.device}): pass {name}.cpu()"
-            raise NotImplementedError(msg)
+            msg = f"{name} must be on the CPU, or both losses and classes on a CUDA device (got device {values.device})"
+            raise ValueError(msg)
         dense = values.layout == torch.strided and not values.is_nested and not values.is_quantized
         if not dense or str(values.dtype).startswith("torch.float8"):
             kind = "nested" if values.is_nested else values.layout
@@ -104,14 +116,24 @@ def is_on_device(losses: object) -> TypeGuard[torch.Tensor]:
     return torch is not None and isinstance(losses, torch.Tensor) and losses.is_cuda
 
 
-def check_device_losses(losses: torch.Tensor, classes: torch.Tensor) -> None:
-    """Raises unless these are per-sample losses and their classes, without looking at the values."""
+def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:
+    """Whether these are sums on a device."""
+    module = sys.modules.get("l2m_fast.device_class_loss")
+    return module is not None and isinstance(losses, module.DeviceClassLoss)
+
+
+def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
+    """The classes of losses on a device, as a tensor; raises unless they fit, without looking at values there."""
+    import torch
+
     dtype = str(losses.dtype).removeprefix("torch.")
-    if dtype not in ("float16", "bfloat16", "float32", "float64"):
-        msg = f"losses must be float16, bfloat16, float32 or float64 (got {dtype})"
+    if dtype not in ("float16", "bfloat16", "float32", "float64") or losses.layout != torch.strided:
+        msg = f"losses must be float16, bfloat16, float32 or float64, and dense (got {dtype}, {losses.layout})"
         raise TypeError(msg)
-    if classes.is_floating_point() or classes.is_complex():
-        msg = f"classes must be integers (got {classes.dtype})"
+    if not isinstance(classes, torch.Tensor) or classes.device.type == "cpu":
+        classes = torch.from_numpy(class_array(classes))
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.uint64:
+        msg = f"classes must be integers, int64 rather than uint64 (got {classes.dtype})"
         raise TypeError(msg)
     if losses.ndim != 1 or classes.shape != losses.shape:
         msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
@@ -119,6 +141,8 @@ def check_device_losses(losses: torch.Tensor, classes: torch.Tensor) -> None:
     if classes.device.type != "cpu" and classes.device != losses.device:
         msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
         raise ValueError(msg)
+    ids: torch.Tensor = classes.view(torch.uint8) if classes.dtype == torch.bool else classes
+    return ids
 
 
 def loss_array(losses: Any) -> NDArray[Any]:
@@ -152,18 +176,17 @@ def class_array(classes: Any) -> NDArray[Any]:
 
 
 class LossWindow:
-    """The losses recorded since the last update, and the last known mean loss of every class.
+    """The losses recorded between two updates.
 
     Args:
-        class_sizes: Rows of each class; a class without rows is left out of everything.
+        num_classes: K.
+        warned: What was warned about.
     """
 
-    def __init__(self, class_sizes: Sizes) -> None:
-        self._class_sizes, self._nonempty = class_sizes, class_sizes > 0
-        self.class_losses: Floats = np.full(len(class_sizes), np.nan)
-        self._pending = ClassLoss(np.zeros(len(class_sizes)), np.zeros(len(class_sizes), np.int64))
-        self._on_device: DeviceTotals | None = None  # then it goes on from what was pending, and holds all of it
-        self._warned: set[str] = set()
+    def __init__(self, num_classes: int, warned: set[str] | None = None) -> None:
+        self._here = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
+        self._on_device: DeviceClassLoss | None = None
+        self._warned: set[str] = set() if warned is None else warned
 
     @property
     def pending(self) -> ClassLoss:
@@ -173,42 +196,50 @@ class LossWindow:
             ValueError: Classes recorded on a device were out of range; their losses are left out.
         """
         if self._on_device is None:
-            return self._pending
-        pending, out_of_range, not_finite = self._on_device.read()
-        if not_finite > 0:
+            return self._here
+        there = self._on_device.read()
+        if self._on_device.not_finite > 0:
             self._warn(_NOT_FINITE)
-        if out_of_range > 0:
-            self._on_device.forget_skipped()
-            msg = f"classes must be in [0, {len(self._class_sizes)}) (got {out_of_range} others, left out, on {self._on_device.device})"
-            raise ValueError(msg)
-        return pending
+        with np.errstate(over="ignore"):
+            total = np.clip(self._here.sum + there.sum, -LARGEST_SUM, LARGEST_SUM)
+        return ClassLoss(total, self._here.count + there.count)
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether pending waits for a device."""
+        return self._on_device is not None
+
+    def start_reading(self) -> None:
+        """Has what is on a device copied to the CPU, without waiting."""
+        if self._on_device is not None:
+            self._on_device.start_reading()
 
     def add(self, losses: NDArray[Any], classes: NDArray[Any], num_threads: int) -> None:
         """Adds per-sample losses; nothing where it raises."""
-        self._pending, self._on_device = self.pending, None
-        if _core.add_class_loss(losses, classes, *self._pending, num_threads=max(num_threads, 1)) > 0:
+        if _core.add_class_loss(losses, classes, *self._here, num_threads=max(num_threads, 1)) > 0:
             self._warn(_NOT_FINITE)
 
-    def add_on_device(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        """Adds per-sample losses where they are; waits only where the last ones were elsewhere.
+    def on_device(self, device: torch.device) -> DeviceClassLoss:
+        """Where losses of a device are added; waits for the one before where it is another."""
+        if self._on_device is None or self._on_device.device != device:
+            from l2m_fast.device_class_loss import DeviceClassLoss
 
-        Args:
-            losses: Floats, shape `[n]`.
-            classes: Integers, shape `[n]`, on the same device or on the CPU.
-        """
-        if self._on_device is None or self._on_device.device != losses.device:
-            from l2m_fast.device_totals import DeviceTotals
+            self._here, self._on_device = self.pending, DeviceClassLoss(len(self._here.sum), device)
+        return self._on_device
 
-            self._on_device = DeviceTotals(self.pending, losses.device)
-        self._on_device.add(losses, classes)
-
-    def add_sums(self, loss: ClassLoss) -> None:
-        """Adds sums and counts; of a class whose sum is not finite, neither."""
+    def add_sums(self, loss: ClassLoss | DeviceClassLoss) -> None:
+        """Adds sums and counts; of a class whose sum is not finite, neither. Waits for nothing."""
+        if not isinstance(loss, ClassLoss):
+            if loss.num_classes != len(self._here.sum):
+                msg = f"the sums of losses must be of {len(self._here.sum)} classes (got {loss.num_classes})"
+                raise ValueError(msg)
+            self.on_device(loss.device).add_sums(loss)
+            return
         total, count = np.asarray(loss.sum), np.asarray(loss.count)
         if total.dtype.kind != "f" or count.dtype.kind not in "iu":
             msg = f"a ClassLoss must have a sum of floats and a count of integers (got {total.dtype} and {count.dtype})"
             raise TypeError(msg)
-        shape = self._class_sizes.shape
+        shape = self._here.sum.shape
         if total.shape != shape or count.shape != shape:
             msg = f"a ClassLoss must have sum and count of shape {shape} (got {total.shape} and {count.shape})"
             raise ValueError(msg)
@@ -221,48 +252,50 @@ class LossWindow:
         finite = np.isfinite(total)
         if not finite.all():
             self._warn(_NOT_FINITE)
-        self._pending, self._on_device = self.pending, None
         with np.errstate(over="ignore"):
-            np.add(self._pending.sum, total, out=self._pending.sum, where=finite)
-        np.clip(self._pending.sum, -LARGEST_SUM, LARGEST_SUM, out=self._pending.sum)
-        np.add(self._pending.count, count, out=self._pending.count, where=finite, casting="unsafe")
+            np.add(self._here.sum, total, out=self._here.sum, where=finite)
+        np.clip(self._here.sum, -LARGEST_SUM, LARGEST_SUM, out=self._here.sum)
+        np.add(self._here.count, count, out=self._here.count, where=finite, casting="unsafe")
 
-    def totals(self, all_reduce: Callable[[Floats], object] | None) -> tuple[ClassLoss | None, Floats]:
-        """What was recorded in the window, None for nothing, and the class losses after it. Changes nothing.
+    def result(
+        self, class_losses: Floats, nonempty: NDArray[np.bool_], all_reduce: Callable[[Floats], object] | None
+    ) -> tuple[Sizes | None, Floats]:
+        """Losses recorded of each class, None where there are none, and the mean losses after them. Changes nothing.
 
         Args:
+            class_losses: The mean losses before.
+            nonempty: Which classes have rows; the others have no loss.
             all_reduce: Sums a float64 array over all ranks, in place.
         """
         sums = np.concatenate(self.pending)
         if all_reduce is not None:
             all_reduce(sums)
         total, count = np.split(sums, 2)
-        recorded = (count > 0) & self._nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
+        recorded = (count > 0) & nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():
-            return None, self.class_losses
+            return None, class_losses
         mean = np.minimum(
             total[recorded] / count[recorded], LARGEST_SUM
         )  # where the sum of finite losses was not finite
         if (mean < 0).any():
             self._warn("the mean loss of a class is negative; it counts as 0")
-        class_losses = self.class_losses.copy()
+        class_losses = class_losses.copy()
         class_losses[recorded] = np.maximum(mean, 0.0)
-        return ClassLoss(total, count.astype(np.int64)), class_losses
+        return count.astype(np.int64), class_losses
 
-    def successor(self, class_losses: Floats) -> LossWindow:
+    def successor(self) -> LossWindow:
         """The next window, without losses."""
-        window = LossWindow(self._class_sizes)
-        window.class_losses, window._warned = class_losses, self._warned
-        return window
-
-    def filled(self, class_losses: Floats) -> Floats:
-        """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
-        known = self._nonempty & ~np.isnan(class_losses)
-        mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), LARGEST_SUM)
-        losses: Floats = np.where(self._nonempty, np.where(known, class_losses, mean), 0.0)
-        return losses
+        return LossWindow(len(self._here.sum), self._warned)
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def without_gaps(class_losses: Floats, nonempty: NDArray[np.bool_]) -> Floats:
+    """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
+    known = nonempty & ~np.isnan(class_losses)
+    mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), LARGEST_SUM)
+    losses: Floats = np.where(nonempty, np.where(known, class_losses, mean), 0.0)
+    return losses

@@ -8,7 +8,7 @@ import numpy as np
 
 from l2m_fast import _core, state
 from l2m_fast.arguments import choice, class_ids, flag, row_ids, torch_from_dlpack, warn_of_ranks, whole
-from l2m_fast.class_loss import ClassLoss, check_device_losses, class_array, is_on_device, loss_array
+from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
 from l2m_fast.data import Format, fields_of
 from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
 from l2m_fast.progress import Course, Progress
@@ -209,14 +209,17 @@ class Loader:
     # ---- losses
 
     def record(
-        self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None
+        self,
+        losses: torch.Tensor | ArrayLike | ClassLoss,
+        classes: torch.Tensor | ArrayLike | None = None,
     ) -> None:
         """Adds per-sample losses to the current window. Works with every mixing; two calls a batch add up.
 
         Args:
             losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
                 float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
-                needed. Losses that are not finite are left out, with one warning. Or a `ClassLoss` of all classes.
+                needed: half a window after the window's end. Losses that are not finite are left out, with one warning. Or
+                what `class_loss()` or `cross_entropy()` made of all classes.
             classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
                 last batch. With it the length is free.
 
@@ -225,21 +228,26 @@ class Loader:
             TypeError: Losses are not floats or classes are not integers; nothing was added.
             ValueError: Wrong length or shape, or a class out of range; nothing was added. Classes on a device are looked at
                 there: one out of range is left out, and raises where the sums are next needed.
-            NotImplementedError: Losses on a device that is not CUDA.
         """
         self._progress.check_usable()
-        if isinstance(losses, ClassLoss):
+        window = self._progress.window
+        if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
             if classes is not None:
                 msg = "a ClassLoss has its classes: classes must be None"
                 raise ValueError(msg)
-            self._progress.window.add_sums(losses)
+            window.add_sums(losses)
             return
         if is_on_device(losses):
-            self._record_on_device(losses, classes)
+            of_losses = device_classes(losses, self._last_classes() if classes is None else classes)
+            on_device = window.on_device(losses.device)
+            if classes is None and self._grouped:
+                on_device.add_grouped(losses, self._last_classes())
+            else:
+                on_device.add(losses, of_losses)
             return
         values = loss_array(losses)
         if classes is not None:
-            self._progress.window.add(values, class_array(classes), self._num_threads)
+            window.add(values, class_array(classes), self._num_threads)
             return
         of_batch = self._last_classes()
         if len(values) != len(of_batch):
@@ -247,17 +255,7 @@ class Loader:
                 f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
             )
             raise ValueError(msg)
-        self._progress.window.add(values, of_batch, self._num_threads)
-
-    def _record_on_device(self, losses: torch.Tensor, classes: torch.Tensor | ArrayLike | None) -> None:
-        import torch
-
-        if classes is None:
-            classes = self._last_classes()
-        if not isinstance(classes, torch.Tensor):
-            classes = torch.from_numpy(class_array(classes))
-        check_device_losses(losses, classes)
-        self._progress.window.add_on_device(losses, classes)
+        window.add(values, of_batch, self._num_threads)
 
     def update(self) -> None:
         """Closes the window now; acts from the next epoch to begin. Called by itself at the end of an epoch with losses.
@@ -281,7 +279,7 @@ class Loader:
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
-        return self._progress.window.class_losses.copy()
+        return self._progress.class_losses
 
     @property
     def class_sizes(self) -> Sizes:
@@ -310,7 +308,7 @@ class Loader:
         Each has `epoch` and `total_step` (when the update was made, in batches since the beginning of training),
         `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
         """
-        return list(self._progress.history)
+        return self._progress.history
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:

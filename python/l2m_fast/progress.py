@@ -7,12 +7,12 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from l2m_fast import _core, state
-from l2m_fast.class_loss import ClassLoss, LossWindow
+from l2m_fast.class_loss import ClassLoss, LossWindow, without_gaps
 from l2m_fast.mixing import MixingPolicy, follows_losses
 
 if TYPE_CHECKING:
@@ -88,6 +88,22 @@ class Course:
         return _core.normalise(np.ascontiguousarray(given, np.float64), self.class_sizes)
 
 
+class FullWindow(NamedTuple):
+    """A window that ended and has not acted yet.
+
+    Attributes:
+        losses: What was recorded in it.
+        epoch: In which it ended.
+        total_step: At which it ended.
+        wait_until: The total_step at which its losses are read: where they are on a device, the device has time until then.
+    """
+
+    losses: LossWindow
+    epoch: int
+    total_step: int
+    wait_until: int
+
+
 class Progress:
     """Where a run stands, and what moves it on.
 
@@ -107,11 +123,14 @@ class Progress:
     ) -> None:
         self._course, self._build = course, build
         self.next_proportions = course.initial()
-        self.window = LossWindow(course.class_sizes)
+        self._class_losses: Floats = np.full(len(course.class_sizes), np.nan)
+        self.window = LossWindow(len(course.class_sizes))
+        self._full: FullWindow | None = None
         self.prefetcher = make_prefetcher(self.next_proportions)
-        self.history: deque[dict[str, Any]] = deque()
+        self._history: deque[dict[str, Any]] = deque()
         self._history_bytes = 0
-        self._epoch = self._epoch_began = self._windows = 0
+        self._epoch = self._epoch_began = 0
+        self._windows = 0  # of update_every steps that ended
         self._next_epoch: int | None = None  # where it is not the next number
         self._iteration = 0  # of the newest iter()
         self._iterating = False
@@ -130,7 +149,7 @@ class Progress:
             self._step,
             self._course.steps,
             self._course.last_batch_rows,
-            self._plan_until(self._windows),
+            self._plan_until(),
         )
         iteration = _core.Iteration(self.prefetcher, self._iteration + 1, self._turn, self._build)
         self._iterating, self._iteration, self._consumer = True, self._iteration + 1, None
@@ -154,14 +173,16 @@ class Progress:
             raise StopIteration
         until = self._epoch_began + self._course.steps
         if self._course.update_every is not None:
-            self._close_window_if_full(self._course.update_every)
+            self._see_to_windows(self._course.update_every)
             until = min(until, (self._windows + 1) * self._course.update_every)
+            if self._full is not None:
+                until = min(until, self._full.wait_until)
         self.prefetcher.run(iteration, until)
 
     def _finish_epoch(self) -> None:
         if self._course.update_every is None:
             if self._course.all_reduce is not None or self.window.pending.count.any():
-                self._close_window()
+                self._end_window()
             self._adopt_next_proportions()
         began, epoch = self.prefetcher.total_step, self._epoch + 1
         if self._next_epoch is not None:
@@ -183,11 +204,12 @@ class Progress:
 
     def _start_passes(self, number: int) -> None:
         """Has every class start a fresh pass."""
+        self.settle()
         sampler = self.prefetcher.state()
         num_classes = len(self._course.class_sizes)
         sampler.update(passes=[number] * num_classes, positions=[0] * num_classes, held=[])
         self.prefetcher.set_state(sampler)
-        self._schedule_next_window(self._windows)
+        self._schedule(self.next_proportions, self._windows)
 
     @property
     def _step(self) -> int:
@@ -198,58 +220,90 @@ class Progress:
 
     def update(self) -> None:
         """Closes the window, which is the epoch; acts from the next epoch to begin."""
-        self._close_window()
+        self._end_window()
         if not self._iterating and self._step == 0:  # between epochs
             self._adopt_next_proportions()
 
     def _adopt_next_proportions(self) -> None:
         self.prefetcher.schedule(self.prefetcher.total_step, self.next_proportions, _ALL_STEPS)
 
-    def _schedule_next_window(self, windows: int) -> None:
-        """Says what acts from the window after this one, where that is not in force yet."""
+    def _schedule(self, proportions: Floats, windows: int) -> None:
+        """Says what acts from the window after the next, where that is not in force yet; of windows of some steps.
+
+        Args:
+            proportions: Which.
+            windows: That ended.
+        """
         if self._course.update_every is None or not self._course.follows_losses:
             return
         acts_from = (windows + 1) * self._course.update_every
         if self.prefetcher.total_step < acts_from:
-            self.prefetcher.schedule(acts_from, self.next_proportions, self._plan_until(windows))
+            self.prefetcher.schedule(acts_from, proportions, acts_from + self._course.update_every)
 
-    def _plan_until(self, windows: int) -> int:
+    def _plan_until(self) -> int:
         """The total_step whose proportions are not known yet."""
         if self._course.update_every is None or not self._course.follows_losses:
             return _ALL_STEPS
-        return (windows + 2) * self._course.update_every
+        return (self._windows + (2 if self._full is None else 1)) * self._course.update_every
 
-    def _close_window_if_full(self, update_every: int) -> None:
-        """Before the first batch of a window: ends the one before it. What follows acts one window later."""
-        if self.prefetcher.total_step != (self._windows + 1) * update_every:
-            return
-        self._close_window()
-        self._schedule_next_window(self._windows + 1)  # before it counts, so that a Ctrl-C cannot skip it
-        self._windows += 1
+    def _see_to_windows(self, update_every: int) -> None:
+        """Before a batch: ends the window that is full, which acts from the window after the next."""
+        total_step = self.prefetcher.total_step
+        if total_step == (self._windows + 1) * update_every:
+            self.settle()
+            # Ranks act at the same batches, also where one of them saves its state in between: at once.
+            if self.window.is_on_device and self._course.all_reduce is None:
+                self.window.start_reading()
+                full = FullWindow(self.window, self._epoch, total_step, total_step + update_every // 2)
+                # At once: a Ctrl-C leaves the window to be ended, or ended.
+                self._full, self.window, self._windows = full, self.window.successor(), self._windows + 1
+            else:
+                self._end_window()
+        if self._full is not None and total_step >= self._full.wait_until:
+            self.settle()
 
-    def _close_window(self) -> None:
+    def _end_window(self) -> None:
+        """Ends the window, which acts."""
+        full = FullWindow(self.window, self._epoch, self.prefetcher.total_step, 0)
+        windows = self._windows + (self._course.update_every is not None)
+        self._act(full, self.window.successor(), windows)
+
+    def settle(self) -> None:
+        """Has the window that ended act, if one has not yet."""
+        if self._full is not None:
+            self._act(self._full, self.window, self._windows)
+
+    def _act(self, full: FullWindow, window: LossWindow, windows: int) -> None:
+        """Makes the next proportions of what was recorded, and goes on with `window`. What is raised changes nothing."""
+        course = self._course
+        proportions, known = self.next_proportions, None
         try:
-            recorded, class_losses = self.window.totals(self._course.all_reduce)
-            proportions, losses = self.next_proportions, None
-            if recorded is not None and self._course.follows_losses:
-                losses = self.window.filled(class_losses)
-                proportions = self._course.updated(proportions, losses)
+            counts, class_losses = full.losses.result(self._class_losses, course.class_sizes > 0, course.all_reduce)
+            if counts is not None and course.follows_losses:
+                known = without_gaps(class_losses, course.class_sizes > 0)
+                proportions = course.updated(proportions, known)
         except StopIteration as error:  # which would pass for the end of the epoch
-            msg = f"all_reduce, or update() of {self._course.described}, raised StopIteration"
+            msg = f"all_reduce, or update() of {course.described}, raised StopIteration"
             raise RuntimeError(msg) from error
-        window = self.window.successor(class_losses)
-        # At once: what is raised above, Ctrl-C too, leaves the window to be closed again.
-        self.next_proportions, self.window = proportions, window
-        if recorded is not None and losses is not None:
-            self._remember(proportions, losses, recorded.count)
+        self._schedule(proportions, windows)  # first, so that a Ctrl-C cannot skip it
+        # At once, for the same reason.
+        self.next_proportions, self._class_losses, self._full, self.window, self._windows = (
+            proportions,
+            class_losses,
+            None,
+            window,
+            windows,
+        )
+        if counts is not None and known is not None:
+            self._remember(full, proportions, known, counts)
 
-    def _remember(self, proportions: Floats, losses: Floats, counts: Sizes) -> None:
-        arrays = {"proportions": proportions, "class_losses": losses, "counts": counts}
-        self.history.append({"epoch": self._epoch, "total_step": self.prefetcher.total_step, **arrays})
+    def _remember(self, full: FullWindow, proportions: Floats, class_losses: Floats, counts: Sizes) -> None:
+        arrays = {"proportions": proportions, "class_losses": class_losses, "counts": counts}
+        self._history.append({"epoch": full.epoch, "total_step": full.total_step, **arrays})
         size = sum(array.nbytes for array in arrays.values())
         self._history_bytes += size
-        while self._history_bytes > _HISTORY_BYTES and len(self.history) > 1:
-            self.history.popleft()
+        while self._history_bytes > _HISTORY_BYTES and len(self._history) > 1:
+            self._history.popleft()
             self._history_bytes -= size
 
     # ---- what there is to see
@@ -265,9 +319,21 @@ class Progress:
         """Batches of this epoch that were yielded."""
         return 0 if self.epoch > self._epoch else self._step
 
+    @property
+    def class_losses(self) -> Floats:
+        """Last known mean loss of each class; NaN where there was none yet."""
+        self.settle()
+        return self._class_losses.copy()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record an update."""
+        self.settle()
+        return list(self._history)
+
     def state(self) -> State:
         """What was consumed."""
-        losses, pending = self.window.class_losses, self.window.pending
+        losses, pending = self.class_losses, self.window.pending
         return {
             "epoch": self._epoch,
             "next_epoch": self._next_epoch,
@@ -292,9 +358,7 @@ class Progress:
         if abs(_core.compensated_sum(next_proportions) - 1) > 1e-12:
             msg = f"next_proportions of the state must sum to 1 within 1e-12 (got {sum(next_proportions)})"
             raise ValueError(msg)
-        self.window.class_losses = np.array(
-            [np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64
-        )
+        self._class_losses = np.array([np.nan if loss is None else loss for loss in loaded["class_losses"]], np.float64)
         self.window.add_sums(
             ClassLoss(np.array(loaded["window_sum"], np.float64), np.array(loaded["window_count"], np.int64))
         )
@@ -302,7 +366,7 @@ class Progress:
         self.next_proportions = next_proportions
         self._epoch, self._next_epoch, self._windows = loaded["epoch"], loaded["next_epoch"], loaded["windows"]
         self._epoch_began = loaded["total_step"] - loaded["step"]
-        self._schedule_next_window(self._windows)
+        self._schedule(self.next_proportions, self._windows)
 
     # ---- life
 

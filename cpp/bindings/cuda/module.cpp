@@ -55,10 +55,11 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "The CUDA kernels of l2m_fast. Addresses are of memory on the current device; nothing waits for it.";
   m.def("device_count", &l2m::cuda::device_count, "Devices there are; 0 also without a driver.");
   m.attr("UNFINISHED") = l2m::cuda::kUnfinished;
-  m.def("add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
-        py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
-        "Adds losses per class, see cpp/cuda/class_loss.hpp; totals are (num_classes, sum, count, unusual, unfinished). A\n"
-        "failed launch is a RuntimeError.");
+  m.def(
+      "add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
+      py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
+      "Adds losses per class, see cpp/cuda/class_loss.hpp; totals are (num_classes, sum, count, unusual, unfinished). A\n"
+      "failed launch is a RuntimeError.");
   m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
         py::arg("size"), py::arg("totals"), py::arg("stream"),
         "Adds losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");

@@ -3,7 +3,7 @@
 // Of CUDA's language and runtime what the kernels use, on the CPU: a thread of the host for a thread of a block, so that
 // kernels are tested, and watched by sanitizers, where there is no device. Blocks run one after the other. A test
 // includes the kernels' source. What C++ has no syntax for, the kernels do without: they are launched by
-// cudaLaunchKernelEx(), and the only shared memory is that of launch.hpp.
+// cudaLaunchKernelEx(), and the only shared memory is that of launch.cuh.
 
 #include <algorithm>
 #include <atomic>

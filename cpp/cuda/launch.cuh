@@ -39,8 +39,8 @@ template <class... Parameters, class... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
   constexpr std::int64_t kAlwaysThere = 48 << 10;
   if (how.shared_bytes > kAlwaysThere)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(how.shared_bytes)));
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes)));
   cudaLaunchConfig_t config{};
   config.gridDim.x = static_cast<unsigned>(how.blocks);
   config.gridDim.y = static_cast<unsigned>(how.rows_of_blocks);

@@ -1,0 +1,213 @@
+"""Loss sums on a device: exact, and so the same in any order. The CPU twin here; tests/gpu has the same on CUDA."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Learn2Mix, Loader
+from l2m_fast import loader as loader_module
+from l2m_fast.class_loss import ClassLoss, LossWindow
+from l2m_fast.device_class_loss import DeviceClassLoss
+
+NUM_CLASSES = 7
+LOSS_TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+CLASS_TYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
+
+
+def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
+    return DeviceClassLoss(num_classes, torch.device(device))
+
+
+def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dtype, n: int, num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    losses = torch.exp(6 * torch.randn(n, generator=generator, dtype=torch.float64)).clamp(max=6e4).to(loss_type)
+    losses *= torch.randint(0, 2, (n,), generator=generator) * 2 - 1
+    classes = torch.randint(num_classes, (n,), generator=generator).to(class_type)
+    losses[::97] = math.nan
+    classes[5::101] = -1 if class_type.is_signed else 200
+    sums = totals(device, num_classes)
+    for half in (slice(n // 2), slice(n // 2, None)):
+        sums.add(losses[half].to(device), classes[half].to(device))
+
+    wrong = (classes < 0) | (classes >= num_classes)
+    finite = losses.isfinite()
+    assert sums.not_finite == int((~wrong & ~finite).sum())
+    if wrong.any():
+        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} others, left out, on {device}"):
+            sums.read()
+    result = sums.read()
+    for k in range(num_classes):
+        halves = []
+        for half in (slice(n // 2), slice(n // 2, None)):
+            of_class = losses[half][(classes[half] == k) & finite[half]].double()
+            halves.append(math.fsum(of_class.tolist()))
+        assert result.sum[k] == halves[0] + halves[1]
+    assert result.count.tolist() == [int(((classes == k) & finite).sum()) for k in range(num_classes)]
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
+@pytest.mark.parametrize("class_type", CLASS_TYPES, ids=str)
+@pytest.mark.parametrize("n", [0, 1, 1000, 40_000])
+def test_sums_are_the_nearest_to_the_exact_ones(loss_type: torch.dtype, class_type: torch.dtype, n: int) -> None:
+    check_against_fsum("cpu", loss_type, class_type, n, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
+def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> None:
+    losses = torch.linspace(-1, 9, 5000).to(loss_type)
+    losses[::100] = math.inf
+    classes = torch.arange(5000) % (NUM_CLASSES + 2) - 1
+    exact, rounded = totals("cpu"), totals("cpu")
+    exact.add(losses, classes)
+    rounded._add_by_torch(losses, classes)
+    assert exact.not_finite == rounded.not_finite > 0
+    messages = []
+    for one in (exact, rounded):
+        with pytest.raises(ValueError, match="classes must be in") as error:
+            one.read()
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    expected, result = exact.read(), rounded.read()
+    assert result.count.tolist() == expected.count.tolist()
+    np.testing.assert_allclose(result.sum, expected.sum, rtol=1e-13)
+
+
+def test_grouped_losses_give_the_same_but_for_rounding() -> None:
+    rng = np.random.default_rng(2)
+    losses, classes = torch.from_numpy(rng.random(300)), np.sort(rng.integers(0, NUM_CLASSES, 300)).astype(np.int32)
+    by_class, by_id = totals("cpu"), totals("cpu")
+    by_class.add_grouped(losses, classes)
+    by_id.add(losses, torch.from_numpy(classes))
+    np.testing.assert_allclose(by_class.sum, by_id.sum, rtol=1e-14)
+    assert by_class.count.tolist() == by_id.count.tolist()
+
+
+def test_it_is_read_as_a_class_loss_is() -> None:
+    sums = totals("cpu")
+    sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 6]))
+    total, count = sums
+    assert len(sums) == 2
+    assert total.tolist() == sums.sum.tolist() == [1, 0, 0, 0, 0, 0, 2]
+    assert count.tolist() == sums.count.tolist() == [1, 0, 0, 0, 0, 0, 1]
+
+
+# ---- a window of losses that are on a device
+
+
+def window() -> LossWindow:
+    return LossWindow(NUM_CLASSES)
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_window_goes_on_wherever_the_losses_are() -> None:
+    rng = np.random.default_rng(0)
+    here, there = window(), window()
+    for step in range(6):
+        losses, classes = rng.random(50), rng.integers(0, NUM_CLASSES, 50)
+        here.add(losses, classes, 0)
+        if step == 3:
+            there.add(losses, classes, 0)
+        elif step == 4:
+            sums = totals("cpu")
+            sums.add(torch.from_numpy(losses), torch.from_numpy(classes))
+            there.add_sums(sums)
+        else:
+            there.on_device(CPU).add(torch.from_numpy(losses), torch.from_numpy(classes))
+        assert there.pending.count.tolist() == here.pending.count.tolist()
+        np.testing.assert_allclose(there.pending.sum, here.pending.sum, rtol=1e-14)
+    assert there.pending.count.sum() == 300
+    with pytest.raises(ValueError, match=r"of 7 classes \(got 8\)"):
+        there.add_sums(totals("cpu", 8))
+
+
+def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read() -> None:
+    some = window()
+    some.on_device(CPU).add(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        assert some.pending.count.sum() == 1
+    some.on_device(CPU).add(torch.tensor([1.0, 2.0]), torch.tensor([7, 0]))
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 others, left out, on cpu\)"):
+        _ = some.pending
+    assert some.pending.sum.tolist() == [3, 0, 0, 0, 0, 0, 0]
+
+
+# ---- a loader whose losses are taken for those of a device: they are read half a window after its end
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    on_device: bool,
+    update_every: int | None,
+    order: Literal["shuffled", "grouped"] = "shuffled",
+    stop: int = -1,
+) -> tuple[Loader, list[int]]:
+    """Three epochs and a bit, or up to a step; with a state taken out and loaded where it stops."""
+    monkeypatch.setattr(loader_module, "is_on_device", lambda losses: on_device and isinstance(losses, torch.Tensor))
+    x, y = torch.arange(480.0), torch.arange(480) % 5
+
+    def make() -> Loader:
+        return Loader(
+            (x, y), batch_size=20, classes=y, mixing=Learn2Mix(0.5), update_every=update_every, seed=1, order=order
+        )
+
+    rows: list[int] = []
+    loader, step = make(), 0
+    for _ in range(3):
+        goes_on = True
+        while goes_on:
+            goes_on = False
+            for inputs, targets in loader:
+                rows += loader.batch_rows.tolist()
+                loader.record((1 + targets + inputs / 480).double())
+                step += 1
+                if step == stop:
+                    state, loader = loader.state_dict(), make()
+                    loader.load_state_dict(state)
+                    goes_on = True
+                    break
+    return loader, rows
+
+
+@pytest.mark.parametrize("order", ["shuffled", "grouped"])
+@pytest.mark.parametrize("update_every", [None, 1, 2, 3, 7, 24, 100])
+def test_losses_on_a_device_act_as_others_do(
+    monkeypatch: pytest.MonkeyPatch, update_every: int | None, order: Literal["shuffled", "grouped"]
+) -> None:
+    (here, rows), (there, rows_too) = (run(monkeypatch, there, update_every, order) for there in (False, True))
+    assert rows == rows_too
+    np.testing.assert_allclose(there.proportions, here.proportions, rtol=1e-12)
+    np.testing.assert_allclose(there.class_losses, here.class_losses, rtol=1e-12)
+    assert len(there.history) == len(here.history) == (71 // update_every if update_every else 3)
+    for record, record_too in zip(here.history, there.history, strict=True):
+        for key in ("epoch", "total_step", "counts", "proportions"):
+            np.testing.assert_allclose(record[key], record_too[key], rtol=1e-12)
+
+
+@pytest.mark.parametrize("stop", [*range(1, 24), 25, 29, 35])
+def test_a_state_in_the_middle_of_a_window_that_is_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    _, rows = run(monkeypatch, True, 7)
+    assert run(monkeypatch, True, 7, stop=stop)[1] == rows
+
+
+def test_a_window_is_read_half_a_window_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "is_on_device", lambda losses: isinstance(losses, torch.Tensor))
+    y = torch.arange(480) % 5
+    reads = []
+    read = DeviceClassLoss.read
+
+    def noted(self: DeviceClassLoss) -> ClassLoss:
+        reads.append(loader.step)
+        return read(self)
+
+    monkeypatch.setattr(DeviceClassLoss, "read", noted)
+    loader = Loader(y, batch_size=20, classes=y, mixing=Learn2Mix(), update_every=8, seed=1)
+    for targets in loader:
+        loader.record(targets.float())
+    assert reads == [12, 20]
