@@ -4,6 +4,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "types.hpp"
 
 namespace l2m::cuda {
@@ -12,6 +14,18 @@ __device__ inline double widened(double x) { return x; }
 __device__ inline float widened(float x) { return x; }
 __device__ inline float widened(__half x) { return __half2float(x); }
 __device__ inline float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+/// The nearest Float, ties to even.
+template <class Float>
+__device__ Float rounded(float x) {
+  if constexpr (std::is_same_v<Float, __half>) {
+    return __float2half_rn(x);
+  } else if constexpr (std::is_same_v<Float, __nv_bfloat16>) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return x;
+  }
+}
 
 /// Calls f with the floats as what they are.
 template <class F>

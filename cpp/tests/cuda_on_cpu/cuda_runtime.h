@@ -48,7 +48,7 @@ struct cudaLaunchConfig_t {
 };
 
 inline constexpr int kWarp = 32;
-inline constexpr int kMultiprocessors = 2;
+inline constexpr int kMultiprocessors = 1;
 inline constexpr int kSharedBytes = 64 << 10;  // as devices of compute capability 7.5 have
 // Whatever a block finds in shared memory, others left it there.
 inline constexpr int kGarbage = 0xA5;
@@ -123,25 +123,29 @@ T atomicExch(T* to, U x) {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  for (unsigned y = 0; y < config->gridDim.y; ++y) {
-    for (unsigned x = 0; x < config->gridDim.x; ++x) {
-      std::memset(shared_memory, kGarbage, sizeof(shared_memory));
-      cuda_on_cpu::BlockOfThreads block(static_cast<int>(config->blockDim.x));
-      std::vector<std::jthread> threads;
-      for (unsigned thread = 0; thread < config->blockDim.x; ++thread) {
-        threads.emplace_back([&, thread] {
-          gridDim = config->gridDim;
-          blockDim = config->blockDim;
-          blockIdx = {x, y};
-          threadIdx = {thread, 0, 0};
-          cuda_on_cpu::block = &block;
-          cuda_on_cpu::warp = block.warps[thread / kWarp].get();
-          kernel(static_cast<Parameters>(arguments)...);
-          cuda_on_cpu::warp->barrier.arrive_and_drop();
-          block.barrier.arrive_and_drop();
-        });
+  const int size = static_cast<int>(config->blockDim.x);
+  const unsigned num_blocks = config->gridDim.x * config->gridDim.y;
+  std::vector<std::unique_ptr<cuda_on_cpu::BlockOfThreads>> blocks;
+  for (unsigned i = 0; i < num_blocks; ++i) blocks.push_back(std::make_unique<cuda_on_cpu::BlockOfThreads>(size));
+  const auto spoil_shared_memory = []() noexcept { std::memset(shared_memory, kGarbage, sizeof(shared_memory)); };
+  spoil_shared_memory();
+  std::barrier all(size, spoil_shared_memory);
+  std::vector<std::jthread> threads;
+  for (unsigned thread = 0; thread < config->blockDim.x; ++thread) {
+    threads.emplace_back([&, thread] {
+      gridDim = config->gridDim;
+      blockDim = config->blockDim;
+      threadIdx = {thread, 0, 0};
+      for (unsigned i = 0; i < num_blocks; ++i) {
+        blockIdx = {i % gridDim.x, i / gridDim.x};
+        cuda_on_cpu::block = blocks[i].get();
+        cuda_on_cpu::warp = cuda_on_cpu::block->warps[thread / kWarp].get();
+        kernel(static_cast<Parameters>(arguments)...);
+        cuda_on_cpu::warp->barrier.arrive_and_drop();
+        cuda_on_cpu::block->barrier.arrive_and_drop();
+        all.arrive_and_wait();
       }
-    }
+    });
   }
   return cudaSuccess;
 }

@@ -1,0 +1,163 @@
+#include "gather.hpp"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "floats.cuh"
+#include "launch.cuh"
+
+namespace l2m::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kAtOnce = 4;  // pieces that a thread has requested before it writes the first
+constexpr int kMostFields = 8;
+constexpr std::int64_t kMostBytes = 16;           // of a piece
+constexpr std::int64_t kMostBytesNormalised = 4;  // of a piece that becomes 16 bytes of floats
+constexpr std::int64_t kMostBlocksOfMultiprocessor = 32;
+
+/// A field of one launch. A row is `pieces` of `piece_size` bytes.
+struct Part {
+  Field field;
+  void* out;
+  std::int64_t piece_size;
+  std::int64_t pieces;
+};
+
+struct Parts {
+  Part part[kMostFields];
+};
+
+template <class T, int kSize>
+struct alignas(sizeof(T) * kSize) Vector {
+  T x[kSize];
+};
+
+/// What is copied as it is.
+template <class Piece>
+struct Copy {
+  using In = Piece;
+  using Out = Piece;
+  __device__ explicit Copy(const Part&) {}
+  __device__ Out operator()(In piece, std::int64_t) const { return piece; }
+};
+
+template <class Float, int kSize>
+struct Normalise {
+  using In = Vector<std::uint8_t, kSize>;
+  using Out = Vector<Float, kSize>;
+  __device__ explicit Normalise(const Part& part)
+      : mean(part.field.normalisation.mean),
+        std(part.field.normalisation.std),
+        channels(static_cast<unsigned>(part.field.normalisation.channels)),
+        channel_size(static_cast<unsigned>(part.field.normalisation.channel_size)) {}
+  __device__ Out operator()(In piece, std::int64_t index) const {
+    Out out;
+    for (int i = 0; i < kSize; ++i) {
+      const unsigned channel = (static_cast<unsigned>(index * kSize + i) / channel_size) % channels;
+      out.x[i] = rounded<Float>((static_cast<float>(piece.x[i]) - mean[channel]) / std[channel]);
+    }
+    return out;
+  }
+  const float* mean;
+  const float* std;
+  unsigned channels;
+  unsigned channel_size;
+};
+
+template <class Index, class Change>
+__device__ void gather_part(const Part& part, const std::int64_t* rows, Index n) {
+  using In = typename Change::In;
+  const Change change(part);
+  const auto pieces = static_cast<Index>(part.pieces);
+  const Index total = n * pieces;
+  const Index step = static_cast<Index>(gridDim.x) * kThreads * kAtOnce;
+  for (Index begin = static_cast<Index>(blockIdx.x) * kThreads * kAtOnce + threadIdx.x; begin < total; begin += step) {
+    In piece[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Index at = begin + static_cast<Index>(i) * kThreads;
+      if (at >= total) continue;
+      const auto* const row = static_cast<const std::byte*>(part.field.data) + rows[at / pieces] * part.field.stride;
+      piece[i] = reinterpret_cast<const In*>(row)[at % pieces];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Index at = begin + static_cast<Index>(i) * kThreads;
+      if (at < total)
+        static_cast<typename Change::Out*>(part.out)[at] = change(piece[i], static_cast<std::int64_t>(at % pieces));
+    }
+  }
+}
+
+template <class Index, class Float>
+__device__ void normalise_part(const Part& part, const std::int64_t* rows, Index n) {
+  part.piece_size == kMostBytesNormalised ? gather_part<Index, Normalise<Float, kMostBytesNormalised>>(part, rows, n)
+                                          : gather_part<Index, Normalise<Float, 1>>(part, rows, n);
+}
+
+/// A block copies a part of one field, which is blockIdx.y.
+template <class Index>
+__global__ void __launch_bounds__(kThreads) gather_parts(Parts parts, const std::int64_t* rows, Index n) {
+  const Part& part = parts.part[blockIdx.y];
+  if (part.field.normalisation.channels > 0) {
+    switch (part.field.normalisation.type) {
+      case FloatType::kFloat16:
+        return normalise_part<Index, __half>(part, rows, n);
+      case FloatType::kBFloat16:
+        return normalise_part<Index, __nv_bfloat16>(part, rows, n);
+      default:
+        return normalise_part<Index, float>(part, rows, n);
+    }
+  }
+  switch (part.piece_size) {
+    case 16:
+      return gather_part<Index, Copy<uint4>>(part, rows, n);
+    case 8:
+      return gather_part<Index, Copy<uint2>>(part, rows, n);
+    case 4:
+      return gather_part<Index, Copy<std::uint32_t>>(part, rows, n);
+    case 2:
+      return gather_part<Index, Copy<std::uint16_t>>(part, rows, n);
+    default:
+      return gather_part<Index, Copy<std::uint8_t>>(part, rows, n);
+  }
+}
+
+Part part_of(const Field& field, void* out) {
+  const bool normalises = field.normalisation.channels > 0;
+  std::int64_t piece_size = normalises ? kMostBytesNormalised : kMostBytes;
+  const auto fits = [&](std::int64_t size) {
+    return reinterpret_cast<std::intptr_t>(field.data) % size == 0 && field.stride % size == 0 &&
+           field.row_size % size == 0;
+  };
+  while (!fits(piece_size)) piece_size = normalises ? 1 : piece_size / 2;
+  return {field, out, piece_size, field.row_size / piece_size};
+}
+
+}  // namespace
+
+void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
+            Stream stream) {
+  if (n == 0) return;
+  for (std::size_t begin = 0; begin < fields.size(); begin += kMostFields) {
+    const std::size_t end = std::min(begin + kMostFields, fields.size());
+    Parts parts{};
+    std::int64_t most_pieces = 0;
+    for (std::size_t f = begin; f < end; ++f) {
+      parts.part[f - begin] = part_of(fields[f], outs[f]);
+      most_pieces = std::max(most_pieces, n * parts.part[f - begin].pieces);
+    }
+    constexpr std::int64_t kOfBlock = kThreads * kAtOnce;
+    const std::int64_t most_blocks = kMostBlocksOfMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
+    const std::int64_t blocks = std::min((most_pieces + kOfBlock - 1) / kOfBlock, most_blocks);
+    const Launch how{blocks, kThreads, stream, 0, static_cast<int>(end - begin)};
+    // Division of 32 bits is several times as fast. What is added to an index at most must fit, too.
+    if (most_pieces < (std::int64_t{1} << 31))
+      launch(how, gather_parts<std::uint32_t>, parts, rows, static_cast<std::uint32_t>(n));
+    else
+      launch(how, gather_parts<std::int64_t>, parts, rows, n);
+  }
+}
+
+}  // namespace l2m::cuda

@@ -1,0 +1,125 @@
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "check.hpp"
+#include "gather.cu"
+#include "l2m/float_types.hpp"
+#include "l2m/random.hpp"
+
+namespace l2m::test {
+namespace {
+
+constexpr std::size_t kRows = 50;
+
+std::vector<std::int64_t> some_rows(std::size_t n) {
+  Sfc64 random(RandomStream(n, Purpose::kShuffle, 0));
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 0; i < n; ++i) rows.push_back(static_cast<std::int64_t>(random() % kRows));
+  return rows;
+}
+
+/// Bytes without a pattern, aligned to 16.
+std::vector<uint4> some_bytes(std::size_t size) {
+  Sfc64 random(RandomStream(size, Purpose::kShuffle, 1));
+  std::vector<uint4> bytes(size / sizeof(uint4) + 1);
+  for (uint4& four : bytes) four = {static_cast<unsigned>(random()), static_cast<unsigned>(random()), 0x80FF7F01U, 0};
+  return bytes;
+}
+
+/// Memory of a batch, poisoned, and a guard behind it.
+struct Out {
+  explicit Out(std::size_t size_of_batch) : size(size_of_batch), words(size / sizeof(uint4) + 2) {
+    std::memset(static_cast<void*>(words.data()), 0xEE, words.size() * sizeof(uint4));
+  }
+  [[nodiscard]] std::uint8_t* data() { return reinterpret_cast<std::uint8_t*>(words.data()); }
+  void check_guard() {
+    CHECK(std::all_of(data() + size, data() + words.size() * sizeof(uint4), [](std::uint8_t x) { return x == 0xEE; }));
+  }
+  std::size_t size;
+  std::vector<uint4> words;
+};
+
+/// Rows of many sizes, strides and alignments, several fields in a launch and more of them than a launch takes.
+void test_rows_are_copied(std::size_t n) {
+  struct Shape {
+    std::int64_t row_size, stride;
+    std::size_t offset;
+  };
+  const std::vector<Shape> shapes{{16, 16, 0}, {3072, 3072, 0}, {784, 800, 16}, {24, 24, 8}, {12, 16, 4},
+                                  {7, 7, 0},   {6, 10, 2},      {16, 48, 1},    {1, 1, 3},   {48, -48, 0}};
+  const std::vector<std::int64_t> rows = some_rows(n);
+  std::vector<std::vector<uint4>> data;
+  std::vector<Out> outs;
+  std::vector<cuda::Field> fields;
+  std::vector<void*> addresses;
+  for (const auto& [row_size, stride, offset] : shapes) {
+    const std::size_t span = kRows * static_cast<std::size_t>(std::abs(stride)) + offset;
+    data.push_back(some_bytes(span));
+    const auto* first = reinterpret_cast<const std::uint8_t*>(data.back().data()) + offset;
+    if (stride < 0) first -= stride * static_cast<std::int64_t>(kRows - 1);
+    fields.push_back({first, stride, row_size});
+    outs.emplace_back(n * static_cast<std::size_t>(row_size));
+  }
+  for (Out& out : outs) addresses.push_back(out.data());
+  cuda::gather(fields, rows.data(), static_cast<std::int64_t>(n), addresses, nullptr);
+  for (std::size_t f = 0; f < fields.size(); ++f) {
+    const auto size = static_cast<std::size_t>(fields[f].row_size);
+    for (std::size_t i = 0; i < n; ++i)
+      CHECK(std::memcmp(outs[f].data() + i * size,
+                        static_cast<const std::uint8_t*>(fields[f].data) + rows[i] * fields[f].stride, size) == 0);
+    outs[f].check_guard();
+  }
+}
+
+void test_indices_of_64_bits() {
+  const std::vector<std::int64_t> rows = some_rows(40);
+  const std::vector<uint4> data = some_bytes(kRows * 96);
+  Out out(rows.size() * 96);
+  cuda::Parts parts{};
+  parts.part[0] = cuda::part_of({data.data(), 96, 96}, out.data());
+  cuda::launch({1, cuda::kThreads, nullptr}, cuda::gather_parts<std::int64_t>, parts, rows.data(), 40);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) == 0);
+  out.check_guard();
+}
+
+/// @param channel_size  of rows with 3 channels, `row_size` bytes.
+template <class Float>
+void test_bytes_are_normalised(cuda::FloatType type, std::int64_t row_size, std::int64_t channel_size) {
+  constexpr std::size_t kBatch = 70;
+  const std::vector<float> mean{127.5F, 0.1F, -3.0F};
+  const std::vector<float> std{64.0F, 0.3F, 7.0F};
+  const std::vector<std::int64_t> rows = some_rows(kBatch);
+  const std::vector<uint4> data = some_bytes(kRows * static_cast<std::size_t>(row_size));
+  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(data.data());
+  Out out(kBatch * static_cast<std::size_t>(row_size) * sizeof(Float));
+  const cuda::Field field{bytes, row_size, row_size, {type, mean.data(), std.data(), 3, channel_size}};
+  void* const address = out.data();
+  cuda::gather({&field, 1}, rows.data(), kBatch, {&address, 1}, nullptr);
+  for (std::size_t i = 0; i < kBatch; ++i) {
+    for (std::int64_t j = 0; j < row_size; ++j) {
+      const auto channel = static_cast<std::size_t>(j / channel_size % 3);
+      const auto expected =
+          round_to<Float>((static_cast<float>(bytes[rows[i] * row_size + j]) - mean[channel]) / std[channel]);
+      const std::size_t at = (i * static_cast<std::size_t>(row_size) + static_cast<std::size_t>(j)) * sizeof(Float);
+      CHECK(std::memcmp(out.data() + at, &expected, sizeof(Float)) == 0);
+    }
+  }
+  out.check_guard();
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m;
+  using namespace l2m::test;
+  for (const std::size_t n : {0, 1, 17, 200}) test_rows_are_copied(n);
+  test_indices_of_64_bits();
+  test_bytes_are_normalised<float>(cuda::FloatType::kFloat32, 48, 16);  // channel after channel
+  test_bytes_are_normalised<float>(cuda::FloatType::kFloat32, 27, 1);   // channels side by side, in odd rows
+  test_bytes_are_normalised<Float16>(cuda::FloatType::kFloat16, 36, 1);
+  test_bytes_are_normalised<BFloat16>(cuda::FloatType::kBFloat16, 60, 20);
+}
