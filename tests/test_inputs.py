@@ -344,7 +344,11 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
             r"plain dense tensor",
             {"data": torch.zeros(N, dtype=torch.float8_e4m3fn), "format": "torch"},
         ),
-        "on a device": (NotImplementedError, r"on the CPU.*device meta", {"data": torch.zeros(N, device="meta")}),
+        "on a device": (
+            ValueError,
+            r"on the CPU.*got device meta",
+            {"data": torch.zeros(N, device="meta")},
+        ),
         "strings for torch": (
             TypeError,
             r'which torch lacks.*format="numpy"',
@@ -426,8 +430,6 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "format": (ValueError, r"format must be 'torch' or 'numpy' \(got 'jax'\)", {"format": "jax"}),
         "shuffle": (TypeError, r"shuffle must be True or False \(got 1\)", {"shuffle": 1}),
         "drop_last": (TypeError, r"drop_last must be True or False \(got None\)", {"drop_last": None}),
-        "pin_memory": (NotImplementedError, r"pin_memory=True is not supported", {"pin_memory": True}),
-        "device": (NotImplementedError, r"device='cuda' is not supported", {"device": "cuda"}),
         "unknown": (TypeError, r"weights", {"weights": [1, 2]}),
         # mixing
         "mixing a string": (TypeError, r"mixing must be a policy .* \(got 'balanced'\)", {"mixing": "balanced"}),

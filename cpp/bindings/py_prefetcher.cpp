@@ -1,23 +1,57 @@
 #include "py_prefetcher.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "released_gil.hpp"
 #include "sampler_state.hpp"
 
 namespace l2m::bindings {
-namespace {
 
-py::object to_python(Block block, const Output& output, std::int64_t rows, const py::object& from_dlpack) {
+PyPrefetcher::PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack,
+                           Destination destination, const Array<double>& proportions, PipelineSettings settings)
+    : owner_(std::move(owner)),
+      outputs_(std::move(outputs)),
+      from_dlpack_(std::move(from_dlpack)),
+      destination_(std::move(destination)),
+      slots_(static_cast<std::size_t>(std::max(settings.prefetch, 1))),
+      core_(
+          [&] {
+            if (!destination_.lend.is_none()) {
+              for (std::size_t f = 0; f < outputs_.size(); ++f) pools_.push_back(std::make_shared<BlockPool>());
+              lent_.resize(outputs_.size());
+              lend_memory(slots_);
+              settings.pools = pools_;
+            }
+            return std::move(settings);
+          }(),
+          to_vector(proportions)) {}
+
+/// Sees to it that so many blocks of each field are lent.
+void PyPrefetcher::lend_memory(std::size_t blocks) {
+  for (std::size_t f = 0; f < lent_.size(); ++f) {
+    while (lent_[f].size() < blocks) {
+      py::object tensor = destination_.lend(f);
+      auto* const memory = reinterpret_cast<std::byte*>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
+      lent_[f].emplace(memory, std::move(tensor));
+      pools_[f]->lend(memory);
+    }
+  }
+}
+
+py::object PyPrefetcher::to_python(Block block, std::size_t field, std::int64_t rows) {
+  const Output& output = outputs_[field];
+  if (!lent_.empty()) {
+    py::object tensor = std::move(lent_[field].extract(block.release()).mapped());
+    return py::len(tensor) == static_cast<std::size_t>(rows) ? tensor : tensor.attr("narrow")(0, 0, rows);
+  }
   std::vector<std::int64_t> shape{rows};
   shape.insert(shape.end(), output.row_shape.begin(), output.row_shape.end());
-  if (output.dtype.is_none()) return from_dlpack(to_dlpack(std::move(block), output.dl_type, std::move(shape)));
+  if (output.dtype.is_none()) return from_dlpack_(to_dlpack(std::move(block), output.dl_type, std::move(shape)));
   const void* const data = block.data();
   const py::capsule base(new Block(std::move(block)), [](void* self) { delete static_cast<Block*>(self); });
   return py::array(py::reinterpret_borrow<py::dtype>(output.dtype), std::move(shape), {}, data, base);
 }
-
-}  // namespace
 
 py::object PyPrefetcher::next(const py::object& build) {
   using namespace std::chrono_literals;
@@ -28,20 +62,46 @@ py::object PyPrefetcher::next(const py::object& build) {
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
-  if (arrays_.empty()) arrays_ = take_arrays();
+  if (arrays_.empty()) {
+    if (destination_.transfer.is_none()) {
+      arrays_ = take_arrays(0);
+    } else {
+      send_ahead();
+      arrays_ = destination_.transfer.attr("receive")(sent_.front());
+    }
+  }
   py::object batch = build(arrays_);
   arrays_ = py::list();
+  if (!sent_.empty()) sent_.pop_front();
   core_.commit();
   return batch;
 }
 
-py::list PyPrefetcher::take_arrays() {
-  const std::int64_t rows = core_.num_rows();
-  std::vector<Block> blocks = core_.take_blocks();
+/// Sends what is ready to the device: at least the next batch, and some together.
+void PyPrefetcher::send_ahead() {
+  auto ahead = static_cast<std::int64_t>(sent_.size());
+  if (ahead > destination_.ahead / 2) return;
+  try {
+    py::list batches;
+    for (; ahead == 0 || (ahead < destination_.ahead && core_.ready(ahead)); ++ahead)
+      batches.append(take_arrays(ahead));
+    if (batches.empty()) return;
+    for (const py::handle sent : py::list(destination_.transfer.attr("send")(batches)))
+      sent_.push_back(py::reinterpret_borrow<py::object>(sent));
+  } catch (...) {
+    sent_.clear();
+    core_.retry();
+    throw;
+  }
+}
+
+py::list PyPrefetcher::take_arrays(std::int64_t ahead) {
+  lend_memory(slots_ + 1);
+  const std::int64_t rows = core_.num_rows(ahead);
+  std::vector<Block> blocks = core_.take_blocks(ahead);
   py::list arrays(blocks.size());
   try {
-    for (std::size_t f = 0; f < blocks.size(); ++f)
-      arrays[f] = to_python(std::move(blocks[f]), outputs_[f], rows, from_dlpack_);
+    for (std::size_t f = 0; f < blocks.size(); ++f) arrays[f] = to_python(std::move(blocks[f]), f, rows);
   } catch (...) {
     core_.retry();
     throw;
@@ -51,6 +111,7 @@ py::list PyPrefetcher::take_arrays() {
 
 void PyPrefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
   arrays_ = py::list();
+  sent_.clear();
   run_ = {};
   const ReleasedGil released;
   core_.begin(range, plan_until);
@@ -59,13 +120,18 @@ void PyPrefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 void PyPrefetcher::set_state(const py::dict& state) {
   core_.set_state(dict_to_state(state));
   arrays_ = py::list();
+  sent_.clear();
   run_ = {};
 }
 
 void PyPrefetcher::close() {
   run_ = {};
-  const ReleasedGil released;
-  core_.close();
+  {
+    const ReleasedGil released;
+    core_.close();
+  }
+  sent_.clear();
+  lent_.clear();
 }
 
 }  // namespace l2m::bindings

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <deque>
+#include <map>
+#include <memory>
 #include <thread>
 
 #include "convert.hpp"
@@ -15,16 +18,19 @@ struct Output {
   std::vector<std::int64_t> row_shape;
 };
 
+/// Where batches go, if not to pageable memory.
+struct Destination {
+  py::object lend;      ///< None, or lend(f): a tensor that has room for a batch of field f; it becomes one
+  py::object transfer;  ///< None, or what takes batches to a device, see device_batches.py
+  std::int64_t ahead;   ///< batches on their way to the device
+};
+
 /// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
 class PyPrefetcher {
  public:
   /// @param owner  keeps the memory of the fields in place.
-  PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack, const Array<double>& proportions,
-               PipelineSettings settings)
-      : owner_(std::move(owner)),
-        outputs_(std::move(outputs)),
-        from_dlpack_(std::move(from_dlpack)),
-        core_(std::move(settings), to_vector(proportions)) {}
+  PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack, Destination destination,
+               const Array<double>& proportions, PipelineSettings settings);
 
   ~PyPrefetcher() { close(); }  // without the GIL, for which a batch's death on another thread may wait
   PyPrefetcher(const PyPrefetcher&) = delete;
@@ -52,12 +58,20 @@ class PyPrefetcher {
     std::uint64_t until = 0;
     std::thread::id thread;
   };
-  py::list take_arrays();
+  py::list take_arrays(std::int64_t ahead);
+  void lend_memory(std::size_t blocks);
+  py::object to_python(Block block, std::size_t field, std::int64_t rows);
+  void send_ahead();
 
   const py::object owner_;  // goes after close(), which waits for threads that read the fields
   const std::vector<Output> outputs_;
   const py::object from_dlpack_;
-  py::list arrays_;  // of a batch that is not consumed yet
+  const Destination destination_;
+  std::vector<std::shared_ptr<BlockPool>> pools_;       // of lent memory, one a field
+  std::vector<std::map<std::byte*, py::object>> lent_;  // one a field: tensors by their memory
+  std::size_t slots_;                                   // batches of lent memory that the pipeline needs
+  std::deque<py::object> sent_;                         // from the next batch on, on their way to the device
+  py::list arrays_;                                     // of a batch that is not consumed yet
   Run run_;
   Prefetcher core_;
 };

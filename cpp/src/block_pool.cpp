@@ -1,6 +1,7 @@
 #include "l2m/block_pool.hpp"
 
 #include <new>
+#include <stdexcept>
 
 namespace l2m {
 namespace {
@@ -10,6 +11,7 @@ constexpr std::align_val_t kAlignment{64};
 }  // namespace
 
 BlockPool::~BlockPool() {
+  if (block_size_ == 0) return;
   for (std::byte* data : idle_) ::operator delete(data, kAlignment);
 }
 
@@ -21,12 +23,25 @@ Block BlockPool::take() {
       idle_.pop_back();
       return {data, shared_from_this()};
     }
+    if (block_size_ == 0)
+      throw std::logic_error("all pinned memory is in use: a forked child cannot go on with what its parent pinned");
     idle_.reserve(max_idle_);  // so that give_back() cannot fail
   }
   return {static_cast<std::byte*>(::operator new(block_size_, kAlignment)), shared_from_this()};
 }
 
+void BlockPool::lend(std::byte* data) {
+  const std::scoped_lock lock(mutex_);
+  idle_.reserve(++lent_);  // so that give_back() cannot fail
+  idle_.push_back(data);
+}
+
 void BlockPool::give_back(std::byte* data) noexcept {
+  if (block_size_ == 0) {
+    const std::scoped_lock lock(mutex_);
+    idle_.push_back(data);
+    return;
+  }
   // Never waits: in a forked child the lock may be held for ever by a thread that does not exist there.
   if (mutex_.try_lock()) {
     const bool keep = idle_.size() < max_idle_;

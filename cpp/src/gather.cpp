@@ -50,6 +50,7 @@ inline void copy_row(std::byte* to, const std::byte* from, const std::byte* comi
 
 /// Requests the first rows of a field.
 void request(const Field& field, BatchPlan plan) {
+  if (field.data == nullptr) return;
   for (const PlannedRow& planned : plan.first(std::min(rows_ahead(field.row_size), plan.size())))
     for (std::int64_t at = 0; at < std::min(field.row_size, kAheadBytes); at += kLine)
       __builtin_prefetch(row_of(field, planned) + at);
@@ -68,7 +69,16 @@ void copy_rows(const Field& field, BatchPlan plan, std::byte* out, Size size, co
     std::memcpy(out, row_of(field, plan[i]), static_cast<std::size_t>(size));
 }
 
+void write_ids(BatchPlan plan, std::byte* out, const Field* next) {
+  if (next != nullptr) request(*next, plan);
+  for (const PlannedRow& planned : plan) {
+    std::memcpy(out, &planned.row, sizeof(planned.row));
+    out += sizeof(planned.row);
+  }
+}
+
 void copy_field(const Field& field, BatchPlan plan, std::byte* out, const Field* next) {
+  if (field.data == nullptr) return write_ids(plan, out, next);
   const auto copy = [&](auto size) {
     may_straddle(field) ? copy_rows<true>(field, plan, out, size, next)
                         : copy_rows<false>(field, plan, out, size, next);

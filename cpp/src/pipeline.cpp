@@ -31,8 +31,10 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       slots_(static_cast<std::size_t>(ahead_)) {
   const std::int64_t rows = settings.sampler.global_batch / settings.sampler.world_size;
   std::int64_t row_bytes = 0;
+  pools_ = settings.pools;
   for (const Field& field : settings.fields) {
     row_bytes += field.row_size;
+    if (!settings.pools.empty()) continue;
     pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows * field.row_size),
                                                  static_cast<std::size_t>(settings.prefetch) + 2));
   }
@@ -101,6 +103,13 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   }
   waiting_ = false;
   return slot.stage == Stage::kReady;
+}
+
+bool Pipeline::ready(std::int64_t ahead) {
+  const Lock lock = locked_soon(mutex_);
+  if (ahead >= ahead_ || taken_ + ahead >= opened_) return false;
+  const Slot& slot = slots_[slot_of(taken_ + ahead)];
+  return slot.stage == Stage::kReady && !slot.batch.error;
 }
 
 void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {

@@ -83,9 +83,14 @@ bool Prefetcher::wait(std::chrono::milliseconds timeout) {
   return pipeline_->wait(timeout);
 }
 
-std::vector<Block> Prefetcher::take_blocks() {
+bool Prefetcher::ready(std::int64_t ahead) {
   const Use use(*this);
-  Pipeline::Batch& batch = pipeline_->due();
+  return pipeline_->ready(ahead);
+}
+
+std::vector<Block> Prefetcher::take_blocks(std::int64_t ahead) {
+  const Use use(*this);
+  Pipeline::Batch& batch = pipeline_->due(ahead);
   if (batch.error) {
     const std::exception_ptr error = batch.error;
     restart();  // at the same batch
@@ -94,9 +99,9 @@ std::vector<Block> Prefetcher::take_blocks() {
   return std::move(batch.blocks);
 }
 
-std::int64_t Prefetcher::num_rows() {
+std::int64_t Prefetcher::num_rows(std::int64_t ahead) {
   const Use use(*this);
-  const Pipeline::Batch& batch = pipeline_->due();
+  const Pipeline::Batch& batch = pipeline_->due(ahead);
   return batch.error ? 0 : std::ssize(batch.plans->rows(batch.index));
 }
 
@@ -107,7 +112,7 @@ void Prefetcher::retry() {
 
 void Prefetcher::commit() {
   const Use use(*this);
-  const Pipeline::Batch& batch = pipeline_->due();
+  const Pipeline::Batch& batch = pipeline_->due(0);
   const std::int64_t index = batch.index;
   if (batch.plans != plans_) {
     settle();

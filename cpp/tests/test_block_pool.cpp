@@ -129,6 +129,27 @@ void test_lack_of_memory_is_told() {
   CHECK(fresh.data() != nullptr);
 }
 
+void test_lent_memory_is_used_until_it_is_taken_away() {
+  std::byte memory[3][8];
+  const auto pool = std::make_shared<BlockPool>();
+  CHECK_THROWS(std::logic_error, pool->take());
+  pool->lend(memory[0]);
+  pool->lend(memory[1]);
+  {
+    const Block first = pool->take();
+    Block second = pool->take();
+    CHECK(first.data() != second.data());
+    CHECK_THROWS(std::logic_error, pool->take());
+    std::byte* const taken = second.data();
+    CHECK(second.release() == taken && second.data() == nullptr);
+  }
+  pool->lend(memory[2]);
+  const Block again = pool->take();
+  const Block lent = pool->take();
+  CHECK(again.data() != lent.data());
+  CHECK_THROWS(std::logic_error, pool->take());
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -141,5 +162,6 @@ int main() {
   test_blocks_move();
   test_blocks_are_given_back_on_any_thread();
   test_lack_of_memory_is_told();
+  test_lent_memory_is_used_until_it_is_taken_away();
   CHECK(blocks_alive == 0);
 }

@@ -99,6 +99,23 @@ void test_the_same_row_again() {
   CHECK((out == std::vector<std::int64_t>{30, 30, 10, 30}));
 }
 
+void test_a_field_without_data_has_the_ids() {
+  constexpr std::int64_t kRows = 40;
+  const Bytes data = random_bytes(kRows * 24);
+  const Field of_data{data.get(), 24, 24};
+  const Field ids{nullptr, 8, 8};
+  for (const std::size_t count : {0U, 1U, 100U}) {
+    const auto rows = random_rows(count, kRows);
+    const Bytes out = random_bytes(count * 24);
+    std::vector<std::int64_t> first(count), last(count);
+    gather(
+        std::vector{ids, of_data, ids}, rows,
+        std::vector{reinterpret_cast<std::byte*>(first.data()), out.get(), reinterpret_cast<std::byte*>(last.data())});
+    check_rows(of_data, rows, out.get());
+    for (std::size_t i = 0; i < count; ++i) CHECK(first[i] == rows[i].row && last[i] == rows[i].row);
+  }
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -106,4 +123,5 @@ int main() {
   l2m::test::test_rows_of_all_sizes_and_strides();
   l2m::test::test_several_fields();
   l2m::test::test_the_same_row_again();
+  l2m::test::test_a_field_without_data_has_the_ids();
 }

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 UNFINISHED: int
 
 def device_count() -> int: ...
@@ -14,3 +16,7 @@ def add_class_loss(
 def add_grouped_class_loss(
     losses: int, loss_type: str, segments: int, size: int, totals: tuple[int, int, int, int, int], stream: int
 ) -> None: ...
+
+class Gather:
+    def __init__(self, fields: Sequence[tuple[int, int, int]]) -> None: ...
+    def __call__(self, rows: int, n: int, outs: Sequence[int], stream: int) -> None: ...

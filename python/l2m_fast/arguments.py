@@ -14,6 +14,7 @@ from l2m_fast.class_loss import class_array
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from numpy.typing import NDArray
 
 # K may always be this large, and beyond up to this many times the rows; larger ids are taken for keys of another kind.
@@ -118,6 +119,64 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
         msg = f"rows must be ids in [0, {num_rows}) (got {array.max()})"
         raise IndexError(msg)
     return np.ascontiguousarray(array, np.int64)
+
+
+def cuda_device(device: Any, of_data: set[torch.device], batch_format: str) -> torch.device | None:
+    """The CUDA device of the batches, with an index; None: they are on the CPU.
+
+    Args:
+        device: What a loader was given; None: where the data are, if any are on a device.
+        of_data: CUDA devices on which data are.
+        batch_format: A device needs "torch".
+    """
+    if device is None and not of_data:
+        return None
+    import torch
+
+    if len(of_data) > 1:
+        msg = f"data must be on one CUDA device (got {', '.join(sorted(map(str, of_data)))})"
+        raise ValueError(msg)
+    if device is None:
+        return next(iter(of_data))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = f"None, 'cpu' or one of the {count} CUDA devices there are"
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        msg = f"device must be {allowed} (got {device!r})"
+        raise TypeError(msg)
+    try:
+        wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted == torch.device("cpu") and not of_data:
+        return None
+    if wanted is None or wanted.type != "cuda" or (wanted.index or 0) >= count:
+        msg = f"device must be {allowed} (got {device!r})"
+        raise ValueError(msg)
+    if batch_format == "numpy":
+        msg = f"batches on a device need format='torch' (got device={device!r} and format='numpy')"
+        raise ValueError(msg)
+    if wanted.index is None:
+        wanted = torch.device("cuda", torch.cuda.current_device())
+    if of_data - {wanted}:
+        msg = f"device must be that of the data, {next(iter(of_data))} (got {device!r})"
+        raise ValueError(msg)
+    return wanted
+
+
+def can_pin(pin_memory: bool, batch_format: str) -> bool:
+    """Whether batches shall be in pinned memory. Warns where there is nothing to pin it for, as torch's DataLoader does."""
+    if not pin_memory:
+        return False
+    if batch_format == "numpy":
+        msg = "pin_memory=True needs format='torch' (got format='numpy')"
+        raise ValueError(msg)
+    import torch
+
+    if not torch.cuda.is_available():
+        warnings.warn(
+            "pin_memory=True without a CUDA device: batches are in pageable memory", RuntimeWarning, stacklevel=3
+        )
+    return torch.cuda.is_available()
 
 
 def torch_from_dlpack() -> Callable[[object], object]:

@@ -30,6 +30,11 @@ class Field:
     torch_dtype: Any
 
     @property
+    def on_cuda(self) -> bool:
+        """Whether it is on a CUDA device."""
+        return getattr(self.array, "is_cuda", False)
+
+    @property
     def memory(self) -> tuple[int, int, int]:
         """Address, bytes from row to row, bytes of a row."""
         return self.address, self.stride, self.row_bytes
@@ -53,8 +58,7 @@ def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable
 
     Raises:
         TypeError: Something in the structure is no array, or has a dtype that batches cannot have.
-        ValueError: No arrays, no rows, lengths that differ, rows that are not contiguous.
-        NotImplementedError: A tensor is not on the CPU.
+        ValueError: No arrays, no rows, lengths that differ, rows that are not contiguous, another device than the CPU or CUDA.
     """
     leaves: list[tuple[str, Any]] = []
     build = _walk("data", data, leaves)
@@ -108,9 +112,10 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
 def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
     import torch
 
-    if tensor.device.type != "cpu":
-        msg = f"{name} must be on the CPU: data on a device is not supported yet (got device {tensor.device})"
-        raise NotImplementedError(msg)
+    if tensor.device.type not in ("cpu", "cuda") or (tensor.is_cuda and batch_format == "numpy"):
+        allowed = "the CPU" if batch_format == "numpy" else "the CPU or a CUDA device"
+        msg = f"{name} must be on {allowed} (got device {tensor.device})"
+        raise ValueError(msg)
     kind = str(tensor.dtype).removeprefix("torch.").rstrip("0123456789")
     if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg() or kind not in _DLPACK_CODE:
         msg = f"{name} must be a plain dense tensor of integers, floats, complex numbers or bool (got {tensor.dtype}, {tensor.layout})"

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast import _core, state
-from l2m_fast.arguments import choice, class_ids, flag, row_ids, torch_from_dlpack, warn_of_ranks, whole
+from l2m_fast.arguments import (
+    can_pin,
+    choice,
+    class_ids,
+    cuda_device,
+    flag,
+    row_ids,
+    torch_from_dlpack,
+    warn_of_ranks,
+    whole,
+)
 from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
 from l2m_fast.data import Format, fields_of
 from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
@@ -55,8 +65,12 @@ class Loader:
         seed: In [0, 2^64). The same seed gives the same batches.
         num_threads: Threads used at most; 0: none, everything happens in `next()`. None: the CPUs of this process.
         prefetch: Batches prepared ahead.
-        pin_memory: Not supported yet.
-        device: Not supported yet.
+        pin_memory: Batches are in pinned memory, of torch's caching host allocator: it may be copied to a CUDA device
+            without waiting, and let go of meanwhile. Without such a device, a warning.
+        device: A CUDA device: `prefetch` batches are copied there ahead of time, on a stream of their own; a batch is
+            there for whoever uses it on the stream that is current at `next()`. Data that are on the device already, or
+            in pinned memory (`tensor.pin_memory()`), are gathered by the device itself, and of a batch only the row ids are
+            sent. None: where the data are.
         rank: Of this process, in [0, world_size); None: 0 of 1. The environment is never read.
         world_size: Processes that share every global batch of batch_size * world_size rows; None: 1.
         all_reduce: Sums one float64 array over all ranks, in place. Needed where several ranks follow losses.
@@ -64,7 +78,6 @@ class Loader:
 
     Raises:
         TypeError, ValueError, IndexError: An argument is not as described.
-        NotImplementedError: `pin_memory`, `device`, or data on a device.
         ImportError: `format="torch"` without torch.
     """
 
@@ -85,7 +98,7 @@ class Loader:
         num_threads: int | None = None,
         prefetch: int = 4,
         pin_memory: bool = False,
-        device: object = None,
+        device: torch.device | str | int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
@@ -93,13 +106,6 @@ class Loader:
     ) -> None:
         choice("format", format, ("torch", "numpy"))
         choice("order", order, ("shuffled", "grouped"))
-        for name, wanted in (
-            ("pin_memory=True", flag("pin_memory", pin_memory)),
-            (f"device={device!r}", device is not None),
-        ):
-            if wanted:
-                msg = f"{name} is not supported yet: batches are in pageable CPU memory"
-                raise NotImplementedError(msg)
         self._batch_size = whole("batch_size", batch_size, 1)
         self._seed = whole("seed", seed, 0, 2**64 - 1)
         self._world_size = 1 if world_size is None else whole("world_size", world_size, 1)
@@ -137,6 +143,8 @@ class Loader:
             raise ValueError(msg)
 
         self._fields, self._build = fields_of(data, format)
+        self._device = cuda_device(device, {field.array.device for field in self._fields if field.on_cuda}, format)
+        self._pin_memory = self._device is None and can_pin(flag("pin_memory", pin_memory), format)
         num_rows = self._fields[0].num_rows
         ids, self._num_classes, self.class_labels = class_ids(classes, num_rows)
         threads = max(self._num_threads, 1)
@@ -162,12 +170,27 @@ class Loader:
         return Progress(self._course, lambda proportions: self._make_prefetcher(seed, proportions), self._build)
 
     def _make_prefetcher(self, seed: int, proportions: Floats) -> _core.Prefetcher:
+        memory, outputs = [field.memory for field in self._fields], [field.output for field in self._fields]
+        prefetch, lend, transfer = self._prefetch, None, None
+        if self._device is not None:
+            from l2m_fast.device_batches import DeviceBatches
+
+            transfer = DeviceBatches(self._fields, self._device, self._batch_size)
+            memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
+            prefetch *= 2  # as many on the device as before it
+        elif self._pin_memory:
+            from l2m_fast.device_batches import pinned_memory
+
+            lend = pinned_memory([(field.row_shape, field.torch_dtype) for field in self._fields], self._batch_size)
         return _core.Prefetcher(
             self._index,
-            [field.memory for field in self._fields],
+            memory,
             self._fields,
-            [field.output for field in self._fields],
+            outputs,
             self._from_dlpack,
+            lend,
+            transfer,
+            max(self._prefetch, 1),
             proportions,
             seed=seed,
             global_batch=self._global_batch,
@@ -176,7 +199,7 @@ class Loader:
             shuffle=self._shuffle,
             grouped=self._grouped,
             epoch_is_pass=self._epoch_is_pass,
-            prefetch=self._prefetch,
+            prefetch=prefetch,
             num_threads=self._num_threads,
         )
 

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "class_loss.hpp"
 #include "devices.hpp"
+#include "gather.hpp"
 
 namespace {
 
@@ -49,6 +51,26 @@ void add_grouped_class_loss(std::uintptr_t losses, const std::string& type, std:
                                     class_totals(totals), pointer<void>(stream));
 }
 
+/// Fields whose rows a device gathers.
+class Gather {
+ public:
+  explicit Gather(const std::vector<std::tuple<std::uintptr_t, std::int64_t, std::int64_t>>& fields) {
+    for (const auto& [address, stride, row_size] : fields)
+      fields_.push_back({pointer<const void>(address), stride, row_size});
+  }
+
+  void operator()(std::uintptr_t rows, std::int64_t n, const std::vector<std::uintptr_t>& outs,
+                  std::uintptr_t stream) const {
+    if (outs.size() != fields_.size()) throw py::value_error("there must be one output for each field");
+    std::vector<void*> addresses;
+    for (const std::uintptr_t out : outs) addresses.push_back(pointer<void>(out));
+    l2m::cuda::gather(fields_, pointer<const std::int64_t>(rows), n, addresses, pointer<void>(stream));
+  }
+
+ private:
+  std::vector<l2m::cuda::Field> fields_;
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -63,4 +85,9 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
         py::arg("size"), py::arg("totals"), py::arg("stream"),
         "Adds losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
+  py::classh<Gather>(m, "Gather", "Fields whose rows a device gathers: its own, or in pinned memory.")
+      .def(py::init<const std::vector<std::tuple<std::uintptr_t, std::int64_t, std::int64_t>>&>(), py::arg("fields"),
+           "Fields are (address, stride, row bytes).")
+      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
+           "Copies the n rows, whose int64 ids are at `rows`, to one place for each field, aligned to 16 bytes.");
 }

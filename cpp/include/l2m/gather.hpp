@@ -8,7 +8,8 @@
 
 namespace l2m {
 
-/// One array of the data: row i is the row_size bytes at data + i * stride.
+/// One array of the data: row i is the row_size bytes at data + i * stride. Or, without data, the ids of the rows, which are
+/// std::int64_t.
 struct Field {
   const std::byte* data;
   std::int64_t stride;    ///< bytes from a row to the next; any sign

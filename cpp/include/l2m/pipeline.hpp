@@ -23,6 +23,8 @@ struct PipelineSettings {
   SamplerOptions sampler;
   int prefetch = 4;     ///< batches filled ahead of the consumer
   int num_threads = 0;  ///< threads used at most, the waiting consumer being one; 0: everything happens in wait()
+  /// Of lent memory, one a field: at any time as much as max(prefetch, 1) batches need. Empty: the pipeline makes its own.
+  std::vector<std::shared_ptr<BlockPool>> pools = {};
 };
 
 /// A run of consecutive batches of one epoch.
@@ -73,8 +75,10 @@ class Pipeline {
     std::vector<Block> blocks;
     std::exception_ptr error;  ///< instead of the blocks
   };
-  /// The next batch, for which wait() was true.
-  [[nodiscard]] Batch& due() { return slots_[slot_of(taken_)].batch; }
+  /// The batch `ahead` of the next, for which wait() or ready() was true.
+  [[nodiscard]] Batch& due(std::int64_t ahead) { return slots_[slot_of(taken_ + ahead)].batch; }
+  /// Whether the batch `ahead` of the next is there, without an error.
+  [[nodiscard]] bool ready(std::int64_t ahead);
   /// Goes on to the batch after it. `plans` are exchanged: those of the batch that was due for those no longer needed.
   void next(std::shared_ptr<BatchPlans>& plans);
 

@@ -43,11 +43,13 @@ class Prefetcher {
   /// Waits for the next batch, `timeout` at most (0: only looks, at once). Returns whether it is there.
   bool wait(std::chrono::milliseconds timeout);
 
-  /// The blocks of the next batch, for which wait() was true: one for each field, of which the rows of the batch are
-  /// filled. Throws what went wrong with the batch. The batch is not consumed before commit().
-  std::vector<Block> take_blocks();
-  /// Rows of the next batch, for which wait() was true.
-  std::int64_t num_rows();
+  /// Whether the batch `ahead` of the next is there, without an error. Never waits.
+  bool ready(std::int64_t ahead);
+  /// The blocks of the batch `ahead` of the next, for which wait() or ready() was true: one for each field, of which the rows
+  /// of the batch are filled. Throws what went wrong with the batch. The batch is not consumed before commit().
+  std::vector<Block> take_blocks(std::int64_t ahead = 0);
+  /// Rows of the batch `ahead` of the next, for which wait() or ready() was true.
+  std::int64_t num_rows(std::int64_t ahead = 0);
   /// Makes what lay ready anew, the next batch too.
   void retry();
   /// Consumes the next batch, for which wait() was true.

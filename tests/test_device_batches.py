@@ -1,0 +1,319 @@
+"""Batches in pinned memory and on a device, with stand-ins for CUDA; tests/gpu has the same on a device.
+
+The stand-ins say what was asked of CUDA: that a stream waits for a copy before the batch is handed over, and that its memory
+is kept for that stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Balanced, Learn2Mix, Loader, device_batches
+from l2m_fast import arguments as arguments_module
+from l2m_fast import loader as loader_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from l2m_fast.data import Field
+
+N = 107
+DATA = {
+    "x": torch.arange(N * 6, dtype=torch.float32).reshape(N, 3, 2),
+    "y": torch.arange(N) % 5,
+    "z": np.arange(N * 3, dtype=np.uint8).reshape(N, 3),
+}
+MODES = ["pinned", "staged", "gathered", "gathered by torch", "mixed"]
+
+
+class Stream:
+    """A stream that notes what it waited for and what memory was kept for it."""
+
+    current: Stream
+
+    def __init__(self, device: object = None) -> None:
+        del device
+        self.waited: list[object] = []
+        self.kept: list[int] = []
+        self.cuda_stream = 0
+
+    def record_event(self) -> object:
+        return object()
+
+    def wait_event(self, event: object) -> None:
+        self.waited.append(event)
+
+    def wait_stream(self, stream: Stream) -> None:
+        self.waited.append(stream)
+
+
+class Gather:
+    """What the kernel does."""
+
+    def __init__(self, fields: list[tuple[int, int, int]]) -> None:
+        self._fields = fields
+
+    def __call__(self, rows: int, n: int, outs: list[int], stream: int) -> None:
+        assert stream == 0
+        ids = (ctypes.c_int64 * n).from_address(rows)
+        for (address, stride, size), out in zip(self._fields, outs, strict=True):
+            for i, row in enumerate(ids):
+                ctypes.memmove(out + i * size, address + row * stride, size)
+
+
+@contextmanager
+def entered(stream: Stream) -> Iterator[None]:
+    before, Stream.current = Stream.current, stream
+    yield
+    Stream.current = before
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loader]:
+    """Makes loaders whose batches go where the mode says."""
+    mode = request.param
+    Stream.current = Stream()
+    monkeypatch.setattr(device_batches, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.current)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
+    )
+    monkeypatch.setattr(
+        device_batches, "_cuda", None if mode == "gathered by torch" else SimpleNamespace(Gather=Gather)
+    )
+
+    def reads(device: torch.device, field: Field) -> bool:
+        del device
+        return mode != "staged" and isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim == 1)
+
+    monkeypatch.setattr(device_batches, "reads", reads)
+
+    def make(**settings: Any) -> Loader:
+        with pytest.MonkeyPatch.context() as for_now:
+            if mode == "pinned":
+                for_now.setattr(torch.cuda, "is_available", lambda: True)
+                settings["pin_memory"] = True
+            else:
+                for_now.setattr(loader_module, "cuda_device", lambda *_: torch.device("cpu"))
+            return Loader(**settings)
+
+    return make
+
+
+def settings(**changed: Any) -> dict[str, Any]:
+    return {"data": DATA, "batch_size": 10, "seed": 3, **changed}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+
+
+@pytest.mark.parametrize("make", MODES, indirect=True)
+@pytest.mark.parametrize("prefetch", [0, 1, 2, 5])
+@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"classes": DATA["y"], "mixing": Balanced(), "order": "grouped"},
+        {"rank": 1, "world_size": 3, "batch_size": 7},
+        {"drop_last": True},
+        {"batch_size": 1000},
+    ],
+    ids=str,
+)
+def test_batches_are_the_same_wherever_they_go(
+    make: Callable[..., Loader], prefetch: int, num_threads: int, changed: dict[str, Any]
+) -> None:
+    if prefetch == 5:
+        changed = {**changed, "steps_per_epoch": 4}
+    with (
+        Loader(**settings(**changed)) as plain,
+        make(**settings(**changed, prefetch=prefetch, num_threads=num_threads)) as loader,
+    ):
+        for _ in range(3):
+            kept = []
+            for expected, batch in zip(plain, loader, strict=True):
+                assert same(batch, expected)
+                assert torch.equal(torch.as_tensor(loader.batch_rows), torch.as_tensor(plain.batch_rows))
+                kept.append((batch, expected))
+            assert all(same(batch, expected) for batch, expected in kept)
+
+
+@pytest.mark.parametrize("make", MODES, indirect=True)
+def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
+    changing = {"classes": DATA["y"], "mixing": Learn2Mix(0.5), "update_every": 3}
+    plain, loader = Loader(**settings(**changing)), make(**settings(**changing))
+    for steps in range(1, 11):
+        for step, (expected, batch) in enumerate(zip(plain, loader, strict=True), 1):
+            assert same(batch, expected)
+            for one in (plain, loader):
+                one.record(expected["x"][:, 0, 0] / N + 1)
+            if step == steps:
+                break
+        state = loader.state_dict()
+        assert state == plain.state_dict()
+        if steps % 3 == 0:
+            loader = make(**settings(**changing))
+            loader.load_state_dict(state)
+            plain.load_state_dict(state)
+
+
+@pytest.mark.parametrize("make", MODES, indirect=True)
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["pinned_empty", "send", "receive"])
+def test_what_is_raised_on_the_way_loses_nothing(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
+) -> None:
+    plain, loader = Loader(**settings()), make(**settings())
+    batches = iter(loader)
+    owner = device_batches if where == "pinned_empty" else device_batches.DeviceBatches
+    calls, whole = 0, getattr(owner, where)
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise error
+        return whole(*arguments)
+
+    monkeypatch.setattr(owner, where, interrupted)
+    raised: list[BaseException] = []
+    for expected in plain:
+        while True:
+            try:
+                batch = next(batches)
+                break
+            except (RuntimeError, KeyboardInterrupt) as caught:
+                raised.append(caught)
+        assert same(batch, expected)
+    assert raised == [error] * (calls // 3)
+
+
+@pytest.mark.parametrize("make", ["staged", "gathered", "mixed"], indirect=True)
+def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader]) -> None:
+    with make(**settings()) as loader:
+        batches = iter(loader)
+        for _ in range(2):
+            batch = next(batches)
+            with entered(Stream()):
+                used_on = Stream.current
+                batch = next(batches)
+            if "z" in batch:  # staged in each mode
+                assert used_on.waited
+                assert batch["z"].data_ptr() in used_on.kept
+
+
+@pytest.mark.parametrize("make", ["gathered"], indirect=True)
+def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    send = device_batches.DeviceBatches.send
+
+    def noted(self: Any, batches: list[Any]) -> list[Any]:
+        sent.append(len(batches))
+        return send(self, batches)
+
+    monkeypatch.setattr(device_batches.DeviceBatches, "send", noted)
+    with make(**settings(prefetch=4)) as loader:
+        for _ in loader:
+            torch.ones(200_000).sum()  # time for the threads
+    assert sum(sent) == 11
+    assert max(sent) <= 4
+    assert len(sent) < 11
+
+
+@pytest.mark.parametrize("make", MODES, indirect=True)
+def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = 0
+
+    def counted(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        nonlocal alive
+        alive += 1
+        array = np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype)
+
+        def died() -> None:
+            nonlocal alive
+            alive -= 1
+
+        weakref.finalize(array, died)
+        return torch.from_numpy(array)
+
+    monkeypatch.setattr(device_batches, "pinned_empty", counted)
+    loader = make(**settings(prefetch=3))
+    fields = 3
+    for _ in range(3):
+        for _ in loader:
+            assert alive <= fields * (3 * (1 if loader._device is None else 2) + 3 + 2)
+    loader.close()
+    del _
+    assert alive <= fields
+
+
+# ---- what there is not
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_pinned_memory_without_a_device_is_pageable_with_a_warning() -> None:
+    with pytest.warns(RuntimeWarning, match="without a CUDA device"):
+        loader = Loader(**settings(pin_memory=True))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**settings()), strict=True))
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_the_cpu_is_a_device_too() -> None:
+    loader = Loader(**settings(device="cpu"))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**settings(device=torch.device("cpu"))), strict=True))
+
+
+@pytest.mark.usefixtures("no_cuda")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such"])
+def test_a_device_that_there_is_not(device: object) -> None:
+    with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 CUDA devices there are \(got "):
+        Loader(**settings(device=device))
+
+
+@pytest.mark.parametrize("device", [1.5, True, ["cuda"]])
+def test_what_is_no_device(device: object) -> None:
+    with pytest.raises(TypeError, match="device must be None, 'cpu' or one of"):
+        Loader(**settings(device=device))
+
+
+def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    find = arguments_module.cuda_device
+    zero, one = torch.device("cuda:0"), torch.device("cuda:1")
+    assert find(None, set(), "torch") is None
+    assert find(None, {zero}, "torch") == find("cuda:0", {zero}, "torch") == find(0, set(), "torch") == zero
+    assert find("cuda", set(), "torch") == find(one, {one}, "torch") == one
+    for device, of_data, batch_format, message in (
+        (None, {zero, one}, "torch", "data must be on one CUDA device"),
+        ("cuda", {zero}, "torch", "device must be that of the data, cuda:0"),
+        ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 CUDA devices"),
+        ("cuda:2", set(), "torch", "one of the 2 CUDA devices"),
+        ("cuda:0", set(), "numpy", "format='torch'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find(device, of_data, batch_format)
+
+
+def test_numpy_batches_are_not_pinned() -> None:
+    with pytest.raises(ValueError, match="pin_memory=True needs format='torch'"):
+        Loader(DATA["z"], batch_size=5, format="numpy", pin_memory=True)
