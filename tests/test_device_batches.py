@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_fast import Balanced, Learn2Mix, Loader, device_batches
+from l2m_fast import Balanced, Learn2Mix, Loader, Normalized, device_batches
 from l2m_fast import arguments as arguments_module
 from l2m_fast import loader as loader_module
 
@@ -30,6 +30,12 @@ DATA = {
     "x": torch.arange(N * 6, dtype=torch.float32).reshape(N, 3, 2),
     "y": torch.arange(N) % 5,
     "z": np.arange(N * 3, dtype=np.uint8).reshape(N, 3),
+    "image": Normalized(
+        torch.arange(N * 12, dtype=torch.uint8).reshape(N, 2, 3, 2), [1.5, 100.25], [0.3, 7], dtype="bfloat16"
+    ),
+    "pixels": Normalized(
+        torch.arange(N * 6, dtype=torch.uint8).reshape(N, 2, 3), [1, 2, 3], 0.1, dtype="float16", channel_dim=-1
+    ),
 }
 MODES = ["pinned", "staged", "gathered", "gathered by torch", "mixed"]
 
@@ -58,15 +64,29 @@ class Stream:
 class Gather:
     """What the kernel does."""
 
-    def __init__(self, fields: list[tuple[int, int, int]]) -> None:
+    def __init__(self, fields: list[tuple[Any, ...]]) -> None:
         self._fields = fields
 
     def __call__(self, rows: int, n: int, outs: list[int], stream: int) -> None:
         assert stream == 0
         ids = (ctypes.c_int64 * n).from_address(rows)
-        for (address, stride, size), out in zip(self._fields, outs, strict=True):
+        for (address, stride, size, change), out in zip(self._fields, outs, strict=True):
             for i, row in enumerate(ids):
-                ctypes.memmove(out + i * size, address + row * stride, size)
+                if change is None:
+                    ctypes.memmove(out + i * size, address + row * stride, size)
+                else:
+                    self.normalize((ctypes.c_uint8 * size).from_address(address + row * stride), i, out, *change)
+
+    @staticmethod
+    def normalize(
+        row: ctypes.Array[ctypes.c_uint8], i: int, out: int, dtype: str, mean: int, std: int, channels: int, plane: int
+    ) -> None:
+        kind = getattr(torch, dtype)
+        means, stds = ((ctypes.c_float * channels).from_address(address) for address in (mean, std))
+        channel = np.arange(len(row)) // plane % channels
+        floats = (np.array(row, np.float32) - np.array(means)[channel]) / np.array(stds)[channel]
+        values = torch.from_numpy(floats).to(kind)
+        ctypes.memmove(out + i * values.nbytes, values.data_ptr(), values.nbytes)
 
 
 @contextmanager
@@ -251,7 +271,7 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(device_batches, "pinned_empty", counted)
     loader = make(**settings(prefetch=3))
-    fields = 3
+    fields = 5
     for _ in range(3):
         for _ in loader:
             assert alive <= fields * (3 * (1 if loader._device is None else 2) + 3 + 2)

@@ -16,6 +16,7 @@ from l2m_fast.mixing import (
     Static,
     Temperature,
 )
+from l2m_fast.normalized import Normalized
 
 __all__ = [
     "Balanced",
@@ -25,6 +26,7 @@ __all__ = [
     "Learn2Mix",
     "Loader",
     "MixingPolicy",
+    "Normalized",
     "Proportional",
     "Static",
     "Temperature",

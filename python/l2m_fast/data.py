@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+
+from l2m_fast.normalized import Normalized
 
 Format = Literal["torch", "numpy"]
 Build = Callable[[Iterator[Any]], Any]
@@ -28,6 +31,7 @@ class Field:
     row_shape: tuple[int, ...]
     numpy_dtype: np.dtype[Any] | None  # of the batch; None where batches are torch tensors
     torch_dtype: Any
+    normalized: Normalized | None = None  # what the bytes become
 
     @property
     def on_cuda(self) -> bool:
@@ -50,7 +54,8 @@ class Field:
     def describe(self) -> list[Any]:
         """Type and row shape, by which a saved state is recognised."""
         dtype = self.numpy_dtype if self.torch_dtype is None else str(self.torch_dtype).removeprefix("torch.")
-        return [str(dtype), list(self.row_shape)]
+        normalized = [] if self.normalized is None else self.normalized.describe()
+        return [str(dtype), list(self.row_shape), *normalized]
 
 
 def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable[[list[Any]], Any]]:
@@ -76,6 +81,25 @@ def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable
     return fields, lambda arrays: build(iter(arrays))
 
 
+def normalizing(fields: list[Field], build: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    """What makes floats of the arrays that are to become floats, on the CPU, before `build` gets them."""
+    changes: list[Callable[[Any], Any] | None] = []
+    for field in fields:
+        normalized = field.normalized
+        if normalized is None or field.numpy_dtype is not None:
+            changes.append(None if normalized is None else normalized.of_numpy)
+        else:
+            import torch
+
+            mean, std = torch.from_numpy(normalized.mean), torch.from_numpy(normalized.std)
+            changes.append(partial(normalized.of_torch, mean=mean, std=std))
+    if not any(changes):
+        return build
+    return lambda arrays: build(
+        [array if change is None else change(array) for array, change in zip(arrays, changes, strict=True)]
+    )
+
+
 def _walk(name: str, data: Any, leaves: list[tuple[str, Any]]) -> Build:
     """Collects the arrays below `data` in order; returns what rebuilds the structure from an iterator over arrays."""
     if isinstance(data, Mapping):
@@ -94,6 +118,11 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]]) -> Build:
 
 def _field(name: str, array: Any, batch_format: Format) -> Field:
     torch = sys.modules.get("torch")
+    if isinstance(array, Normalized):
+        if batch_format == "numpy" and array.dtype == "bfloat16":
+            msg = f'{name} is to become bfloat16, which numpy lacks: use format="torch" or another dtype'
+            raise TypeError(msg)
+        return replace(_field(name, array.array, batch_format), normalized=array)
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
     if not is_tensor and not isinstance(array, np.ndarray):
         msg = f"{name} must be a torch tensor or a numpy array, or a tuple, list or dict of them (got {type(array).__name__})"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from l2m_fast.data import Field
+    from l2m_fast.normalized import Normalized
 
     Memory = tuple[int, int, int]
     Output = tuple[None, int, int, list[int]]
@@ -52,6 +53,40 @@ class Sent(NamedTuple):
     stream: torch.cuda.Stream | None
 
 
+class Normalize(NamedTuple):
+    """Makes floats of bytes on a device.
+
+    Attributes:
+        normalized: How.
+        mean: Of each channel, on the device.
+        std: Likewise.
+    """
+
+    normalized: Normalized
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @classmethod
+    def on(cls, device: torch.device, normalized: Normalized) -> Normalize:
+        """For bytes that are on `device`."""
+        return cls(normalized, *(torch.from_numpy(x).to(device) for x in (normalized.mean, normalized.std)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the floats."""
+        dtype: torch.dtype = getattr(torch, self.normalized.dtype)
+        return dtype
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """The floats of a batch, by torch's operations."""
+        return self.normalized.of_torch(batch, self.mean, self.std)
+
+    def for_kernel(self) -> tuple[str, int, int, int, int]:
+        """As the kernel is told of it."""
+        how = self.normalized
+        return how.dtype, self.mean.data_ptr(), self.std.data_ptr(), how.num_channels, how.channel_size
+
+
 class DeviceBatches:
     """Takes batches from pinned memory to a CUDA device, and gathers there what the device can read itself.
 
@@ -71,6 +106,13 @@ class DeviceBatches:
         staged = {f: field for f, field in enumerate(fields) if f not in self._gathered}
         self._staged = list(staged)
         self._stream = torch.cuda.Stream(device) if staged else None
+        self._normalize = {
+            f: Normalize.on(device, field.normalized) for f, field in enumerate(fields) if field.normalized is not None
+        }
+        self._gather = None
+        if self._gathered and _cuda is not None:
+            changes = {f: normalize.for_kernel() for f, normalize in self._normalize.items()}
+            self._gather = _cuda.Gather([(*field.memory, changes.get(f)) for f, field in self._gathered.items()])
         self.memory = [field.memory for field in staged.values()]
         self.outputs = [field.output for field in staged.values()]
         rooms = [(field.row_shape, field.torch_dtype) for field in staged.values()]
@@ -79,7 +121,6 @@ class DeviceBatches:
             self.memory.append(memory)
             self.outputs.append(output)
             rooms.append(((), torch.int64))
-            self._gather = _cuda.Gather([field.memory for field in self._gathered.values()]) if _cuda else None
         self.lend = pinned_memory(rooms, num_rows)
 
     def send(self, batches: list[list[torch.Tensor]]) -> list[Sent]:
@@ -111,6 +152,9 @@ class DeviceBatches:
                     stream.wait_stream(sent.stream)
                     sent.row_ids.record_stream(stream)
                 arrays.update(self._gather_rows(sent.row_ids, stream))
+            for f, normalize in self._normalize.items():
+                if self._gather is None or f not in self._gathered:  # otherwise the kernel has done it
+                    arrays[f] = normalize(arrays[f])
         return [arrays[f] for f in range(self._num_fields)]
 
     def _stage(self, arrays: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
@@ -125,10 +169,10 @@ class DeviceBatches:
     def _gather_rows(self, row_ids: torch.Tensor, stream: torch.cuda.Stream) -> dict[int, torch.Tensor]:
         if self._gather is None:
             return {f: field.array.index_select(0, row_ids) for f, field in self._gathered.items()}
-        outs = {
-            f: torch.empty((len(row_ids), *field.row_shape), dtype=field.torch_dtype, device=self._device)
-            for f, field in self._gathered.items()
-        }
+        outs = {}
+        for f, field in self._gathered.items():
+            dtype = self._normalize[f].dtype if f in self._normalize else field.torch_dtype
+            outs[f] = torch.empty((len(row_ids), *field.row_shape), dtype=dtype, device=self._device)
         self._gather(row_ids.data_ptr(), len(row_ids), [out.data_ptr() for out in outs.values()], stream.cuda_stream)
         return outs
 

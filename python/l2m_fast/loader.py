@@ -19,7 +19,7 @@ from l2m_fast.arguments import (
     whole,
 )
 from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
-from l2m_fast.data import Format, fields_of
+from l2m_fast.data import Format, fields_of, normalizing
 from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
 from l2m_fast.progress import Course, Progress
 
@@ -47,8 +47,8 @@ class Loader:
 
     Args:
         data: An array, or a tuple, list or dict (nested is fine) of arrays of one length N: torch tensors, numpy arrays,
-            np.memmap. Rows must be contiguous. Never copied; must not be resized while the loader lives. A batch has
-            the same structure.
+            np.memmap, or `Normalized` arrays. Rows must be contiguous. Never copied; must not be resized while the
+            loader lives. A batch has the same structure.
         batch_size: Rows per batch and rank.
         classes: Class of each row, shape `[N]`. Integers are their own ids, K = max + 1; strings are sorted and
             numbered, see `class_labels`. None: one class, a plain loader.
@@ -144,6 +144,8 @@ class Loader:
 
         self._fields, self._build = fields_of(data, format)
         self._device = cuda_device(device, {field.array.device for field in self._fields if field.on_cuda}, format)
+        if self._device is None:
+            self._build = normalizing(self._fields, self._build)
         self._pin_memory = self._device is None and can_pin(flag("pin_memory", pin_memory), format)
         num_rows = self._fields[0].num_rows
         ids, self._num_classes, self.class_labels = class_ids(classes, num_rows)

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -54,9 +55,17 @@ void add_grouped_class_loss(std::uintptr_t losses, const std::string& type, std:
 /// Fields whose rows a device gathers.
 class Gather {
  public:
-  explicit Gather(const std::vector<std::tuple<std::uintptr_t, std::int64_t, std::int64_t>>& fields) {
-    for (const auto& [address, stride, row_size] : fields)
+  using Normalisation = std::tuple<std::string, std::uintptr_t, std::uintptr_t, std::int64_t, std::int64_t>;
+  using Field = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::optional<Normalisation>>;
+
+  explicit Gather(const std::vector<Field>& fields) {
+    for (const auto& [address, stride, row_size, normalisation] : fields) {
       fields_.push_back({pointer<const void>(address), stride, row_size});
+      if (!normalisation) continue;
+      const auto& [type, mean, std, channels, channel_size] = *normalisation;
+      fields_.back().normalisation = {float_type(type), pointer<const float>(mean), pointer<const float>(std), channels,
+                                      channel_size};
+    }
   }
 
   void operator()(std::uintptr_t rows, std::int64_t n, const std::vector<std::uintptr_t>& outs,
@@ -86,8 +95,8 @@ PYBIND11_MODULE(_cuda, m) {
         py::arg("size"), py::arg("totals"), py::arg("stream"),
         "Adds losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
   py::classh<Gather>(m, "Gather", "Fields whose rows a device gathers: its own, or in pinned memory.")
-      .def(py::init<const std::vector<std::tuple<std::uintptr_t, std::int64_t, std::int64_t>>&>(), py::arg("fields"),
-           "Fields are (address, stride, row bytes).")
+      .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
+           "Fields are (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")
       .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
            "Copies the n rows, whose int64 ids are at `rows`, to one place for each field, aligned to 16 bytes.");
 }

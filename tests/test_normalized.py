@@ -1,0 +1,75 @@
+"""Bytes that become floats in a batch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Loader, Normalized
+
+N = 20
+BYTES = np.random.default_rng(0).integers(0, 256, (N, 3, 4, 5), np.uint8)
+MEAN, STD = [120.0, 3.5, 0.0], [60.0, 0.25, -1.0]
+
+
+@pytest.mark.parametrize("array", [BYTES, torch.from_numpy(BYTES)], ids=["numpy", "torch"])
+@pytest.mark.parametrize("batch_format", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("channel_dim", [0, -3, 1, -1])
+def test_batches_are_those_of_the_formula(
+    array: Any, batch_format: Literal["numpy", "torch"], dtype: str, channel_dim: int
+) -> None:
+    channels = BYTES.shape[1:][channel_dim]
+    mean, std = (MEAN, STD) if channels == 3 else (7.25, [*range(1, channels + 1)])
+    data = Normalized(array, mean, std, dtype=dtype, channel_dim=channel_dim)
+    if (batch_format, dtype) == ("numpy", "bfloat16"):
+        with pytest.raises(TypeError, match="bfloat16, which numpy lacks"):
+            Loader(data, batch_size=6, format=batch_format)
+        return
+    where = [1] * 4
+    where[channel_dim % 3 + 1] = channels
+    of_channels = (np.broadcast_to(np.asarray(x, np.float32), channels).reshape(where) for x in (mean, std))
+    floats = torch.from_numpy((BYTES.astype(np.float32) - next(of_channels)) / next(of_channels))
+    expected = floats.to(getattr(torch, dtype))
+    loader = Loader({"x": data, "raw": array}, batch_size=6, format=batch_format)
+    for batch in loader:
+        x = torch.as_tensor(batch["x"])
+        assert x.dtype == expected.dtype
+        assert torch.equal(x, expected[torch.as_tensor(loader.batch_rows)])
+        assert torch.as_tensor(batch["raw"]).dtype == torch.uint8
+
+
+def test_a_state_is_of_the_same_change() -> None:
+    state = Loader(Normalized(BYTES, MEAN, STD), batch_size=6).state_dict()
+    Loader(Normalized(torch.from_numpy(BYTES), MEAN, STD), batch_size=6).load_state_dict(state)
+    for other in (BYTES, Normalized(BYTES, MEAN, 1.0), Normalized(BYTES, MEAN, STD, dtype="float16")):
+        with pytest.raises(ValueError, match="fields"):
+            Loader(other, batch_size=6).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, r"uint8 of shape \[N, ...\] .* \(got list\)", ([1], 0, 1)),
+        (TypeError, r"got float32 of shape \(20, 3, 4, 5\)", (BYTES.astype(np.float32), 0, 1)),
+        (TypeError, r"at least two dimensions .got uint8 of shape \(20,\)", (BYTES[:, 0, 0, 0], 0, 1)),
+        (ValueError, "mean must be a finite number, or one for each of the 3 channels", (BYTES, [1, 2], 1)),
+        (ValueError, "mean must be a finite number", (BYTES, float("nan"), 1)),
+        (ValueError, "mean must be a finite number", (BYTES, "a", 1)),
+        (ValueError, "std must be a finite number", (BYTES, 0, [[1, 2, 3]])),
+        (ValueError, "std must not be 0", (BYTES, 0, [1, 0, 3])),
+    ],
+)
+def test_what_is_refused(error: type[Exception], message: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(error, match=message):
+        Normalized(*arguments)
+
+
+def test_options_that_are_refused() -> None:
+    with pytest.raises(ValueError, match="dtype must be 'float16' or 'bfloat16' or 'float32'"):
+        Normalized(BYTES, 0, 1, dtype="float64")
+    with pytest.raises(ValueError, match=r"channel_dim must be an int in \[-3, 2\]"):
+        Normalized(BYTES, 0, 1, channel_dim=3)
