@@ -3,7 +3,8 @@
 # make bench   the benchmarks
 # make lint | types | cpp-test | py-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
-# make gpu-check    the tests that need a GPU
+# make gpu-check    builds with CUDA, runs the tests and benchmarks that need a GPU, and writes benchmarks/results/gpu.json;
+#                   with the packages that PYTHON has, and without a network (GPU_RESULTS=name: another name)
 # make build   the package, built and installed into .venv
 # make format  formats the code and repairs what the linters can repair
 # make clean   removes what was built; .venv stays
@@ -12,6 +13,9 @@
 
 PYTHON ?= python3
 WERROR ?= OFF
+
+GPU_SITE := build/gpu/site
+GPU_RESULTS ?= gpu
 
 BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
@@ -60,8 +64,20 @@ cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
 	$(BIN)/cmake --build build/cuda --clean-first --target l2m_cuda
 
-gpu-check: .venv/.dev $(PACKAGE)
-	$(BIN)/pytest tests/gpu
+gpu-check:
+	echo "== building l2m_fast with CUDA into $(GPU_SITE)"
+	SKBUILD_BUILD_DIR='build/gpu/{wheel_tag}' SKBUILD_CMAKE_DEFINE=L2M_CUDA=ON \
+	    $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --upgrade --target $(GPU_SITE) .
+	echo "== pytest tests/gpu"
+	PYTHONPATH=$(GPU_SITE) $(PYTHON) -m pytest tests/gpu
+	for tool in memcheck racecheck; do \
+	    command -v compute-sanitizer > /dev/null || { echo "== no compute-sanitizer: skipped"; break; }; \
+	    echo "== compute-sanitizer: $$tool"; \
+	    PYTHONPATH=$(GPU_SITE) compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(PYTHON) -m pytest -q tests/gpu -m kernels -o timeout=0 || exit 1; \
+	done
+	echo "== benchmarks/gpu"
+	PYTHONPATH=$(GPU_SITE) $(PYTHON) -m benchmarks.gpu $(GPU_RESULTS)
 
 py-test: .venv/.dev $(PACKAGE)
 	echo "== pytest"

@@ -90,14 +90,15 @@ class Report:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
-    def write(self, name: str) -> Path:
-        """Writes `results/<name>.json`, with what it takes to judge the figures later."""
+    def write(self, name: str, **about: object) -> Path:
+        """Writes `results/<name>.json`, with what it takes to judge the figures later, `about` included."""
         path = RESULTS_DIR / f"{name}.json"
         document = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "commit": _git("rev-parse", "HEAD"),
             "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "cpu": _cpu_model(),
+            **about,
             "threads": NUM_THREADS,
             "load_average_before": self.load_before,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},

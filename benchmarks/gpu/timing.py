@@ -1,0 +1,105 @@
+"""Times on a device: rivals in turns, round after round, by CUDA events around work that is queued."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from benchmarks.race import Spread, Times
+
+_ROUNDS = 15
+_TURN = 0.02  # seconds of work a turn
+_MOST_REPEATS = 1000
+
+Work = Callable[[], object]
+
+
+def device_times(contestants: Mapping[str, Work]) -> Times:
+    """Seconds a call takes on the device, launches being replayed from a graph where the work can be captured.
+
+    What cannot be captured since it waits for the device (`torch.bincount`) is timed as it is, waits included.
+    """
+    turns = {name: _repeated(work) for name, work in contestants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(_ROUNDS):
+        for name, (turn, repeats) in turns.items():
+            seconds[name].append(_events_around(turn) / repeats)
+    return Times(seconds)
+
+
+def host_times(contestants: Mapping[str, Work], calls: int = 200) -> Times:
+    """Seconds the host spends in a call, while the device lags behind."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(_ROUNDS):
+        for name, work in contestants.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(calls):
+                work()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return Times(seconds)
+
+
+def wall_times(contestants: Mapping[str, Work], rounds: int = 7) -> Times:
+    """Seconds from the call to the end of all that it began on the device."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for work in contestants.values():
+        work()
+    for _ in range(rounds):
+        for name, work in contestants.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return Times(seconds)
+
+
+def microseconds(times: Times, name: str) -> Spread:
+    """Microseconds of a contestant."""
+    return Spread.of([1e6 * seconds for seconds in times.seconds[name]])
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written a second by a copy within the device of 1 GiB."""
+    source = torch.randint(256, (1 << 30,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    times = device_times({"copy": lambda: target.copy_(source)})
+    return times.rate("copy", 2 * source.nbytes).median
+
+
+def _events_around(turn: Work) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    turn()
+    end.record()
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1000
+
+
+def _repeated(work: Work) -> tuple[Work, int]:
+    """What repeats the work for a turn, and how many times."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.synchronize()
+    repeats = max(1, min(_MOST_REPEATS, round(_TURN / max(_events_around(work), 1e-7))))
+
+    def queued() -> None:
+        for _ in range(repeats):
+            work()
+
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            queued()
+    except RuntimeError:  # it waits for the device
+        torch.cuda.synchronize()
+        return queued, repeats
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph.replay, repeats

@@ -1,0 +1,159 @@
+"""Batches in pinned memory and on the device: the same as on the CPU, there when they are used, and ordinary tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Balanced, Loader, Normalized, device_batches
+
+N = 503
+
+
+def place(tensor: torch.Tensor, where: str) -> torch.Tensor:
+    if where == "device":
+        return tensor.cuda()
+    return tensor.pin_memory() if where == "pinned" else tensor
+
+
+def data(where: str) -> Any:
+    """Fields of many shapes: on the host, in pinned memory, on the device, or some here and some there."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randint(256, (N, 3, 8, 8), dtype=torch.uint8, generator=generator),
+        torch.randint(256, (N, 7), dtype=torch.uint8, generator=generator),
+        torch.randn(N, 5, generator=generator, dtype=torch.float64),
+        torch.randn(N, 3, generator=generator).bfloat16(),
+        torch.arange(N),
+    ]
+    places = ["host", "pinned", "device"] if where == "mixed" else [where]
+    placed = [place(tensor, places[i % len(places)]) for i, tensor in enumerate(tensors)]
+    image = placed[0]
+    return {
+        "fields": tuple(placed),
+        "a": Normalized(image, [1.0, 2.0, 3.0], 0.3),
+        "b": Normalized(image, 127.5, [60.0, 61.0, 62.0], dtype="bfloat16"),
+        "c": Normalized(image, 1.5, 7.0, dtype="float16", channel_dim=-1),
+        "n": np.arange(N, dtype=np.int16),
+    }
+
+
+def leaves(batch: Any) -> list[torch.Tensor]:
+    return [*batch["fields"], *(batch[name] for name in "abcn")]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str
+)
+def test_batches_are_those_of_the_cpu(where: str, settings: dict[str, Any]) -> None:
+    settings = {"batch_size": 32, "seed": 5, **settings}
+    plain, loader = Loader(data("host"), **settings), Loader(data(where), device="cuda", **settings)
+    for _ in range(2):
+        kept = [
+            (leaves(batch), leaves(expected), loader.batch_rows, plain.batch_rows)
+            for batch, expected in zip(loader, plain, strict=True)
+        ]
+        for batch, expected, rows, rows_too in kept:
+            assert torch.equal(torch.as_tensor(rows), torch.as_tensor(rows_too))
+            for tensor, other in zip(batch, expected, strict=True):
+                assert tensor.device == torch.device("cuda", 0)
+                assert tensor.dtype == other.dtype
+                assert torch.equal(tensor.cpu(), other)
+
+
+@pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
+def test_a_batch_may_be_used_on_any_stream_and_let_go_of(where: str) -> None:
+    loader = Loader(data(where), batch_size=64, device="cuda", seed=1, prefetch=3)
+    plain = Loader(data("host"), batch_size=64, seed=1)
+    busy = torch.randn(2000, 2000, device="cuda")
+    for _ in range(5):
+        sums, expected = [], []
+        for i, (batch, other) in enumerate(zip(loader, plain, strict=True)):
+            expected.append(sum(float(x.double().sum()) for x in leaves(other)))
+            with torch.cuda.stream(torch.cuda.Stream() if i % 2 else torch.cuda.current_stream()):
+                ready = torch.cuda.current_stream()
+                ready.wait_stream(torch.cuda.default_stream())
+                busy @ busy  # the use lags behind
+                sums.append(torch.stack([x.double().sum() for x in leaves(batch)]).sum())
+                for x in leaves(batch):
+                    x.record_stream(ready)
+                del batch, x
+        torch.cuda.synchronize()
+        np.testing.assert_allclose([float(x) for x in sums], expected, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("where", ["host", "pinned", "device"])
+def test_steps_wait_for_nothing(where: str) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    loader = Loader(data(where), batch_size=32, device="cuda")
+    batches = iter(loader)
+    next(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    for _ in range(10):
+        next(batches)
+
+
+def test_pinned_batches() -> None:
+    x, y = torch.arange(N * 3.0).reshape(N, 3), torch.arange(N) % 7
+    settings: dict[str, Any] = {"batch_size": 32, "classes": y, "mixing": Balanced(), "seed": 2}
+    for batch, expected in zip(Loader((x, y), pin_memory=True, **settings), Loader((x, y), **settings), strict=True):
+        for tensor, other in zip(batch, expected, strict=True):
+            assert tensor.is_pinned()
+            assert torch.equal(tensor, other)
+            assert torch.equal(tensor.to("cuda", non_blocking=True).cpu(), other)
+
+
+def test_memory_does_not_grow() -> None:
+    x = torch.randint(256, (20_000, 3072), dtype=torch.uint8)
+    loader = Loader(x, batch_size=500, device="cuda", prefetch=3)
+    peaks = []
+    for _ in range(6):
+        for _batch in loader:
+            pass
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[-1] == peaks[1]
+    assert peaks[-1] < 500 * 3072 * (2 * 3 + 6) + (64 << 20)
+
+
+def test_no_memory_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Loader(torch.arange(64.0), batch_size=8, device="cuda", seed=0)
+    batches = iter(loader)
+    first = next(batches)
+    with monkeypatch.context() as for_now:
+        receive = device_batches.DeviceBatches.receive
+
+        def fails(self: Any, sent: Any) -> Any:
+            receive(self, sent)
+            return torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+
+        for_now.setattr(device_batches.DeviceBatches, "receive", fails)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            next(batches)
+    rest = list(batches)
+    assert torch.equal(torch.cat([first, *rest]).sort().values.cpu(), torch.arange(64.0))
+
+
+def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
+    x = torch.arange(100.0)
+    plain, loader = Loader(x, batch_size=10, seed=3), Loader(x, batch_size=10, device="cuda")
+    for step, _ in enumerate(plain):
+        if step == 4:
+            break
+    loader.load_state_dict(plain.state_dict())
+    plain.load_state_dict(plain.state_dict())
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(loader, plain, strict=True))
+
+
+def test_devices_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="CUDA devices there are"):
+        Loader(torch.zeros(4), batch_size=2, device=f"cuda:{torch.cuda.device_count()}")
+    with pytest.raises(ValueError, match="CUDA devices there are"):
+        Loader(torch.zeros(4, device="cuda"), batch_size=2, device="cpu")
+    with pytest.raises(ValueError, match="must be on the CPU"):
+        Loader(torch.zeros(4, device="cuda"), batch_size=2, format="numpy")
