@@ -245,12 +245,12 @@ def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pyte
         return send(self, batches)
 
     monkeypatch.setattr(device_batches.DeviceBatches, "send", noted)
-    with make(**settings(prefetch=4)) as loader:
+    data = {name: DATA[name] for name in "xy"}
+    with make(**settings(data=data, batch_size=2, prefetch=4)) as loader:
         for _ in loader:
             torch.ones(200_000).sum()  # time for the threads
-    assert sum(sent) == 11
-    assert max(sent) <= 4
-    assert len(sent) < 11
+    assert sum(sent) == 54
+    assert 4 < max(sent) <= 16
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)
@@ -274,7 +274,9 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
     fields = 5
     for _ in range(3):
         for _ in loader:
-            assert alive <= fields * (3 * (1 if loader._device is None else 2) + 3 + 2)
+            assert alive <= fields * (
+                3 * (1 if loader._device is None else 2) + 3 + 2
+            )  # one field is staged in each mode
     loader.close()
     del _
     assert alive <= fields

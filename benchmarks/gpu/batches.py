@@ -50,7 +50,7 @@ def gather(report: Report, bandwidth: float) -> None:
     for rows in (4096, 65_536):
         ids = torch.randint(len(x), (rows,), device=_CUDA)
         for name, some, bytes_of_row in (("copied", fields, 2 * 3072), ("bfloat16", normalized, 3 * 3072)):
-            batches = DeviceBatches(some, _CUDA, rows)
+            batches = DeviceBatches(some, _CUDA, rows, prefetch=0)
 
             def run(batches: DeviceBatches = batches, ids: torch.Tensor = ids) -> object:
                 return batches._gather_rows(ids, torch.cuda.current_stream())

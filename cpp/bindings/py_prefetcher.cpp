@@ -14,6 +14,7 @@ PyPrefetcher::PyPrefetcher(py::object owner, std::vector<Output> outputs, py::ob
       outputs_(std::move(outputs)),
       from_dlpack_(std::move(from_dlpack)),
       destination_(std::move(destination)),
+      most_rows_(settings.sampler.global_batch / settings.sampler.world_size),
       slots_(static_cast<std::size_t>(std::max(settings.prefetch, 1))),
       core_(
           [&] {
@@ -43,7 +44,7 @@ py::object PyPrefetcher::to_python(Block block, std::size_t field, std::int64_t 
   const Output& output = outputs_[field];
   if (!lent_.empty()) {
     py::object tensor = std::move(lent_[field].extract(block.release()).mapped());
-    return py::len(tensor) == static_cast<std::size_t>(rows) ? tensor : tensor.attr("narrow")(0, 0, rows);
+    return rows == most_rows_ ? tensor : tensor.attr("narrow")(0, 0, rows);
   }
   std::vector<std::int64_t> shape{rows};
   shape.insert(shape.end(), output.row_shape.begin(), output.row_shape.end());

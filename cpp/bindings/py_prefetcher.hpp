@@ -69,6 +69,7 @@ class PyPrefetcher {
   const Destination destination_;
   std::vector<std::shared_ptr<BlockPool>> pools_;       // of lent memory, one a field
   std::vector<std::map<std::byte*, py::object>> lent_;  // one a field: tensors by their memory
+  const std::int64_t most_rows_;                        // of a batch of this rank
   std::size_t slots_;                                   // batches of lent memory that the pipeline needs
   std::deque<py::object> sent_;                         // from the next batch on, on their way to the device
   py::list arrays_;                                     // of a batch that is not consumed yet

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Output = tuple[None, int, int, list[int]]
 
 _ROW_IDS: tuple[Memory, Output] = (0, 8, 8), (None, 0, 64, [])  # the field of the core that has the ids of the rows
+_BLOCK = 16  # steps whose ids go over together
 
 
 def pinned_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -98,17 +99,26 @@ class DeviceBatches:
             there. The others are gathered by the core and copied.
         device: With an index.
         num_rows: Of a batch, at most.
+        prefetch: Batches to copy ahead. Where only ids are sent, which take no memory to speak of, more.
+
+    Attributes:
+        ahead: Batches on their way to the device at most.
     """
 
-    def __init__(self, fields: Sequence[Field], device: torch.device, num_rows: int) -> None:
+    def __init__(self, fields: Sequence[Field], device: torch.device, num_rows: int, prefetch: int) -> None:
         self._device, self._num_fields = device, len(fields)
         self._gathered = {f: field for f, field in enumerate(fields) if reads(device, field)}
         staged = {f: field for f, field in enumerate(fields) if f not in self._gathered}
         self._staged = list(staged)
         self._stream = torch.cuda.Stream(device) if staged else None
+        self.ahead = prefetch if staged or prefetch == 0 else max(prefetch, _BLOCK)
         self._normalize = {
             f: Normalize.on(device, field.normalized) for f, field in enumerate(fields) if field.normalized is not None
         }
+        self._dtypes = [
+            self._normalize[f].dtype if f in self._normalize else field.torch_dtype
+            for f, field in self._gathered.items()
+        ]
         self._gather = None
         if self._gathered and _cuda is not None:
             changes = {f: normalize.for_kernel() for f, normalize in self._normalize.items()}
@@ -130,7 +140,7 @@ class DeviceBatches:
             if not self._gathered:
                 return [Sent(*copies, None, None) for copies in staged]
             ids = [batch[-1] for batch in batches]
-            sizes = [len(some) for some in ids]
+            sizes = [some.shape[0] for some in ids]
             together = ids[0]
             if len(ids) > 1:
                 together = torch.cat(ids, out=pinned_empty((sum(sizes),), torch.int64))
@@ -169,11 +179,12 @@ class DeviceBatches:
     def _gather_rows(self, row_ids: torch.Tensor, stream: torch.cuda.Stream) -> dict[int, torch.Tensor]:
         if self._gather is None:
             return {f: field.array.index_select(0, row_ids) for f, field in self._gathered.items()}
-        outs = {}
-        for f, field in self._gathered.items():
-            dtype = self._normalize[f].dtype if f in self._normalize else field.torch_dtype
-            outs[f] = torch.empty((len(row_ids), *field.row_shape), dtype=dtype, device=self._device)
-        self._gather(row_ids.data_ptr(), len(row_ids), [out.data_ptr() for out in outs.values()], stream.cuda_stream)
+        num_rows = row_ids.shape[0]
+        outs = {
+            f: torch.empty((num_rows, *field.row_shape), dtype=dtype, device=self._device)
+            for (f, field), dtype in zip(self._gathered.items(), self._dtypes, strict=True)
+        }
+        self._gather(row_ids.data_ptr(), num_rows, [out.data_ptr() for out in outs.values()], stream.cuda_stream)
         return outs
 
 

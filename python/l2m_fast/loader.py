@@ -177,9 +177,9 @@ class Loader:
         if self._device is not None:
             from l2m_fast.device_batches import DeviceBatches
 
-            transfer = DeviceBatches(self._fields, self._device, self._batch_size)
+            transfer = DeviceBatches(self._fields, self._device, self._batch_size, self._prefetch)
             memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
-            prefetch *= 2  # as many on the device as before it
+            prefetch = 2 * transfer.ahead  # as many on their way to the device as before it
         elif self._pin_memory:
             from l2m_fast.device_batches import pinned_memory
 
@@ -192,7 +192,7 @@ class Loader:
             self._from_dlpack,
             lend,
             transfer,
-            max(self._prefetch, 1),
+            1 if transfer is None else transfer.ahead,
             proportions,
             seed=seed,
             global_batch=self._global_batch,
