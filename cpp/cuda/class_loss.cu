@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "block.cuh"
 #include "floats.cuh"
 #include "l2m/exact_sum.hpp"
 #include "launch.cuh"
@@ -24,7 +25,6 @@ constexpr int kMostCopies = 32;
 constexpr std::int64_t kBytesOfCopies = 48 << 10;
 
 constexpr int kGroupedThreads = 256;
-constexpr int kLanes = 32;
 
 __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   switch (classes.bytes) {
@@ -42,11 +42,13 @@ __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   }
 }
 
+__device__ bool is_ignored(const ClassIds& classes, std::int64_t i) {
+  return classes.targets != nullptr && classes.targets[i] == classes.ignored;
+}
+
 __device__ bool is_class(std::int64_t k, const ClassTotals& totals) {
   return static_cast<std::uint64_t>(k) < static_cast<std::uint64_t>(totals.num_classes);
 }
-
-__device__ unsigned long long* as_unsigned(std::int64_t* x) { return reinterpret_cast<unsigned long long*>(x); }
 
 __device__ void add_to(std::int64_t* total, std::int64_t x) {
   if (x != 0) atomicAdd(as_unsigned(total), static_cast<unsigned long long>(x));
@@ -67,9 +69,12 @@ struct Skipped {
   }
 };
 
-/// Calls add(k, pieces of the loss) unless the loss is to be skipped.
+/// Calls add(k, pieces of the loss) unless the loss is ignored or to be skipped. A value for what is loaded: all is asked for
+/// before any of it is looked at.
 template <class Loss, class Add>
-__device__ void unless_skipped(Loss loss, std::int64_t k, const ClassTotals& totals, Skipped& skipped, const Add& add) {
+__device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const ClassTotals& totals, Skipped& skipped,
+                               const Add& add) {
+  if (ignored) return;
   const Pieces pieces = pieces_of(widened(loss));
   if (!is_class(k, totals)) {
     ++skipped.out_of_range;
@@ -86,17 +91,6 @@ __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t c
   totals.sum[k] += nearest_double(digits);
   totals.count[k] += count;
   for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
-}
-
-/// Whether this block is the last of the launch to come here; then it sees what the others have written.
-__device__ bool is_last_block(std::int64_t* blocks_done) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) shared_memory[0] = atomicAdd(as_unsigned(blocks_done), 1ULL) == gridDim.x - 1;
-  __syncthreads();
-  const bool is_last = shared_memory[0] != 0;
-  if (is_last) __threadfence();
-  return is_last;
 }
 
 /// Each block has digits and counts of its own for all classes in shared memory, in several copies.
@@ -126,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
     __syncthreads();
 #pragma unroll 4
     for (std::int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-      unless_skipped(losses[i], class_at(classes, i), totals, skipped, [&](std::int64_t k, const Pieces& loss) {
+      const auto add = [&](std::int64_t k, const Pieces& loss) {
         for (int p = 0; p < loss.count; ++p) {
           const HalfDigits x = half_digits(loss.piece[p]);
           if (x.first >= kFirstUsual && x.first + 2 < kFirstUsual + kUsual) {
@@ -137,7 +131,8 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
           }
         }
         atomicAdd(&word(kUsual, static_cast<int>(k), copy), 1);
-      });
+      };
+      unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
     }
     __syncthreads();
     for (int k = static_cast<int>(threadIdx.x); k < num_classes; k += kThreads) {
@@ -170,11 +165,12 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
 #pragma unroll 4
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
-    unless_skipped(losses[i], class_at(classes, i), totals, skipped, [&](std::int64_t k, const Pieces& loss) {
+    const auto add = [&](std::int64_t k, const Pieces& loss) {
       std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
       for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
       add_to(&unfinished[kSumDigits], 1);
-    });
+    };
+    unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
   }
   skipped.add(totals);
 }
@@ -189,19 +185,6 @@ __global__ void __launch_bounds__(kThreads) finish_in_memory(ClassIds classes, s
         static_cast<std::int64_t>(atomicExch(as_unsigned(&totals.unfinished[k * kUnfinished + kSumDigits]), 0ULL));
     if (count != 0) finish(totals, k, count);
   }
-}
-
-/// The sum over a block's threads, which all take part, in an order that is always the same.
-template <class T>
-__device__ T sum_over_block(T x) {
-  auto* const of_warps = reinterpret_cast<T*>(shared_memory);
-  for (int mask = kLanes / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0U, x, mask);
-  if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = x;
-  __syncthreads();
-  T total = 0;
-  for (int warp = 0; warp < kGroupedThreads / kLanes; ++warp) total += of_warps[warp];
-  __syncthreads();
-  return total;
 }
 
 template <class Loss>
@@ -222,11 +205,11 @@ __global__ void __launch_bounds__(kGroupedThreads)
     }
   }
   skipped.add(totals);
-  sum = sum_over_block(sum);
-  const auto not_finite = sum_over_block(static_cast<std::int32_t>(skipped.not_finite));
+  double sum_and_skipped[] = {sum, static_cast<double>(skipped.not_finite)};
+  sum_over_block<kGroupedThreads>(sum_and_skipped);
   if (threadIdx.x != 0) return;
-  totals.sum[k] += sum;
-  totals.count[k] += end - begin - not_finite;
+  totals.sum[k] += sum_and_skipped[0];
+  totals.count[k] += end - begin - static_cast<std::int64_t>(sum_and_skipped[1]);
 }
 
 template <class Loss>
@@ -251,7 +234,7 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
 
 template <class Loss>
 void add_by_segment(const Loss* losses, const Segments& segments, const ClassTotals& totals, Stream stream) {
-  constexpr std::int64_t kSharedBytes = kGroupedThreads / kLanes * sizeof(double);
+  constexpr std::int64_t kSharedBytes = 2 * kGroupedThreads / kLanes * sizeof(double);
   launch({segments.size, kGroupedThreads, stream, kSharedBytes}, add_grouped<Loss>, losses, segments, totals);
 }
 

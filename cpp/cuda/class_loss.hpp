@@ -12,6 +12,8 @@ struct ClassIds {
   const void* ids;
   int bytes;
   bool is_signed;
+  const std::int64_t* targets = nullptr;  ///< [n] a loss whose target is `ignored` is passed over, whatever its class
+  std::int64_t ignored = 0;
 };
 
 /// What of a class is not finished yet: the digits of an exact sum, and a count.

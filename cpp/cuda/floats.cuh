@@ -15,9 +15,13 @@ __device__ inline float widened(float x) { return x; }
 __device__ inline float widened(__half x) { return __half2float(x); }
 __device__ inline float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+/// In what one computes with a Float.
+template <class Float>
+using Wide = decltype(widened(Float{}));
+
 /// The nearest Float, ties to even.
 template <class Float>
-__device__ Float rounded(float x) {
+__device__ Float rounded(Wide<Float> x) {
   if constexpr (std::is_same_v<Float, __half>) {
     return __float2half_rn(x);
   } else if constexpr (std::is_same_v<Float, __nv_bfloat16>) {

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 UNFINISHED: int
+PARTIALS: int
 
 def device_count() -> int: ...
 def add_class_loss(
@@ -15,6 +16,27 @@ def add_class_loss(
 ) -> None: ...
 def add_grouped_class_loss(
     losses: int, loss_type: str, segments: int, size: int, totals: tuple[int, int, int, int, int], stream: int
+) -> None: ...
+def cross_entropy(
+    logits: int,
+    logit_type: str,
+    targets: tuple[int, int, int, int, int, float],
+    losses: tuple[int, int, int, int, int, int],
+    classes: int,
+    class_bytes: int,
+    classes_signed: bool,
+    totals: tuple[int, int, int, int, int],
+    stream: int,
+) -> None: ...
+def cross_entropy_gradient(
+    logits: int,
+    logit_type: str,
+    targets: tuple[int, int, int, int, int, float],
+    log_sum_exp: int,
+    total_weight: int,
+    of_loss: int,
+    gradient: int,
+    stream: int,
 ) -> None: ...
 
 class Gather:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "class_loss.hpp"
+#include "cross_entropy.hpp"
 #include "devices.hpp"
 #include "gather.hpp"
 
@@ -52,6 +53,42 @@ void add_grouped_class_loss(std::uintptr_t losses, const std::string& type, std:
                                     class_totals(totals), pointer<void>(stream));
 }
 
+/// (targets, n, num_columns, weight, ignore_index, label_smoothing), the first and the fourth addresses, 0 for no weight.
+using Targets = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::uintptr_t, std::int64_t, double>;
+
+l2m::cuda::Targets targets_of(const Targets& targets) {
+  const auto& [address, n, num_columns, weight, ignore_index, label_smoothing] = targets;
+  return {pointer<const std::int64_t>(address),
+          n,
+          num_columns,
+          pointer<const double>(weight),
+          ignore_index,
+          label_smoothing};
+}
+
+/// (log_sum_exp, losses, mean, total_weight, counters, partials), all addresses.
+using Losses =
+    std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+
+void cross_entropy(std::uintptr_t logits, const std::string& type, const Targets& targets, const Losses& losses,
+                   std::uintptr_t classes, int class_bytes, bool classes_signed, const Totals& totals,
+                   std::uintptr_t stream) {
+  const auto& [log_sum_exp, of_rows, mean, total_weight, counters, partials] = losses;
+  l2m::cuda::cross_entropy(float_type(type), pointer<const void>(logits), targets_of(targets),
+                           {pointer<double>(log_sum_exp), pointer<double>(of_rows), pointer<void>(mean),
+                            pointer<double>(total_weight), pointer<std::int64_t>(counters), pointer<double>(partials)},
+                           {pointer<const void>(classes), class_bytes, classes_signed}, class_totals(totals),
+                           pointer<void>(stream));
+}
+
+void cross_entropy_gradient(std::uintptr_t logits, const std::string& type, const Targets& targets,
+                            std::uintptr_t log_sum_exp, std::uintptr_t total_weight, std::uintptr_t of_loss,
+                            std::uintptr_t gradient, std::uintptr_t stream) {
+  l2m::cuda::cross_entropy_gradient(float_type(type), pointer<const void>(logits), targets_of(targets),
+                                    pointer<const double>(log_sum_exp), pointer<const double>(total_weight),
+                                    pointer<const void>(of_loss), pointer<void>(gradient), pointer<void>(stream));
+}
+
 /// Fields whose rows a device gathers.
 class Gather {
  public:
@@ -86,6 +123,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "The CUDA kernels of l2m_fast. Addresses are of memory on the current device; nothing waits for it.";
   m.def("device_count", &l2m::cuda::device_count, "Devices there are; 0 also without a driver.");
   m.attr("UNFINISHED") = l2m::cuda::kUnfinished;
+  m.attr("PARTIALS") = 2 * l2m::cuda::kMostBlocks;
   m.def(
       "add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
       py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
@@ -94,6 +132,15 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
         py::arg("size"), py::arg("totals"), py::arg("stream"),
         "Adds losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
+  m.def(
+      "cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"), py::arg("losses"),
+      py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),
+      "Cross entropy of logits, see cpp/cuda/cross_entropy.hpp; targets are (targets, n, num_columns, weight or 0,\n"
+      "ignore_index, label_smoothing), losses are (log_sum_exp, losses, mean, total_weight, counters, partials), totals as\n"
+      "in add_class_loss(). A failed launch is a RuntimeError.");
+  m.def("cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
+        py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("gradient"), py::arg("stream"),
+        "Gradient by the logits; of_loss is one number of the type, targets as in cross_entropy().");
   py::classh<Gather>(m, "Gather", "Fields whose rows a device gathers: its own, or in pinned memory.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Fields are (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")

@@ -25,12 +25,15 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
+using std::exp;
+using std::fmax;
 using std::isfinite;
+using std::log;
 
 struct uint2 {
   unsigned x, y;
 };
-struct uint4 {
+struct __attribute__((may_alias)) uint4 {  // as 16 bytes of anything
   unsigned x, y, z, w;
 };
 struct dim3 {
@@ -76,7 +79,7 @@ namespace cuda_on_cpu {
 struct Warp {
   explicit Warp(std::ptrdiff_t size) : barrier(size) {}
   std::barrier<> barrier;
-  std::uint64_t slots[kWarp] = {};
+  std::uint64_t slots[2][kWarp] = {};
 };
 
 /// What the threads of a block have in common.
@@ -87,30 +90,46 @@ struct BlockOfThreads {
   }
   std::barrier<> barrier;
   std::vector<std::unique_ptr<Warp>> warps;
+  std::atomic<bool> any = false;
 };
 
 inline thread_local BlockOfThreads* block = nullptr;
 inline thread_local Warp* warp = nullptr;
+inline thread_local unsigned shuffles = 0;
 
 }  // namespace cuda_on_cpu
 
 inline void __syncthreads() { cuda_on_cpu::block->barrier.arrive_and_wait(); }
+inline int __syncthreads_or(int vote) {
+  auto& [barrier, warps, any] = *cuda_on_cpu::block;
+  if (vote != 0) any = true;
+  barrier.arrive_and_wait();
+  const bool is_any = any;
+  barrier.arrive_and_wait();
+  if (threadIdx.x == 0) any = false;
+  barrier.arrive_and_wait();
+  return is_any ? 1 : 0;
+}
 inline void __syncwarp(unsigned = ~0U) { cuda_on_cpu::warp->barrier.arrive_and_wait(); }
 inline void __threadfence() {}  // atomics order all
 
-/// The value of lane `threadIdx.x ^ mask`; all lanes of the warp take part.
+/// The value of lane `threadIdx.x ^ mask`; all lanes of the warp take part. Shuffles take turns with two rows of slots, so
+/// that nobody writes where somebody may still read.
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = kWarp) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t));
-  auto& [barrier, slots] = *cuda_on_cpu::warp;
+  auto& slots = cuda_on_cpu::warp->slots[cuda_on_cpu::shuffles++ % 2];
   const unsigned lane = threadIdx.x % kWarp;
   std::memcpy(&slots[lane], &value, sizeof(T));
-  barrier.arrive_and_wait();
+  cuda_on_cpu::warp->barrier.arrive_and_wait();
   std::memcpy(&value, &slots[lane ^ static_cast<unsigned>(mask)], sizeof(T));
-  barrier.arrive_and_wait();
   return value;
 }
 
+template <class T>
+void __stwb(T* to, T x) {
+  *to = x;
+}
 template <class T, class U>
 T atomicAdd(T* to, U x) {
   return std::atomic_ref<T>(*to).fetch_add(static_cast<T>(x));

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "launch.cuh"
+
+/// What the threads of a block do together; all of them take part.
+namespace l2m::cuda {
+
+inline constexpr int kLanes = 32;
+
+__device__ inline unsigned long long* as_unsigned(std::int64_t* x) { return reinterpret_cast<unsigned long long*>(x); }
+
+/// Whether this block is the last of the launch to come here; then it sees what the others have written.
+/// @param blocks_done  zero before the launch, and to be made zero by the last block.
+__device__ inline bool is_last_block(std::int64_t* blocks_done) {
+  __threadfence();
+  __syncthreads();
+  const bool is_last =
+      __syncthreads_or(threadIdx.x == 0 && atomicAdd(as_unsigned(blocks_done), 1ULL) == gridDim.x - 1) != 0;
+  if (is_last) __threadfence();
+  return is_last;
+}
+
+/// Makes of each number its sum over a block's threads, in an order that is always the same. In shared memory it has the
+/// numbers of each warp.
+template <int kThreads, class T, int kSize>
+__device__ void sum_over_block(T (&x)[kSize]) {
+  constexpr int kWarps = kThreads / kLanes;
+  auto* const of_warps = reinterpret_cast<T*>(shared_memory);  // [kSize, kWarps]
+  for (int i = 0; i < kSize; ++i) {
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) x[i] += __shfl_xor_sync(~0U, x[i], mask);
+    if (threadIdx.x % kLanes == 0) of_warps[i * kWarps + threadIdx.x / kLanes] = x[i];
+  }
+  __syncthreads();
+  for (int i = 0; i < kSize; ++i) {
+    x[i] = 0;
+    for (int warp = 0; warp < kWarps; ++warp) x[i] += of_warps[i * kWarps + warp];
+  }
+  __syncthreads();
+}
+
+}  // namespace l2m::cuda

@@ -1,0 +1,330 @@
+#include "cross_entropy.hpp"
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "block.cuh"
+#include "floats.cuh"
+#include "launch.cuh"
+
+namespace l2m::cuda {
+namespace {
+
+constexpr int kThreadsOfBlock = 256;
+constexpr int kVectorBytes = 16;
+// Vectors that a thread asks for before it uses the first of them.
+constexpr int kAhead = 4;
+// Threads for a row: as few as ask for all of it at once; a warp also for longer ones, up to what a block asks for at once,
+// because a block has to wait for all of its warps at the end of a row.
+constexpr int kFewLanes = 8;
+constexpr std::int64_t kMostOfFewLanes = kFewLanes * kAhead * kVectorBytes;
+constexpr std::int64_t kMostOfWarp = kThreadsOfBlock * kAhead * kVectorBytes;
+constexpr std::int64_t kSharedBytes = kThreadsOfBlock / kLanes * 4 * sizeof(double);  // a Softmax for each warp
+
+template <class R>
+constexpr R kInfinity = std::numeric_limits<R>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+/// Which rows each block has, and what is the same for all rows.
+struct Rows {
+  Targets given;
+  double of_target;
+  double of_column;
+  std::int64_t of_block;
+
+  __device__ bool is_column(std::int64_t target) const {
+    return static_cast<std::uint64_t>(target) < static_cast<std::uint64_t>(given.num_columns);
+  }
+  __device__ double weight(std::int64_t column) const { return given.weight == nullptr ? 1.0 : given.weight[column]; }
+  __device__ std::int64_t begin() const { return blockIdx.x * of_block; }
+  __device__ std::int64_t end() const { return begin() + of_block < given.size ? begin() + of_block : given.size; }
+};
+
+/// Numbers that are read or written at once.
+template <class Logit, int kSize>
+struct alignas(kSize * sizeof(Logit)) Vector {
+  Logit at[kSize];
+};
+
+template <class Logit, int kSize>
+__device__ void read(const Logit* from, Vector<Logit, kSize>& x) {
+  x = *reinterpret_cast<const Vector<Logit, kSize>*>(from);
+}
+template <class Logit, int kSize>
+__device__ void write(Logit* to, const Vector<Logit, kSize>& x) {
+  if constexpr (kSize == 1) {
+    *to = x.at[0];
+  } else {  // of an assignment the compiler may make narrower writes
+    uint4 bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    __stwb(reinterpret_cast<uint4*>(to), bits);
+  }
+}
+
+/// How a row is gone over: by vectors where they are aligned, one by one at the edges.
+template <class Logit>
+struct Slices {
+  static constexpr int kVector = kVectorBytes / sizeof(Logit);
+
+  /// For what lies at the same columns of both rows, which may be one.
+  __device__ Slices(const Logit* row, const Logit* other, std::int64_t columns) {
+    const auto place = [](const Logit* x) {
+      return static_cast<int>(reinterpret_cast<std::uintptr_t>(x) / sizeof(Logit) % kVector);
+    };
+    const int size = static_cast<int>(columns);
+    head = (kVector - place(row)) % kVector;
+    if (head > size || place(row) != place(other)) head = size;
+    vectors = (size - head) / kVector;
+    edges = size - vectors * kVector;
+  }
+
+  int head;     ///< columns before the first vector
+  int vectors;  ///< how many
+  int edges;    ///< columns that are in no vector
+};
+
+/// Calls get(column, vector) to fill a vector, then put(column, vector), for all that are this thread's of the kGroup that
+/// have the row.
+template <int kGroup, class Logit, class Get, class Put>
+__device__ void visit(const Slices<Logit>& slices, const Get& get, const Put& put) {
+  constexpr int kVector = Slices<Logit>::kVector;
+  const int lane = static_cast<int>(threadIdx.x) % kGroup;
+#pragma unroll 1
+  for (int edge = lane; edge < slices.edges; edge += kGroup) {
+    const int column = edge < slices.head ? edge : edge + slices.vectors * kVector;
+    Vector<Logit, 1> x;
+    get(column, x);
+    put(column, x);
+  }
+  for (int first = lane; first < slices.vectors; first += kAhead * kGroup) {
+    Vector<Logit, kVector> ahead[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (first + i * kGroup < slices.vectors) get(slices.head + (first + i * kGroup) * kVector, ahead[i]);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (first + i * kGroup < slices.vectors) put(slices.head + (first + i * kGroup) * kVector, ahead[i]);
+  }
+}
+
+/// What is known of a row after some of its logits.
+template <class R>
+struct Softmax {
+  R largest = -kInfinity<R>;  ///< NaN is passed over
+  R sum = 0;                  ///< of e^(x - reference)
+  R weight = 0;               ///< of the columns, where labels are smoothed
+  R smoothed = 0;             ///< sum of weight * (x - reference), where labels are smoothed
+
+  /// The largest logit, but for rows that begin with minus infinity.
+  [[nodiscard]] __device__ static R reference(R largest) { return largest == -kInfinity<R> ? R{0} : largest; }
+
+  __device__ void raise(R to) {
+    sum *= exp(largest - reference(to));
+    smoothed += weight * (reference(largest) - reference(to));
+    largest = to;
+  }
+
+  template <int kSize>
+  __device__ void add(const R (&x)[kSize]) {
+    R most = x[0];
+    for (int i = 1; i < kSize; ++i) most = fmax(most, x[i]);
+    if (most > largest) raise(most);
+    R of_vector = 0;
+    for (int i = 0; i < kSize; ++i) of_vector += exp(x[i] - reference(largest));
+    sum += of_vector;
+  }
+
+  __device__ void smooth(R x, R weight_of_column) {
+    weight += weight_of_column;
+    smoothed += weight_of_column * (x - reference(largest));
+  }
+
+  __device__ void add(const Softmax& raised) {
+    sum += raised.sum;
+    weight += raised.weight;
+    smoothed += raised.smoothed;
+  }
+};
+
+/// What the threads of each group know together of its row, known to each of them. All threads of the block take part.
+template <int kGroup, class R>
+__device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
+  constexpr int kHalf = (kGroup < kLanes ? kGroup : kLanes) / 2;
+  R largest = own.largest;
+  for (int mask = kHalf; mask > 0; mask /= 2) largest = fmax(largest, __shfl_xor_sync(~0U, largest, mask));
+  own.raise(largest);
+  for (int mask = kHalf; mask > 0; mask /= 2) own.sum += __shfl_xor_sync(~0U, own.sum, mask);
+  for (int mask = kHalf; smooth && mask > 0; mask /= 2) {
+    own.weight += __shfl_xor_sync(~0U, own.weight, mask);
+    own.smoothed += __shfl_xor_sync(~0U, own.smoothed, mask);
+  }
+  if constexpr (kGroup > kLanes) {
+    auto* const of_warps = reinterpret_cast<Softmax<R>*>(shared_memory);
+    if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = own;
+    __syncthreads();
+    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) largest = fmax(largest, of_warps[warp].largest);
+    own = {largest};
+#pragma unroll 1
+    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) {
+      Softmax<R> of_warp = of_warps[warp];
+      of_warp.raise(largest);
+      own.add(of_warp);
+    }
+    __syncthreads();
+  }
+  return own;
+}
+
+/// A row is the work of kGroup threads. All threads go through as many rows: they have to meet.
+template <int kGroup, class Logit>
+__global__ void __launch_bounds__(kThreadsOfBlock)
+    make_losses(const Logit* logits, Rows rows, Losses out, Logit* mean) {
+  using R = Wide<Logit>;
+  const bool smooth = rows.of_column > 0.0;
+  double totals[2] = {0.0, 0.0};  // of losses and of weights
+  for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsOfBlock / kGroup) {
+    const std::int64_t row = first + threadIdx.x / kGroup;
+    const std::int64_t target = row < rows.end() ? rows.given.targets[row] : rows.given.ignore_index;
+    const bool ignored = target == rows.given.ignore_index;
+    const bool is_column = !ignored && rows.is_column(target);
+    Softmax<R> softmax;
+    R of_target = 0;
+    if (is_column) {
+      const Logit* const from = logits + row * rows.given.num_columns;
+      of_target = widened(from[target]);
+      const auto get = [&](int column, auto& x) { read(from + column, x); };
+      const auto add = [&]<int kSize>(int column, const Vector<Logit, kSize>& x) {
+        R wide[kSize];
+        for (int i = 0; i < kSize; ++i) wide[i] = widened(x.at[i]);
+        softmax.add(wide);
+        for (int i = 0; smooth && i < kSize; ++i) softmax.smooth(wide[i], static_cast<R>(rows.weight(column + i)));
+      };
+      visit<kGroup>(Slices<Logit>(from, from, rows.given.num_columns), get, add);
+    }
+    softmax = merged<kGroup>(softmax, smooth);
+    if (threadIdx.x % kGroup != 0 || row >= rows.end()) continue;
+    double log_sum_exp = ignored ? 0.0 : kNan;
+    double loss = log_sum_exp;
+    if (is_column) {
+      // NaN also where all logits are minus infinity.
+      const auto log_sum = static_cast<double>(log(softmax.sum + (softmax.largest - softmax.largest)));
+      const double weight = rows.weight(target);
+      log_sum_exp = static_cast<double>(softmax.largest) + log_sum;
+      loss = rows.of_target * weight * (log_sum - static_cast<double>(of_target - softmax.largest)) +
+             rows.of_column * (static_cast<double>(softmax.weight) * log_sum - static_cast<double>(softmax.smoothed));
+      totals[1] += weight;
+    } else if (!ignored) {
+      atomicAdd(as_unsigned(&out.counters[0]), 1ULL);
+    }
+    out.log_sum_exp[row] = log_sum_exp;
+    out.losses[row] = loss;
+    totals[0] += loss;
+  }
+  sum_over_block<kThreadsOfBlock>(totals);
+  for (unsigned i = 0; threadIdx.x == 0 && i < 2; ++i) out.partials[2 * blockIdx.x + i] = totals[i];
+  if (!is_last_block(&out.counters[1])) return;
+  for (double& total : totals) total = 0.0;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsOfBlock)
+    for (unsigned i = 0; i < 2; ++i) totals[i] += out.partials[2 * block + i];
+  sum_over_block<kThreadsOfBlock>(totals);
+  if (threadIdx.x != 0) return;
+  out.counters[1] = 0;
+  *out.total_weight = totals[1];
+  *mean = rounded<Logit>(static_cast<R>(totals[0] / totals[1]));
+}
+
+template <int kGroup, class Logit>
+__global__ void __launch_bounds__(kThreadsOfBlock)
+    make_gradient(const Logit* logits, Rows rows, const double* log_sum_exp, const double* given_total_weight,
+                  const Logit* of_loss, Logit* gradient) {
+  using R = Wide<Logit>;
+  const bool smooth = rows.of_column > 0.0;
+  const double scale = static_cast<double>(widened(*of_loss)) / *given_total_weight;
+  double sum_of_weights[] = {static_cast<double>(rows.given.num_columns)};
+  if (smooth && rows.given.weight != nullptr) {
+    sum_of_weights[0] = 0.0;
+    for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsOfBlock)
+      sum_of_weights[0] += rows.given.weight[column];
+    sum_over_block<kThreadsOfBlock>(sum_of_weights);
+  }
+  const auto of_columns = static_cast<R>(scale * rows.of_column);
+  for (std::int64_t row = rows.begin() + threadIdx.x / kGroup; row < rows.end(); row += kThreadsOfBlock / kGroup) {
+    const std::int64_t target = rows.given.targets[row];
+    const Logit* const from = logits + row * rows.given.num_columns;
+    Logit* const to = gradient + row * rows.given.num_columns;
+    const Slices<Logit> slices(from, to, rows.given.num_columns);
+    if (target == rows.given.ignore_index) {
+      const auto get = [](int, auto& x) { x = {}; };
+      const auto put = [&](int column, const auto& x) { write(to + column, x); };
+      visit<kGroup>(slices, get, put);
+      continue;
+    }
+    const int target_column = rows.is_column(target) ? static_cast<int>(target) : -1;
+    const double of_target = rows.of_target * (target_column >= 0 ? rows.weight(target_column) : kNan);
+    const auto of_row = static_cast<R>(scale * (of_target + rows.of_column * sum_of_weights[0]));
+    const auto at_target = static_cast<R>(scale * of_target);
+    const auto high = static_cast<R>(log_sum_exp[row]);
+    const auto low = static_cast<R>(log_sum_exp[row] - static_cast<double>(high));
+    const auto get = [&](int column, auto& x) { read(from + column, x); };
+    const auto put = [&]<int kSize>(int column, const Vector<Logit, kSize>& x) {
+      R wide[kSize];
+      for (int i = 0; i < kSize; ++i) wide[i] = of_row * exp((widened(x.at[i]) - high) - low);
+      for (int i = 0; smooth && i < kSize; ++i) wide[i] -= of_columns * static_cast<R>(rows.weight(column + i));
+      if (target_column >= column && target_column < column + kSize)
+        for (int i = 0; i < kSize; ++i)
+          if (target_column == column + i) wide[i] -= at_target;
+      Vector<Logit, kSize> made;
+      for (int i = 0; i < kSize; ++i) made.at[i] = rounded<Logit>(wide[i]);
+      write(to + column, made);
+    };
+    visit<kGroup>(slices, get, put);
+  }
+}
+
+/// Calls f(number of threads for a row, number of blocks, rows): by n, C and the type alone.
+template <class Logit, class F>
+void with_rows(const Targets& given, const F& f) {
+  const auto with = [&](auto group) {
+    const std::int64_t at_once = kThreadsOfBlock / group();
+    const std::int64_t times = (given.size + at_once * kMostBlocks - 1) / (at_once * kMostBlocks);
+    const std::int64_t of_block = at_once * (times > 1 ? times : 1);
+    const std::int64_t blocks = (given.size + of_block - 1) / of_block;
+    f(group, blocks,
+      Rows{given, 1.0 - given.label_smoothing, given.label_smoothing / static_cast<double>(given.num_columns),
+           of_block});
+  };
+  const std::int64_t bytes = given.num_columns * std::int64_t{sizeof(Logit)};
+  if (bytes <= kMostOfFewLanes) return with(std::integral_constant<int, kFewLanes>());
+  if (bytes <= kMostOfWarp) return with(std::integral_constant<int, kLanes>());
+  with(std::integral_constant<int, kThreadsOfBlock>());
+}
+
+}  // namespace
+
+void cross_entropy(FloatType type, const void* logits, const Targets& targets, const Losses& losses,
+                   const ClassIds& classes, const ClassTotals& totals, Stream stream) {
+  with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
+    with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
+      // Where there is no row, one block makes the mean.
+      launch({blocks > 0 ? blocks : 1, kThreadsOfBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed, rows,
+             losses, static_cast<Logit*>(losses.mean));
+    });
+  });
+  add_class_loss(FloatType::kFloat64, losses.losses,
+                 {classes.ids, classes.bytes, classes.is_signed, targets.targets, targets.ignore_index}, targets.size,
+                 totals, stream);
+}
+
+void cross_entropy_gradient(FloatType type, const void* logits, const Targets& targets, const double* log_sum_exp,
+                            const double* total_weight, const void* of_loss, void* gradient, Stream stream) {
+  if (targets.size == 0) return;
+  with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
+    with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
+      launch({blocks, kThreadsOfBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
+             total_weight, static_cast<const Logit*>(of_loss), static_cast<Logit*>(gradient));
+    });
+  });
+}
+
+}  // namespace l2m::cuda
