@@ -64,7 +64,7 @@ def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> 
     classes = torch.arange(5000) % (NUM_CLASSES + 2) - 1
     exact, rounded = totals("cpu"), totals("cpu")
     exact.add(losses, classes)
-    rounded._add_by_torch(losses, classes)
+    rounded.add_by_torch(losses, classes)
     assert exact.not_finite == rounded.not_finite > 0
     messages = []
     for one in (exact, rounded):

@@ -31,10 +31,12 @@ def cross_entropy(
     sample as `reduction="none"` gives it, weight and smoothing included, but not rounded to the dtype of the logits. What
     is ignored or not finite is left out of sum and count.
 
-    On the CPU it is computed in float32 (float64 where the logits are), sums over rows in float64, on as many threads as the
-    process has CPUs where the input is large; the result has the same bits for any number of them. On other devices it is
-    for now put together from torch's operations and waits for the device. `torch.compile` traces through it
-    (`fullgraph=True` too). Under autocast it is computed from float32 logits, as torch's is. Needs torch >= 2.4.
+    It is computed in float32 (float64 where the logits are), sums over rows in float64. On the CPU on as many threads as the
+    process has CPUs where the input is large; the result has the same bits for any number of them. On CUDA nothing waits for
+    the device: the class sums are read when they are looked at, and the result has the same bits from run to run. There, where
+    the package was built without a CUDA compiler, and on other devices it is put together from torch's operations.
+    `torch.compile` traces through it (`fullgraph=True` too). Under autocast it is computed from float32 logits, as torch's is.
+    Needs torch >= 2.4.
 
     Args:
         logits: Shape `[n, C]`; float16, bfloat16, float32 or float64. What is not contiguous is copied.
@@ -47,16 +49,19 @@ def cross_entropy(
         label_smoothing: In `[0, 1]`: the part of the target that is spread evenly over all columns.
 
     Returns:
-        The mean, a scalar tensor of the dtype of the logits, and the `ClassLoss`, in numpy arrays.
+        The mean, a scalar tensor of the dtype of the logits, and the `ClassLoss`, in numpy arrays; on a device what
+        `class_loss()` gives there.
 
     Raises:
         TypeError: An argument is no tensor or of another dtype than stated.
         ValueError: Shapes or devices do not fit, or a target, a class, `num_classes` or `label_smoothing` is out of range,
-            or the weight requires a gradient.
+            or the weight requires a gradient. A target or class that is out of range on a device is left out of the sums, and
+            raises when they are looked at; of such a target the mean and the gradient are NaN.
         ImportError: torch is missing or too old.
     """
     torch = _torch()
     from l2m_fast import cross_entropy_op
+    from l2m_fast.device_class_loss import DeviceClassLoss
 
     num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     ignore_index = whole("ignore_index", ignore_index, -_LARGEST, _LARGEST)
@@ -81,7 +86,7 @@ def cross_entropy(
         weight = weight.to(torch.float64)
     if logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type):
         logits = logits.float()
-    loss, total, count, *_ = cross_entropy_op.cross_entropy(
+    loss, words, *_ = cross_entropy_op.cross_entropy(
         logits,
         targets,
         targets if classes is None else classes,
@@ -90,7 +95,9 @@ def cross_entropy(
         ignore_index,
         float(label_smoothing),
     )
-    return loss, ClassLoss(total.cpu().numpy(), count.cpu().numpy())
+    if logits.device.type == "cpu":
+        return loss, ClassLoss(words[:num_classes].view(torch.float64).numpy(), words[num_classes:].numpy())
+    return loss, DeviceClassLoss(num_classes, logits.device, words)  # type: ignore[return-value]  # it is read as one
 
 
 def _torch() -> Any:

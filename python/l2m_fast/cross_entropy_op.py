@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,15 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
+from l2m_fast._build_info import _cuda
+from l2m_fast.device_class_loss import DeviceClassLoss, num_words
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op(
     "l2m_fast::cross_entropy",
     mutates_args=(),
     schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, int num_classes, int ignore_index, "
-    "float label_smoothing) -> (Tensor loss, Tensor sum, Tensor count, Tensor log_sum_exp, Tensor total_weight)",
+    "float label_smoothing) -> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
 )
 def cross_entropy(
     logits: Tensor,
@@ -39,15 +42,12 @@ def cross_entropy(
         total_weight = kept.sum(dtype=torch.float64)
     else:
         total_weight = weight[torch.where(kept, targets, 0)].mul(kept).sum()
-    if (kept & ((classes < 0) | (classes >= num_classes))).any():
-        msg = f"classes must be in [0, {num_classes})"
-        raise ValueError(msg)
-    recorded = kept & losses.isfinite()
-    of_class = torch.where(recorded, classes, 0)
-    total = losses.new_zeros(num_classes).index_add_(0, of_class, torch.where(recorded, losses, 0.0))
-    count = targets.new_zeros(num_classes).index_add_(0, of_class, recorded.long())
+    sums = DeviceClassLoss(num_classes, logits.device)
+    # What is ignored is added to class 0 as a loss of infinity, which counts as not finite: there may be no waiting.
+    sums.add_by_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
+    sums.words[2 * num_classes + 1] -= (~kept).sum()
     log_sum_exp = torch.where(kept, wide.logsumexp(1).double(), 0.0)
-    return (losses.sum() / total_weight).to(logits.dtype), total, count, log_sum_exp, total_weight
+    return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
 
 
 @cross_entropy.register_kernel("cpu")
@@ -60,7 +60,7 @@ def _(
     ignore_index: int,
     label_smoothing: float,
 ) -> Outputs:
-    total, count = torch.zeros(num_classes, dtype=torch.float64), torch.zeros(num_classes, dtype=torch.int64)
+    words = torch.zeros(2 * num_classes, dtype=torch.int64)
     log_sum_exp = torch.empty(len(targets), dtype=torch.float64)
     loss, total_weight = _core.cross_entropy(
         _array(logits),
@@ -70,14 +70,13 @@ def _(
         ignore_index,
         label_smoothing,
         log_sum_exp.numpy(),
-        total.numpy(),
-        count.numpy(),
+        words[:num_classes].view(torch.float64).numpy(),
+        words[num_classes:].numpy(),
         _core.usable_cpus(),
     )
     return (
         torch.tensor(loss, dtype=logits.dtype),
-        total,
-        count,
+        words,
         log_sum_exp,
         torch.tensor(total_weight, dtype=torch.float64),
     )
@@ -93,10 +92,9 @@ def _(
     ignore_index: int,  # noqa: ARG001
     label_smoothing: float,  # noqa: ARG001
 ) -> Outputs:
-    total, log_sum_exp, total_weight = (
-        logits.new_empty(shape, dtype=torch.float64) for shape in ((num_classes,), (len(targets),), ())
-    )
-    return logits.new_empty(()), total, targets.new_empty(num_classes), log_sum_exp, total_weight
+    log_sum_exp, total_weight = (logits.new_empty(shape, dtype=torch.float64) for shape in ((len(targets),), ()))
+    size = 2 * num_classes if logits.device.type == "cpu" else num_words(num_classes, logits.device)
+    return logits.new_empty(()), targets.new_empty(size), log_sum_exp, total_weight
 
 
 @torch.library.custom_op(
@@ -165,9 +163,9 @@ def _array(tensor: Tensor) -> Any:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     logits, targets, _, weight, _, ctx.ignore_index, ctx.label_smoothing = inputs
-    _, *unfollowed, log_sum_exp, total_weight = output
+    _, words, log_sum_exp, total_weight = output
     ctx.save_for_backward(logits, targets, weight, log_sum_exp, total_weight)
-    ctx.mark_non_differentiable(*unfollowed, log_sum_exp, total_weight)
+    ctx.mark_non_differentiable(words, log_sum_exp, total_weight)
 
 
 def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
@@ -176,3 +174,9 @@ def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...
 
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
+
+if _cuda is not None:
+    from l2m_fast import cross_entropy_cuda
+
+    cross_entropy.register_kernel("cuda")(cross_entropy_cuda.cross_entropy)
+    cross_entropy_gradient.register_kernel("cuda")(cross_entropy_cuda.cross_entropy_gradient)

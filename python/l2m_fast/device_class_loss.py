@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# What is unusual: classes out of range, losses not finite, a word for the kernel, targets out of range, another for the kernel.
+_UNUSUAL = 5
+_TARGETS = 3
 _MOST_OF_SEGMENT = 1 << 16  # what one block of a kernel adds up in reasonable time
 
 
@@ -37,25 +40,27 @@ class DeviceClassLoss:
     Args:
         num_classes: K.
         device: Where the sums are kept.
+        words: Memory for them, int64, shape `[num_words()]`: float64 sums, counts, what is unusual, what is unfinished. None:
+            words of their own, which are 0.
     """
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.device = device
-        self._sum = torch.zeros(num_classes, dtype=torch.float64, device=device)
-        self._count = torch.zeros(num_classes, dtype=torch.int64, device=device)
-        self._unusual = torch.zeros(3, dtype=torch.int64, device=device)  # out of range, not finite; for the kernel
-        self._copies: list[torch.Tensor] | None = None  # on the CPU, there when _copied is
-        if self._on_cuda:
-            self._unfinished = torch.zeros(num_classes, _cuda.UNFINISHED, dtype=torch.int64, device=device)
+    def __init__(self, num_classes: int, device: torch.device, words: torch.Tensor | None = None) -> None:
+        if words is None:
+            words = torch.zeros(num_words(num_classes, device), dtype=torch.int64, device=device)
+        self.num_classes, self.device, self.words = num_classes, device, words
+        self._copied: tuple[torch.Tensor, torch.cuda.Event] | None = None  # what is read, there after the event
 
     @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self._sum)
+    def totals(self) -> tuple[int, int, int, int, int]:
+        """K, and addresses of sums, counts, what is unusual and what is unfinished, for a kernel."""
+        address, size = self.words.data_ptr(), self.words.element_size()
+        begins = (0, self.num_classes, 2 * self.num_classes, 2 * self.num_classes + _UNUSUAL)
+        return self.num_classes, *(address + size * begin for begin in begins)  # type: ignore[return-value]
 
     @property
-    def _on_cuda(self) -> bool:
-        return self.device.type == "cuda" and _cuda is not None
+    def counters(self) -> int:
+        """Address of two words for what makes the losses: targets out of range, and one that is 0 before and after."""
+        return self.words.data_ptr() + self.words.element_size() * (2 * self.num_classes + _TARGETS)
 
     # ---- what there is to see, for which the device is waited for
 
@@ -83,40 +88,41 @@ class DeviceClassLoss:
         Raises:
             ValueError: Classes were out of range; their losses are left out. It is said once.
         """
-        total, count, unusual = self._on_cpu()
-        out_of_range = int(unusual[0])
-        if out_of_range > 0:
-            self._unusual[0], self._copies = 0, None
-            msg = f"classes must be in [0, {len(self._sum)}) (got {out_of_range} others, left out, on {self.device})"
-            raise ValueError(msg)
-        return ClassLoss(total.numpy().copy(), count.numpy().copy())
+        k, words = self.num_classes, self._on_cpu()
+        for at, what in ((0, f"classes must be in [0, {k})"), (_TARGETS, "targets must be columns or ignore_index")):
+            others = int(words[2 * k + at])
+            if others > 0:
+                self.words[2 * k + at], self._copied = 0, None
+                msg = f"{what} (got {others} others, left out, on {self.device})"
+                raise ValueError(msg)
+        return ClassLoss(words[:k].view(torch.float64).numpy().copy(), words[k : 2 * k].numpy().copy())
 
     @property
     def not_finite(self) -> int:
         """Losses skipped for not being finite. Waits."""
-        return int(self._on_cpu()[2][1])
+        return int(self._on_cpu()[2 * self.num_classes + 1])
 
     def start_reading(self) -> None:
         """Has the sums copied to the CPU; read() then waits for that copy, and for nothing that the device does later."""
-        if self.device.type != "cuda" or self._copies is not None:
+        if self.device.type != "cuda" or self._copied is not None:
             return
         with torch.cuda.device(self.device):
-            copies = [
-                torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-                for tensor in (self._sum, self._count, self._unusual)
-            ]
-            self._copied = torch.cuda.current_stream().record_event()
-        self._copies = copies
+            read = self._read_words
+            copy = torch.empty_like(read, device="cpu", pin_memory=True).copy_(read, non_blocking=True)
+            self._copied = copy, torch.cuda.current_stream().record_event()
 
-    def _on_cpu(self) -> list[torch.Tensor]:
-        if self.device.type == "cpu":
-            return [self._sum, self._count, self._unusual]
+    def _on_cpu(self) -> torch.Tensor:
         if self.device.type != "cuda":
-            return [self._sum.cpu(), self._count.cpu(), self._unusual.cpu()]
+            return self._read_words.cpu()
         self.start_reading()
-        self._copied.synchronize()
-        assert self._copies is not None
-        return self._copies
+        assert self._copied is not None
+        copy, event = self._copied
+        event.synchronize()
+        return copy
+
+    @property
+    def _read_words(self) -> torch.Tensor:
+        return self.words[: 2 * self.num_classes + _UNUSUAL]
 
     # ---- adding, which waits for nothing
 
@@ -128,23 +134,23 @@ class DeviceClassLoss:
             classes: Integers, shape `[n]`, on this device or on the CPU.
         """
         losses, classes = losses.detach().contiguous(), moved(classes, self.device).contiguous()
-        self._copies = None
-        if self._on_cuda:
+        self._copied = None
+        if by_kernel(self.device):
             with torch.cuda.device(self.device):
                 _cuda.add_class_loss(
                     losses.data_ptr(),
-                    _name(losses.dtype),
+                    name_of(losses.dtype),
                     classes.data_ptr(),
                     classes.element_size(),
                     classes.dtype.is_signed,
                     len(losses),
-                    self._totals(),
+                    self.totals,
                     torch.cuda.current_stream().cuda_stream,
                 )
         elif self.device.type == "cpu":
             self._add_by_twin(losses, classes)
         else:
-            self._add_by_torch(losses, classes)
+            self.add_by_torch(losses, classes)
 
     def add_grouped(self, losses: torch.Tensor, classes: NDArray[np.int32]) -> None:
         """Adds losses that are grouped by class, in float64 and in an order that follows from the classes alone.
@@ -154,48 +160,62 @@ class DeviceClassLoss:
             classes: Class of each, on the CPU, equal ones side by side; in range.
         """
         begins = np.flatnonzero(np.diff(classes, prepend=-1, append=-1)).astype(np.int32)
-        if not self._on_cuda or len(losses) > _MOST_OF_SEGMENT:
+        if not by_kernel(self.device) or len(losses) > _MOST_OF_SEGMENT:
             self.add(losses, torch.from_numpy(classes))
             return
         segments = torch.from_numpy(np.concatenate((begins, classes[begins[:-1]])))
         segments, losses = moved(segments, self.device), losses.detach().contiguous()
-        self._copies = None
+        self._copied = None
         with torch.cuda.device(self.device):
             _cuda.add_grouped_class_loss(
                 losses.data_ptr(),
-                _name(losses.dtype),
+                name_of(losses.dtype),
                 segments.data_ptr(),
                 len(begins) - 1,
-                self._totals(),
+                self.totals,
                 torch.cuda.current_stream().cuda_stream,
             )
 
     def add_sums(self, other: DeviceClassLoss) -> None:
         """Adds the sums and counts of another on this device, also of what it has skipped."""
-        self._copies = None
-        self._sum += other._sum
-        self._count += other._count
-        self._unusual += other._unusual
+        self._copied = None
+        self._sum.add_(other._sum)
+        self._integers.add_(other._integers)
 
-    def _totals(self) -> tuple[int, int, int, int, int]:
-        memory = (self._sum, self._count, self._unusual, self._unfinished)
-        return len(self._sum), *(tensor.data_ptr() for tensor in memory)  # type: ignore[return-value]
+    @property
+    def _sum(self) -> torch.Tensor:
+        return self.words[: self.num_classes].view(torch.float64)
+
+    @property
+    def _integers(self) -> torch.Tensor:
+        return self.words[self.num_classes : 2 * self.num_classes + _UNUSUAL]
 
     def _add_by_twin(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
         bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
-        _core.add_exact_class_loss(
-            bits.numpy(), classes.numpy(), self._sum.numpy(), self._count.numpy(), self._unusual[:2].numpy()
-        )
+        count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
+        _core.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), unusual.numpy())
 
-    def _add_by_torch(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
+    def add_by_torch(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
+        """Adds losses by torch's operations, on any device; as add() does, but for rounding."""
         classes = classes.long()
-        in_range = (classes >= 0) & (classes < len(self._sum))
+        in_range = (classes >= 0) & (classes < self.num_classes)
         kept = in_range & losses.float().isfinite()
-        self._unusual[:2] += torch.stack([(~in_range).sum(), (in_range & ~kept).sum()])
-        classes = torch.where(kept, classes, 0)
-        self._sum.index_add_(0, classes, torch.where(kept, losses, 0).double())
-        self._count.index_add_(0, classes, kept.long())
+        # What is out of range and what is not finite is counted behind the counts.
+        of_integer = torch.where(kept, classes, self.num_classes + in_range.long())
+        self._integers.index_add_(0, of_integer, torch.ones_like(of_integer))
+        self._sum.index_add_(0, torch.where(kept, classes, 0), torch.where(kept, losses, 0).double())
 
 
-def _name(dtype: torch.dtype) -> str:
+def by_kernel(device: torch.device) -> bool:
+    """Whether kernels of this package run there."""
+    return device.type == "cuda" and _cuda is not None
+
+
+def num_words(num_classes: int, device: torch.device) -> int:
+    """How many words of 64 bits the sums of losses on a device take."""
+    return (2 + (_cuda.UNFINISHED if by_kernel(device) else 0)) * num_classes + _UNUSUAL
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name of a dtype, as numpy has it."""
     return str(dtype).removeprefix("torch.")

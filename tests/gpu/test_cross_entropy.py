@@ -1,0 +1,110 @@
+"""Cross entropy on CUDA against that of the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Learn2Mix, Loader, cross_entropy
+from test_cross_entropy import DTYPES, case, gradient_of
+
+
+def both(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> list[tuple[Any, Any, Any]]:
+    """Loss, gradient and sums on the CPU and on CUDA."""
+    results = []
+    for device in ("cpu", "cuda"):
+        there = logits.detach().to(device).requires_grad_()
+        moved = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+        loss, sums = cross_entropy(there, targets.to(device), num_classes, **moved)
+        results.append((loss.detach().cpu(), gradient_of(loss, there).cpu(), sums))
+    return results
+
+
+def check(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> None:
+    (loss, gradient, sums), (loss_there, gradient_there, sums_there) = both(logits, targets, num_classes, **options)
+    torch.testing.assert_close(loss_there, loss, equal_nan=True)
+    torch.testing.assert_close(gradient_there, gradient, equal_nan=True)
+    np.testing.assert_allclose(sums_there.sum, sums.sum, rtol=1e-5, atol=1e-6)
+    assert sums_there.count.tolist() == sums.count.tolist()
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "columns"), [(0, 3), (1, 1), (7, 5), (300, 10), (33, 8), (200, 1000), (3, 20_011)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_it_is_that_of_the_cpu(
+    dtype: torch.dtype, n: int, columns: int, weighted: bool, label_smoothing: float
+) -> None:
+    logits, targets = case(n, columns, dtype)
+    weight = torch.linspace(0.5, 2, columns) if weighted else None
+    check(logits, targets, columns, weight=weight, label_smoothing=label_smoothing)
+
+
+def test_many_rows() -> None:
+    logits, targets = case(70_000, 10)
+    check(logits, targets, 10)
+
+
+@pytest.mark.kernels
+def test_rows_that_are_ignored_or_not_finite() -> None:
+    logits, targets = case(50, 6)
+    targets[::3] = -100
+    check(logits, targets, 6, classes=torch.arange(50) % 6)
+    with torch.no_grad():
+        logits[1, 2] = -torch.inf
+        logits[7, 3] = torch.nan
+    check(logits, targets, 6)
+    check(logits, torch.full_like(targets, -100), 6)
+
+
+def test_the_same_bits_every_time() -> None:
+    logits, targets = case(5000, 100, torch.bfloat16)
+    (_, _, _), one = both(logits, targets, 100)
+    (_, _, _), other = both(logits, targets, 100)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    assert one[2].sum.tolist() == other[2].sum.tolist()
+
+
+def test_what_is_out_of_range_is_said_when_the_sums_are_read() -> None:
+    logits, targets = torch.randn(4, 3, device="cuda"), torch.tensor([0, 3, 1, 2], device="cuda")
+    loss, sums = cross_entropy(logits, targets, 2)
+    assert loss.isnan()
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 2\)"):
+        _ = sums.sum
+    with pytest.raises(ValueError, match="targets must be columns"):
+        _ = sums.sum
+    assert sums.count.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="on the device of logits"):
+        cross_entropy(logits, targets.cpu(), 2)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_steps_wait_for_nothing() -> None:
+    x, y = torch.randn(64, 3), torch.arange(64) % 4
+    loader = Loader((x, y), batch_size=8, classes=y, mixing=Learn2Mix(), num_threads=0)
+    linear = torch.nn.Linear(3, 4).cuda()
+    inputs, targets = torch.randn(8, 3, device="cuda"), torch.zeros(8, dtype=torch.int64, device="cuda")
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+        loss, sums = cross_entropy(linear(inputs), targets, 4)
+        loader.record(sums)
+        loss.backward()
+    torch.cuda.set_sync_debug_mode("default")
+    assert loader.state_dict()["window_count"] == [40, 0, 0, 0]
+
+
+def test_compile_traces_through_it_in_one_graph() -> None:
+    def step(logits: torch.Tensor, targets: torch.Tensor) -> Any:
+        return cross_entropy(logits * 2, targets, 5, label_smoothing=0.1)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    logits, targets = (x.cuda() for x in case(9, 5))
+    (loss, sums), (expected, expected_sums) = compiled(logits, targets), step(logits, targets)
+    assert torch.equal(loss, expected)
+    assert sums.sum.tolist() == expected_sums.sum.tolist()
