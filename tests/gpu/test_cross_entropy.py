@@ -17,7 +17,9 @@ def both(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **option
     results = []
     for device in ("cpu", "cuda"):
         there = logits.detach().to(device).requires_grad_()
-        moved = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+        moved: dict[str, Any] = {
+            name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()
+        }
         loss, sums = cross_entropy(there, targets.to(device), num_classes, **moved)
         results.append((loss.detach().cpu(), gradient_of(loss, there).cpu(), sums))
     return results
