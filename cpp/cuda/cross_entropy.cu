@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
   const double scale = static_cast<double>(widened(*of_loss)) / *given_total_weight;
-  double sum_of_weights[1] = {static_cast<double>(rows.given.num_columns)};
+  double sum_of_weights[] = {static_cast<double>(rows.given.num_columns)};
   if (smooth && rows.given.weight != nullptr) {
     sum_of_weights[0] = 0.0;
     for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsOfBlock)
@@ -260,7 +260,8 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       visit<kGroup>(slices, get, put);
       continue;
     }
-    const double of_target = rows.of_target * (rows.is_column(target) ? rows.weight(target) : kNan);
+    const int target_column = rows.is_column(target) ? static_cast<int>(target) : -1;
+    const double of_target = rows.of_target * (target_column >= 0 ? rows.weight(target_column) : kNan);
     const auto of_row = static_cast<R>(scale * (of_target + rows.of_column * sum_of_weights[0]));
     const auto at_target = static_cast<R>(scale * of_target);
     const auto high = static_cast<R>(log_sum_exp[row]);
@@ -270,9 +271,9 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       R wide[kSize];
       for (int i = 0; i < kSize; ++i) wide[i] = of_row * exp((widened(x.at[i]) - high) - low);
       for (int i = 0; smooth && i < kSize; ++i) wide[i] -= of_columns * static_cast<R>(rows.weight(column + i));
-      if (target >= column && target < column + kSize)
+      if (target_column >= column && target_column < column + kSize)
         for (int i = 0; i < kSize; ++i)
-          if (target == column + i) wide[i] -= at_target;
+          if (target_column == column + i) wide[i] -= at_target;
       Vector<Logit, kSize> made;
       for (int i = 0; i < kSize; ++i) made.at[i] = rounded<Logit>(wide[i]);
       write(to + column, made);
