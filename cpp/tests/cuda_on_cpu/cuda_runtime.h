@@ -30,10 +30,10 @@ using std::fmax;
 using std::isfinite;
 using std::log;
 
-struct uint2 {
+struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct __attribute__((may_alias)) uint4 {  // as 16 bytes of anything
+struct alignas(16) [[gnu::may_alias]] uint4 {  // may lie over anything
   unsigned x, y, z, w;
 };
 struct dim3 {
