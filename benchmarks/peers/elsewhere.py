@@ -1,0 +1,85 @@
+"""Runs a rival in a Python environment of its own, `.venv/peers/<environment>`, which `make bench-peers` makes.
+
+The rival is an ordinary factory; worker.py calls it there. It is timed from here like any other, so it takes its turns in the
+same race: to ask and to be answered takes some microseconds of a turn.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers import Epochs, Peer
+from benchmarks.workloads import Fields
+
+ROOT = Path(__file__).parents[2]
+
+
+def elsewhere(name: str, environment: str, factory: Callable[[Fields, int], Peer], *arguments: object) -> Peer:
+    """Makes the peer that `factory(*arguments)` makes in another environment.
+
+    Raises:
+        ModuleNotFoundError: The environment or a library is missing; with the error of the install, where it is known.
+        RuntimeError: The rival failed; its traceback is on stderr.
+    """
+    folder = ROOT / ".venv" / "peers" / environment
+    python = folder / "bin" / "python"
+    if not python.exists():
+        msg = f"{folder.relative_to(ROOT)} is missing: make bench-peers"
+        raise ModuleNotFoundError(msg, name=name)
+    worker = _Worker(python)
+    try:
+        worker.ask((factory, arguments))
+    except ModuleNotFoundError as error:
+        worker.close()
+        failed = folder / "failed.log"
+        why = failed.read_text().strip() if failed.exists() else str(error)
+        raise ModuleNotFoundError(why, name=name) from None
+    except BaseException:
+        worker.close()
+        raise
+    return Peer(name, Epochs(worker.batches), worker.ask, worker.close)
+
+
+class _Worker:
+    """The other process, which answers one pickled request after the other."""
+
+    def __init__(self, python: Path) -> None:
+        self._process = subprocess.Popen(
+            [python, "-m", "benchmarks.worker"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, request: object) -> Any:
+        """Sends a request, waits for the answer and returns or raises it."""
+        assert self._process.stdin
+        pickle.dump(request, self._process.stdin)
+        self._process.stdin.flush()
+        return self._answer()
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Asks for the batches of an epoch, to be checked."""
+        batch = self.ask("batches")
+        while batch is not None:
+            x, y = batch
+            yield torch.from_numpy(x), torch.from_numpy(y)
+            batch = self._answer()
+
+    def close(self) -> None:
+        """Ends the process, which closes the rival and ends when its input does."""
+        self._process.communicate()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        try:
+            answer = pickle.load(self._process.stdout)
+        except EOFError:
+            msg = f"{self._process.args!r} ended without an answer"
+            raise RuntimeError(msg) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
