@@ -1,4 +1,4 @@
-"""Hugging Face datasets: an Arrow table with the torch format, read a batch of rows at a time."""
+"""Hugging Face datasets: an Arrow table in memory, read a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.workloads import SEED, Fields
 
 
 def hf_datasets(fields: Fields, batch_size: int) -> Peer:
-    """Makes a dataset that is indexed with a batch of rows, in a new order each epoch."""
+    """Makes a dataset whose rows are read in a new order each epoch."""
     return _shuffled("HF datasets", _dataset(fields), fields, batch_size)
 
 
@@ -20,36 +20,31 @@ def interleave(fields: Fields, batch_size: int) -> Peer:
     """Makes an interleaved dataset of one a class, all equally likely, until all are exhausted; made once, then shuffled."""
     from datasets import interleave_datasets
 
-    parts = [_dataset(Fields(fields.x[rows], fields.y[rows])) for rows in _rows_by_class(fields.y)]
-    mixed = interleave_datasets(
-        parts, [1 / len(parts)] * len(parts), seed=SEED, stopping_strategy="all_exhausted"
-    ).with_format("torch")
+    rows_by_class = [fields.y == label for label in fields.y.unique()]
+    parts = [_dataset(Fields(fields.x[rows], fields.y[rows])) for rows in rows_by_class]
+    mixed = interleave_datasets(parts, [1 / len(parts)] * len(parts), seed=SEED, stopping_strategy="all_exhausted")
     return _shuffled("HF interleave_datasets", mixed, fields, batch_size)
 
 
-def _rows_by_class(y: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.nonzero(y == label).flatten() for label in y.unique()]
-
-
 def _dataset(fields: Fields) -> Any:
-    """Makes a dataset with fixed shapes, which Arrow keeps without an offset a row."""
-    from datasets import Dataset, Features, List, Value
+    """Makes a dataset of lists of one length, which Arrow keeps as one block."""
+    import pyarrow
+    from datasets import Dataset
 
-    width = fields.x[0].numel()
-    dtype = str(fields.x.numpy().dtype)
-    features = Features({"x": List(Value(dtype), length=width), "y": Value("int64")})
-    data = {"x": fields.x.reshape(-1, width).numpy(), "y": fields.y.numpy()}
-    return Dataset.from_dict(data, features).with_format("torch")
+    x = fields.x.numpy().reshape(len(fields.y), -1)
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(x.reshape(-1)), x.shape[1])
+    return Dataset(pyarrow.table({"x": lists, "y": fields.y.numpy()}))
 
 
 def _shuffled(name: str, dataset: Any, fields: Fields, batch_size: int) -> Peer:
-    """Reads rows in a new order each epoch; only the check gives the samples their shape back, for that costs nothing."""
+    """Reads with the arrow format, whose arrays torch can refer to; the torch format makes int64 of every pixel."""
+    arrow = dataset.with_format("arrow")
+    shape = fields.x.shape[1:]
 
-    def batches() -> Iterator[Any]:
-        for rows in torch.randperm(len(dataset)).split(batch_size):
-            yield dataset[rows.numpy()]
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for rows in torch.randperm(len(arrow)).split(batch_size):
+            table = arrow[rows.numpy()]
+            x = table["x"].combine_chunks().flatten().to_numpy()
+            yield torch.from_numpy(x).view(-1, *shape), torch.from_numpy(table["y"].to_numpy())
 
-    def pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch["x"].reshape(-1, *fields.x.shape[1:]), batch["y"]
-
-    return Peer.iterated(name, Epochs(batches), pair)
+    return Peer.iterated(name, Epochs(batches))
