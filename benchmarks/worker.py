@@ -25,7 +25,7 @@ def main() -> None:
     try:
         factory, arguments = pickle.load(requests)
         peer = factory(*arguments)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         answer(error)
         return
     answer(None)

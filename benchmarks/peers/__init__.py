@@ -1,7 +1,7 @@
 """The rivals, one file each, and the limit: other ways to form the batches of an epoch.
 
 A factory takes the fields and the batch size; where classes are mixed, `y` is the class of a row. It imports its library
-itself, so that a module can be imported without it: ModuleNotFoundError of the factory says that a rival is not installed.
+itself, so that a module can be imported without it: ImportError of the factory says that a rival is not installed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -33,7 +34,7 @@ class Fetched(Dataset[Pair]):
         return self._fields.x[index], self._fields.y[index]
 
 
-def as_it_is(batch: Pair) -> Pair:
+def as_it_is(batch: Any) -> Any:
     """Collates what `Fetched` has collated."""
     return batch
 

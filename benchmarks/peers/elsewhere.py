@@ -24,22 +24,20 @@ def elsewhere(name: str, environment: str, factory: Callable[[Fields, int], Peer
     """Makes the peer that `factory(*arguments)` makes in another environment.
 
     Raises:
-        ModuleNotFoundError: The environment or a library is missing; with the error of the install, where it is known.
+        ImportError: The environment or a library is missing; with the error of the install, where it is known.
         RuntimeError: The rival failed; its traceback is on stderr.
     """
     folder = ROOT / ".venv" / "peers" / environment
     python = folder / "bin" / "python"
     if not python.exists():
         msg = f"{folder.relative_to(ROOT)} is missing: make bench-peers"
-        raise ModuleNotFoundError(msg, name=name)
+        raise ImportError(msg, name=name)
     worker = _Worker(python)
     try:
         worker.ask((factory, arguments))
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         worker.close()
-        failed = folder / "failed.log"
-        why = failed.read_text().strip() if failed.exists() else str(error)
-        raise ModuleNotFoundError(why, name=name) from None
+        raise ImportError(_install_error(folder / "failed.log") or str(error), name=name) from None
     except BaseException:
         worker.close()
         raise
@@ -83,3 +81,10 @@ class _Worker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def _install_error(log: Path) -> str:
+    """Returns what pip's log says of errors; nothing if the install did not fail."""
+    if not log.exists():
+        return ""
+    return "; ".join(dict.fromkeys(line.strip() for line in log.read_text().splitlines() if "rror: " in line))

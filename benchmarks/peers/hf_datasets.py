@@ -28,12 +28,12 @@ def interleave(fields: Fields, batch_size: int) -> Peer:
 
 def _dataset(fields: Fields) -> Any:
     """Makes a dataset of lists of one length, which Arrow keeps as one block."""
-    import pyarrow
+    import pyarrow as pa
     from datasets import Dataset
 
     x = fields.x.numpy().reshape(len(fields.y), -1)
-    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(x.reshape(-1)), x.shape[1])
-    return Dataset(pyarrow.table({"x": lists, "y": fields.y.numpy()}))
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
+    return Dataset(pa.table({"x": lists, "y": fields.y.numpy()}))
 
 
 def _shuffled(name: str, dataset: Any, fields: Fields, batch_size: int) -> Peer:

@@ -25,7 +25,7 @@ def spdl(fields: Fields, batch_size: int) -> Peer:
     def gather(rows: Any) -> tuple[Any, Any]:
         return x.take(rows, axis=0), y.take(rows)
 
-    pipeline = (
+    pipeline: Any = (
         PipelineBuilder()
         .add_source(Epochs(source), continuous=True)
         .pipe(gather, concurrency=NUM_THREADS)

@@ -60,5 +60,6 @@ def _peer(folder: TemporaryDirectory[str], batch_size: int, **what: Any) -> Peer
     with torchvision_stand_in():
         from streaming import StreamingDataset
 
+    # Without workers: the locks that they inherit are refused by filelock as of 2026.
     dataset = StreamingDataset(batch_size=batch_size, shuffle=True, shuffle_seed=SEED, **what)
     return Peer.iterated("streaming", DataLoader(dataset, batch_size), named_pair, folder.cleanup)

@@ -14,8 +14,8 @@ from benchmarks.workloads import Fields
 _SHARDS = 10
 
 
-def webdataset(fields: Fields, batch_size: int) -> Peer:
-    """Makes a pipeline over shards in the system's file cache; decoding is one np.frombuffer a field."""
+def webdataset(fields: Fields, batch_size: int, num_workers: int) -> Peer:
+    """Makes a pipeline over shards in the system's file cache; decoding is one np.frombuffer a field and batch."""
     import webdataset
 
     folder = TemporaryDirectory(prefix="webdataset-")
@@ -37,4 +37,5 @@ def webdataset(fields: Fields, batch_size: int) -> Peer:
         .to_tuple("x", "y")
         .batched(batch_size, collation_fn=collate)
     )
-    return Peer.iterated("webdataset", batches, numpy_pair, folder.cleanup)
+    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+    return Peer.iterated(f"webdataset, {num_workers} workers", loader, numpy_pair, folder.cleanup)
