@@ -1,7 +1,8 @@
 """The other side of peers/elsewhere.py: makes a rival, then delivers its epochs, as asked over pipes.
 
 A request or an answer is one pickle. The first request is a factory and its arguments; then `n` asks for n epochs and is
-answered None when they were delivered, and "batches" is answered one epoch's batches as arrays, and None at their end.
+answered None when they were delivered, "batches" is answered one epoch's batches as arrays, and None at their end, and
+None ends the process, as the end of the requests does.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def _next(requests: BinaryIO) -> Any:
-    """Returns the next request; None: there is none."""
+    """Returns the next request; None: there is none, or it says so."""
     try:
         return pickle.load(requests)
     except EOFError:

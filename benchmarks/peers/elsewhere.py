@@ -54,9 +54,7 @@ class _Worker:
 
     def ask(self, request: object) -> Any:
         """Sends a request, waits for the answer and returns or raises it."""
-        assert self._process.stdin
-        pickle.dump(request, self._process.stdin)
-        self._process.stdin.flush()
+        self._send(request)
         return self._answer()
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -68,8 +66,15 @@ class _Worker:
             batch = self._answer()
 
     def close(self) -> None:
-        """Ends the process, which closes the rival and ends when its input does."""
+        """Has the process close the rival and end. Its input may not end: forked children of this process hold it open."""
+        if self._process.poll() is None:
+            self._send(None)
         self._process.communicate()
+
+    def _send(self, request: object) -> None:
+        assert self._process.stdin
+        pickle.dump(request, self._process.stdin)
+        self._process.stdin.flush()
 
     def _answer(self) -> Any:
         assert self._process.stdout
