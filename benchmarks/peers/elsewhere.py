@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from benchmarks.peers import Epochs, Peer
 from benchmarks.workloads import Fields
 
 ROOT = Path(__file__).parents[2]
+
+_PATIENCE = 60  # seconds for a rival to end
 
 
 def elsewhere(name: str, environment: str, factory: Callable[[Fields, int], Peer], *arguments: object) -> Peer:
@@ -67,14 +70,19 @@ class _Worker:
 
     def close(self) -> None:
         """Has the process close the rival and end. Its input may not end: forked children of this process hold it open."""
-        if self._process.poll() is None:
-            self._send(None)
-        self._process.communicate()
+        self._send(None)
+        try:
+            self._process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def _send(self, request: object) -> None:
+        """Sends a request; if the process does not read it, its last answer or the lack of one says why."""
         assert self._process.stdin
-        pickle.dump(request, self._process.stdin)
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
 
     def _answer(self) -> Any:
         assert self._process.stdout

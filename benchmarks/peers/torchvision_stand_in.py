@@ -23,13 +23,13 @@ class _StandIn(ModuleType):
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
     """Has `import torchvision` find an empty module."""
-    modules: dict[str, ModuleType] = {}
+    real = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     for name in _MODULES:
-        modules[name] = _StandIn(name)
-        modules[name].__spec__ = ModuleSpec(name, None)
-    sys.modules.update(modules)
+        sys.modules[name] = _StandIn(name)
+        sys.modules[name].__spec__ = ModuleSpec(name, None)
     try:
         yield
     finally:
         for name in _MODULES:
             del sys.modules[name]
+        sys.modules.update(real)
