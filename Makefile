@@ -1,6 +1,7 @@
 # make demo    the demo: trains on real digits, draws and tabulates the comparison
 # make test    every check there is, the quick ones first
 # make bench   the benchmarks
+# make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    builds with CUDA, runs the tests and benchmarks that need a GPU, and writes benchmarks/results/gpu.json;
@@ -26,7 +27,7 @@ CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench format clean
+.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -86,6 +87,8 @@ py-test: .venv/.dev $(PACKAGE)
 bench: .venv/.dev $(PACKAGE)
 	$(BIN)/pytest benchmarks/ --benchmark-only
 
+bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
+
 format: .venv/.dev
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .
@@ -107,6 +110,19 @@ clean:
 	echo "== installing requirements/dev.txt into .venv"
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	touch $@
+
+.venv/.bench: requirements/bench.txt requirements/bench-no-deps.txt .venv/.dev
+	echo "== installing requirements/bench.txt into .venv"
+	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/bench-no-deps.txt
+	touch $@
+
+# Rivals with an environment of their own. One that does not install stops nothing: the benchmark reports its error.
+.venv/peers/%/.installed: requirements/peers/%.txt requirements/constraints.txt .venv/bin/python
+	echo "== installing $< into .venv/peers/$*"
+	$(BIN)/python -m venv --clear .venv/peers/$*
+	if .venv/peers/$*/bin/python -m pip install --quiet -r $< > .venv/peers/$*/failed.log 2>&1; \
+	then rm .venv/peers/$*/failed.log; touch $@; else cat .venv/peers/$*/failed.log; fi
 
 # Not editable: what is tested is what a user gets. The build folder stays, so only what changed is compiled.
 $(PACKAGE): $(PACKAGE_SOURCES) .venv/.demo

@@ -30,6 +30,10 @@ class Spread:
         low, median, high = np.percentile(values, (25, 50, 75)).tolist()
         return cls(median, low, high)
 
+    def scaled(self, factor: float) -> Spread:
+        """Returns the spread of `factor` times the values."""
+        return Spread(factor * self.median, factor * self.low, factor * self.high)
+
 
 @dataclass(frozen=True)
 class Times:

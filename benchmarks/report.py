@@ -72,10 +72,17 @@ class Report:
     Attributes:
         load_before: Load average of the last minute when the run began: near 0, or the figures are not to be trusted.
             torch's OpenMP threads above all lose a time slice at every parallel region when a core is taken.
+        figures: See `Figure`.
+        missing: Error of every rival that could not take part.
     """
 
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     figures: list[Figure] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def miss(self, name: str, error: str) -> None:
+        """Notes that a rival could not take part, and why."""
+        self.missing[name] = error
 
     def add(self, case: str, name: str, spread: Spread | float, unit: str, goal: Goal | None = None) -> None:
         """Adds a figure; see `Figure`."""
@@ -88,7 +95,8 @@ class Report:
         header = ("case", "figure", "median", "quartiles", "unit", "goal", "")
         rows = [header, *(figure.as_row() for figure in self.figures)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"missing: {name} ({error})" for name, error in self.missing.items())])
 
     def write(self, name: str, **about: object) -> Path:
         """Writes `results/<name>.json`, with what it takes to judge the figures later, `about` included."""
@@ -102,6 +110,7 @@ class Report:
             "threads": NUM_THREADS,
             "load_average_before": self.load_before,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+            "missing": self.missing,
             "figures": [figure.as_dict() for figure in self.figures],
         }
         RESULTS_DIR.mkdir(exist_ok=True)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 SEED = 0
 NUM_THREADS = 2
 
+_STEP = 0x9E3779B1  # between the first words of two rows; odd, so that it has an inverse
+_INVERSE = pow(_STEP, -1, 2**32)
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -60,10 +63,18 @@ class Workload:
         if self.dtype == torch.uint8:
             words = values.view(np.uint32)
             columns = np.arange(words.shape[1], dtype=np.uint32)
-            np.add.outer(ids.astype(np.uint32) * np.uint32(0x9E3779B1), columns * np.uint32(0x85EBCA6B), out=words)
+            np.add.outer(ids.astype(np.uint32) * np.uint32(_STEP), columns * np.uint32(0x85EBCA6B), out=words)
         else:
             np.add.outer(ids * values.shape[1], np.arange(values.shape[1]), out=values, casting="same_kind")
         return Fields(x, torch.from_numpy(ids))
+
+    def row_ids(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the ids of rows, read from the first value of each."""
+        values = x.numpy().reshape(len(x), -1)
+        if self.dtype == torch.uint8:
+            words = np.ascontiguousarray(values[:, :4]).view(np.uint32)[:, 0]
+            return torch.from_numpy((words * np.uint32(_INVERSE)).astype(np.int64))
+        return torch.from_numpy((values[:, 0] / values.shape[1]).astype(np.int64))
 
 
 IMAGES_3072 = Workload(50_000, (3, 32, 32), torch.uint8, 512, vs_data_loader=15, vs_index_select=1.5, vs_limit=0.9)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.peers import Peer
 from benchmarks.workloads import NUM_THREADS, Fields, permutations
@@ -40,11 +42,11 @@ def _library() -> ctypes.CDLL:
 class _Copies:
     """Copies epochs of both fields with limit.c."""
 
-    def __init__(self, fields: Fields, batch_size: int, num_threads: int) -> None:
+    def __init__(self, fields: Fields, batch_size: int, num_threads: int, orders: NDArray[np.uint32]) -> None:
         self._fields = (fields.x, fields.y)
         self._batch_size = batch_size
         self._num_threads = num_threads
-        self._orders = permutations(len(fields.y))
+        self._orders = orders
         self._reused = self._buffers(BUFFERS_PER_THREAD * num_threads)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -81,7 +83,11 @@ class _Copies:
             raise RuntimeError(msg)
 
 
-def limit(fields: Fields, batch_size: int, num_threads: int = NUM_THREADS) -> Peer:
-    """Makes the limit."""
-    copies = _Copies(fields, batch_size, num_threads)
+def limit(
+    fields: Fields, batch_size: int, num_threads: int = NUM_THREADS, orders: NDArray[np.uint32] | None = None
+) -> Peer:
+    """Makes the limit, which copies the rows of `orders`, one epoch each, in turn; None: some permutations."""
+    if orders is None:
+        orders = permutations(len(fields.y))
+    copies = _Copies(fields, batch_size, num_threads, orders)
     return Peer("limit", copies, copies.run)

@@ -1,0 +1,48 @@
+"""The data of the class-mixing race: long-tailed classes to be drawn equally often, and the check that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.workloads import SEED, Fields, Workload
+
+NUM_CLASSES = 10
+RATIO = 100
+WORKLOAD = Workload(60_000, (28, 28), torch.uint8, 500, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
+
+
+def long_tailed_fields() -> Fields:
+    """Makes the workload's rows; `y` is a class each, whose sizes fall geometrically to 1 / RATIO of the largest."""
+    shares = RATIO ** -np.linspace(0, 1, NUM_CLASSES)
+    ends = np.cumsum(shares / shares.sum() * WORKLOAD.num_rows).astype(np.int64)
+    ends[-1] = WORKLOAD.num_rows
+    classes = np.repeat(np.arange(NUM_CLASSES), np.diff(ends, prepend=0))
+    return Fields(WORKLOAD.fields().x, torch.from_numpy(np.random.default_rng(SEED).permutation(classes)))
+
+
+def check_balance(batches: Iterable[Sequence[torch.Tensor]], fields: Fields, exact: bool) -> int:
+    """Asserts that an epoch delivers rows as they are, with their class, and all classes equally often.
+
+    Args:
+        batches: The batches of an epoch.
+        fields: Where they come from.
+        exact: In every batch, up to rounding; otherwise over the epoch, within five standard deviations of random draws.
+
+    Returns:
+        How many rows the epoch delivers.
+    """
+    total = np.zeros(NUM_CLASSES, np.int64)
+    for x, y in batches:
+        rows = WORKLOAD.row_ids(x)
+        assert torch.equal(x, fields.x[rows])
+        assert torch.equal(y, fields.y[rows])
+        counts = np.bincount(y, minlength=NUM_CLASSES)
+        total += counts
+        if exact:
+            assert set(counts) <= {len(y) // NUM_CLASSES, -(-len(y) // NUM_CLASSES)}
+    mean = total.mean()
+    assert abs(total - mean).max() <= 5 * np.sqrt(mean)
+    return int(total.sum())
