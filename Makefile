@@ -1,6 +1,6 @@
 # make demo    the demo: trains on real digits, draws and tabulates the comparison
 # make test    every check there is, the quick ones first
-# make bench   the benchmarks
+# make bench   the benchmarks, some 40 minutes; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
@@ -17,12 +17,13 @@ WERROR ?= OFF
 
 GPU_SITE := build/gpu/site
 GPU_RESULTS ?= gpu
+BENCH_RESULTS ?= full
 
 BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
 # Folders too: they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
-                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
+                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python benchmarks -not -name '*.pyc' -not -path '*/results*' -not -name __pycache__)
 CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -85,7 +86,7 @@ py-test: .venv/.dev $(PACKAGE)
 	$(BIN)/pytest
 
 bench: .venv/.dev $(PACKAGE)
-	$(BIN)/pytest benchmarks/ --benchmark-only
+	$(BIN)/pytest benchmarks/ --benchmark-only --results $(BENCH_RESULTS)
 
 bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report import Report
+from benchmarks.report import RESULTS_DIR, Report
 
 _REPORT = pytest.StashKey[Report]()
 
@@ -12,7 +12,7 @@ _REPORT = pytest.StashKey[Report]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the options of this suite."""
     group = parser.getgroup("l2m_fast benchmarks")
-    group.addoption("--results", metavar="NAME", help="write benchmarks/results/NAME.json")
+    group.addoption("--results", metavar="NAME", help="write benchmarks/results/NAME.json and .html")
     group.addoption("--rounds", type=int, default=7, help="interleaved rounds a benchmark takes (default: 7)")
 
 
@@ -42,4 +42,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("figures and goals")
     terminalreporter.write_line(report.table())
     if name := config.getoption("--results"):
-        terminalreporter.write_line(f"written to {report.write(name)}")
+        for path in report.write(RESULTS_DIR / name):
+            terminalreporter.write_line(f"written to {path}")

@@ -6,9 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pytest_benchmark.fixture import BenchmarkFixture
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 OURS = "l2m_fast"
 
@@ -70,7 +73,7 @@ def race(
         rounds: Turns of each.
     """
     contestants = {**rivals, OURS: ours}
-    repeats = {name: _repeats(run) for name, run in contestants.items()}
+    repeats = {name: repeats_of_turn(run) for name, run in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
 
     def turn(name: str) -> None:
@@ -105,7 +108,7 @@ def time_calls(
     return seconds
 
 
-def _repeats(run: Callable[[int], None]) -> int:
+def repeats_of_turn(run: Callable[[int], None]) -> int:
     """Warms up, and returns how many repeats fill a turn."""
     run(1)
     start = time.perf_counter()

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.compare import aligned
+from benchmarks.page import number, page
 from benchmarks.race import Spread
 from benchmarks.workloads import NUM_THREADS
 
@@ -58,7 +60,7 @@ class Figure:
 
     def as_row(self) -> tuple[str, ...]:
         """Returns the cells of the table."""
-        median, low, high = map(_number, asdict(self.spread).values())
+        median, low, high = map(number, asdict(self.spread).values())
         row = (self.case, self.name, median, f"{low} .. {high}", self.unit)
         if self.goal is None:
             return *row, "", ""
@@ -94,13 +96,11 @@ class Report:
         """Returns the figures as aligned text."""
         header = ("case", "figure", "median", "quartiles", "unit", "goal", "")
         rows = [header, *(figure.as_row() for figure in self.figures)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines = aligned(rows)
         return "\n".join([*lines, *(f"missing: {name} ({error})" for name, error in self.missing.items())])
 
-    def write(self, name: str, **about: object) -> Path:
-        """Writes `results/<name>.json`, with what it takes to judge the figures later, `about` included."""
-        path = RESULTS_DIR / f"{name}.json"
+    def write(self, path: Path, **about: object) -> list[Path]:
+        """Writes a run to `path` with the suffixes .json and .html, with what it takes to judge it later, `about` included."""
         document = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "commit": _git("rev-parse", "HEAD"),
@@ -113,21 +113,19 @@ class Report:
             "missing": self.missing,
             "figures": [figure.as_dict() for figure in self.figures],
         }
-        RESULTS_DIR.mkdir(exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
-        return path
+        paths = [path.with_name(path.name + suffix) for suffix in (".json", ".html")]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(json.dumps(document, indent=1) + "\n")
+        paths[1].write_text(page(document))
+        return paths
 
 
-_LIBRARIES = ("l2m_fast", "numpy", "torch", "pytest-benchmark")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+_LIBRARIES = ("l2m_fast", "numpy", "torch")
 
 
 def _git(*arguments: str) -> str:
     """Returns what git prints; nothing outside a checkout."""
-    done = subprocess.run(["git", *arguments], cwd=RESULTS_DIR.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 

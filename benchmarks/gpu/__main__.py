@@ -1,4 +1,4 @@
-"""Runs all benchmarks that need a GPU, prints the figures and writes `results/<name>.json`.
+"""Runs all benchmarks that need a GPU, prints the figures and writes `results/<name>.json` and `.html`.
 
 python -m benchmarks.gpu gpu-h100
 """
@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu import batches, losses
 from benchmarks.gpu.timing import copy_bandwidth
-from benchmarks.report import Report
+from benchmarks.report import RESULTS_DIR, Report
 
 
 def main() -> None:
@@ -29,8 +29,9 @@ def main() -> None:
     batches.copies(report)
     batches.epochs(report)
     print(report.table())
-    path = report.write(sys.argv[1], device=torch.cuda.get_device_name(), driver=_driver(), cuda=torch.version.cuda)
-    print(f"written to {path}")
+    about = {"device": torch.cuda.get_device_name(), "driver": _driver(), "cuda": torch.version.cuda}
+    for path in report.write(RESULTS_DIR / sys.argv[1], **about):
+        print(f"written to {path}")
 
 
 def _driver() -> str:

@@ -20,7 +20,7 @@ from benchmarks.peers import Peer
 from benchmarks.workloads import NUM_THREADS, Fields, permutations
 
 SOURCE = Path(__file__).parents[1] / "limit.c"
-BUILD_DIR = Path(__file__).parents[2] / "build" / "benchmarks"
+BUILD_DIR = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "l2m_fast"
 COMPILE = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 BUFFERS_PER_THREAD = 2
 

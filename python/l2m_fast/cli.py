@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,9 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: From argparse: code 2 for arguments it cannot read, 0 after `--help`.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, arguments_of_suite = parser.parse_known_args(argv)
+    if arguments_of_suite and arguments.run is not _bench:
+        parser.error(f"unrecognized arguments: {' '.join(arguments_of_suite)}")
+    arguments.of_suite = arguments_of_suite
     try:
-        return _demo(arguments)
+        code: int = arguments.run(arguments)
+        return code
     except KeyboardInterrupt:
         print("l2m-fast: interrupted", file=sys.stderr)
         return 130
@@ -62,6 +69,17 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(f"l2m-fast demo: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    missing = [name for name in ("torch", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f'l2m-fast bench needs {", ".join(missing)}: pip install "l2m-fast[bench]"', file=sys.stderr)
+        return 2
+    # A process of its own, so that nothing else lives in the one that is timed.
+    suite = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "suite")}
+    command = [sys.executable, "-m", "benchmarks", *arguments.of_suite]
+    return subprocess.run(command, env=suite, check=False).returncode
 
 
 def _default(given: int | None, default: int) -> int:
@@ -111,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where demo.png and demo.json go; default: ./%(default)s",
     )
+    demo.set_defaults(run=_demo)
+    bench = commands.add_parser(
+        "bench",
+        add_help=False,
+        help="measure what forming batches costs on this machine, in a minute; --help says more",
+    )
+    bench.set_defaults(run=_bench)
     return parser
 
 

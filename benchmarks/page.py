@@ -42,8 +42,8 @@ def page(document: dict[str, Any], ours: str = "l2m_fast") -> str:
         *(f"<p class=about>{escape(line)}</p>" for line in about),
         "<p class=about>Medians; the black line of a bar joins the quartiles. A ratio is taken round by round.</p>",
     ]
-    for note in document.get("notes", []):
-        parts.append(f"<p class=about>{escape(note)}</p>")
+    for name, error in document["missing"].items():
+        parts.append(f"<p class=about>missing: {escape(name)} ({escape(error)})</p>")
     for case, figures in groupby(document["figures"], key=lambda figure: figure["case"]):
         parts.append(f"<h2>{escape(case)}</h2><table>")
         for unit, of_unit in groupby(figures, key=lambda figure: figure["unit"]):

@@ -16,7 +16,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> str:
     """
     before = {(figure["case"], figure["figure"]): figure for figure in old["figures"]}
     after = {(figure["case"], figure["figure"]): figure for figure in new["figures"]}
-    rows = [("case", "figure", "old", "new", "new / old")]
+    rows: list[tuple[str, ...]] = [("case", "figure", "old", "new", "new / old")]
     for key, figure in after.items():
         was = before.get(key)
         if was is None or (figure["low"] <= was["high"] and was["low"] <= figure["high"]):
