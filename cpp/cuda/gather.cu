@@ -73,7 +73,7 @@ __device__ void gather_part(const Part& part, const std::int64_t* rows, Index n)
   const Index total = n * pieces;
   const Index step = static_cast<Index>(gridDim.x) * kThreads * kAtOnce;
   for (Index begin = static_cast<Index>(blockIdx.x) * kThreads * kAtOnce + threadIdx.x; begin < total; begin += step) {
-    In piece[kAtOnce];
+    In piece[kAtOnce] = {};
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const Index at = begin + static_cast<Index>(i) * kThreads;
