@@ -16,6 +16,7 @@ PYTHON ?= python3
 WERROR ?= OFF
 
 GPU_SITE := build/gpu/site
+GPU_RUN := L2M_GPU_CHECK=1 PYTHONPATH=$(CURDIR)/$(GPU_SITE)
 GPU_RESULTS ?= gpu
 BENCH_RESULTS ?= full
 
@@ -71,15 +72,15 @@ gpu-check:
 	SKBUILD_BUILD_DIR='build/gpu/{wheel_tag}' SKBUILD_CMAKE_DEFINE=L2M_CUDA=ON \
 	    $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --upgrade --target $(GPU_SITE) .
 	echo "== pytest tests/gpu"
-	PYTHONPATH=$(GPU_SITE) $(PYTHON) -m pytest tests/gpu
+	$(GPU_RUN) $(PYTHON) -m pytest -c tests/gpu/check.ini tests/gpu
 	for tool in memcheck racecheck; do \
 	    command -v compute-sanitizer > /dev/null || { echo "== no compute-sanitizer: skipped"; break; }; \
 	    echo "== compute-sanitizer: $$tool"; \
-	    PYTHONPATH=$(GPU_SITE) compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(PYTHON) -m pytest -q tests/gpu -m kernels -o timeout=0 || exit 1; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(GPU_RUN) compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(PYTHON) -m pytest -q -c tests/gpu/check.ini tests/gpu -m kernels || exit 1; \
 	done
 	echo "== benchmarks/gpu"
-	PYTHONPATH=$(GPU_SITE) $(PYTHON) -m benchmarks.gpu $(GPU_RESULTS)
+	$(GPU_RUN) $(PYTHON) -m benchmarks.gpu $(GPU_RESULTS)
 
 py-test: .venv/.dev $(PACKAGE)
 	echo "== pytest"

@@ -209,6 +209,23 @@ def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool) -> None:
+    logits, targets, classes, weight, num_classes, *options = arguments(torch.float32, weighted)
+    targets[2], targets[5] = logits.shape[1], -7
+    outputs = cross_entropy_op.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
+    assert outputs[0].isnan()
+    backward = (torch.tensor(2.0), logits, targets, weight, *outputs[2:], *options)
+    gradient = cross_entropy_op.cross_entropy_gradient._init_fn(*backward)
+    assert gradient.isnan().any(1).nonzero().flatten().tolist() == [2, 5]
+    assert gradient.is_contiguous()
+    sums = DeviceClassLoss(num_classes, logits.device, outputs[1])
+    with pytest.raises(ValueError, match=r"targets must be columns or ignore_index \(got 2 others"):
+        sums.read()
+    kept = targets.ne(-100).sum() - 2
+    assert sums.count.sum() == kept
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 def test_the_operators_are_registered_as_torch_demands(weighted: bool) -> None:
     given = arguments(torch.float32, weighted)
     torch.library.opcheck(cross_entropy_op.cross_entropy, given)
@@ -229,12 +246,12 @@ def step(logits, targets, classes):
 results = []
 for f in (torch.compile(step, fullgraph=True, backend="aot_eager"), step):
     torch.manual_seed(0)
-    for n in (8, 9, 10):
+    for n in range(2, 15):
         logits, targets = torch.randn(n, 5, requires_grad=True), torch.randint(5, (n,))
         loss, sums = f(logits, targets, targets % 3)
         loss.backward()
         results.append([loss.item(), *sums.sum, *sums.count, logits.grad.tolist()])
-assert results[:3] == results[3:], results
+assert results[:13] == results[13:], results
 
 # What it does on a device, where the sums are words to be read later.
 from l2m_fast.device_class_loss import DeviceClassLoss

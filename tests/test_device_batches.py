@@ -7,6 +7,7 @@ is kept for that stream.
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ DATA = {
         torch.arange(N * 6, dtype=torch.uint8).reshape(N, 2, 3), [1, 2, 3], 0.1, dtype="float16", channel_dim=-1
     ),
 }
-MODES = ["pinned", "staged", "gathered", "gathered by torch", "mixed"]
+MODES = ["pinned", "staged", "read", "resident", "resident, by torch", "mixed"]
 
 
 class Stream:
@@ -59,6 +60,9 @@ class Stream:
 
     def wait_stream(self, stream: Stream) -> None:
         self.waited.append(stream)
+
+    def synchronize(self) -> None:
+        pass
 
 
 class Gather:
@@ -109,15 +113,15 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setattr(
         torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
     )
-    monkeypatch.setattr(
-        device_batches, "_cuda", None if mode == "gathered by torch" else SimpleNamespace(Gather=Gather)
-    )
+    monkeypatch.setattr(device_batches, "_cuda", SimpleNamespace(Gather=Gather))
+    monkeypatch.setattr(device_batches, "by_kernel", lambda _: mode != "resident, by torch")
 
-    def reads(device: torch.device, field: Field) -> bool:
-        del device
-        return mode != "staged" and isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim == 1)
+    def is_one_of(field: Field, dimensions: tuple[int, ...]) -> bool:
+        return isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim in dimensions)
 
-    monkeypatch.setattr(device_batches, "reads", reads)
+    resident = mode.startswith("resident") or mode == "mixed"
+    monkeypatch.setattr(device_batches, "lives_on", lambda _, field: resident and is_one_of(field, (1, 4)))
+    monkeypatch.setattr(device_batches, "reads", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
 
     def make(**settings: Any) -> Loader:
         with pytest.MonkeyPatch.context() as for_now:
@@ -218,24 +222,30 @@ def test_what_is_raised_on_the_way_loses_nothing(
             except (RuntimeError, KeyboardInterrupt) as caught:
                 raised.append(caught)
         assert same(batch, expected)
-    assert raised == [error] * (calls // 3)
+    assert set(raised) <= {error}
+    if where != "send" or isinstance(
+        error, KeyboardInterrupt
+    ):  # other batches may wait while there is one to hand over
+        assert len(raised) == calls // 3
 
 
-@pytest.mark.parametrize("make", ["staged", "gathered", "mixed"], indirect=True)
-def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader]) -> None:
+@pytest.mark.parametrize("make", MODES[1:], indirect=True)
+def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], request: pytest.FixtureRequest) -> None:
+    mode = request.node.callspec.params["make"]
     with make(**settings()) as loader:
         batches = iter(loader)
         for _ in range(2):
-            batch = next(batches)
+            next(batches)
             with entered(Stream()):
                 used_on = Stream.current
                 batch = next(batches)
-            if "z" in batch:  # staged in each mode
-                assert used_on.waited
-                assert batch["z"].data_ptr() in used_on.kept
+            assert used_on.waited
+            assert batch["z"].data_ptr() in used_on.kept  # staged in each mode
+            if mode == "read":
+                assert batch["x"].data_ptr() in used_on.kept
 
 
-@pytest.mark.parametrize("make", ["gathered"], indirect=True)
+@pytest.mark.parametrize("make", ["resident"], indirect=True)
 def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
     send = device_batches.DeviceBatches.send
@@ -282,6 +292,65 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
     assert alive <= fields
 
 
+@pytest.mark.parametrize("make", ["staged"], indirect=True)
+@pytest.mark.parametrize("prefetch", [0, 1, 2, 3])
+def test_as_many_batches_come_ahead_as_were_asked_for(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
+    sent, least = 0, []
+    send = device_batches.DeviceBatches.send
+
+    def counted(self: Any, batches: list[Any]) -> list[Any]:
+        nonlocal sent
+        sent += len(batches)
+        return send(self, batches)
+
+    monkeypatch.setattr(device_batches.DeviceBatches, "send", counted)
+    with make(**settings(prefetch=prefetch)) as loader:
+        for step, _ in enumerate(loader, 1):
+            time.sleep(0.01)  # time for the threads
+            least.append(sent - step)
+    assert max(least) == prefetch
+
+
+@pytest.mark.parametrize("make", ["staged"], indirect=True)
+def test_without_room_for_several_batches_they_come_one_by_one(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = 0
+    copy = device_batches.DeviceBatches._copy
+
+    def scarce(self: Any, array: torch.Tensor) -> torch.Tensor:
+        nonlocal alive
+        if alive >= 2 * 5:
+            msg = "out of memory"
+            raise RuntimeError(msg)
+        alive += 1
+        copied = copy(self, array)
+
+        def died() -> None:
+            nonlocal alive
+            alive -= 1
+
+        weakref.finalize(copied, died)
+        return copied
+
+    monkeypatch.setattr(device_batches.DeviceBatches, "_copy", scarce)
+    plain, loader = Loader(**settings()), make(**settings())
+    raised = 0
+    batches = iter(loader)
+    for expected in plain:
+        while True:
+            try:
+                batch = next(batches)
+                break
+            except RuntimeError:
+                raised += 1
+        assert list(batch) == list(expected)
+        del batch
+    assert raised <= 1
+
+
 # ---- what there is not
 
 
@@ -299,12 +368,14 @@ def test_pinned_memory_without_a_device_is_pageable_with_a_warning() -> None:
 
 @pytest.mark.usefixtures("no_cuda")
 def test_the_cpu_is_a_device_too() -> None:
-    loader = Loader(**settings(device="cpu"))
+    loader = Loader(**settings(device="cpu:0"))
     assert all(same(a, b) for a, b in zip(loader, Loader(**settings(device=torch.device("cpu"))), strict=True))
 
 
 @pytest.mark.usefixtures("no_cuda")
-@pytest.mark.parametrize("device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such"])
+@pytest.mark.parametrize(
+    "device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such", -1, "cuda:256", 10**30]
+)
 def test_a_device_that_there_is_not(device: object) -> None:
     with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 CUDA devices there are \(got "):
         Loader(**settings(device=device))
@@ -324,12 +395,15 @@ def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     zero, one = torch.device("cuda:0"), torch.device("cuda:1")
     assert find(None, set(), "torch") is None
     assert find(None, {zero}, "torch") == find("cuda:0", {zero}, "torch") == find(0, set(), "torch") == zero
+    assert find(np.int64(1), set(), "torch") == one
     assert find("cuda", set(), "torch") == find(one, {one}, "torch") == one
     for device, of_data, batch_format, message in (
         (None, {zero, one}, "torch", "data must be on one CUDA device"),
         ("cuda", {zero}, "torch", "device must be that of the data, cuda:0"),
         ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 CUDA devices"),
         ("cuda:2", set(), "torch", "one of the 2 CUDA devices"),
+        ("cuda:256", set(), "torch", "one of the 2 CUDA devices"),
+        ("cuda:129", set(), "torch", "one of the 2 CUDA devices"),
         ("cuda:0", set(), "numpy", "format='torch'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -93,7 +93,39 @@ def test_it_is_read_as_a_class_loss_is() -> None:
     total, count = sums
     assert len(sums) == 2
     assert total.tolist() == sums.sum.tolist() == [1, 0, 0, 0, 0, 0, 2]
-    assert count.tolist() == sums.count.tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert count.tolist() == sums.count.tolist() == sums[1].tolist() == [1, 0, 0, 0, 0, 0, 1]
+
+
+def test_sums_made_in_inference_mode_go_on_outside() -> None:
+    with torch.inference_mode():
+        sums = totals("cpu")
+        sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 9]))
+    sums.add(torch.tensor([4.0]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="got 1 others"):
+        sums.read()
+    assert sums.sum[0] == 5
+
+
+def test_a_stream_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        current: Stream
+
+        def __init__(self) -> None:
+            self.waited: list[Stream] = []
+
+        def wait_stream(self, other: Stream) -> None:
+            self.waited.append(other)
+
+    first, second = Stream(), Stream()
+    kept: list[Stream] = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.current)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: kept.append(stream), raising=False)
+    sums = totals("cpu")
+    for Stream.current in (first, first, second, second, first):
+        assert sums._on_stream() == Stream.current
+    assert (first.waited, second.waited) == ([second], [first])
+    assert kept == [first, second, first]
 
 
 # ---- a window of losses that are on a device
@@ -194,6 +226,16 @@ def test_losses_on_a_device_act_as_others_do(
 def test_a_state_in_the_middle_of_a_window_that_is_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     _, rows = run(monkeypatch, True, 7)
     assert run(monkeypatch, True, 7, stop=stop)[1] == rows
+
+
+@pytest.mark.parametrize("update_every", [None, 10])
+def test_what_was_recorded_is_there_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
+    loaders = [run(monkeypatch, there, update_every)[0] for there in (False, True)]
+    for loader in loaders:
+        loader.close()
+    histories = [[record["total_step"] for record in loader.history] for loader in loaders]
+    assert histories[0] == histories[1]
+    np.testing.assert_allclose(loaders[0].class_losses, loaders[1].class_losses, rtol=1e-12)
 
 
 def test_a_window_is_read_half_a_window_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ That a kernel is right is shown by cpp/tests/test_cuda_*.cpp; here, that it is c
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shlex
 import subprocess
@@ -55,7 +56,10 @@ def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the package take the CPU for a device."""
     for user in (device_class_loss_module, device_batches, cross_entropy_cuda):
         monkeypatch.setattr(user, "_cuda", module)
-    monkeypatch.setattr(device_class_loss_module, "by_kernel", lambda _: True)
+    for user in (device_class_loss_module, device_batches):
+        monkeypatch.setattr(user, "by_kernel", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: STREAM)
 
@@ -84,6 +88,14 @@ def test_grouped_losses(loss_type: torch.dtype) -> None:
     np.testing.assert_allclose(by_class.sum, by_id.sum, rtol=1e-14)
     assert by_class.count.tolist() == by_id.count.tolist()
     assert by_class.not_finite == by_id.not_finite == 8
+
+
+def test_the_last_bits_of_doubles_are_added_too() -> None:
+    rng = np.random.default_rng(3)
+    losses, classes = torch.from_numpy(rng.random(2000) * 10.0 ** rng.integers(-25, 8, 2000)), torch.arange(2000) % 2
+    sums = totals("cpu", 2)
+    sums.add(losses, classes)
+    assert sums.sum.tolist() == [math.fsum(losses[k::2].tolist()) for k in range(2)]
 
 
 def test_sums_of_sums() -> None:

@@ -54,6 +54,8 @@ def test_a_state_is_of_the_same_change() -> None:
     ("error", "message", "arguments"),
     [
         (TypeError, r"uint8 of shape \[N, ...\] .* \(got list\)", ([1], 0, 1)),
+        (TypeError, r"got Normalized", (Normalized(BYTES, 0, 1), 0, 1)),
+        (ValueError, "mean must be a finite number", (BYTES, 1e39, 1)),
         (TypeError, r"got float32 of shape \(20, 3, 4, 5\)", (BYTES.astype(np.float32), 0, 1)),
         (TypeError, r"at least two dimensions .got uint8 of shape \(20,\)", (BYTES[:, 0, 0, 0], 0, 1)),
         (ValueError, "mean must be a finite number, or one for each of the 3 channels", (BYTES, [1, 2], 1)),

@@ -13,12 +13,15 @@ import torch
 from benchmarks.gpu import batches, losses
 from benchmarks.gpu.timing import copy_bandwidth
 from benchmarks.report import RESULTS_DIR, Report
+from l2m_fast import build_info
 
 
 def main() -> None:
     """Runs them."""
-    if len(sys.argv) != 2 or not torch.cuda.is_available():
-        sys.exit("usage: python -m benchmarks.gpu NAME, on a machine with a CUDA device")
+    if len(sys.argv) != 2 or not build_info()["cuda_usable"] or not torch.cuda.is_available():
+        sys.exit(
+            "usage: python -m benchmarks.gpu NAME, on a machine with a CUDA device, of a package that was built with CUDA"
+        )
     report = Report()
     bandwidth = copy_bandwidth()
     report.add("copy within the device, 1 GiB", "read and written", bandwidth, "B/s")

@@ -13,7 +13,7 @@ from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_3072, SEED, Workload
 from l2m_fast import Loader, Normalized
 from l2m_fast.data import fields_of
-from l2m_fast.device_batches import DeviceBatches
+from l2m_fast.device_batches import Gathering, Normalize
 
 _CUDA = torch.device("cuda", 0)
 
@@ -50,10 +50,11 @@ def gather(report: Report, bandwidth: float) -> None:
     for rows in (4096, 65_536):
         ids = torch.randint(len(x), (rows,), device=_CUDA)
         for name, some, bytes_of_row in (("copied", fields, 2 * 3072), ("bfloat16", normalized, 3 * 3072)):
-            batches = DeviceBatches(some, _CUDA, rows, prefetch=0)
+            normalize = {0: Normalize.on(_CUDA, some[0].normalized)} if some[0].normalized else {}
+            gathering = Gathering({0: some[0]}, normalize, _CUDA)
 
-            def run(batches: DeviceBatches = batches, ids: torch.Tensor = ids) -> object:
-                return batches._gather_rows(ids, torch.cuda.current_stream())
+            def run(gathering: Gathering = gathering, ids: torch.Tensor = ids) -> object:
+                return gathering(ids, torch.cuda.current_stream())
 
             times = device_times({OURS: run})
             share = times.rate(OURS, rows * bytes_of_row).median / bandwidth

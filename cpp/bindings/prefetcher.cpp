@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "py_prefetcher.hpp"
 #include "register.hpp"
 #include "sampler_state.hpp"
@@ -16,9 +18,11 @@ void register_prefetcher(py::module_& m) {
                       py::object owner,
                       const std::vector<std::tuple<py::object, int, int, std::vector<std::int64_t>>>& outputs,
                       const py::object& from_dlpack, py::object lend, py::object transfer, std::int64_t ahead,
+                      std::int64_t refill,
                       const Array<double>& proportions, std::uint64_t seed,
                       std::int64_t global_batch, std::int64_t rank, std::int64_t world_size, bool shuffle, bool grouped,
                       bool epoch_is_pass, int prefetch, int num_threads) {
+            const int taken_ahead = transfer.is_none() ? 0 : static_cast<int>(std::min<std::int64_t>(ahead, prefetch));
             std::vector<Field> core_fields;
             for (const auto& [address, stride, size] : fields)
               core_fields.push_back({reinterpret_cast<const std::byte*>(address), stride, size});
@@ -28,16 +32,17 @@ void register_prefetcher(py::module_& m) {
                   {dtype, {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1}, shape});
             return std::make_unique<PyPrefetcher>(
                 std::move(owner), std::move(core_outputs), from_dlpack,
-                Destination{std::move(lend), std::move(transfer), ahead}, proportions,
+                Destination{std::move(lend), std::move(transfer), ahead, refill}, proportions,
                 PipelineSettings{std::move(index),
                                  std::move(core_fields),
                                  {seed, global_batch, rank, world_size, shuffle, grouped, epoch_is_pass},
                                  prefetch,
                                  num_threads,
+                                 taken_ahead,
                                  {}});
           }),
           py::arg("index"), py::arg("fields"), py::arg("owner"), py::arg("outputs"), py::arg("from_dlpack"),
-          py::arg("lend"), py::arg("transfer"), py::arg("ahead"), py::arg("proportions").noconvert(), py::arg("seed"), py::arg("global_batch"), py::arg("rank"),
+          py::arg("lend"), py::arg("transfer"), py::arg("ahead"), py::arg("refill"), py::arg("proportions").noconvert(), py::arg("seed"), py::arg("global_batch"), py::arg("rank"),
           py::arg("world_size"), py::arg("shuffle"), py::arg("grouped"), py::arg("epoch_is_pass"), py::arg("prefetch"),
           py::arg("num_threads"),
           "Fields are (address, stride, row bytes), memory that `owner` keeps alive and in place; at address 0 it is the ids\n"
@@ -45,7 +50,7 @@ void register_prefetcher(py::module_& m) {
           "makes a tensor of such a capsule. lend(f), if not None, makes a tensor for a batch of field f, to be filled.\n"
           "transfer, if not None, takes batches to a device: send(batches) begins with several, each a list of arrays, and\n"
           "returns something for each of them, of which receive() then makes the list of the arrays of the batch; `ahead`\n"
-          "of them are on their way at most. For the rest see the core's header.")
+          "of them are on their way at most, and more are sent where fewer than `refill` are. For the rest see the core's header.")
       .def(
           "begin",
           [](PyPrefetcher& self, std::uint64_t epoch, std::int64_t first_step, std::int64_t num_steps,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
 
 #include "released_gil.hpp"
 #include "sampler_state.hpp"
@@ -34,7 +35,8 @@ void PyPrefetcher::lend_memory(std::size_t blocks) {
     while (lent_[f].size() < blocks) {
       py::object tensor = destination_.lend(f);
       auto* const memory = reinterpret_cast<std::byte*>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
-      lent_[f].emplace(memory, std::move(tensor));
+      if (!lent_[f].emplace(memory, std::move(tensor)).second)
+        throw std::runtime_error("pinned memory was lent twice: a tensor of torch's default device?");
       pools_[f]->lend(memory);
     }
   }
@@ -54,7 +56,8 @@ py::object PyPrefetcher::to_python(Block block, std::size_t field, std::int64_t 
   return py::array(py::reinterpret_borrow<py::dtype>(output.dtype), std::move(shape), {}, data, base);
 }
 
-py::object PyPrefetcher::next(const py::object& build) {
+/// Waits for the next batch, and for Ctrl-C.
+void PyPrefetcher::wait() {
   using namespace std::chrono_literals;
   while (!core_.wait(0ms)) {  // most often the batch is there: then the GIL need not be given up
     {
@@ -63,6 +66,10 @@ py::object PyPrefetcher::next(const py::object& build) {
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
+}
+
+py::object PyPrefetcher::next(const py::object& build) {
+  wait();
   if (arrays_.empty()) {
     if (destination_.transfer.is_none()) {
       arrays_ = take_arrays(0);
@@ -78,21 +85,23 @@ py::object PyPrefetcher::next(const py::object& build) {
   return batch;
 }
 
-/// Sends what is ready to the device: at least the next batch, and some together.
+/// Sends what is ready to the device: at least the next batch, and some together. Where there is no room for those after it,
+/// they are sent later.
 void PyPrefetcher::send_ahead() {
   auto ahead = static_cast<std::int64_t>(sent_.size());
-  if (ahead > destination_.ahead / 2) return;
+  if (ahead >= destination_.refill) return;
+  const std::int64_t most = cautious_ ? ahead + 1 : destination_.ahead;
   try {
     py::list batches;
-    for (; ahead == 0 || (ahead < destination_.ahead && core_.ready(ahead)); ++ahead)
-      batches.append(take_arrays(ahead));
+    for (; ahead == 0 || (ahead < most && core_.ready(ahead)); ++ahead) batches.append(take_arrays(ahead));
     if (batches.empty()) return;
     for (const py::handle sent : py::list(destination_.transfer.attr("send")(batches)))
       sent_.push_back(py::reinterpret_borrow<py::object>(sent));
-  } catch (...) {
-    sent_.clear();
+  } catch (py::error_already_set& error) {
     core_.retry();
-    throw;
+    cautious_ = true;
+    if (sent_.empty() || !error.matches(PyExc_RuntimeError)) throw;
+    wait();  // for what was begun anew
   }
 }
 

@@ -22,7 +22,8 @@ struct Output {
 struct Destination {
   py::object lend;      ///< None, or lend(f): a tensor that has room for a batch of field f; it becomes one
   py::object transfer;  ///< None, or what takes batches to a device, see device_batches.py
-  std::int64_t ahead;   ///< batches on their way to the device
+  std::int64_t ahead;   ///< batches on their way to the device at most, that which is handed over included
+  std::int64_t refill;  ///< more are sent where fewer than this are on their way
 };
 
 /// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
@@ -58,6 +59,7 @@ class PyPrefetcher {
     std::uint64_t until = 0;
     std::thread::id thread;
   };
+  void wait();
   py::list take_arrays(std::int64_t ahead);
   void lend_memory(std::size_t blocks);
   py::object to_python(Block block, std::size_t field, std::int64_t rows);
@@ -71,6 +73,7 @@ class PyPrefetcher {
   std::vector<std::map<std::byte*, py::object>> lent_;  // one a field: tensors by their memory
   const std::int64_t most_rows_;                        // of a batch of this rank
   std::size_t slots_;                                   // batches of lent memory that the pipeline needs
+  bool cautious_ = false;                               // the device had no room for several batches
   std::deque<py::object> sent_;                         // from the next batch on, on their way to the device
   py::list arrays_;                                     // of a batch that is not consumed yet
   Run run_;

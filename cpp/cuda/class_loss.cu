@@ -11,9 +11,13 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-// Digits that a block keeps in shared memory: those of losses in about [2^-30, 2^34). Others go to memory at once.
-constexpr int kFirstUsual = 6;
-constexpr int kUsual = 6;
+constexpr int kThreadsInMemory = 256;  // which need more registers
+// Digits that a block keeps in shared memory: those of numbers in about [2^-30, 2^34), and down to 2^-62 where losses are
+// doubles, whose last bits are numbers of their own. Others go to memory at once.
+template <class Loss>
+constexpr int kFirstUsual = std::is_same_v<Loss, double> ? 4 : 6;
+template <class Loss>
+constexpr int kUsual = 12 - kFirstUsual<Loss>;
 // A block adds this many losses before it passes them on: twice 2^14 * (2^16 - 1) is the most that 32 signed bits hold, and
 // two of a double's pieces may meet at a digit.
 constexpr std::int64_t kMostOfVisit = 1 << 14;
@@ -98,7 +102,7 @@ template <class Loss>
 __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n,
                                                           std::int64_t of_block, int copies, ClassTotals totals) {
   const int num_classes = static_cast<int>(totals.num_classes);
-  const int words = (kUsual + 1) * num_classes * copies;  // [kUsual + 1, K, copies]: digits, then the count
+  const int words = (kUsual<Loss> + 1) * num_classes * copies;  // [kUsual + 1, K, copies]: digits, then the count
   const int copy = static_cast<int>(threadIdx.x) % copies;
   for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) shared_memory[i] = 0;
   const auto word = [&](int digit, int k, int which) -> std::int32_t& {
@@ -123,26 +127,27 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
       const auto add = [&](std::int64_t k, const Pieces& loss) {
         for (int p = 0; p < loss.count; ++p) {
           const HalfDigits x = half_digits(loss.piece[p]);
-          if (x.first >= kFirstUsual && x.first + 2 < kFirstUsual + kUsual) {
+          if (x.first >= kFirstUsual<Loss> && x.first + 2 < kFirstUsual<Loss> + kUsual<Loss>) {
             for (int d = 0; d < 3; ++d)
-              if (x.digit[d] != 0) atomicAdd(&word(x.first - kFirstUsual + d, static_cast<int>(k), copy), x.digit[d]);
+              if (x.digit[d] != 0)
+                atomicAdd(&word(x.first - kFirstUsual<Loss> + d, static_cast<int>(k), copy), x.digit[d]);
           } else {
             add_to(&totals.unfinished[k * kUnfinished], x);
           }
         }
-        atomicAdd(&word(kUsual, static_cast<int>(k), copy), 1);
+        atomicAdd(&word(kUsual<Loss>, static_cast<int>(k), copy), 1);
       };
       unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
     }
     __syncthreads();
     for (int k = static_cast<int>(threadIdx.x); k < num_classes; k += kThreads) {
-      const std::int64_t count = taken(kUsual, k);
+      const std::int64_t count = taken(kUsual<Loss>, k);
       if (count == 0) continue;
       std::int64_t* const unfinished = &totals.unfinished[std::int64_t{k} * kUnfinished];
       add_to(&unfinished[kSumDigits], count);
-      for (int d = 0; d < kUsual; d += 2) {
+      for (int d = 0; d < kUsual<Loss>; d += 2) {
         const std::int64_t low = taken(d, k);
-        add_to(&unfinished[(kFirstUsual + d) / 2], low + taken(d + 1, k) * 65536);
+        add_to(&unfinished[(kFirstUsual<Loss> + d) / 2], low + taken(d + 1, k) * 65536);
       }
     }
   }
@@ -159,12 +164,12 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
 
 /// For many classes, where few losses meet at one of them.
 template <class Loss>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreadsInMemory)
     add_in_memory(const Loss* losses, ClassIds classes, std::int64_t n, ClassTotals totals) {
   Skipped skipped;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
 #pragma unroll 4
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x; i < n; i += step) {
     const auto add = [&](std::int64_t k, const Pieces& loss) {
       std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
       for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
@@ -176,9 +181,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Finishes the classes of losses: each by the thread that finds its count.
-__global__ void __launch_bounds__(kThreads) finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+__global__ void __launch_bounds__(kThreadsInMemory)
+    finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x; i < n; i += step) {
     const std::int64_t k = class_at(classes, i);
     if (!is_class(k, totals)) continue;
     const auto count =
@@ -215,7 +221,7 @@ __global__ void __launch_bounds__(kGroupedThreads)
 template <class Loss>
 void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
   const std::int64_t most_blocks = 2 * attribute(cudaDevAttrMultiProcessorCount);
-  const std::int64_t bytes_of_copy = (kUsual + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
+  const std::int64_t bytes_of_copy = (kUsual<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
   if (totals.num_classes <= kMostInShared && bytes_of_copy <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
     int copies = kMostCopies;
     while (copies > 1 && copies * bytes_of_copy > kBytesOfCopies) copies /= 2;
@@ -226,9 +232,9 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
     launch({blocks, kThreads, stream, copies * bytes_of_copy}, add_in_shared<Loss>, losses, classes, n, of_block,
            copies, totals);
   } else {
-    const std::int64_t blocks = std::min<std::int64_t>((n + kThreads - 1) / kThreads, 4 * most_blocks);
-    launch({blocks, kThreads, stream}, add_in_memory<Loss>, losses, classes, n, totals);
-    launch({blocks, kThreads, stream}, finish_in_memory, classes, n, totals);
+    const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * most_blocks);
+    launch({blocks, kThreadsInMemory, stream}, add_in_memory<Loss>, losses, classes, n, totals);
+    launch({blocks, kThreadsInMemory, stream}, finish_in_memory, classes, n, totals);
   }
 }
 

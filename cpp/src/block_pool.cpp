@@ -32,8 +32,13 @@ Block BlockPool::take() {
 
 void BlockPool::lend(std::byte* data) {
   const std::scoped_lock lock(mutex_);
-  idle_.reserve(++lent_);  // so that give_back() cannot fail
+  if (++lent_ > idle_.capacity()) idle_.reserve(2 * lent_);  // so that give_back() cannot fail
   idle_.push_back(data);
+}
+
+void BlockPool::forget() {
+  const std::scoped_lock lock(mutex_);
+  --lent_;
 }
 
 void BlockPool::give_back(std::byte* data) noexcept {

@@ -121,7 +121,8 @@ void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {
   filled_ = std::max(filled_, taken_);
   left_ = Clock::now();
   // Threads are called for several batches at once where they can be.
-  if (opened_ - taken_ <= (ahead_ + 1) / 3) call_threads(lock);
+  const std::int64_t lying_ready = opened_ - taken_ - settings_.taken_ahead;
+  if (lying_ready <= (ahead_ - settings_.taken_ahead + 1) / 3) call_threads(lock);
 }
 
 bool Pipeline::can_plan() const {

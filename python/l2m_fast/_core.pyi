@@ -36,6 +36,7 @@ class Prefetcher(metaclass=type):
         lend: Callable[[int], object] | None,
         transfer: object,
         ahead: int,
+        refill: int,
         proportions: NDArray[np.float64],
         seed: int,
         global_batch: int,

@@ -60,6 +60,8 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
         return None, 1, None
     torch = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(classes, torch.Tensor)
+    if is_tensor and classes.is_cuda:
+        classes = classes.cpu()
     array = classes if is_tensor or isinstance(classes, np.ndarray) else _as_array(classes)
     labels = None
     if not is_tensor and array.size == 0:
@@ -140,16 +142,19 @@ def cuda_device(device: Any, of_data: set[torch.device], batch_format: str) -> t
         return next(iter(of_data))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     allowed = f"None, 'cpu' or one of the {count} CUDA devices there are"
-    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+    number = isinstance(device, (int, np.integer)) and not isinstance(device, bool)
+    if not number and not isinstance(device, (str, torch.device)):
         msg = f"device must be {allowed} (got {device!r})"
         raise TypeError(msg)
     try:
-        wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    except RuntimeError:
+        wanted = torch.device(f"cuda:{device}" if number else device)
+    except (RuntimeError, OverflowError):
         wanted = None
-    if wanted == torch.device("cpu") and not of_data:
+    if wanted is not None and wanted.type == "cpu" and not of_data:
         return None
-    if wanted is None or wanted.type != "cuda" or (wanted.index or 0) >= count:
+    exists = wanted is not None and wanted.type == "cuda" and 0 <= (wanted.index or 0) < count
+    # torch reads an index modulo 256.
+    if wanted is None or not exists or str(device) not in (str(wanted), str(wanted.index)):
         msg = f"device must be {allowed} (got {device!r})"
         raise ValueError(msg)
     if batch_format == "numpy":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LARGEST_SUM = sys.float_info.max  # where sums of losses stop
 _NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
 MOST_CLASSES = 2**31 - 1
+MOST_ON_DEVICE = 2**29  # losses, so that no digit of a sum overflows
 
 
 class ClassLoss(NamedTuple):
@@ -46,10 +47,12 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there.
 
     On the CPU on as many threads as the process has CPUs where the input is large; the result has the same bits for any
-    number of them. CUDA losses are summed on their device, in one launch up to 4096 classes and two beyond, and nothing
-    waits for it: the result has `sum` and `count` as a `ClassLoss`, which wait when they are looked at, and `Loader.record`
-    takes it without waiting. Sums are rounded once: gpu-to-gpu deterministic, the same bits on every device and in every
-    order. Where the package was built without a CUDA compiler torch sums, not deterministically.
+    number of them. CUDA losses are summed on their device, in one launch where shared memory holds all classes (2,340 everywhere,
+    4,096 at most) and two beyond, and nothing waits for it: the result is read like a `ClassLoss`, waiting when it is
+    looked at, and `Loader.record` takes it without waiting. Sums are rounded once: gpu-to-gpu deterministic, the same bits on
+    every device and in every order; float64 losses are taken as sums of float32 numbers, so that those beyond the largest of
+    these are not finite, and what is below 2^-149 is lost. Where the package was built without a CUDA compiler torch sums, not
+    deterministically.
 
     Args:
         losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64. Detached.
@@ -131,9 +134,11 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
         msg = f"losses must be float16, bfloat16, float32 or float64, and dense (got {dtype}, {losses.layout})"
         raise TypeError(msg)
     if not isinstance(classes, torch.Tensor) or classes.device.type == "cpu":
-        classes = torch.from_numpy(class_array(classes))
-    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.uint64:
-        msg = f"classes must be integers, int64 rather than uint64 (got {classes.dtype})"
+        classes = torch.from_numpy(
+            np.require(class_array(classes), requirements="W")
+        )  # torch warns of what is not writeable
+    if classes.is_floating_point() or classes.is_complex():
+        msg = f"classes must be integers (got {classes.dtype})"
         raise TypeError(msg)
     if losses.ndim != 1 or classes.shape != losses.shape:
         msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
@@ -141,7 +146,12 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
     if classes.device.type != "cpu" and classes.device != losses.device:
         msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
         raise ValueError(msg)
-    ids: torch.Tensor = classes.view(torch.uint8) if classes.dtype == torch.bool else classes
+    if losses.numel() >= MOST_ON_DEVICE:
+        msg = f"losses on a device must be fewer than {MOST_ON_DEVICE} at a time (got {losses.numel()})"
+        raise ValueError(msg)
+    # Beyond 2^63 an id is negative then, which is out of range too.
+    as_kernels_take = {torch.bool: torch.uint8, torch.uint64: torch.int64}
+    ids: torch.Tensor = classes.view(as_kernels_take.get(classes.dtype, classes.dtype))
     return ids
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast._build_info import _cuda
-from l2m_fast.device_class_loss import DeviceClassLoss, num_words
+from l2m_fast._build_info import cuda_usable
+from l2m_fast.device_class_loss import TARGETS, DeviceClassLoss, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -33,19 +33,19 @@ def cross_entropy(
 ) -> Outputs:
     """On any device, from torch's operations."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    kept = targets != ignore_index
+    kept, wrong, column = _columns(logits, targets, ignore_index)
     of_column = None if weight is None else weight.to(wide.dtype)
     losses = functional.cross_entropy(
-        wide, targets, of_column, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="none"
+        wide, column, of_column, label_smoothing=label_smoothing, reduction="none"
     ).double()
-    if weight is None:
-        total_weight = kept.sum(dtype=torch.float64)
-    else:
-        total_weight = weight[torch.where(kept, targets, 0)].mul(kept).sum()
+    losses = torch.where(kept, losses.masked_fill(wrong, math.nan), 0.0)
+    of_row = kept & ~wrong
+    total_weight = (of_row.double() if weight is None else weight[column] * of_row).sum()
     sums = DeviceClassLoss(num_classes, logits.device)
     # What is ignored is added to class 0 as a loss of infinity, which counts as not finite: there may be no waiting.
     sums.add_by_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
     sums.words[2 * num_classes + 1] -= (~kept).sum()
+    sums.words[2 * num_classes + TARGETS] += wrong.sum()
     log_sum_exp = torch.where(kept, wide.logsumexp(1).double(), 0.0)
     return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
 
@@ -60,8 +60,8 @@ def _(
     ignore_index: int,
     label_smoothing: float,
 ) -> Outputs:
-    words = torch.zeros(2 * num_classes, dtype=torch.int64)
-    log_sum_exp = torch.empty(len(targets), dtype=torch.float64)
+    words = targets.new_zeros(2 * num_classes)
+    log_sum_exp = logits.new_empty(len(targets), dtype=torch.float64)
     loss, total_weight = _core.cross_entropy(
         _array(logits),
         _array(targets),
@@ -75,10 +75,10 @@ def _(
         _core.usable_cpus(),
     )
     return (
-        torch.tensor(loss, dtype=logits.dtype),
+        logits.new_tensor(loss),
         words,
         log_sum_exp,
-        torch.tensor(total_weight, dtype=torch.float64),
+        logits.new_tensor(total_weight, dtype=torch.float64),
     )
 
 
@@ -92,7 +92,7 @@ def _(
     ignore_index: int,  # noqa: ARG001
     label_smoothing: float,  # noqa: ARG001
 ) -> Outputs:
-    log_sum_exp, total_weight = (logits.new_empty(shape, dtype=torch.float64) for shape in ((len(targets),), ()))
+    log_sum_exp, total_weight = (logits.new_empty(shape, dtype=torch.float64) for shape in ((targets.shape[0],), ()))
     size = 2 * num_classes if logits.device.type == "cpu" else num_words(num_classes, logits.device)
     return logits.new_empty(()), targets.new_empty(size), log_sum_exp, total_weight
 
@@ -114,14 +114,21 @@ def cross_entropy_gradient(
     label_smoothing: float,
 ) -> Tensor:
     """On any device, from torch's operations."""
-    kept = targets != ignore_index
-    column = torch.where(kept, targets, 0)
+    kept, wrong, column = _columns(logits, targets, ignore_index)
     weights = logits.new_ones(logits.shape[1], dtype=torch.float64) if weight is None else weight
     of_target = (1 - label_smoothing) * weights[column]
     of_column = label_smoothing / logits.shape[1] * weights
     gradient = (logits.double() - log_sum_exp[:, None]).exp_() * (of_target + of_column.sum())[:, None] - of_column
     gradient.scatter_add_(1, column[:, None], -of_target[:, None])
-    return torch.where(kept[:, None], gradient * (of_loss / total_weight), 0.0).to(logits.dtype)
+    gradient = (gradient * (of_loss / total_weight)).masked_fill(wrong[:, None], math.nan)
+    return torch.where(kept[:, None], gradient, 0.0).to(logits.dtype).contiguous()
+
+
+def _columns(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows have a loss, of which of them the target is no column, and the columns, 0 where there is none."""
+    kept = targets != ignore_index
+    is_column = (targets >= 0) & (targets < logits.shape[1])
+    return kept, kept & ~is_column, torch.where(kept & is_column, targets, 0)
 
 
 @cross_entropy_gradient.register_kernel("cpu")
@@ -135,7 +142,7 @@ def _(
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor:
-    gradient = torch.empty(logits.shape, dtype=logits.dtype)
+    gradient = logits.new_empty(logits.shape)
     _core.cross_entropy_gradient(
         _array(logits),
         _array(targets),
@@ -175,7 +182,7 @@ def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
-if _cuda is not None:
+if cuda_usable():
     from l2m_fast import cross_entropy_cuda
 
     cross_entropy.register_kernel("cuda")(cross_entropy_cuda.cross_entropy)

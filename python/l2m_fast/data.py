@@ -154,7 +154,7 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
     numpy_dtype = None
     if batch_format == "numpy":
         try:
-            numpy_dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+            numpy_dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
         except TypeError:
             msg = f'{name} is {tensor.dtype}, which numpy lacks: use format="torch" or another dtype'
             raise TypeError(msg) from None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from l2m_fast import _core
-from l2m_fast._build_info import _cuda
+from l2m_fast._build_info import _cuda, cuda_usable
 from l2m_fast.class_loss import ClassLoss
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What is unusual: classes out of range, losses not finite, a word for the kernel, targets out of range, another for the kernel.
 _UNUSUAL = 5
-_TARGETS = 3
+TARGETS = 3
 _MOST_OF_SEGMENT = 1 << 16  # what one block of a kernel adds up in reasonable time
 
 
@@ -35,7 +35,10 @@ class DeviceClassLoss:
     Each `add()` adds to every class's sum the float64 nearest to the sum of its losses, which are summed without rounding:
     the same bits on every device and in every order (gpu-to-gpu deterministic). Where the package was built without a CUDA
     compiler, torch sums on CUDA, whose order, and with it the last bits, may differ from run to run. Losses that are not
-    finite as a float32, or whose class is out of range, are skipped and counted.
+    finite as a float32, or whose class is out of range, are skipped and counted; of a float64 loss, what is below 2^-149 is
+    lost.
+
+    May be used on any stream: each waits for the one that was used before.
 
     Args:
         num_classes: K.
@@ -46,9 +49,13 @@ class DeviceClassLoss:
 
     def __init__(self, num_classes: int, device: torch.device, words: torch.Tensor | None = None) -> None:
         if words is None:
-            words = torch.zeros(num_words(num_classes, device), dtype=torch.int64, device=device)
+            with torch.inference_mode(False):  # they may be added to in another mode
+                words = torch.zeros(num_words(num_classes, device), dtype=torch.int64, device=device)
         self.num_classes, self.device, self.words = num_classes, device, words
         self._copied: tuple[torch.Tensor, torch.cuda.Event] | None = None  # what is read, there after the event
+        self._stream: torch.cuda.Stream | None = None  # that was used last
+        if device.type == "cuda" and not torch.compiler.is_compiling():
+            self._stream = torch.cuda.current_stream(device)
 
     @property
     def totals(self) -> tuple[int, int, int, int, int]:
@@ -60,7 +67,7 @@ class DeviceClassLoss:
     @property
     def counters(self) -> int:
         """Address of two words for what makes the losses: targets out of range, and one that is 0 before and after."""
-        return self.words.data_ptr() + self.words.element_size() * (2 * self.num_classes + _TARGETS)
+        return self.words.data_ptr() + self.words.element_size() * (2 * self.num_classes + TARGETS)
 
     # ---- what there is to see, for which the device is waited for
 
@@ -82,6 +89,10 @@ class DeviceClassLoss:
         """2, as that of a `ClassLoss`."""
         return 2
 
+    def __getitem__(self, i: int) -> NDArray[np.float64] | NDArray[np.int64]:
+        """Sum or count, as those of a `ClassLoss`."""
+        return self.read()[i]
+
     def read(self) -> ClassLoss:
         """The sums and counts in numpy arrays. Waits for the device.
 
@@ -89,10 +100,11 @@ class DeviceClassLoss:
             ValueError: Classes were out of range; their losses are left out. It is said once.
         """
         k, words = self.num_classes, self._on_cpu()
-        for at, what in ((0, f"classes must be in [0, {k})"), (_TARGETS, "targets must be columns or ignore_index")):
+        for at, what in ((0, f"classes must be in [0, {k})"), (TARGETS, "targets must be columns or ignore_index")):
             others = int(words[2 * k + at])
             if others > 0:
-                self.words[2 * k + at], self._copied = 0, None
+                with torch.inference_mode(self.words.is_inference()):
+                    self.words[2 * k + at], self._copied = 0, None
                 msg = f"{what} (got {others} others, left out, on {self.device})"
                 raise ValueError(msg)
         return ClassLoss(words[:k].view(torch.float64).numpy().copy(), words[k : 2 * k].numpy().copy())
@@ -103,22 +115,36 @@ class DeviceClassLoss:
         return int(self._on_cpu()[2 * self.num_classes + 1])
 
     def start_reading(self) -> None:
-        """Has the sums copied to the CPU; read() then waits for that copy, and for nothing that the device does later."""
-        if self.device.type != "cuda" or self._copied is not None:
-            return
+        """Has the sums copied to the CPU; read() then waits for that copy, and for nothing that the device does later.
+
+        To be called when nothing is added any more.
+        """
+        if self.device.type == "cuda":
+            self._copied = self._copy()
+
+    def _copy(self) -> tuple[torch.Tensor, torch.cuda.Event]:
         with torch.cuda.device(self.device):
-            read = self._read_words
+            stream, read = self._on_stream(), self._read_words
             copy = torch.empty_like(read, device="cpu", pin_memory=True).copy_(read, non_blocking=True)
-            self._copied = copy, torch.cuda.current_stream().record_event()
+            return copy, stream.record_event()
 
     def _on_cpu(self) -> torch.Tensor:
         if self.device.type != "cuda":
             return self._read_words.cpu()
-        self.start_reading()
-        assert self._copied is not None
-        copy, event = self._copied
+        copy, event = self._copied or self._copy()
         event.synchronize()
         return copy
+
+    def _on_stream(self) -> torch.cuda.Stream:
+        """The current stream, which has waited for the one before."""
+        stream = torch.cuda.current_stream()
+        # A graph that is captured may not wait for what is outside; torch has the device waited for before.
+        if stream != self._stream and not torch.cuda.is_current_stream_capturing():
+            if self._stream is not None:
+                stream.wait_stream(self._stream)
+            self.words.record_stream(stream)
+            self._stream = stream
+        return stream
 
     @property
     def _read_words(self) -> torch.Tensor:
@@ -145,7 +171,7 @@ class DeviceClassLoss:
                     classes.dtype.is_signed,
                     len(losses),
                     self.totals,
-                    torch.cuda.current_stream().cuda_stream,
+                    self._on_stream().cuda_stream,
                 )
         elif self.device.type == "cpu":
             self._add_by_twin(losses, classes)
@@ -173,12 +199,16 @@ class DeviceClassLoss:
                 segments.data_ptr(),
                 len(begins) - 1,
                 self.totals,
-                torch.cuda.current_stream().cuda_stream,
+                self._on_stream().cuda_stream,
             )
 
     def add_sums(self, other: DeviceClassLoss) -> None:
         """Adds the sums and counts of another on this device, also of what it has skipped."""
         self._copied = None
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                other._on_stream()
+                self._on_stream()
         self._sum.add_(other._sum)
         self._integers.add_(other._integers)
 
@@ -208,7 +238,7 @@ class DeviceClassLoss:
 
 def by_kernel(device: torch.device) -> bool:
     """Whether kernels of this package run there."""
-    return device.type == "cuda" and _cuda is not None
+    return device.type == "cuda" and cuda_usable()
 
 
 def num_words(num_classes: int, device: torch.device) -> int:

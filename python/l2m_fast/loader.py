@@ -146,7 +146,8 @@ class Loader:
         self._device = cuda_device(device, {field.array.device for field in self._fields if field.on_cuda}, format)
         if self._device is None:
             self._build = normalizing(self._fields, self._build)
-        self._pin_memory = self._device is None and can_pin(flag("pin_memory", pin_memory), format)
+        pin_memory = flag("pin_memory", pin_memory)
+        self._pin_memory = self._device is None and can_pin(pin_memory, format)
         num_rows = self._fields[0].num_rows
         ids, self._num_classes, self.class_labels = class_ids(classes, num_rows)
         threads = max(self._num_threads, 1)
@@ -179,7 +180,7 @@ class Loader:
 
             transfer = DeviceBatches(self._fields, self._device, self._batch_size, self._prefetch)
             memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
-            prefetch = 2 * transfer.ahead  # as many on their way to the device as before it
+            prefetch += transfer.ahead
         elif self._pin_memory:
             from l2m_fast.device_batches import pinned_memory
 
@@ -193,6 +194,7 @@ class Loader:
             lend,
             transfer,
             1 if transfer is None else transfer.ahead,
+            1 if transfer is None else transfer.refill,
             proportions,
             seed=seed,
             global_batch=self._global_batch,
@@ -243,7 +245,7 @@ class Loader:
         Args:
             losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
                 float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
-                needed: half a window after the window's end. Losses that are not finite are left out, with one warning. Or
+                needed: half a window after the window's end, or at its end where `all_reduce` is called then. Losses that are not finite are left out, with one warning. Or
                 what `class_loss()` or `cross_entropy()` made of all classes.
             classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
                 last batch. With it the length is free.

@@ -36,8 +36,9 @@ class Normalized:
     def __init__(
         self, array: Any, mean: ArrayLike, std: ArrayLike, *, dtype: str = "float32", channel_dim: int = 0
     ) -> None:
-        if str(getattr(array, "dtype", None)).removeprefix("torch.") != "uint8" or array.ndim < 2:
-            got = f"{array.dtype} of shape {tuple(array.shape)}" if hasattr(array, "dtype") else type(array).__name__
+        is_array = hasattr(array, "dtype") and hasattr(array, "shape")
+        if not is_array or str(array.dtype).removeprefix("torch.") != "uint8" or len(array.shape) < 2:
+            got = f"{array.dtype} of shape {tuple(array.shape)}" if is_array else type(array).__name__
             msg = f"a normalized array must be uint8 of shape [N, ...] with at least two dimensions (got {got})"
             raise TypeError(msg)
         choice("dtype", dtype, _DTYPES)
@@ -53,7 +54,8 @@ class Normalized:
 
     def _of_channels(self, name: str, values: ArrayLike) -> NDArray[np.float32]:
         try:
-            given = np.asarray(values, np.float32)
+            with np.errstate(over="ignore"):
+                given = np.asarray(values, np.float32)
         except (TypeError, ValueError):
             given = np.empty((0, 0), np.float32)
         if given.shape not in ((), (self.num_channels,)) or not np.isfinite(given).all():

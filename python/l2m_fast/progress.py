@@ -234,7 +234,7 @@ class Progress:
             proportions: Which.
             windows: That ended.
         """
-        if self._course.update_every is None or not self._course.follows_losses:
+        if self._closed or self._course.update_every is None or not self._course.follows_losses:
             return
         acts_from = (windows + 1) * self._course.update_every
         if self.prefetcher.total_step < acts_from:

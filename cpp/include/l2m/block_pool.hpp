@@ -35,7 +35,10 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
     }
     [[nodiscard]] std::byte* data() const { return data_; }
     /// Takes the memory away from the pool that it was lent to.
-    std::byte* release() { return std::exchange(data_, nullptr); }
+    std::byte* release() {
+      pool_->forget();
+      return std::exchange(data_, nullptr);
+    }
 
    private:
     friend class BlockPool;
@@ -52,12 +55,13 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
 
  private:
   void give_back(std::byte* data) noexcept;
+  void forget();
 
   const std::size_t block_size_ = 0;  // 0: memory is lent
   const std::size_t max_idle_ = 0;
   std::mutex mutex_;
   std::vector<std::byte*> idle_;
-  std::size_t lent_ = 0;  // ever
+  std::size_t lent_ = 0;  // and not taken away
 };
 
 using Block = BlockPool::Block;

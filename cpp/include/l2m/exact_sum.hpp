@@ -49,7 +49,7 @@ L2M_HOST_DEVICE inline HalfDigits half_digits(float x) {
   return digits;
 }
 
-/// A loss as floats that add up to it, the first being the nearest: three hold every bit of a double in float's range.
+/// A loss as floats that add up to it, the first being the nearest: three hold every bit of a double from 2^-149 up.
 struct Pieces {
   int count = 1;
   float piece[3] = {0, 0, 0};

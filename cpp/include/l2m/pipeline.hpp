@@ -23,6 +23,7 @@ struct PipelineSettings {
   SamplerOptions sampler;
   int prefetch = 4;     ///< batches filled ahead of the consumer
   int num_threads = 0;  ///< threads used at most, the waiting consumer being one; 0: everything happens in wait()
+  int taken_ahead = 0;  ///< of `prefetch`, batches whose blocks the consumer takes before it consumes them
   /// Of lent memory, one a field: at any time as much as max(prefetch, 1) batches need. Empty: the pipeline makes its own.
   std::vector<std::shared_ptr<BlockPool>> pools = {};
 };
