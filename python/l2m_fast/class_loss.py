@@ -89,7 +89,7 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
             msg = f"{name} must be on the CPU, or both losses and classes on a CUDA device (got device {values.device})"
             raise ValueError(msg)
         dense = values.layout == torch.strided and not values.is_nested and not values.is_quantized
-        if not dense or str(values.dtype).startswith("torch.float8"):
+        if not dense or (values.is_floating_point() and values.element_size() < 2):
             kind = "nested" if values.is_nested else values.layout
             msg = f"{name} must be a plain dense tensor (got {values.dtype}, {kind})"
             raise TypeError(msg)
@@ -106,6 +106,8 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     if array.ndim != 1:
         msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
         raise ValueError(msg)
+    if array.flags.carray and array.dtype.isnative:  # as nearly always: it is asked in every step
+        return array
     return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
 
 
