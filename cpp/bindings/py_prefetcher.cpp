@@ -99,8 +99,9 @@ void PyPrefetcher::send_ahead() {
       sent_.push_back(py::reinterpret_borrow<py::object>(sent));
   } catch (py::error_already_set& error) {
     core_.retry();
+    if (!error.matches(PyExc_RuntimeError)) throw;
     cautious_ = true;
-    if (sent_.empty() || !error.matches(PyExc_RuntimeError)) throw;
+    if (sent_.empty()) throw;
     wait();  // for what was begun anew
   }
 }
