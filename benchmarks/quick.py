@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -12,7 +11,7 @@ from benchmarks.peers.index_select import index_select
 from benchmarks.peers.limit import limit
 from benchmarks.peers.permuted import permuted
 from benchmarks.peers.take import take
-from benchmarks.race import OURS, Times, repeats_of_turn
+from benchmarks.race import OURS, Turns
 from benchmarks.report import Report
 from benchmarks.workloads import IMAGES_784, IMAGES_3072, NUM_THREADS, SEED, TABLE_64, Workload, check_epoch
 from l2m_fast import Balanced, Loader
@@ -46,21 +45,17 @@ def _epochs(report: Report, workload: Workload, progress: Callable[[float, str],
         for peer in peers:
             check_epoch(peer.batches, fields)
         peers.append(Peer.iterated(_MIXED, mixed))
-        repeats = {peer.name: repeats_of_turn(peer.run) for peer in peers}
-        seconds: dict[str, list[float]] = {peer.name: [] for peer in peers}
+        turns = Turns({peer.name: peer.run for peer in peers})
         for done in range(_ROUNDS):
             progress(done / _ROUNDS, str(workload))
-            for peer in peers:
-                start = time.perf_counter()
-                peer.run(repeats[peer.name])
-                seconds[peer.name].append((time.perf_counter() - start) / repeats[peer.name])
-    times, case = Times(seconds), str(workload)
+            turns.take_all(peer.name for peer in peers)
+    times, case = turns.times, str(workload)
     for peer in peers:
         report.add(case, peer.name, times.rate(peer.name, workload.num_rows), "rows/s")
     for peer in peers:
         if peer.name not in (OURS, _MIXED, "limit"):
             report.add(case, f"{OURS} vs {peer.name}", times.ratio(slow=peer.name, fast=OURS), "x")
-    if "limit" in seconds:
+    if "limit" in times.seconds:
         report.add(case, f"{OURS}, share of the limit", times.ratio(slow="limit", fast=OURS), "x")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,37 @@ class Times:
         return min(names, key=lambda name: statistics.median(self.seconds[name]))
 
 
+class Turns:
+    """Contestants that take turns of about equal length.
+
+    Args:
+        contestants: Each does its work as many times as it is told.
+    """
+
+    def __init__(self, contestants: Mapping[str, Callable[[int], None]]) -> None:
+        self._contestants = contestants
+        self.repeats = {name: _repeats(run) for name, run in contestants.items()}
+        self._seconds: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def take(self, name: str) -> None:
+        """Times a turn of a contestant."""
+        start = time.perf_counter()
+        self._contestants[name](self.repeats[name])
+        self._seconds[name].append((time.perf_counter() - start) / self.repeats[name])
+
+    def take_all(self, names: Iterable[str]) -> None:
+        """Times a turn of each, before and after which the machine comes to rest."""
+        for name in names:
+            time.sleep(_SETTLE)
+            self.take(name)
+        time.sleep(_SETTLE)
+
+    @property
+    def times(self) -> Times:
+        """What was measured so far."""
+        return Times(self._seconds)
+
+
 def race(
     benchmark: BenchmarkFixture, ours: Callable[[int], None], rivals: Mapping[str, Callable[[int], None]], rounds: int
 ) -> Times:
@@ -72,25 +103,12 @@ def race(
         rivals: Likewise, by name.
         rounds: Turns of each.
     """
-    contestants = {**rivals, OURS: ours}
-    repeats = {name: repeats_of_turn(run) for name, run in contestants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-
-    def turn(name: str) -> None:
-        start = time.perf_counter()
-        contestants[name](repeats[name])
-        seconds[name].append((time.perf_counter() - start) / repeats[name])
-
-    def let_rivals_run() -> None:
-        for name in rivals:
-            time.sleep(_SETTLE)
-            turn(name)
-        time.sleep(_SETTLE)
-
-    benchmark.pedantic(turn, args=(OURS,), setup=let_rivals_run, rounds=rounds)
-    benchmark.extra_info["repeats"] = repeats[OURS]
-    benchmark.extra_info["seconds_a_repeat"] = {name: statistics.median(values) for name, values in seconds.items()}
-    return Times(seconds)
+    turns = Turns({**rivals, OURS: ours})
+    benchmark.pedantic(turns.take, args=(OURS,), setup=lambda: turns.take_all(rivals), rounds=rounds)
+    benchmark.extra_info["repeats"] = turns.repeats[OURS]
+    times = turns.times
+    benchmark.extra_info["seconds_a_repeat"] = {name: statistics.median(all_) for name, all_ in times.seconds.items()}
+    return times
 
 
 def time_calls(
@@ -108,7 +126,7 @@ def time_calls(
     return seconds
 
 
-def repeats_of_turn(run: Callable[[int], None]) -> int:
+def _repeats(run: Callable[[int], None]) -> int:
     """Warms up, and returns how many repeats fill a turn."""
     run(1)
     start = time.perf_counter()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
 from benchmarks.gpu.timing import device_times, host_times, microseconds
-from benchmarks.race import OURS
+from benchmarks.race import OURS, Times
 from benchmarks.report import Goal, Report
 from l2m_fast import Learn2Mix, Loader, cross_entropy
 from l2m_fast.device_class_loss import DeviceClassLoss
@@ -18,46 +20,47 @@ def class_loss(report: Report, bandwidth: float) -> None:
     """Sums and counts per class of small batches, and of one that only memory limits."""
     for n in (512, 4096, 65_536):
         for num_classes in (10, 100, 1000):
-            losses, classes = _losses(n, num_classes)
-            sums = DeviceClassLoss(num_classes, _CUDA)
-
-            def torchs(losses: torch.Tensor = losses, classes: torch.Tensor = classes, k: int = num_classes) -> object:
-                total = torch.zeros(k, device=_CUDA).scatter_add_(0, classes, losses)
-                return total, torch.bincount(classes, minlength=k)
-
-            times = device_times({"scatter_add + bincount": torchs, OURS: lambda: sums.add(losses, classes)})  # noqa: B023
             case = f"class_loss, n = {n:,}, K = {num_classes:,}"
+            times, _ = _against(report, case, "scatter_add + bincount", _scattered, n, num_classes, Goal(at_least=2))
             report.add(case, OURS, microseconds(times, OURS), "us", Goal(at_most=8))
-            report.add(
-                case,
-                f"{OURS} vs scatter_add + bincount",
-                times.ratio("scatter_add + bincount", OURS),
-                "x",
-                Goal(at_least=2),
-            )
     for num_classes in (10, 1000, 1_000_000):
-        losses, classes = _losses(1 << 26, num_classes)
-        sums = DeviceClassLoss(num_classes, _CUDA)
-        moved = losses.nbytes + classes.nbytes
-
-        def deterministic() -> object:
-            return torch.zeros(num_classes, device=_CUDA).index_add_(0, classes, losses)  # noqa: B023
-
+        case = f"class_loss, n = 64 M, K = {num_classes:,}"
         torch.use_deterministic_algorithms(True)
         try:
-            times = device_times({"index_add, deterministic": deterministic, OURS: lambda: sums.add(losses, classes)})  # noqa: B023
+            rival = "deterministic index_add"
+            times, moved = _against(report, case, rival, _indexed, 1 << 26, num_classes, Goal(at_least=10))
         finally:
             torch.use_deterministic_algorithms(False)
-        case = f"class_loss, n = 64 M, K = {num_classes:,}"
         share = times.rate(OURS, moved).median / bandwidth
         report.add(case, "share of copy bandwidth", share, "", Goal(at_least=0.8) if num_classes <= 1000 else None)
-        report.add(
-            case,
-            f"{OURS} vs deterministic index_add",
-            times.ratio("index_add, deterministic", OURS),
-            "x",
-            Goal(at_least=10),
-        )
+
+
+def _scattered(losses: torch.Tensor, classes: torch.Tensor, num_classes: int) -> object:
+    total = torch.zeros(num_classes, device=_CUDA).scatter_add_(0, classes, losses)
+    return total, torch.bincount(classes, minlength=num_classes)
+
+
+def _indexed(losses: torch.Tensor, classes: torch.Tensor, num_classes: int) -> object:
+    return torch.zeros(num_classes, device=_CUDA).index_add_(0, classes, losses)
+
+
+def _against(
+    report: Report,
+    case: str,
+    rival: str,
+    sums_of_rival: Callable[[torch.Tensor, torch.Tensor, int], object],
+    n: int,
+    num_classes: int,
+    goal: Goal,
+) -> tuple[Times, int]:
+    """Races the adding of n losses, and reports how many times faster it is; also the bytes that have to be read."""
+    losses, classes = _losses(n, num_classes)
+    sums = DeviceClassLoss(num_classes, _CUDA)
+    times = device_times(
+        {rival: lambda: sums_of_rival(losses, classes, num_classes), OURS: lambda: sums.add(losses, classes)}
+    )
+    report.add(case, f"{OURS} vs {rival}", times.ratio(rival, OURS), "x", goal)
+    return times, losses.nbytes + classes.nbytes
 
 
 def record(report: Report) -> None:
