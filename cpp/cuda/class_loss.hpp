@@ -24,9 +24,9 @@ struct ClassTotals {
   std::int64_t num_classes;
   double* sum;          ///< [K] added to
   std::int64_t* count;  ///< [K] added to
-  std::int64_t*
-      unusual; /**< [3] added to: losses skipped for a class out of range, and for not being finite (as a float);
-                              the third is zero before and after */
+  /// [3] added to: losses skipped for a class out of range, and for not being finite (as a float); the third is zero before
+  /// and after
+  std::int64_t* unusual;
   std::int64_t* unfinished;  ///< [K, kUnfinished] zero before and after
 };
 

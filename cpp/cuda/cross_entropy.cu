@@ -41,12 +41,6 @@ struct Rows {
   __device__ std::int64_t end() const { return begin() + of_block < given.size ? begin() + of_block : given.size; }
 };
 
-/// Numbers that are read or written at once.
-template <class Logit, int kSize>
-struct alignas(kSize * sizeof(Logit)) Vector {
-  Logit at[kSize];
-};
-
 template <class Logit, int kSize>
 __device__ void read(const Logit* from, Vector<Logit, kSize>& x) {
   x = *reinterpret_cast<const Vector<Logit, kSize>*>(from);

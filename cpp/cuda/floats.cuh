@@ -15,6 +15,12 @@ __device__ inline float widened(float x) { return x; }
 __device__ inline float widened(__half x) { return __half2float(x); }
 __device__ inline float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+/// Numbers that are read or written at once.
+template <class T, int kSize>
+struct alignas(kSize * sizeof(T)) Vector {
+  T at[kSize];
+};
+
 /// In what one computes with a Float.
 template <class Float>
 using Wide = decltype(widened(Float{}));

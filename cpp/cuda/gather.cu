@@ -28,11 +28,6 @@ struct Parts {
   Part part[kMostFields];
 };
 
-template <class T, int kSize>
-struct alignas(sizeof(T) * kSize) Vector {
-  T x[kSize];
-};
-
 /// What is copied as it is.
 template <class Piece>
 struct Copy {
@@ -55,7 +50,7 @@ struct Normalise {
     Out out;
     for (int i = 0; i < kSize; ++i) {
       const unsigned channel = (static_cast<unsigned>(index * kSize + i) / channel_size) % channels;
-      out.x[i] = rounded<Float>((static_cast<float>(piece.x[i]) - mean[channel]) / std[channel]);
+      out.at[i] = rounded<Float>((static_cast<float>(piece.at[i]) - mean[channel]) / std[channel]);
     }
     return out;
   }

@@ -122,7 +122,9 @@ int main() {
   test_against_the_twin<float, std::int8_t>(3000, 1);
   test_against_the_twin<Float16, std::int16_t>(3000, 100);
   test_against_the_twin<BFloat16, std::uint8_t>(3000, 100);
-  test_against_the_twin<double, std::int32_t>(3000, 2340);
+  test_against_the_twin<float, std::int32_t>(3000, 2340);
+  test_against_the_twin<double, std::int32_t>(3000, 1820);
+  test_against_the_twin<double, std::int32_t>(3000, 1821);
   test_against_the_twin<float, std::uint16_t>(3000, 2341);  // more than shared memory holds
   test_against_the_twin<double, std::uint32_t>(3000, 5000);
   test_against_the_twin<float, std::int64_t>(3000, 1'000'000);

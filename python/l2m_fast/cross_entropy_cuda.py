@@ -26,9 +26,7 @@ def cross_entropy(
     log_sum_exp, losses, total_weight, partials = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy(
-            logits.data_ptr(),
-            name_of(logits.dtype),
-            _targets(logits, targets, weight, ignore_index, label_smoothing),
+            *_given(logits, targets, weight, ignore_index, label_smoothing),
             (
                 log_sum_exp.data_ptr(),
                 losses.data_ptr(),
@@ -61,9 +59,7 @@ def cross_entropy_gradient(
     gradient = torch.empty_like(logits)
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy_gradient(
-            logits.data_ptr(),
-            name_of(logits.dtype),
-            _targets(logits, targets, weight, ignore_index, label_smoothing),
+            *_given(logits, targets, weight, ignore_index, label_smoothing),
             log_sum_exp.data_ptr(),
             total_weight.data_ptr(),
             of_loss.contiguous().data_ptr(),
@@ -80,8 +76,11 @@ def _contiguous(
     return logits.detach().contiguous(), one.contiguous(), other.contiguous(), weight
 
 
-def _targets(
+def _given(
     logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> tuple[int, int, int, int, int, float]:
-    address = 0 if weight is None else weight.data_ptr()
-    return targets.data_ptr(), len(targets), logits.shape[1], address, ignore_index, label_smoothing
+) -> tuple[int, str, tuple[int, int, int, int, int, float]]:
+    """What both kernels are told first: where the logits are, their type, and what makes losses of them."""
+    of_weight = 0 if weight is None else weight.data_ptr()
+    shape = len(targets), logits.shape[1]
+    made_of = (targets.data_ptr(), *shape, of_weight, ignore_index, label_smoothing)
+    return logits.data_ptr(), name_of(logits.dtype), made_of
