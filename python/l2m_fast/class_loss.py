@@ -47,7 +47,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there.
 
     On the CPU on as many threads as the process has CPUs where the input is large; the result has the same bits for any
-    number of them. CUDA losses are summed on their device, in one launch where shared memory holds all classes (2,340 everywhere,
+    number of them. CUDA losses are summed on their device, in one launch where shared memory holds all classes (1,820 everywhere,
     4,096 at most) and two beyond, and nothing waits for it: the result is read like a `ClassLoss`, waiting when it is
     looked at, and `Loader.record` takes it without waiting. Sums are rounded once: gpu-to-gpu deterministic, the same bits on
     every device and in every order; float64 losses are taken as sums of float32 numbers, so that those beyond the largest of
@@ -136,9 +136,8 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
         msg = f"losses must be float16, bfloat16, float32 or float64, and dense (got {dtype}, {losses.layout})"
         raise TypeError(msg)
     if not isinstance(classes, torch.Tensor) or classes.device.type == "cpu":
-        classes = torch.from_numpy(
-            np.require(class_array(classes), requirements="W")
-        )  # torch warns of what is not writeable
+        writeable = np.require(class_array(classes), requirements="W")  # torch warns of what is not
+        classes = torch.from_numpy(writeable)
     if classes.is_floating_point() or classes.is_complex():
         msg = f"classes must be integers (got {classes.dtype})"
         raise TypeError(msg)

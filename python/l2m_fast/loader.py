@@ -236,17 +236,15 @@ class Loader:
     # ---- losses
 
     def record(
-        self,
-        losses: torch.Tensor | ArrayLike | ClassLoss,
-        classes: torch.Tensor | ArrayLike | None = None,
+        self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None
     ) -> None:
         """Adds per-sample losses to the current window. Works with every mixing; two calls a batch add up.
 
         Args:
             losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
                 float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
-                needed: half a window after the window's end, or at its end where `all_reduce` is called then. Losses that are not finite are left out, with one warning. Or
-                what `class_loss()` or `cross_entropy()` made of all classes.
+                needed: half a window after the window's end, or at its end where `all_reduce` is called then. Losses that are
+                not finite are left out, with one warning. Or what `class_loss()` or `cross_entropy()` made of all classes.
             classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
                 last batch. With it the length is free.
 
@@ -265,12 +263,12 @@ class Loader:
             window.add_sums(losses)
             return
         if is_on_device(losses):
-            of_losses = device_classes(losses, self._last_classes() if classes is None else classes)
+            ids = device_classes(losses, self._last_classes() if classes is None else classes)
             on_device = window.on_device(losses.device)
             if classes is None and self._grouped:
-                on_device.add_grouped(losses, self._last_classes())
+                on_device.add_grouped(losses, ids.numpy())
             else:
-                on_device.add(losses, of_losses)
+                on_device.add(losses, ids)
             return
         values = loss_array(losses)
         if classes is not None:
