@@ -10,13 +10,12 @@ import torch
 from benchmarks.workloads import SEED, Fields, Workload
 
 NUM_CLASSES = 10
-RATIO = 100
 WORKLOAD = Workload(60_000, (28, 28), torch.uint8, 500, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
 
 
-def long_tailed_fields() -> Fields:
-    """Makes the workload's rows; `y` is a class each, whose sizes fall geometrically to 1 / RATIO of the largest."""
-    shares = RATIO ** -np.linspace(0, 1, NUM_CLASSES)
+def long_tailed_fields(ratio: int) -> Fields:
+    """Makes the workload's rows; `y` is a class each, whose sizes fall geometrically to 1 / `ratio` of the largest."""
+    shares = float(ratio) ** -np.linspace(0, 1, NUM_CLASSES)
     ends = np.cumsum(shares / shares.sum() * WORKLOAD.num_rows).astype(np.int64)
     ends[-1] = WORKLOAD.num_rows
     classes = np.repeat(np.arange(NUM_CLASSES), np.diff(ends, prepend=0))

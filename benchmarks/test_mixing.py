@@ -17,7 +17,7 @@ from l2m_fast import Balanced, Loader
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
-@pytest.mark.parametrize("num_classes", [10, 1000])
+@pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
 def test_mixing(benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload, num_classes: int) -> None:
     """Races a class-balanced epoch against one of `classes=None`, of as many batches, all of them full.
 

@@ -1,13 +1,11 @@
-"""What does a loader cost beside moving rows: time of a next(), of the import, and memory?"""
+"""What does a loader cost beside moving rows: time of a next(), and of the import?"""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -63,22 +61,3 @@ def test_import(benchmark: BenchmarkFixture, report: Report) -> None:
     milliseconds = {module: Spread.of([1e3 * value for value in times[1:]]) for module, times in seconds.items()}
     report.add(case, "numpy", milliseconds["numpy"], "ms")
     report.add(case, "l2m_fast, numpy included", milliseconds["l2m_fast"], "ms", Goal(at_most=100))
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(("num_classes", "bytes_a_row"), [(0, 8), (1000, 12)])
-def test_memory(benchmark: BenchmarkFixture, report: Report, num_classes: int, bytes_a_row: int) -> None:
-    """Measures what a loader over 20,000,000 one-byte rows adds to a process; its batches are 0.1 % of the bound."""
-    num_rows = 20_000_000
-    program = Path(__file__).parent / "resident_memory.py"
-
-    def measure() -> dict[str, int]:
-        command = [sys.executable, str(program), str(num_rows), str(num_classes)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        added: dict[str, int] = json.loads(done.stdout)
-        return added
-
-    added = benchmark.pedantic(measure, rounds=1)
-    case = f"memory beyond the data, {num_rows:,} rows, " + (f"K = {num_classes:,}" if num_classes else "classes=None")
-    for name, value in added.items():
-        report.add(case, name, value / num_rows, "B a row", Goal(at_most=1.01 * bytes_a_row))

@@ -107,12 +107,15 @@ def test_plain_epoch(
     _report(report, str(workload), times, rows, copying.name)
 
 
-def test_balanced_epoch(benchmark: BenchmarkFixture, report: Report, rounds: int, closing: ExitStack) -> None:
+@pytest.mark.parametrize("ratio", [1, 100, 10_000])
+def test_balanced_epoch(
+    benchmark: BenchmarkFixture, report: Report, rounds: int, closing: ExitStack, ratio: int
+) -> None:
     """Races epochs that draw long-tailed classes equally often, whether in every batch or on average.
 
     The limit copies rows that our loader has drawn. A rival's epoch is as long as it makes it; figures are rows a second.
     """
-    fields = imbalance.long_tailed_fields()
+    fields = imbalance.long_tailed_fields(ratio)
     batch_size = imbalance.WORKLOAD.batch_size
     loader = closing.enter_context(
         Loader(
@@ -135,7 +138,7 @@ def test_balanced_epoch(benchmark: BenchmarkFixture, report: Report, rounds: int
     for peer in (copying, ours := Peer.iterated(OURS, loader)):
         rows[peer.name] = imbalance.check_balance(peer.batches, fields, exact=True)
     times = race(benchmark, ours.run, {peer.name: peer.run for peer in (*peers, copying)}, rounds)
-    case = f"{imbalance.WORKLOAD}, {imbalance.NUM_CLASSES} classes 1:{imbalance.RATIO} drawn balanced"
+    case = f"{imbalance.WORKLOAD}, {imbalance.NUM_CLASSES} classes 1:{ratio:,} drawn balanced"
     _report(report, case, times, rows, copying.name)
 
 
