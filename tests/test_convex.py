@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.optimize import minimize
 
 from l2m_fast import Learn2Mix, Loader
 from l2m_fast.experiments.convex import Quadratics, Trajectory, descend

@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Of each extra: import name -> the name pip knows it by.
+# Import name -> the name pip knows it by.
 _DEMO_REQUIREMENTS = {"torch": "torch", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
-_BENCH_REQUIREMENTS = {"torch": "torch", "tqdm": "tqdm"}
-_EXPERIMENTS_REQUIREMENTS = {
-    **_DEMO_REQUIREMENTS,
-    "imblearn": "imbalanced-learn",
-    "PIL": "pillow",
-    "pooch": "pooch",
-    "scipy": "scipy",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    if _lacks("demo", _DEMO_REQUIREMENTS, "demo"):
+    missing = [name for module, name in _DEMO_REQUIREMENTS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        print(f'l2m-fast demo needs {", ".join(missing)}: pip install "l2m-fast[demo]"', file=sys.stderr)
         return 2
     from l2m_fast import demo  # only now: it imports torch
 
@@ -78,61 +72,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if _lacks("bench", _BENCH_REQUIREMENTS, "bench"):
+    missing = [name for name in ("torch", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f'l2m-fast bench needs {", ".join(missing)}: pip install "l2m-fast[bench]"', file=sys.stderr)
         return 2
     # A process of its own, so that nothing else lives in the one that is timed.
     suite = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "suite")}
     command = [sys.executable, "-m", "benchmarks", *arguments.of_suite]
     return subprocess.run(command, env=suite, check=False).returncode
-
-
-def _experiment(arguments: argparse.Namespace) -> int:
-    if _lacks("experiment", _EXPERIMENTS_REQUIREMENTS, "experiments"):
-        return 2
-    from l2m_fast.experiments import runs, studies  # only now: they import torch
-    from l2m_fast.experiments.files import InputError
-
-    try:
-        settings = runs.Settings(
-            seeds=arguments.seeds,
-            budget=arguments.budget,
-            preset=arguments.preset,
-            device=arguments.device,
-            num_threads=arguments.num_threads,
-            out=arguments.out,
-            named=arguments.methods not in (None, "all"),
-        )
-        comparisons = studies.plan(arguments.tasks, arguments.methods, arguments.preset, arguments.study)
-        runs.run_all(comparisons, settings)
-    except InputError as error:
-        print(f"l2m-fast experiment: {error}", file=sys.stderr)
-        return 2
-    print(f"done: l2m-fast report {arguments.out}")
-    return 0
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    if _lacks("report", _EXPERIMENTS_REQUIREMENTS, "experiments"):
-        return 2
-    from l2m_fast.experiments import report
-    from l2m_fast.experiments.files import InputError
-
-    try:
-        out = arguments.runs / "report.html" if arguments.out is None else arguments.out
-        for path in report.write_report(arguments.runs, out):
-            print(f"written: {path}")
-    except InputError as error:
-        print(f"l2m-fast report: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _lacks(command: str, requirements: dict[str, str], extra: str) -> bool:
-    """Says what is not installed; returns whether anything is not."""
-    missing = [name for module, name in requirements.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        print(f'l2m-fast {command} needs {", ".join(missing)}: pip install "l2m-fast[{extra}]"', file=sys.stderr)
-    return bool(missing)
 
 
 def _default(given: int | None, default: int) -> int:
@@ -189,59 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure what forming batches costs on this machine, in a minute; --help says more",
     )
     bench.set_defaults(run=_bench)
-    _add_experiment(commands)
-    report = commands.add_parser(
-        "report",
-        help="make a page of the runs of `experiment`",
-        description="Makes one HTML page that needs nothing but itself, its figures as PNG files, and the same as "
-        "report.md, from the records that `l2m-fast experiment` left behind.",
-    )
-    report.add_argument("runs", type=Path, metavar="RUNS", help="folder of the records: --out of `experiment`")
-    report.add_argument("--out", type=Path, metavar="FILE.html", help="the page; default: RUNS/report.html")
-    report.set_defaults(run=_report)
     return parser
-
-
-def _add_experiment(commands: argparse._SubParsersAction[_Parser]) -> None:
-    experiment = commands.add_parser(
-        "experiment",
-        help="compare methods against class imbalance on tasks of the Learn2Mix paper, all on this loader",
-        description="Trains the model of each task with each method and seed, and leaves one JSON a run. Called again it "
-        "goes on at the last finished run. Data sets are taken from the folder that $L2M_DATA names, else fetched.",
-    )
-    experiment.add_argument("tasks", nargs="*", default=["digits"], metavar="TASK", help="default: digits")
-    experiment.add_argument(
-        "--methods", metavar="NAME,NAME", help='or "all" that make sense; default: all, in a study a few usual ones'
-    )
-    experiment.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of a method; default: %(default)s")
-    experiment.add_argument(
-        "--budget",
-        default="epochs",
-        help="of a run: epochs or seconds, as many as the preset has, or epochs=N or seconds=S; default: %(default)s",
-    )
-    experiment.add_argument(
-        "--preset",
-        choices=("quick", "paper"),
-        default="quick",
-        help="subsets and small budgets for two CPU cores, or the paper's protocol; default: %(default)s",
-    )
-    experiment.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; default: %(default)s"
-    )
-    experiment.add_argument(
-        "--study", metavar="NAME", help="vary one thing: mixing-rate, imbalance, architectures, ..."
-    )
-    experiment.add_argument(
-        "--num-threads", type=int, default=1, metavar="N", help="threads of torch; default: %(default)s"
-    )
-    experiment.add_argument(
-        "--out",
-        type=Path,
-        default=Path("l2m-fast-runs"),
-        metavar="DIR",
-        help="folder of the records; default: ./%(default)s",
-    )
-    experiment.set_defaults(run=_experiment)
 
 
 if __name__ == "__main__":

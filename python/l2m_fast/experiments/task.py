@@ -56,7 +56,7 @@ class Protocol:
         mixing_rate: Of Learn2Mix, gamma in the paper.
         epochs: Budget in epochs, each of N // batch_size steps whatever the method.
         seconds: Budget in seconds of training, E in the paper.
-        optimizer: A key of `training.OPTIMIZERS`.
+        optimizer: Which of torch's optimizers.
     """
 
     batch_size: int
@@ -104,5 +104,6 @@ class Task:
     def errors(self, outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         """Returns the error of each sample, `[B]`, float32: 100 where the class is wrong else 0, or the squared error."""
         if self.kind == "classification":
+            assert targets is not None
             return 100 * (outputs.argmax(dim=1) != targets).float()
         return self.losses(outputs, prepared, targets)
