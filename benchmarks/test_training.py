@@ -26,7 +26,7 @@ from benchmarks.race import OURS, Spread
 from benchmarks.report import Report
 from benchmarks.workloads import SEED, Fields
 from l2m_fast import Learn2Mix, Loader
-from l2m_fast.demo.data import read_idx
+from l2m_fast.experiments.files import read_idx
 
 _BATCH = 64
 _STEPS = 120  # of a turn

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from l2m_fast import Proportional, cli, demo
-from l2m_fast.demo.data import long_tail, read_idx
 from l2m_fast.demo.train import EpochTime, train
+from l2m_fast.experiments.files import read_idx
+from l2m_fast.experiments.imbalance import long_tail
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from l2m_fast.experiments.files import InputError, read_idx
+from l2m_fast.experiments.imbalance import long_tail
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used; the message is one line that says what, and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -128,48 +124,6 @@ def idx(directory: Path) -> Source:
         epochs=12,
         batch_size=min(128, sum(class_sizes)),
     )
-
-
-def long_tail(largest: int, num_classes: int, imbalance: float) -> tuple[int, ...]:
-    """Class sizes that fall exponentially from `largest` to `largest / imbalance`, at least 1 each."""
-    return tuple(max(1, round(largest * imbalance ** (-k / (num_classes - 1)))) for k in range(num_classes))
-
-
-def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Reads one IDX file of unsigned bytes.
-
-    Args:
-        path: The file; gzip is recognised by its content.
-        ndim: Number of dimensions the file must have: 3 for images, 1 for labels.
-
-    Returns:
-        The array, uint8, `ndim` dimensions, read-only.
-
-    Raises:
-        InputError: The file cannot be read, is cut short or too long, or has another magic number.
-    """
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise InputError(msg) from error
-    magic = bytes((0, 0, 8, ndim))
-    if not content.startswith(magic):
-        msg = f"{path} must start with the IDX magic number {magic.hex()} (got {content[:4].hex() or 'an empty file'})"
-        raise InputError(msg)
-    header = 4 + 4 * ndim
-    # Padded, so that a header cut short is reported below like a body cut short.
-    shape = np.frombuffer(content[4:header].ljust(4 * ndim, b"\0"), ">u4").tolist()
-    expected = header + math.prod(shape)
-    if len(content) != expected:
-        msg = (
-            f"{path} is {'cut short' if len(content) < expected else 'too long'}: "
-            f"its header asks for {expected} bytes (got {len(content)})"
-        )
-        raise InputError(msg)
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _images_and_labels(directory: Path, prefix: str) -> tuple[Images, Labels]:

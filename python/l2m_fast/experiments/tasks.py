@@ -1,0 +1,46 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from l2m_fast.experiments import classification, reconstruction, regression
+from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.protocols import Preset
+from l2m_fast.experiments.task import Task
+
+__all__ = ["TASKS", "Preset", "task"]
+
+# As on the command line; the first is its default.
+TASKS: dict[str, Callable[[Preset], Task]] = {
+    "digits": classification.digits,
+    "mnist": classification.mnist,
+    "fashion-mnist": classification.fashion_mnist,
+    "fashion-mnist-long-tail": classification.fashion_mnist_long_tail,
+    "cifar10": classification.cifar10,
+    "cifar100": classification.cifar100,
+    "tiny-imagenet100": classification.tiny_imagenet100,
+    "imagenette": classification.imagenette,
+    "imdb": classification.imdb,
+    "adult": classification.adult,
+    "mean-estimation": regression.mean_estimation,
+    "wine": regression.wine,
+    "housing": regression.housing,
+    "mnist-reconstruction": reconstruction.mnist,
+    "fashion-mnist-reconstruction": reconstruction.fashion_mnist,
+    "cifar10-reconstruction": reconstruction.cifar10,
+}
+
+
+def task(name: str, preset: Preset) -> Task:
+    """Returns the task of that name.
+
+    Raises:
+        InputError: There is none; the message suggests the nearest.
+    """
+    if name not in TASKS:
+        nearest = difflib.get_close_matches(name, TASKS, n=1, cutoff=0)
+        msg = f"there is no task {name!r}: did you mean {nearest[0]}? (all: {', '.join(TASKS)})"
+        raise InputError(msg)
+    return TASKS[name](preset)
