@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +13,14 @@ def _interrupts_are_not_ignored() -> None:
     """A shell that runs the tests in the background has them, and the processes they start, ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Small models wait for their threads longer than they compute, above all under pytest-xdist."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from l2m_fast import Proportional, cli, demo
@@ -18,16 +17,9 @@ from l2m_fast.demo.train import EpochTime, train
 from l2m_fast.experiments.files import read_idx
 from l2m_fast.experiments.imbalance import long_tail
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """Models this small wait for their threads longer than they compute, above all under pytest-xdist."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,16 +17,9 @@ from l2m_fast.experiments.protocols import SETTINGS
 from l2m_fast.experiments.task import Rows, Task, TaskData
 from l2m_fast.experiments.tasks import TASKS, Preset, task
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 with_files = pytest.mark.skipif("L2M_DATA" not in os.environ, reason="L2M_DATA names no folder of data files")
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """Models this small wait for their threads longer than they compute, above all under pytest-xdist."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Models.
@@ -314,7 +306,7 @@ def test_the_papers_figures_are_those_of_its_tables() -> None:
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(InputError, match="there is no task 'fashion-mnst': did you mean fashion-mnist\\?"):
+    with pytest.raises(InputError, match="there is no task 'fashion-mnst'; did you mean fashion-mnist\\?"):
         task("fashion-mnst", "quick")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from l2m_fast.experiments import datasets
 from l2m_fast.experiments.files import InputError, read_idx
-from l2m_fast.experiments.imbalance import long_tail
+from l2m_fast.experiments.imbalance import long_tail, shuffled_rows
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -54,24 +55,14 @@ def digits() -> Source:
 
     Every seed draws its own test set, 50 rows a class, and its own training set from the rest.
     """
-    from sklearn.datasets import load_digits  # here, since IDX files need no scikit-learn
-
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
-    test_rows_per_class = 50
-    # 100:1, as for the larger sets, would leave the rarest class a single image.
-    class_sizes = long_tail(int(np.bincount(labels).min()) - test_rows_per_class, num_classes=10, imbalance=20)
+    images, labels = datasets.digits()
 
     def split(seed: int) -> Split:
-        rows = _shuffled_rows(labels, seed)
-        test = np.concatenate([of_class[:test_rows_per_class] for of_class in rows])
-        train = np.concatenate(
-            [of_class[test_rows_per_class:][:size] for of_class, size in zip(rows, class_sizes, strict=True)]
-        )
+        train, test = datasets.split_digits(seed)
         return Split(images[train], labels[train], images[test], labels[test])
 
-    return Source("digits", class_sizes, test_rows_per_class, split, seeds=5, epochs=80, batch_size=32)
+    sizes = datasets.digits_class_sizes()
+    return Source("digits", sizes, datasets.DIGITS_TEST_ROWS, split, seeds=5, epochs=80, batch_size=32)
 
 
 def idx(directory: Path) -> Source:
@@ -111,7 +102,7 @@ def idx(directory: Path) -> Source:
     test = np.concatenate([np.flatnonzero(test_labels == k)[:test_rows_per_class] for k in range(num_classes)])
 
     def split(seed: int) -> Split:
-        rows = _shuffled_rows(labels, seed)
+        rows = shuffled_rows(labels, seed)
         train = np.concatenate([of_class[:size] for of_class, size in zip(rows, class_sizes, strict=True)])
         return Split(images[train], labels[train], test_images[test], test_labels[test])
 
@@ -144,8 +135,3 @@ def _find(directory: Path, name: str) -> Path:
             return path
     msg = f"{directory} has neither {name} nor {name}.gz"
     raise InputError(msg)
-
-
-def _shuffled_rows(labels: Labels, seed: int) -> list[NDArray[np.intp]]:
-    rng = np.random.default_rng(seed)
-    return [rng.permutation(np.flatnonzero(labels == k)) for k in range(int(labels.max()) + 1)]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from l2m_fast import Learn2Mix, Loader, MixingPolicy
 from l2m_fast.demo.data import Split
+from l2m_fast.experiments.models import small_cnn
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,6 @@ class Run:
 
     recalls: NDArray[np.float64]
     proportions: NDArray[np.float64]
-
-
-def build_model(height: int, width: int, num_classes: int) -> nn.Module:
-    """A CNN of two convolutions and two linear layers; takes float32 `[B, 1, height, width]`, gives `[B, K]`."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32 * (height // 4) * (width // 4), 64),
-        nn.ReLU(),
-        nn.Linear(64, num_classes),
-    )
 
 
 def train(
@@ -72,7 +57,7 @@ def train(
     _, height, width = split.train_images.shape
     num_classes = int(split.train_labels.max()) + 1
     torch.manual_seed(seed)
-    model = build_model(height, width, num_classes)
+    model = small_cnn(height, width, num_classes)
     # Convolutions of so few channels take about half the time this way on a CPU.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations leave it out
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

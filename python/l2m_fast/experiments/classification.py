@@ -8,8 +8,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from l2m_fast.demo.data import digits as demo_digits
-from l2m_fast.demo.train import build_model
 from l2m_fast.experiments import datasets, imbalance, models
 from l2m_fast.experiments.datasets import ImageSet
 from l2m_fast.experiments.protocols import Preset, Setting, assemble
@@ -24,10 +22,9 @@ def digits(preset: Preset) -> Task:
     """
 
     def load(seed: int, _: Setting) -> TaskData:
-        draw = demo_digits().split(seed)
+        images, labels = datasets.digits()
         train, test = (
-            labelled(torch.from_numpy(images[:, None]), labels)
-            for images, labels in ((draw.train_images, draw.train_labels), (draw.test_images, draw.test_labels))
+            labelled(torch.from_numpy(images[rows, None]), labels[rows]) for rows in datasets.split_digits(seed)
         )
         return TaskData(train, test, tuple("0123456789"), "scikit-learn's load_digits")
 
@@ -37,7 +34,7 @@ def digits(preset: Preset) -> Task:
         "classification",
         "handwritten digits of 8 x 8 pixels, long-tailed 20:1, small CNN",
         load,
-        lambda data: build_model(8, 8, len(data.class_names)),
+        lambda data: models.small_cnn(8, 8, len(data.class_names)),
         partial(normalised, mean=(0.3,), std=(0.38,)),
     )
 

@@ -24,6 +24,7 @@ from l2m_fast.experiments.formats import (
     read_pickles,
     read_reviews,
 )
+from l2m_fast.experiments.imbalance import long_tail, shuffled_rows
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -57,6 +58,32 @@ def split(classes: Labels, test_share: float, *, stratified: bool) -> Split:
         np.arange(len(classes)), test_size=test_share, random_state=42, stratify=classes if stratified else None
     )
     return train, test
+
+
+DIGITS_TEST_ROWS = 50  # of each class
+
+
+@cache
+def digits() -> Labelled:
+    """Scikit-learn's bundled handwritten digits: 1,797 images, uint8 `[N, 8, 8]`, and their classes."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)
+
+
+def digits_class_sizes() -> tuple[int, ...]:
+    """Training rows of each class of `split_digits`: long-tailed 20:1; 100:1 would leave the rarest a single image."""
+    most = int(np.bincount(digits()[1]).min()) - DIGITS_TEST_ROWS
+    return long_tail(most, num_classes=10, imbalance=20)
+
+
+def split_digits(seed: int) -> Split:
+    """Row ids of training and test set: every seed draws its own test set, and its own long tail from the rest."""
+    rows = shuffled_rows(digits()[1], seed)
+    test = [of_class[:DIGITS_TEST_ROWS] for of_class in rows]
+    train = [of_class[DIGITS_TEST_ROWS:][:size] for of_class, size in zip(rows, digits_class_sizes(), strict=True)]
+    return np.concatenate(train), np.concatenate(test)
 
 
 @cache

@@ -89,3 +89,9 @@ def thin(classes: ArrayLike, sizes: Sequence[int], rng: np.random.Generator) -> 
             raise InputError(msg)
         rows.append(rng.choice(candidates, size, replace=False))
     return np.sort(np.concatenate(rows)).astype(np.int64)
+
+
+def shuffled_rows(classes: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+    """Ids of the rows of each class, each class in an order of its own that the seed decides."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(np.flatnonzero(classes == k)) for k in range(int(classes.max()) + 1)]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+from imblearn.over_sampling import SMOTE  # not where it is used: a run's warm-up is timed
 
 from l2m_fast import MixingPolicy, mixing
 from l2m_fast.experiments.authors import AuthorsBatches
 from l2m_fast.experiments.curriculum import Curriculum
-from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.method import Batches, Method, Refusal, Start, class_sizes, fields_of, loader_of, of_kind
+from l2m_fast.experiments.names import named
 from l2m_fast.experiments.task import Rows, Task
 
 __all__ = ["METHODS", "Batches", "Method", "Refusal", "Start", "method"]  # those of method.py too, for who runs them
@@ -202,8 +202,6 @@ class Smote(Method):
 
     def batches(self, start: Start) -> Batches:
         """Makes the new rows, and batches of old and new ones."""
-        from imblearn.over_sampling import SMOTE  # here, since it takes a second, and only this method needs it
-
         train, sizes = start.data.train, class_sizes(start.data)
         smote = SMOTE(k_neighbors=min(5, int(sizes.min()) - 1), random_state=start.seed)
         vectors, classes = smote.fit_resample(
@@ -240,9 +238,4 @@ def method(name: str) -> Method:
     Raises:
         InputError: There is none of that name.
     """
-    if name in METHODS:
-        return METHODS[name]()
-    near = difflib.get_close_matches(name, METHODS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(METHODS)}"
-    msg = f"there is no method {name!r}; {hint}"
-    raise InputError(msg)
+    return named("method", name, METHODS)()

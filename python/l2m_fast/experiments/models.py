@@ -34,6 +34,22 @@ def large_lenet(num_classes: int) -> nn.Module:
     )
 
 
+def small_cnn(height: int, width: int, num_classes: int) -> nn.Module:
+    """A CNN of two convolutions and two linear layers; takes float32 `[B, 1, height, width]`, gives `[B, K]`."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 4) * (width // 4), 64),
+        nn.ReLU(),
+        nn.Linear(64, num_classes),
+    )
+
+
 def mlp(num_inputs: int, num_outputs: int) -> nn.Module:
     """One hidden layer of 64 ReLU units: float32 `[B, d]` -> `[B, num_outputs]`."""
     return nn.Sequential(nn.Linear(num_inputs, 64), nn.ReLU(), nn.Linear(64, num_outputs))

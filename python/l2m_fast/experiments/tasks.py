@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from l2m_fast.experiments import classification, reconstruction, regression
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.names import named
 from l2m_fast.experiments.protocols import Preset
 from l2m_fast.experiments.task import Task
 
@@ -37,10 +36,6 @@ def task(name: str, preset: Preset) -> Task:
     """Returns the task of that name.
 
     Raises:
-        InputError: There is none; the message suggests the nearest.
+        InputError: There is none.
     """
-    if name not in TASKS:
-        nearest = difflib.get_close_matches(name, TASKS, n=1, cutoff=0)
-        msg = f"there is no task {name!r}: did you mean {nearest[0]}? (all: {', '.join(TASKS)})"
-        raise InputError(msg)
-    return TASKS[name](preset)
+    return named("task", name, TASKS)(preset)
