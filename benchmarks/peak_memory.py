@@ -21,8 +21,10 @@ ROOT = Path(__file__).parents[1]
 _PERIOD = 0.005  # seconds between two looks
 
 
-def peak_memory(factory: Callable[[Fields, int], Peer], workload: Workload) -> int:
-    """Returns the bytes added at most, shared pages divided among those who share them; the library counts, data and torch do not.
+def peak_memory(factory: Callable[[Fields, int], Peer], workload: Workload) -> tuple[str, int]:
+    """Returns the name of the peer and the bytes it adds at most.
+
+    Shared pages are divided among those who share them. The rival's library counts, data and torch do not.
 
     Raises:
         ImportError: The rival's library is missing.
@@ -45,10 +47,10 @@ def peak_memory(factory: Callable[[Fields, int], Peer], workload: Workload) -> i
     if process.returncode != 0:
         msg = f"{workload}: the process ended with {process.returncode}"
         raise RuntimeError(msg)
-    error = pickle.loads(answer)
-    if error is not None:
-        raise error
-    return peak - before
+    name = pickle.loads(answer)
+    if isinstance(name, ImportError):
+        raise name
+    return name, peak - before
 
 
 def _proportional_size(pid: int) -> int:
@@ -77,7 +79,7 @@ def main() -> None:
         return
     peer.run(1)
     peer.close()
-    _say(pickle.dumps(None))
+    _say(pickle.dumps(peer.name))
 
 
 def _say(what: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,18 @@ def test_the_command_refuses_other_options(capfd: pytest.CaptureFixture[str]) ->
     assert "--no-such" in capfd.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["demo", "--no-such"])
+
+
+def test_the_extra_bench_is_what_the_benchmarks_install() -> None:
+    root = Path(__file__).parent.parent
+    extra = re.search(r"^bench = \[(.*?)\]", (root / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert extra
+    named = set(re.findall(r'"([\w-]+)', extra[1]))
+    installed = {
+        line.strip()
+        for name in ("demo", "dev", "bench")
+        for line in (root / "requirements" / f"{name}.txt").read_text().splitlines()
+    }
+    assert named <= installed
+    rivals = (root / "requirements" / "bench.txt").read_text().split("\n\n", 1)[1].split()
+    assert set(rivals) <= named
