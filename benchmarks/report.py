@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.compare import aligned
 from benchmarks.page import number, page
 from benchmarks.race import Spread
 from benchmarks.workloads import NUM_THREADS
+from l2m_fast.experiments import machine
 
 RESULTS_DIR = Path(__file__).parent / "results"
 
@@ -102,14 +99,14 @@ class Report:
     def write(self, path: Path, **about: object) -> list[Path]:
         """Writes a run to `path` with the suffixes .json and .html, with what it takes to judge it later, `about` included."""
         document = {
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": _git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-            "cpu": _cpu_model(),
+            "date": machine.now(),
+            "commit": machine.git("rev-parse", "HEAD"),
+            "uncommitted_changes": bool(machine.git("status", "--porcelain", "--untracked-files=no")),
+            "cpu": machine.cpu_model(),
             **about,
             "threads": NUM_THREADS,
             "load_average_before": self.load_before,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+            "versions": machine.versions(),
             "missing": self.missing,
             "figures": [figure.as_dict() for figure in self.figures],
         }
@@ -118,21 +115,3 @@ class Report:
         paths[0].write_text(json.dumps(document, indent=1) + "\n")
         paths[1].write_text(page(document))
         return paths
-
-
-_LIBRARIES = ("l2m_fast", "numpy", "torch")
-
-
-def _git(*arguments: str) -> str:
-    """Returns what git prints; nothing outside a checkout."""
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -96,7 +96,7 @@ def test_name_tells_the_parameters_that_are_not_the_default() -> None:
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="no method 'learn2mics'; did you mean learn2mix\\?"):
         method("learn2mics")
-    with pytest.raises(InputError, match=r"no method 'xyzzy'; methods are learn2mix, .*group-dro"):
+    with pytest.raises(InputError, match=r"no method 'xyzzy'; choose from learn2mix, .*group-dro"):
         method("xyzzy")
 
 

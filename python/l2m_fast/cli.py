@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 # Import name -> the name pip knows it by.
 _DEMO_REQUIREMENTS = {"torch": "torch", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
+_EXPERIMENTS_REQUIREMENTS = {
+    **_DEMO_REQUIREMENTS,
+    "imblearn": "imbalanced-learn",
+    "PIL": "pillow",
+    "pooch": "pooch",
+    "scipy": "scipy",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    missing = [name for module, name in _DEMO_REQUIREMENTS.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        print(f'l2m-fast demo needs {", ".join(missing)}: pip install "l2m-fast[demo]"', file=sys.stderr)
+    if _misses("demo", _DEMO_REQUIREMENTS, extra="demo"):
         return 2
     from l2m_fast import demo  # only now: it imports torch
 
@@ -72,14 +77,32 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    missing = [name for name in ("torch", "tqdm") if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f'l2m-fast bench needs {", ".join(missing)}: pip install "l2m-fast[bench]"', file=sys.stderr)
+    if _misses("bench", {"torch": "torch", "tqdm": "tqdm"}, extra="bench"):
         return 2
     # A process of its own, so that nothing else lives in the one that is timed.
     suite = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "suite")}
     command = [sys.executable, "-m", "benchmarks", *arguments.of_suite]
     return subprocess.run(command, env=suite, check=False).returncode
+
+
+def _experiment(arguments: argparse.Namespace) -> int:
+    if _misses("experiment", _EXPERIMENTS_REQUIREMENTS, extra="experiments"):
+        return 2
+    from l2m_fast.experiments import command
+
+    try:
+        command.experiment(arguments, lambda line: print(line, flush=True))
+    except command.InputError as error:
+        print(f"l2m-fast experiment: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _misses(command: str, requirements: dict[str, str], extra: str) -> bool:
+    missing = [name for module, name in requirements.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        print(f'l2m-fast {command} needs {", ".join(missing)}: pip install "l2m-fast[{extra}]"', file=sys.stderr)
+    return bool(missing)
 
 
 def _default(given: int | None, default: int) -> int:
@@ -136,6 +159,41 @@ def _parser() -> argparse.ArgumentParser:
         help="measure what forming batches costs on this machine, in a minute; --help says more",
     )
     bench.set_defaults(run=_bench)
+    experiment = commands.add_parser(
+        "experiment",
+        help="train the tasks of the Learn2Mix paper with every method, all on the same loader",
+        description="Trains each task with each method and each seed, and writes a JSON file for each run. Runs that the "
+        "folder has already are not repeated, so that an interrupted command goes on where it was when it is given again.",
+    )
+    experiment.add_argument("tasks", nargs="*", default=["digits"], metavar="TASK", help="default: digits")
+    what = experiment.add_mutually_exclusive_group()
+    what.add_argument("--methods", default="all", metavar="NAME,NAME", help="methods to compare; default: all")
+    what.add_argument("--study", metavar="NAME", help="instead of methods: vary one thing, such as mixing-rate")
+    experiment.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each; default: %(default)s")
+    experiment.add_argument(
+        "--budget",
+        default="epochs",
+        metavar="B",
+        help="epochs or seconds: those of the task's protocol; epochs=N or seconds=S: another; default: %(default)s",
+    )
+    experiment.add_argument("--preset", choices=("quick", "paper"), default="quick", help="default: %(default)s")
+    experiment.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    experiment.add_argument(
+        "--num-threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="threads of torch on the CPU; the loader takes its own default; default: %(default)s, best for small models",
+    )
+    experiment.add_argument(
+        "--out",
+        type=Path,
+        default=Path("l2m-fast-runs"),
+        metavar="DIR",
+        help="where the runs go; default: ./%(default)s",
+    )
+    experiment.add_argument("--list", action="store_true", help="only say which tasks, methods and studies there are")
+    experiment.set_defaults(run=_experiment)
     return parser
 
 

@@ -34,10 +34,10 @@ def large_lenet(num_classes: int) -> nn.Module:
     )
 
 
-def small_cnn(height: int, width: int, num_classes: int) -> nn.Module:
-    """A CNN of two convolutions and two linear layers; takes float32 `[B, 1, height, width]`, gives `[B, K]`."""
+def small_cnn(height: int, width: int, num_classes: int, channels: int = 1) -> nn.Module:
+    """A CNN of two convolutions and two linear layers; takes float32 `[B, channels, height, width]`, gives `[B, K]`."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, kernel_size=3, padding=1),
+        nn.Conv2d(channels, 16, kernel_size=3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(16, 32, kernel_size=3, padding=1),
@@ -63,6 +63,15 @@ def autoencoder(num_inputs: int) -> nn.Module:
     )
 
 
+def torchvision_imports() -> bool:
+    """Whether torchvision is there, of the build that belongs to this torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):  # RuntimeError: it was built for another torch
+        return False
+    return True
+
+
 def resnet18(num_classes: int) -> nn.Module:
     """Torchvision's ResNet-18, random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`.
 
@@ -70,12 +79,19 @@ def resnet18(num_classes: int) -> nn.Module:
         InputError: torchvision cannot be imported.
     """
     try:
-        # RuntimeError: a torchvision that was built for another torch.
         from torchvision.models import resnet18 as build
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         msg = f"ResNet-18 needs torchvision, of the build that belongs to this torch ({reason})"
         raise InputError(msg) from error
+    model: nn.Module = build(num_classes=num_classes)
+    return model
+
+
+def mobilenet_v3_small(num_classes: int) -> nn.Module:
+    """Torchvision's MobileNetV3 Small, random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`; see `torchvision_imports`."""
+    from torchvision.models import mobilenet_v3_small as build
+
     model: nn.Module = build(num_classes=num_classes)
     return model
 

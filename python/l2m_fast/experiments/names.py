@@ -25,6 +25,6 @@ def named(kind: str, name: str, things: Mapping[str, T]) -> T:
     if name in things:
         return things[name]
     near = difflib.get_close_matches(name, things, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"{kind}s are {', '.join(things)}"
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(things)}"
     msg = f"there is no {kind} {name!r}; {hint}"
     raise InputError(msg)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 Kind = Literal["classification", "regression", "reconstruction"]
+OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class TaskData:
         test: Test set, every class in it.
         class_names: One of each class.
         source: Which files it was made of, for the record: "cifar10_jpeg.npz (lossy)".
+        later_train: Training set of the second half of training, where the data shift; None: the same throughout.
     """
 
     train: Rows
     test: Rows
     class_names: tuple[str, ...]
     source: str
+    later_train: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Protocol:
         mixing_rate: Of Learn2Mix, gamma in the paper.
         epochs: Budget in epochs, each of N // batch_size steps whatever the method.
         seconds: Budget in seconds of training, E in the paper.
-        optimizer: Which of torch's optimizers.
+        optimizer: Which of `training.OPTIMIZERS`.
     """
 
     batch_size: int
@@ -64,7 +67,7 @@ class Protocol:
     mixing_rate: float
     epochs: int
     seconds: float
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    optimizer: OptimizerName = "adam"
 
 
 @dataclass(frozen=True)
