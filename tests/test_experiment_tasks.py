@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fake_datasets import fake_images
 from l2m_fast.experiments import datasets, models
-from l2m_fast.experiments.datasets import ImageSet
 from l2m_fast.experiments.files import InputError
-from l2m_fast.experiments.formats import Labelled
 from l2m_fast.experiments.protocols import SETTINGS
 from l2m_fast.experiments.task import Rows, Task, TaskData
 from l2m_fast.experiments.tasks import TASKS, Preset, task
@@ -60,16 +59,6 @@ def test_resnet_18_without_torchvision_says_what_it_needs(monkeypatch: pytest.Mo
 
 
 # Tasks.
-
-
-def fake_images(channels: int, size: int, num_classes: int) -> ImageSet:
-    rng = np.random.default_rng(0)
-
-    def labelled(rows_per_class: int) -> Labelled:
-        classes = rng.permutation(np.repeat(np.arange(num_classes), rows_per_class))
-        return rng.integers(0, 256, (len(classes), channels, size, size), dtype=np.uint8), classes
-
-    return ImageSet(labelled(100), labelled(20), tuple(map(str, range(num_classes))), "random")
 
 
 IMAGE_TASKS = {

@@ -154,9 +154,11 @@ def execute(planned: Plan, settings: Settings) -> None:
     Raises:
         InputError: A record cannot be written.
     """
+    if not planned.runs:
+        return
     torch.set_num_threads(settings.num_threads)
     # A run is as long as its protocol says, more or less, or the time left would mean nothing on tasks of many sizes.
-    total = sum(run.config.seconds for run in planned.runs)
+    total = sum(_length(run) for run in planned.runs)
     bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     with tqdm(total=total, bar_format=bar_format, dynamic_ncols=True) as bar:
         for _, of_data in groupby(planned.runs, lambda run: (run.task.name, run.config.seed)):
@@ -164,12 +166,10 @@ def execute(planned: Plan, settings: Settings) -> None:
             data = some[0].task.load(some[0].config.seed)
             for run in some:
                 bar.set_postfix_str(f"{run.config.task}, {run.config.method}, seed {run.config.seed}")
-                done = 0.0
+                before = bar.n
 
-                def advance(share: float, run: Run = run) -> None:
-                    nonlocal done
-                    bar.update((share - done) * run.config.seconds)
-                    done = share
+                def advance(share: float, before: int = before, run: Run = run) -> None:
+                    bar.update(before + round(share * _length(run)) - bar.n)
 
                 method = run.make()
                 kind = settings.budget.kind
@@ -189,6 +189,11 @@ def execute(planned: Plan, settings: Settings) -> None:
                     points=points,
                 )
                 records.write(settings.folder, record)
+
+
+def _length(run: Run) -> int:
+    # Whole numbers: a bar whose parts add up to a little more than the whole complains.
+    return round(1000 * run.config.seconds)
 
 
 def _by_task(pairs: Sequence[Pair]) -> Iterator[tuple[Task, list[Callable[[], Method]]]]:
