@@ -67,7 +67,7 @@ def curves(task: TaskResults, measure: Measure, lines: dict[str, Line]) -> Figur
         _scale(panel, np.concatenate(seen), kind == "classification")
         panel.axvline(task.end(axis), color="0.6", linewidth=1, linestyle=":")
         panel.set(xlabel="epochs" if axis is Axis.EPOCHS else axis.value, ylabel=name_of(measure, kind))
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.02 * end)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     handles, names = panels[0].get_legend_handles_labels()

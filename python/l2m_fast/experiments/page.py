@@ -103,8 +103,9 @@ def _html(block: Block) -> str:
 
 
 def _cell(text: str) -> str:
-    word = re.match(r"(wins|loses|NO)\b", text)
-    return f"<td{f' class={word[1]}' if word else ''}>{escape(text)}</td>"
+    word = re.match(r"(wins|loses|NO)(?=:|$)", text)
+    content = escape(text).replace(" ± ", "&nbsp;±&nbsp;")
+    return f"<td{f' class={word[1]}' if word else ''}>{content}</td>"
 
 
 def _figure(picture: Picture) -> str:

@@ -13,7 +13,7 @@ from l2m_fast.experiments import figures, tables
 from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.page import Block, Heading, Picture, Text, html, markdown
 from l2m_fast.experiments.records import Record, read_all
-from l2m_fast.experiments.results import BASELINE, OURS, Measure, TaskResults, by_task
+from l2m_fast.experiments.results import BASELINE, FRACTIONS, OURS, Measure, TaskResults, by_task
 
 _MEASURES: tuple[Measure, ...] = ("test_error", "worst_class_error")
 
@@ -54,7 +54,7 @@ def _blocks(records: Sequence[Record], results: Sequence[TaskResults]) -> Iterat
     yield Heading(1, "Learn2Mix and other methods, on equal loaders")
     yield Text(
         f"{len(records)} runs of {len(lines)} methods on {len(results)} tasks. Every method draws its batches with the same "
-        "loader, and within a task and seed all begin with the same data and the same weights; seeds are all that chance is "
+        "loader (but for learn2mix-authors, where they are the authors'), and within a task and seed all begin with the same data and the same weights; seeds are all that chance is "
         "judged by."
     )
     if different := tables.differing(records):
@@ -85,17 +85,18 @@ def _of_task(task: TaskResults, lines: dict[str, figures.Line]) -> Iterator[Bloc
         yield Text(_why_not(task), warning=True)
     if task.subject != OURS and task.subject is not None:
         yield Text(f"{OURS} itself was not run here: the comparisons are those of {task.subject} with each method.")
-    for measure in _MEASURES:
-        for axis in task.axes:
-            yield tables.errors(task, axis, measure)
-    for measure in _MEASURES:
-        for axis in task.axes:
-            if table := tables.comparisons(task, axis, measure):
-                yield table
+    yield tuple(_pictures(task, lines))
+    # The worst class at the end only: more questions make each answer less sure.
+    whole = [(axis, 1.0) for axis in task.axes]
+    asked: list[tuple[Measure, tables.Places]] = [
+        *(("test_error", [(axis, fraction) for fraction in FRACTIONS]) for axis in task.axes),
+        ("worst_class_error", whole),
+    ]
+    yield from (tables.errors(task, *one) for one in asked)
+    yield from filter(None, (tables.comparisons(task, *one) for one in asked))
     if table := tables.time_to_target(task):
         yield table
     yield tables.costs(task)
-    yield tuple(_pictures(task, lines))
 
 
 def _why_not(task: TaskResults) -> str:

@@ -46,7 +46,8 @@ class Comparison:
         fraction: Of the axis at which they are compared.
         advantage: Mean error of the other method minus that of the subject; positive: the subject is better.
         effect: Hedges' g of it.
-        p: Welch's, corrected by Holm for the family; NaN: it could not be tested.
+        p_alone: Welch's; NaN: it could not be tested.
+        p: The same, corrected by Holm for the family.
         verdict: Of the subject; "ties" whenever p is not below LEVEL.
     """
 
@@ -54,6 +55,7 @@ class Comparison:
     fraction: float
     advantage: float
     effect: float
+    p_alone: float
     p: float
     verdict: Verdict
 
@@ -160,11 +162,15 @@ class TaskResults:
             if other != subject
             for fraction in fractions
         ]
-        ps = holm([welch(theirs, ours) for _, _, theirs, ours in pairs])
-        return tuple(
-            _comparison(other, fraction, theirs, ours, float(p))
-            for (other, fraction, theirs, ours), p in zip(pairs, ps, strict=True)
-        )
+        alone = [welch(theirs, ours) for _, _, theirs, ours in pairs]
+        comparisons = []
+        for (other, fraction, theirs, ours), p_alone, p in zip(pairs, alone, map(float, holm(alone)), strict=True):
+            advantage = float(theirs.mean() - ours.mean())
+            verdict: Verdict = "ties"
+            if p < LEVEL:  # which NaN is not
+                verdict = "wins" if advantage > 0 else "loses"
+            comparisons.append(Comparison(other, fraction, advantage, hedges_g(theirs, ours), p_alone, p, verdict))
+        return tuple(comparisons)
 
     def reached(self, method: str, target: float) -> Reached:
         """When the runs of a method reached a test error."""
@@ -242,14 +248,6 @@ def _check(run: Record, first: Record, everywhere: Config) -> None:
     if different:
         msg = f"{name} cannot be compared with the other runs, it was made with {different}; report each folder apart"
         raise InputError(msg)
-
-
-def _comparison(other: str, fraction: float, theirs: FloatArray, ours: FloatArray, p: float) -> Comparison:
-    advantage = float(theirs.mean() - ours.mean())
-    verdict: Verdict = "ties"
-    if p < LEVEL:  # which NaN is not
-        verdict = "wins" if advantage > 0 else "loses"
-    return Comparison(other, fraction, advantage, hedges_g(theirs, ours), p, verdict)
 
 
 def _place(method: str) -> tuple[int, str]:

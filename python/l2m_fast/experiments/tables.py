@@ -24,8 +24,9 @@ from l2m_fast.experiments.results import (
 from l2m_fast.experiments.statistics import FloatArray, interval
 from l2m_fast.experiments.task import Kind
 
+Places = Sequence[tuple[Axis, float]]  # axis, and fraction of its end
 NONE = "-"
-_LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T"}
+_LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T with warm-up"}
 
 
 @dataclass(frozen=True)
@@ -110,25 +111,22 @@ def verdict_counts(results: Sequence[TaskResults]) -> Table | None:
     counted = _of_ours(results)
     counts: dict[str, Counter[tuple[Axis, float, str]]] = {}
     for task in counted:
-        for axis in (Axis.EPOCHS, Axis.SECONDS):
+        for axis in Axis:
             for c in task.compare(axis):
                 counts.setdefault(c.other, Counter())[axis, c.fraction, c.verdict] += 1
     if not counts:
         return None
-    places = [(axis, fraction) for axis in (Axis.EPOCHS, Axis.SECONDS) for fraction in FRACTIONS]
+    places = [(axis, fraction) for axis in Axis for fraction in FRACTIONS]
     return Table(
         "Learn2Mix: wins / ties / losses over tasks",
         f"In how many of the {len(counted)} tasks that count Learn2Mix has a significantly better, not significantly "
-        "different, or significantly worse mean test error than the method of the row. A tie is no proof of equality: few "
-        "seeds see large differences only.",
-        ("method", *(f"{fraction:g} {_LETTERS[axis]}" for axis, fraction in places)),
+        "different, or significantly worse mean test error than the method of the row: at equal epochs, at equal seconds of "
+        "training, and at equal seconds with warm-up. A tie is no proof of equality: few seeds see large differences only.",
+        ("method", *(_of_end(fraction, axis) for axis, fraction in places)),
         tuple(
             (
                 other,
-                *(
-                    " / ".join(f"{of[axis, at, verdict]}" for verdict in ("wins", "ties", "loses"))
-                    for axis, at in places
-                ),
+                *(" / ".join(f"{of[axis, at, word]}" for word in ("wins", "ties", "loses")) for axis, at in places),
             )
             for other, of in counts.items()
         ),
@@ -138,87 +136,84 @@ def verdict_counts(results: Sequence[TaskResults]) -> Table | None:
 def verdict_matrix(results: Sequence[TaskResults]) -> Table | None:
     """Where Learn2Mix wins, ties and loses at the end; None where it is compared in no task that counts."""
     counted = _of_ours(results)
-    cells = {
-        (task.name, c.other, axis): c.verdict
-        for task in counted
-        for axis in (Axis.EPOCHS, Axis.SECONDS)
-        for c in task.compare(axis)
-        if c.fraction == FRACTIONS[-1]
-    }
-    others = dict.fromkeys(other for _, other, _ in cells)
+    verdicts: dict[tuple[str, str], dict[Axis, str]] = {}
+    for task in counted:
+        for axis in Axis:
+            for c in task.compare(axis):
+                if c.fraction == 1:
+                    verdicts.setdefault((c.other, task.name), {})[axis] = c.verdict
+
+    def cell(verdict: dict[Axis, str]) -> str:
+        if len(set(verdict.values())) <= 1:
+            return next(iter(verdict.values()), NONE)
+        axes = Axis if verdict[Axis.SECONDS] != verdict[Axis.WARM_UP] else (Axis.EPOCHS, Axis.SECONDS)
+        return ", ".join(f"{verdict[axis]} at {_LETTERS[axis]}" for axis in axes)
+
+    others = dict.fromkeys(other for other, _ in verdicts)
     if not others:
         return None
-
-    def cell(task: TaskResults, other: str) -> str:
-        if (task.name, other, Axis.EPOCHS) not in cells:
-            return NONE
-        at_e, at_t = (cells[task.name, other, axis] for axis in (Axis.EPOCHS, Axis.SECONDS))
-        return at_e if at_e == at_t else f"{at_e} at E, {at_t} at T"
-
     return Table(
         "Learn2Mix at the end, by task",
-        "Its verdict on test error against the method of the row, after E epochs and after T seconds; one word where both "
-        "are the same, a dash where the method was not run.",
+        "Its verdict on test error against the method of the row, after E epochs and after T seconds, with warm-up "
+        "where that makes a difference; one word where all are the same, a dash where the method was not run.",
         ("method", *(task.name for task in counted)),
-        tuple((other, *(cell(task, other) for task in counted)) for other in others),
+        tuple((other, *(cell(verdicts.get((other, task.name), {})) for task in counted)) for other in others),
     )
 
 
-def errors(task: TaskResults, axis: Axis, measure: Measure) -> Table:
-    """Mean and 95 % interval at each fraction, the paper's figures beside them."""
-    kind = task.first.kind
-    paper = task.first.paper if measure == "test_error" else {}
-    budgets = {f"{fraction:g}E" if fraction < 1 else "E": fraction for fraction in FRACTIONS}
+def errors(task: TaskResults, measure: Measure, places: Places) -> Table:
+    """Mean and 95 % interval at each place, the paper's figures beside them where the test error is that of one axis."""
+    kind, axes = task.first.kind, {axis for axis, _ in places}
+    paper = task.first.paper if measure == "test_error" and axes <= {Axis.EPOCHS, Axis.SECONDS} else {}
+    budgets = [f"{fraction:g}E" if fraction < 1 else "E" for fraction in FRACTIONS]
     reported = [budget for budget in budgets if any(method in task.runs for method in paper.get(budget, {}))]
 
     def row(method: str) -> tuple[str, ...]:
         return (
             method,
-            *(_mean(task.errors(method, axis, fraction, measure), kind) for fraction in FRACTIONS),
+            *(_mean(task.errors(method, axis, fraction, measure), kind) for axis, fraction in places),
             *(_of_paper(paper[budget].get(method), kind) for budget in reported),
         )
 
     return Table(
-        f"{name_of(measure, kind)} at equal {axis.value}",
+        f"{name_of(measure, kind)} {_where(places)}",
         "Mean ± half the 95 % interval over seeds."
-        + (" Warm-up, what a method does before its first batch, counts as time here." if axis is Axis.WARM_UP else "")
+        + (" Warm-up is what a method does before its first batch." if Axis.WARM_UP in axes else "")
         + (
-            " The paper's columns (arXiv 2412.16482, mean ± as printed) are of its own budget E on one RTX 3090, with its "
-            "own loaders: budget, preset and hardware differ, so compare the order and the gaps, not the figures."
+            " The paper's columns (arXiv 2412.16482, mean ± as printed) are of its own budget E, seconds for "
+            "classification and else epochs, on one RTX 3090 with its own loaders: budget, preset and hardware differ, so "
+            "compare the order and the gaps, not the figures."
             if reported
             else ""
         ),
-        ("method", *_heads(task, axis), *(f"paper, {budget}" for budget in reported)),
+        ("method", *_heads(task, places), *(f"paper, {budget}" for budget in reported)),
         tuple(row(method) for method in task.runs),
     )
 
 
-def comparisons(task: TaskResults, axis: Axis, measure: Measure) -> Table | None:
+def comparisons(task: TaskResults, measure: Measure, places: Places) -> Table | None:
     """Verdict, advantage, effect size and p against each method; None where there is nothing to compare."""
     kind = task.first.kind
-    # The worst class at the end only: more questions make each answer less sure.
-    fractions = FRACTIONS if measure == "test_error" else FRACTIONS[-1:]
     of_other: dict[str, list[Comparison]] = {}
-    for c in task.compare(axis, measure, fractions):
-        of_other.setdefault(c.other, []).append(c)
+    for axis in dict.fromkeys(axis for axis, _ in places):
+        for c in task.compare(axis, measure, [fraction for of, fraction in places if of is axis]):
+            of_other.setdefault(c.other, []).append(c)
     if not of_other:
         return None
     unit = "points of accuracy" if kind == "classification" else "mean squared error"
 
     def cell(c: Comparison) -> str:
-        gap = (
-            "a run diverged"
-            if math.isnan(c.advantage)
-            else f"{'+' if c.advantage >= 0 else '-'}{number(abs(c.advantage), kind)}"
-        )
-        return f"{c.verdict}: {gap}, " + ("not testable" if math.isnan(c.p) else f"g {c.effect:+.1f}, p {_p(c.p)}")
+        if math.isnan(c.advantage):
+            return f"{c.verdict}: a run diverged"
+        gap = f"{c.verdict}: {'+' if c.advantage >= 0 else '-'}{number(abs(c.advantage), kind)}"
+        return f"{gap}, not testable" if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
 
     return Table(
-        f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} at equal {axis.value}",
-        f"How much better {task.subject} is in {unit} (negative: worse), Hedges' g of that, and p of Welch's t test after "
-        f"Holm's correction for the {sum(map(len, of_other.values()))} comparisons of this table; {task.subject} wins or "
-        f"loses where p < {LEVEL}, and ties otherwise. Not testable: one seed, no spread between seeds, or a run that diverged.",
-        ("method", *(head for head, at in zip(_heads(task, axis), FRACTIONS, strict=True) if at in fractions)),
+        f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} {_where(places)}",
+        f"How much better {task.subject} is in {unit} (negative: worse), Hedges' g of that, p of Welch's t test after Holm's "
+        f"correction for all methods and columns of the same axis, and in brackets before it. {task.subject} wins or loses "
+        f"where the corrected p < {LEVEL}, and ties otherwise. Not testable: one seed, or no spread between seeds.",
+        ("method", *_heads(task, places)),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )
 
@@ -321,14 +316,23 @@ def _of_ours(results: Sequence[TaskResults]) -> list[TaskResults]:
     return [task for task in results if task.counts and task.subject == OURS]
 
 
-def _heads(task: TaskResults, axis: Axis) -> tuple[str, ...]:
-    def place(fraction: float) -> str:
+def _where(places: Places) -> str:
+    axes = {axis for axis, _ in places}
+    return f"at equal {axes.pop().value}" if len(axes) == 1 else "at the end"
+
+
+def _heads(task: TaskResults, places: Places) -> tuple[str, ...]:
+    def at(axis: Axis, fraction: float) -> str:
         # The last whole epoch, of which the figure is.
         return (
             f"epoch {int(fraction * task.epochs)}" if axis is Axis.EPOCHS else f"{_digits(fraction * task.seconds)} s"
         )
 
-    return tuple(f"{fraction:g} {_LETTERS[axis]} ({place(fraction)})" for fraction in FRACTIONS)
+    return tuple(f"{_of_end(fraction, axis)} ({at(axis, fraction)})" for axis, fraction in places)
+
+
+def _of_end(fraction: float, axis: Axis) -> str:
+    return _LETTERS[axis] if fraction == 1 else f"{fraction:g} {_LETTERS[axis]}"
 
 
 def _mean(sample: FloatArray, kind: Kind) -> str:
