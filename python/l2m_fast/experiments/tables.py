@@ -162,7 +162,7 @@ def verdict_matrix(results: Sequence[TaskResults]) -> Table | None:
 
 
 def errors(task: TaskResults, measure: Measure, places: Places) -> Table:
-    """Mean and 95 % interval at each place, the paper's figures beside them where the test error is that of one axis."""
+    """Mean and 95 % interval at each place; beside test errors the paper's figures, in which warm-up does not count."""
     kind, axes = task.first.kind, {axis for axis, _ in places}
     paper = task.first.paper if measure == "test_error" and axes <= {Axis.EPOCHS, Axis.SECONDS} else {}
     budgets = [f"{fraction:g}E" if fraction < 1 else "E" for fraction in FRACTIONS]
