@@ -13,7 +13,7 @@ from l2m_fast.experiments import figures, tables
 from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.page import Block, Heading, Picture, Text, html, markdown
 from l2m_fast.experiments.records import Record, read_all
-from l2m_fast.experiments.results import BASELINE, FRACTIONS, OURS, Measure, TaskResults, by_task
+from l2m_fast.experiments.results import BASELINE, OURS, Axis, Measure, TaskResults, by_task
 
 _MEASURES: tuple[Measure, ...] = ("test_error", "worst_class_error")
 
@@ -64,7 +64,8 @@ def _blocks(records: Sequence[Record], results: Sequence[TaskResults]) -> Iterat
             warning=True,
         )
     yield tables.overview(results)
-    yield from filter(None, (tables.verdict_counts(results), tables.verdict_matrix(results)))
+    matrices = (tables.verdict_matrix(results, measure) for measure in _MEASURES)
+    yield from filter(None, (tables.verdict_counts(results), *matrices))
     for task in results:
         yield from _of_task(task, lines)
     yield Heading(2, "About these runs")
@@ -86,11 +87,9 @@ def _of_task(task: TaskResults, lines: dict[str, figures.Line]) -> Iterator[Bloc
     if task.subject != OURS and task.subject is not None:
         yield Text(f"{OURS} itself was not run here: the comparisons are those of {task.subject} with each method.")
     yield tuple(_pictures(task, lines))
-    # The worst class at the end only: more questions make each answer less sure.
-    whole = [(axis, 1.0) for axis in task.axes]
-    asked: list[tuple[Measure, tables.Places]] = [
-        *(("test_error", [(axis, fraction) for fraction in FRACTIONS]) for axis in task.axes),
-        ("worst_class_error", whole),
+    asked: list[tuple[Measure, Sequence[Axis]]] = [
+        *(("test_error", (axis,)) for axis in task.axes),
+        ("worst_class_error", task.axes),
     ]
     yield from (tables.errors(task, *one) for one in asked)
     yield from filter(None, (tables.comparisons(task, *one) for one in asked))

@@ -26,6 +26,8 @@ LEVEL = 0.05  # of a family of comparisons
 OURS, BASELINE = "learn2mix", "classical"
 
 Measure = Literal["test_error", "worst_class_error"]
+# Where each is compared. The worst class at the end only: the more questions, the less sure is each answer.
+ASKED: dict[Measure, tuple[float, ...]] = {"test_error": FRACTIONS, "worst_class_error": (1.0,)}
 Verdict = Literal["wins", "ties", "loses"]
 
 
@@ -144,10 +146,8 @@ class TaskResults:
         """The method that is compared with all others: Learn2Mix; classical training in a study of variants only."""
         return next((name for name in (OURS, BASELINE) if name in self.runs and len(self.runs) > 1), None)
 
-    def compare(
-        self, axis: Axis, measure: Measure = "test_error", fractions: Sequence[float] = FRACTIONS
-    ) -> tuple[Comparison, ...]:
-        """Compares the subject with every other method at every fraction; together they are the family of Holm's test."""
+    def compare(self, axis: Axis, measure: Measure = "test_error") -> tuple[Comparison, ...]:
+        """Compares the subject with every other method wherever it is asked; together they are Holm's family."""
         subject = self.subject
         if subject is None:
             return ()
@@ -160,7 +160,7 @@ class TaskResults:
             )
             for other in self.runs
             if other != subject
-            for fraction in fractions
+            for fraction in ASKED[measure]
         ]
         alone = [welch(theirs, ours) for _, _, theirs, ours in pairs]
         comparisons = []

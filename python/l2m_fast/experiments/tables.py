@@ -12,6 +12,7 @@ import numpy as np
 from l2m_fast.experiments.methods import METHODS
 from l2m_fast.experiments.records import Record
 from l2m_fast.experiments.results import (
+    ASKED,
     BASELINE,
     FRACTIONS,
     LEVEL,
@@ -24,7 +25,6 @@ from l2m_fast.experiments.results import (
 from l2m_fast.experiments.statistics import FloatArray, interval
 from l2m_fast.experiments.task import Kind
 
-Places = Sequence[tuple[Axis, float]]  # axis, and fraction of its end
 NONE = "-"
 _LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T with warm-up"}
 
@@ -133,13 +133,13 @@ def verdict_counts(results: Sequence[TaskResults]) -> Table | None:
     )
 
 
-def verdict_matrix(results: Sequence[TaskResults]) -> Table | None:
+def verdict_matrix(results: Sequence[TaskResults], measure: Measure) -> Table | None:
     """Where Learn2Mix wins, ties and loses at the end; None where it is compared in no task that counts."""
     counted = _of_ours(results)
     verdicts: dict[tuple[str, str], dict[Axis, str]] = {}
     for task in counted:
         for axis in Axis:
-            for c in task.compare(axis):
+            for c in task.compare(axis, measure):
                 if c.fraction == 1:
                     verdicts.setdefault((c.other, task.name), {})[axis] = c.verdict
 
@@ -153,18 +153,18 @@ def verdict_matrix(results: Sequence[TaskResults]) -> Table | None:
     if not others:
         return None
     return Table(
-        "Learn2Mix at the end, by task",
-        "Its verdict on test error against the method of the row, after E epochs and after T seconds, with warm-up "
+        f"Learn2Mix at the end, by task: {'test error' if measure == 'test_error' else 'error of the worst class'}",
+        "Its verdict against the method of the row, after E epochs and after T seconds, with warm-up "
         "where that makes a difference; one word where all are the same, a dash where the method was not run.",
         ("method", *(task.name for task in counted)),
         tuple((other, *(cell(verdicts.get((other, task.name), {})) for task in counted)) for other in others),
     )
 
 
-def errors(task: TaskResults, measure: Measure, places: Places) -> Table:
+def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
     """Mean and 95 % interval at each place; beside test errors the paper's figures, in which warm-up does not count."""
-    kind, axes = task.first.kind, {axis for axis, _ in places}
-    paper = task.first.paper if measure == "test_error" and axes <= {Axis.EPOCHS, Axis.SECONDS} else {}
+    kind, places = task.first.kind, _places(measure, axes)
+    paper = task.first.paper if measure == "test_error" and Axis.WARM_UP not in axes else {}
     budgets = [f"{fraction:g}E" if fraction < 1 else "E" for fraction in FRACTIONS]
     reported = [budget for budget in budgets if any(method in task.runs for method in paper.get(budget, {}))]
 
@@ -176,7 +176,7 @@ def errors(task: TaskResults, measure: Measure, places: Places) -> Table:
         )
 
     return Table(
-        f"{name_of(measure, kind)} {_where(places)}",
+        f"{name_of(measure, kind)} {_where(axes)}",
         "Mean ± half the 95 % interval over seeds."
         + (" Warm-up is what a method does before its first batch." if Axis.WARM_UP in axes else "")
         + (
@@ -191,12 +191,12 @@ def errors(task: TaskResults, measure: Measure, places: Places) -> Table:
     )
 
 
-def comparisons(task: TaskResults, measure: Measure, places: Places) -> Table | None:
+def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table | None:
     """Verdict, advantage, effect size and p against each method; None where there is nothing to compare."""
     kind = task.first.kind
     of_other: dict[str, list[Comparison]] = {}
-    for axis in dict.fromkeys(axis for axis, _ in places):
-        for c in task.compare(axis, measure, [fraction for of, fraction in places if of is axis]):
+    for axis in axes:
+        for c in task.compare(axis, measure):
             of_other.setdefault(c.other, []).append(c)
     if not of_other:
         return None
@@ -209,11 +209,11 @@ def comparisons(task: TaskResults, measure: Measure, places: Places) -> Table | 
         return f"{gap}, not testable" if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
 
     return Table(
-        f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} {_where(places)}",
+        f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"How much better {task.subject} is in {unit} (negative: worse), Hedges' g of that, p of Welch's t test after Holm's "
         f"correction for all methods and columns of the same axis, and in brackets before it. {task.subject} wins or loses "
         f"where the corrected p < {LEVEL}, and ties otherwise. Not testable: one seed, or no spread between seeds.",
-        ("method", *_heads(task, places)),
+        ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )
 
@@ -292,7 +292,7 @@ def environment(records: Sequence[Record]) -> Table:
             return next(iter(values))
         if len(values) > 4:
             return f"{min(values)} .. {max(values)} ({len(values)} different)"
-        return "; ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+        return "; ".join(f"{value} ({count} run{'s' if count > 1 else ''})" for value, count in sorted(values.items()))
 
     config = records[0].config
     return Table(
@@ -316,12 +316,15 @@ def _of_ours(results: Sequence[TaskResults]) -> list[TaskResults]:
     return [task for task in results if task.counts and task.subject == OURS]
 
 
-def _where(places: Places) -> str:
-    axes = {axis for axis, _ in places}
-    return f"at equal {axes.pop().value}" if len(axes) == 1 else "at the end"
+def _places(measure: Measure, axes: Sequence[Axis]) -> list[tuple[Axis, float]]:
+    return [(axis, fraction) for axis in axes for fraction in ASKED[measure]]
 
 
-def _heads(task: TaskResults, places: Places) -> tuple[str, ...]:
+def _where(axes: Sequence[Axis]) -> str:
+    return f"at equal {axes[0].value}" if len(axes) == 1 else "at the end"
+
+
+def _heads(task: TaskResults, places: Sequence[tuple[Axis, float]]) -> tuple[str, ...]:
     def at(axis: Axis, fraction: float) -> str:
         # The last whole epoch, of which the figure is.
         return (
