@@ -53,9 +53,9 @@ ODD = "<b>odd & \"quoted\" 'too' | $x^$ *"  # a folder too, so without a slash
 def write_runs(folder: Path) -> None:
     """Classes from two to a hundred, errors that are percent or squares, one run that diverged, a study, odd names."""
     records = [
-        *runs("learn2mix", around(20), task="two", paper={"E": {"learn2mix": (80.0, 1.0)}}),
-        *runs("classical", around(25), task="two"),
-        *runs("curriculum", around(25), task="two", warm_up=1.5),
+        *runs("learn2mix", around(20), task=f"two {ODD}", paper={"E": {"learn2mix": (80.0, 1.0)}}),
+        *runs("classical", around(25), task=f"two {ODD}"),
+        *runs("curriculum", around(25), task=f"two {ODD}", warm_up=1.5),
         *runs("learn2mix", around(2), task="squares", kind="regression", names=("red", ODD), learned=1.0),
         *runs("classical", [*around(2, 2), [9.0, math.nan]], task="squares", kind="regression", names=("red", ODD), learned=1.0),
         *(
