@@ -18,7 +18,9 @@ def fake_images(channels: int, size: int, num_classes: int, rows_per_class: int 
         classes = rng.permutation(np.repeat(np.arange(num_classes), rows))
         return rng.integers(0, 256, (len(classes), channels, size, size), dtype=np.uint8), classes
 
-    return ImageSet(labelled(rows_per_class), labelled(rows_per_class // 5), tuple(map(str, range(num_classes))), "random")
+    return ImageSet(
+        labelled(rows_per_class), labelled(rows_per_class // 5), tuple(map(str, range(num_classes))), "random"
+    )
 
 
 def fake_table(rows: int, columns: int, num_classes: int) -> Table:
@@ -39,7 +41,7 @@ def use_fake_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, shape in {
         "mnist": (1, 28, 10, 50),
         "fashion_mnist": (1, 28, 10, 50),
-        "cifar10": (3, 32, 10, 120),
+        "cifar10": (3, 32, 10, 50),
         "cifar100": (3, 32, 100, 10),
         "tiny_imagenet100": (3, 32, 100, 10),
         "imagenette": (3, 96, 10, 20),

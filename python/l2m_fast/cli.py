@@ -23,8 +23,6 @@ _EXPERIMENTS_REQUIREMENTS = {
     "scipy": "scipy",
 }
 
-_REPORT_REQUIREMENTS = {"torch": "torch", "imblearn": "imbalanced-learn", "matplotlib": "matplotlib", "scipy": "scipy"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -78,23 +76,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    missing = [name for module, name in _REPORT_REQUIREMENTS.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        print(f'l2m-fast report needs {", ".join(missing)}: pip install "l2m-fast[experiments]"', file=sys.stderr)
-        return 2
-    from l2m_fast.experiments.files import InputError  # only now: they import torch and matplotlib
-    from l2m_fast.experiments.report import report
-
-    try:
-        for path in report(arguments.runs, arguments.out or arguments.runs / "report"):
-            print(f"written: {path}")
-    except InputError as error:
-        print(f"l2m-fast report: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def _bench(arguments: argparse.Namespace) -> int:
     if _misses("bench", {"torch": "torch", "tqdm": "tqdm"}, extra="bench"):
         return 2
@@ -113,6 +94,21 @@ def _experiment(arguments: argparse.Namespace) -> int:
         command.experiment(arguments, lambda line: print(line, flush=True))
     except command.InputError as error:
         print(f"l2m-fast experiment: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    if _misses("report", _EXPERIMENTS_REQUIREMENTS, extra="experiments"):
+        return 2
+    from l2m_fast.experiments.files import InputError
+    from l2m_fast.experiments.report import report
+
+    try:
+        for path in report(arguments.runs, arguments.out or arguments.runs / "report"):
+            print(f"written: {path}")
+    except InputError as error:
+        print(f"l2m-fast report: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -172,15 +168,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where demo.png and demo.json go; default: ./%(default)s",
     )
     demo.set_defaults(run=_demo)
-    report = commands.add_parser(
-        "report",
-        help="tabulate, compare and draw the runs of `l2m-fast experiment`",
-        description="Reads every run of a folder and writes report.html (one page, nothing else needed), report.md and "
-        "the pictures: curves, comparisons with Learn2Mix, time to accuracy and costs.",
-    )
-    report.add_argument("runs", type=Path, metavar="RUNS", help="folder that `l2m-fast experiment` wrote")
-    report.add_argument("--out", type=Path, metavar="DIR", help="where the files go; default: RUNS/report")
-    report.set_defaults(run=_report)
     bench = commands.add_parser(
         "bench",
         add_help=False,
@@ -222,6 +209,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument("--list", action="store_true", help="only say which tasks, methods and studies there are")
     experiment.set_defaults(run=_experiment)
+    report = commands.add_parser(
+        "report",
+        help="tabulate, compare and draw the runs of `l2m-fast experiment`",
+        description="Reads every run of a folder and writes report.html (one page, nothing else needed), report.md and "
+        "the pictures: curves, comparisons with Learn2Mix, time to accuracy and costs.",
+    )
+    report.add_argument("runs", type=Path, metavar="RUNS", help="folder that `l2m-fast experiment` wrote")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where the files go; default: RUNS/report")
+    report.set_defaults(run=_report)
     return parser
 
 

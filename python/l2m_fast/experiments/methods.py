@@ -15,8 +15,6 @@ from l2m_fast.experiments.method import Batches, Method, Refusal, Start, class_s
 from l2m_fast.experiments.names import named
 from l2m_fast.experiments.task import Rows, Task
 
-__all__ = ["METHODS", "Batches", "Method", "Refusal", "Start", "method"]  # those of method.py too, for who runs them
-
 FOCUSING = 2.0  # gamma of the focal loss: the best of Lin et al. 2017, and that of the Learn2Mix paper
 # Of the effective number. Cui et al. 2019 choose among 0.9, 0.99, 0.999 and 0.9999 on each data set; this is what they
 # take where there is nothing to choose by, on ImageNet and iNaturalist.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -166,13 +167,7 @@ def execute(planned: Plan, settings: Settings) -> None:
             data = some[0].task.load(some[0].config.seed)
             for run in some:
                 bar.set_postfix_str(f"{run.config.task}, {run.config.method}, seed {run.config.seed}")
-                before = bar.n
-
-                def advance(share: float, before: int = before, run: Run = run) -> None:
-                    bar.update(before + round(share * _length(run)) - bar.n)
-
-                method = run.make()
-                kind = settings.budget.kind
+                method, kind, advance = run.make(), settings.budget.kind, _advance(bar, _length(run))
                 warm_up, points = train(run.task, data, method, run.config.seed, kind, settings.device, advance)
                 record = Record(
                     config=run.config,
@@ -194,6 +189,16 @@ def execute(planned: Plan, settings: Settings) -> None:
 def _length(run: Run) -> int:
     # Whole numbers: a bar whose parts add up to a little more than the whole complains.
     return round(1000 * run.config.seconds)
+
+
+def _advance(bar: tqdm[NoReturn], length: int) -> Callable[[float], None]:
+    """Returns what moves the bar to a share of the run that begins now."""
+    before = int(bar.n)
+
+    def advance(share: float) -> None:
+        bar.update(before + round(share * length) - bar.n)
+
+    return advance
 
 
 def _by_task(pairs: Sequence[Pair]) -> Iterator[tuple[Task, list[Callable[[], Method]]]]:

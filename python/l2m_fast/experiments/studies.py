@@ -116,8 +116,8 @@ def shifts(task: Task) -> Iterator[Pair]:
 
     def none(data: TaskData, seed: int) -> TaskData:
         smallest = min(_sizes(data.train))
-        if smallest < 20:
-            msg = f"study 'shift' needs at least 20 training rows of every class ({task.name} has one of {smallest})"
+        if smallest < 10:
+            msg = f"study 'shift' needs at least 10 training rows of every class ({task.name} has one of {smallest})"
             raise InputError(msg)
         return replace(data, train=_thin(data.train, long_tail(_sizes(data.train)), seed))
 
