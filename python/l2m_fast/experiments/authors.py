@@ -117,6 +117,6 @@ class AuthorsBatches:
     def _update(self) -> None:
         if self._losses is None or self._classes is None:
             return
-        last = class_loss(self._losses, self._classes, len(self._parts))
+        last = class_loss(self._losses.cpu(), self._classes, len(self._parts))
         class_losses = last.sum / np.maximum(last.count, 1)
         self.proportions = self._policy.update(self.proportions, class_losses, self._class_sizes)

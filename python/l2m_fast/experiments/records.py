@@ -1,7 +1,8 @@
 """The record of a run: what was run, on what, and how each epoch went; one JSON file a run.
 
 They lie as FOLDER/TASK/METHOD/seed-N.json, blanks in names as underscores. A record is written when its run is finished, and
-in one step, so that a killed program leaves whole records only.
+in one step, so that a killed program leaves whole records only. The points of a run are written column by column, to five
+digits: a study has hundreds of runs of hundreds of epochs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,9 @@ def write(folder: Path, record: Record) -> Path:
     """
     path = path_of(folder, record.config)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    content = asdict(record) | {"points": [_without_nan(asdict(point)) for point in record.points]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(_dump(content), encoding="utf-8")
+        unfinished.write_text(_dump(record), encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
         msg = f"{path} cannot be written: {error.strerror}"
@@ -148,9 +147,8 @@ def read(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        points = tuple(
-            Point(**{name: _with_nan(value) for name, value in point.items()}) for point in content.pop("points")
-        )
+        columns = {name: map(_with_nan, column) for name, column in content.pop("points").items()}
+        points = tuple(Point(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
         return Record(
             config=Config(**content.pop("config")),
             class_names=tuple(content.pop("class_names")),
@@ -191,23 +189,28 @@ def differences(wanted: Config, found: Config) -> str:
     return ", ".join(f"{name} {getattr(found, name)!r} (wanted {getattr(wanted, name)!r})" for name in names)
 
 
-def _dump(content: dict[str, Any]) -> str:
-    # A point a line: a record is long, and someone will look at it.
-    points = ",\n  ".join(json.dumps(point, allow_nan=False) for point in content.pop("points"))
-    return f'{json.dumps(content, indent=1, allow_nan=False)[:-2]},\n "points": [\n  {points}\n ]\n}}\n'
+def _dump(record: Record) -> str:
+    content = asdict(record)
+    columns = {name: [_without_nan(point[name]) for point in content["points"]] for name in _POINT}
+    # A line for each entry and column: someone will look at it.
+    lines = [f"{json.dumps(name)}: {_compact(value)}" for name, value in (content | {"points": columns}).items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _without_nan(point: dict[str, Any]) -> dict[str, Any]:
+_POINT = tuple(field.name for field in fields(Point))
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{\n " + ",\n ".join(f"{json.dumps(name)}: {_compact(inner)}" for name, inner in value.items()) + "\n}"
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _without_nan(value: Any) -> Any:
     # JSON has no NaN and no infinity.
-    def plain(value: float) -> float | None:
-        if not isinstance(value, float):
-            return value
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-
-    return {
-        name: [plain(v) for v in value] if isinstance(value, Sequence) else plain(value)
-        for name, value in point.items()
-    }
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return [_without_nan(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _with_nan(value: Any) -> Any:
