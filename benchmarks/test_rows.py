@@ -21,8 +21,10 @@ from benchmarks.peers.limit import limit
 from benchmarks.peers.take import take
 from benchmarks.race import OURS, Spread, race
 from benchmarks.report import Report
-from benchmarks.workloads import NUM_THREADS, SEED, Workload, check_epoch
+from benchmarks.workloads import NUM_THREADS, REAL_DATA, SEED, Fields, Workload, check_epoch
 from l2m_fast import Loader
+from l2m_fast.experiments.datasets import cifar10, wine
+from l2m_fast.experiments.rows import standardised
 
 _workload = partial(Workload, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
 KINDS = {
@@ -32,20 +34,39 @@ KINDS = {
     "images of 224 x 224": _workload(4_000, (3, 224, 224), torch.uint8, 64),
     **{f"batch {size}": _workload(200_000, (16,), torch.float32, size) for size in (32, 128, 8192)},
 }
+REAL: dict[str, tuple[Callable[[], torch.Tensor], int]] = {  # what makes the rows, and the batch size
+    "CIFAR-10": (lambda: torch.tensor(cifar10().train[0]), 512),
+    "wine": (lambda: standardised(wine().columns, wine().columns), 64),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(benchmark: BenchmarkFixture, report: Report, rounds: int, kind: str) -> None:
+    """Races an epoch of made-up rows."""
+    _race(benchmark, report, rounds, kind, KINDS[kind], KINDS[kind].fields())
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="L2M_DATA names no folder of data files")
+@pytest.mark.parametrize("name", REAL)
+def test_real_data(benchmark: BenchmarkFixture, report: Report, rounds: int, name: str) -> None:
+    """Races an epoch of real rows."""
+    make, batch_size = REAL[name]
+    x = make()
+    workload = _workload(len(x), tuple(x.shape[1:]), x.dtype, batch_size)
+    _race(benchmark, report, rounds, name, workload, Fields(x, torch.arange(len(x))))
+
+
+def _race(
+    benchmark: BenchmarkFixture, report: Report, rounds: int, name: str, workload: Workload, fields: Fields
+) -> None:
     """Races an epoch after checking that all deliver the same rows."""
-    workload = KINDS[kind]
-    fields = workload.fields()
     rivals = [make(fields, workload.batch_size) for make in (index_select, take, limit)]
     with Loader((fields.x, fields.y), batch_size=workload.batch_size, num_threads=NUM_THREADS, seed=SEED) as loader:
         ours = Peer.iterated(OURS, loader)
         for peer in (*rivals, ours):
             check_epoch(peer.batches, fields)
         times = race(benchmark, ours.run, {peer.name: peer.run for peer in rivals}, rounds)
-    case = f"{kind}: {workload}"
+    case = f"{name}: {workload}"
     for peer in (*rivals, ours):
         report.add(case, peer.name, times.rate(peer.name, workload.num_rows), "rows/s")
     for peer in rivals:
