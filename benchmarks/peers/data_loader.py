@@ -48,6 +48,7 @@ def data_loader(fields: Fields, batch_size: int, num_workers: int) -> Peer:
     """Makes a DataLoader of a TensorDataset, shuffle=True, default collate.
 
     Its workers, if any, persist, so that only the first epoch pays for their start.
+    Without a GPU `pin_memory=True` pins nothing and warns; with one, `gpu/batches.py` races it.
     """
     loader = DataLoader(
         TensorDataset(fields.x, fields.y),

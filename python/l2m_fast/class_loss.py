@@ -85,16 +85,16 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
     """An array of one dimension, contiguous and aligned; of bfloat16, which numpy lacks, the int16 of its bits."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
-        if values.device.type != "cpu":
+        if not values.is_cpu:
             msg = f"{name} must be on the CPU, or both losses and classes on a CUDA device (got device {values.device})"
             raise ValueError(msg)
-        dense = values.layout == torch.strided and not values.is_nested and not values.is_quantized
-        if not dense or (values.is_floating_point() and values.element_size() < 2):
+        try:
+            bits = values.resolve_neg().view(torch.int16) if values.dtype == torch.bfloat16 else values
+            values = bits.numpy(force=True)  # one call to detach it and to resolve what is lazy
+        except (TypeError, RuntimeError) as error:
             kind = "nested" if values.is_nested else values.layout
             msg = f"{name} must be a plain dense tensor (got {values.dtype}, {kind})"
-            raise TypeError(msg)
-        values = values.detach().resolve_conj().resolve_neg()
-        values = (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+            raise TypeError(msg) from error
     if isinstance(values, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
@@ -159,9 +159,7 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
 def loss_array(losses: Any) -> NDArray[Any]:
     """Per-sample losses as the core takes them."""
     array = _host_array("losses", losses)
-    if _is_bfloat16(losses):
-        return array
-    if array.dtype.kind != "f" or array.itemsize > 8:
+    if (array.dtype.kind != "f" or array.itemsize > 8) and not _is_bfloat16(losses):
         msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
         raise TypeError(msg)
     return array
@@ -281,7 +279,7 @@ class LossWindow:
         sums = np.concatenate(self.pending)
         if all_reduce is not None:
             all_reduce(sums)
-        total, count = np.split(sums, 2)
+        total, count = sums.reshape(2, -1)
         recorded = (count > 0) & nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():
             return None, class_losses

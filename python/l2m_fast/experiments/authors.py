@@ -38,22 +38,22 @@ def form_batches(
         The fields of a batch, each `[B, ...]` with B <= batch_size.
     """
     orders = [torch.randperm(len(part[0]), generator=generator) for part in parts]
-    starts = [0] * len(parts)
+    sizes, starts = [len(order) for order in orders], [0] * len(parts)
     for _ in range(steps):
-        of_classes = []
-        for label, (part, order) in enumerate(zip(parts, orders, strict=True)):
+        batch: list[list[torch.Tensor]] = [[] for _ in parts[0]]
+        for label, part in enumerate(parts):
             slices = []
             wanted, start = int(proportions[label].item() * batch_size), starts[label]
             while wanted > 0:
-                rows = order[start : start + wanted]
-                slices.append([field[rows] for field in part])
-                taken = len(rows)
-                wanted -= taken
-                start = (start + taken) % len(order)
+                stop = min(start + wanted, sizes[label])
+                slices.append(orders[label][start:stop])
+                wanted -= stop - start
+                start = stop % sizes[label]
             starts[label] = start
             if slices:
-                of_classes.append([*map(torch.cat, zip(*slices, strict=True))])
-        yield [*map(torch.cat, zip(*of_classes, strict=True))]
+                for i, field in enumerate(part):
+                    batch[i].append(torch.cat([field[rows] for rows in slices]))
+        yield [torch.cat(of_classes) for of_classes in batch]
 
 
 class AuthorsBatches:
