@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from l2m_fast import cli
-from l2m_fast.experiments import figures
+from l2m_fast.experiments import figures, tables
 from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.records import Record, write
 from l2m_fast.experiments.results import by_task
@@ -184,3 +184,25 @@ def test_a_missing_requirement_is_named_with_its_extra(
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imblearn" else found(name))
     assert 'imbalanced-learn: pip install "l2m-fast[experiments]"' in fails_with(tmp_path, capsys)
+
+
+def test_the_part_of_the_loader_is_told_apart_from_that_of_the_method() -> None:
+    """On a task where the authors' program trains classical training 3 epochs while Learn2Mix has 4."""
+    falling = [90.0, 60.0, 50.0, 40.0, 20.0]
+    better = [90.0, 55.0, 45.0, 35.0, 10.0]
+    task = only(
+        *runs("learn2mix", [better, better], task="mnist"), *runs("classical", [falling, falling], task="mnist")
+    )
+    table = tables.loader_share(task)
+    assert table is not None
+    assert table.rows == (
+        ("0.25 E (epoch 1)", "10.00", "40.00", "45.00", "+30.00", "+5.00"),
+        ("0.5 E (epoch 2)", "40.00", "50.00", "55.00", "+10.00", "+5.00"),
+        ("E (epoch 4)", "60.00", "80.00", "90.00", "+20.00", "+10.00"),
+    )
+
+
+def test_where_the_authors_loaders_are_alike_no_part_is_told() -> None:
+    for task, method in (("cifar10", "classical"), ("digits", "classical"), ("mnist", "balanced")):
+        records = [*runs("learn2mix", around(20), task=task), *runs(method, around(20), task=task)]
+        assert tables.loader_share(only(*records)) is None

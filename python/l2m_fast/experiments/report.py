@@ -54,8 +54,8 @@ def _blocks(records: Sequence[Record], results: Sequence[TaskResults]) -> Iterat
     yield Heading(1, "Learn2Mix and other methods, on equal loaders")
     yield Text(
         f"{len(records)} runs of {len(lines)} methods on {len(results)} tasks. Every method draws its batches with the same "
-        "loader (but for learn2mix-authors, where they are the authors'), and within a task and seed all begin with the same data and the same weights; seeds are all that chance is "
-        "judged by."
+        "loader (but for learn2mix-authors, whose batches are formed as the authors do), and within a task and seed all begin "
+        "with the same data and the same weights; seeds are all that chance is judged by."
     )
     if different := tables.differing(records):
         yield Text(
@@ -93,8 +93,7 @@ def _of_task(task: TaskResults, lines: dict[str, figures.Line]) -> Iterator[Bloc
     ]
     yield from (tables.errors(task, *one) for one in asked)
     yield from filter(None, (tables.comparisons(task, *one) for one in asked))
-    if table := tables.time_to_target(task):
-        yield table
+    yield from filter(None, (tables.time_to_target(task), tables.loader_share(task)))
     yield tables.costs(task)
 
 

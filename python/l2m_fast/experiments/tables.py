@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2m_fast.experiments.methods import METHODS
+from l2m_fast.experiments.paper import EPOCHS
 from l2m_fast.experiments.records import Record
 from l2m_fast.experiments.results import (
     ASKED,
@@ -246,6 +247,33 @@ def time_to_target(task: TaskResults) -> Table | None:
         "never were.",
         ("method", "runs that reached it", "epochs", Axis.SECONDS.value, Axis.WARM_UP.value),
         tuple(row(method) for method in task.runs),
+    )
+
+
+def loader_share(task: TaskResults) -> Table | None:
+    """What the loaders of the paper's program are worth here; None where they made no difference, or a method was not run."""
+    ours, classical = EPOCHS.get(task.name, (1, 1))
+    if ours == classical or not {OURS, BASELINE} <= set(task.runs):
+        return None
+    kind = task.first.kind
+
+    def row(fraction: float) -> tuple[str, ...]:
+        at_once = [(BASELINE, fraction * classical / ours), (BASELINE, fraction), (OURS, fraction)]
+        slow, fast, mixed = (shown(task.errors(method, Axis.EPOCHS, at), kind) for method, at in at_once)
+        gains = fast.mean() - slow.mean(), mixed.mean() - fast.mean()
+        return (
+            f"{_of_end(fraction, Axis.EPOCHS)} (epoch {int(fraction * task.epochs)})",
+            *(number(float(sample.mean()), kind) for sample in (slow, fast, mixed)),
+            *(f"{gain:+.2f}" for gain in map(float, gains)),
+        )
+
+    return Table(
+        "What part of the paper's gain is the loader",
+        f"In the same seconds the authors' program trains Learn2Mix for {ours} epochs and classical training, which it gives a slower "
+        f"loader, for {classical}. Here: classical training that is {classical} / {ours} as far, as with theirs; as far as "
+        "Learn2Mix, as with equal loaders; and Learn2Mix. The first gain is the loader's, the second the method's.",
+        ("at", "classical, slower loader", "classical, equal loader", OURS, "gain of the loader", "gain of the method"),
+        tuple(map(row, FRACTIONS)),
     )
 
 
