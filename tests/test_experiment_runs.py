@@ -69,6 +69,13 @@ def trained(
 # ---- training
 
 
+def test_a_classifier_that_diverged_is_not_one_that_guesses() -> None:
+    outputs, targets = torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [torch.inf, 0.0]]), torch.tensor([0, 0, 0])
+    errors = task_of().errors(outputs, outputs, targets)
+    assert errors[0] == 100
+    assert errors[1:].isnan().all()
+
+
 def test_points_tell_epochs_steps_and_times() -> None:
     told: list[float] = []
     _, points = train(task_of(), data_of(), method("classical"), 0, "epochs", CPU, told.append)
@@ -181,6 +188,8 @@ def test_data_that_shift_are_trained_on_from_the_middle_of_the_budget() -> None:
     assert shares[:4] == pytest.approx([0.6] * 4)
     assert shares[4:] == pytest.approx([0.1] * 3)
     assert points[-1].epoch == 6
+    with pytest.raises(InputError, match="shift in mid-training need 2 epochs of made-up or more"):
+        train(task_of(epochs=1), replace(data, later_train=later), method("classical"), 0, "epochs", CPU)
 
 
 # ---- every task and method in miniature
@@ -320,8 +329,19 @@ def test_plans_refuse_what_makes_no_sense(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     settings = settings_of(tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be written"):
-        runs.execute(runs.plan(pairs(), settings), settings)
+    with pytest.raises(InputError, match=r"runs cannot be written to .*file"):
+        runs.plan(pairs(), settings)
+    with pytest.raises(InputError, match="cannot be looked for: File name too long"):
+        runs.plan(pairs(), settings_of(tmp_path / ("long" * 100)))
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    planned = runs.plan(pairs(), settings)
+    runs.execute(planned, settings)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    runs.execute(planned, settings)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
 # ---- studies
@@ -355,11 +375,16 @@ def test_studies_of_one_parameter_of_learn2mix() -> None:
 def test_the_imbalance_study_thins_the_training_set_alone() -> None:
     task = replace(task_of(), load=lambda seed: data_of(seed, (100,) * 4))
     changed = of_names(studies.imbalances(task))
-    assert sizes_of(changed["imbalance=none"].load(0)) == [100] * 4
+    assert sizes_of(changed["imbalance=as-it-is"].load(0)) == [100] * 4
     assert sizes_of(changed["imbalance=exponential-10"].load(0)) == [100, 46, 22, 10]
     assert sizes_of(changed["imbalance=minority-20"].load(0)) == [100, 100, 5, 5]
     assert sizes_of(changed["imbalance=step"].load(0)) == [5, 5, 100, 100]
     assert len(changed["imbalance=step"].load(0).test.classes) == 80
+    assert changed["imbalance=step"].description == "three clouds; imbalance: step"
+    with pytest.raises(InputError, match="would leave 7 rows of made-up, less than a batch"):
+        of_names(studies.imbalances(replace(task_of(), load=lambda seed: data_of(seed, (3, 3, 3)))))[
+            "imbalance=minority-20"
+        ].load(0)
 
 
 def test_the_shift_study_turns_the_long_tail_round() -> None:
@@ -397,7 +422,7 @@ def test_studies_of_classification_refuse_other_tasks(name: str) -> None:
 def test_every_study_in_miniature(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     use_fake_datasets(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["experiment", "cifar10", "--study", name, "--seeds", "1", "--budget", "epochs=1"]) == 0
+    assert cli.main(["experiment", "cifar10", "--study", name, "--seeds", "1", "--budget", "epochs=2"]) == 0
     assert len(records.read_all(tmp_path / "l2m-fast-runs")) >= 5
 
 
@@ -486,5 +511,5 @@ def test_records_of_all_read_by_task_method_and_seed(tmp_path: Path) -> None:
     assert [(r.config.task, r.config.method, r.config.seed) for r in found] == [
         *product(("one", "two"), ("classical", "learn2mix"), (0, 1))
     ]
-    with pytest.raises(InputError, match="has no runs"):
+    with pytest.raises(InputError, match="is not there, or cannot be read"):
         records.read_all(tmp_path / "elsewhere")

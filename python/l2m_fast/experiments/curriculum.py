@@ -32,7 +32,7 @@ class CurriculumBatches:
     The Learn2Mix paper gives start 0.5, increase 1.2 and step 10, without a unit. It must be epochs: at 60 steps an epoch
     (MNIST) a pace of 10 steps would be through in the first epoch of about 60, no curriculum at all, while 10 epochs end at
     epoch 40, of the 53 to 137 that the published figures have. Where a protocol has fewer than 60 epochs a pace is a sixth
-    of them, so that all rows are seen in the last third. The class mix is that of all rows throughout.
+    of them, so that all rows are seen in the last third of the epochs, also where seconds end training before them. The class mix is that of all rows throughout.
 
     Args:
         start: Of the run.

@@ -12,6 +12,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from l2m_fast.experiments.files import InputError
@@ -121,6 +122,34 @@ def path_of(folder: Path, config: Config) -> Path:
     return folder / task / method / f"seed-{config.seed}.json"
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a record.
+
+    Raises:
+        InputError: It cannot be told.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        msg = f"{path} cannot be looked for: {error.strerror}"
+        raise InputError(msg) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of records, before hours of work end in front of a locked door.
+
+    Raises:
+        InputError: It cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"runs cannot be written to {folder}: {error.strerror}"
+        raise InputError(msg) from error
+
+
 def write(folder: Path, record: Record) -> Path:
     """Writes a record; returns its path.
 
@@ -173,8 +202,11 @@ def read_all(folder: Path) -> list[Record]:
     """Reads every record of a folder, in the order of task, method and seed.
 
     Raises:
-        InputError: There is none, or one is not whole.
+        InputError: There is none, one is not whole, or the folder cannot be read.
     """
+    if not is_there(folder) or not os.access(folder, os.R_OK | os.X_OK):
+        msg = f"{folder} is not there, or cannot be read"
+        raise InputError(msg)
     paths = sorted(folder.glob("*/*/seed-*.json"))
     if not paths:
         msg = f"{folder} has no runs: expected TASK/METHOD/seed-N.json, as `l2m-fast experiment --out` writes them"

@@ -7,6 +7,7 @@ model at a time is that of the last point at or before it: a model that is not t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -28,7 +29,7 @@ OURS, BASELINE = "learn2mix", "classical"
 Measure = Literal["test_error", "worst_class_error"]
 # Where each is compared. The worst class at the end only: the more questions, the less sure is each answer.
 ASKED: dict[Measure, tuple[float, ...]] = {"test_error": FRACTIONS, "worst_class_error": (1.0,)}
-Verdict = Literal["wins", "ties", "loses"]
+Verdict = Literal["wins", "ties", "loses", "untested"]
 
 
 class Axis(Enum):
@@ -50,7 +51,7 @@ class Comparison:
         effect: Hedges' g of it.
         p_alone: Welch's; NaN: it could not be tested.
         p: The same, corrected by Holm for the family.
-        verdict: Of the subject; "ties" whenever p is not below LEVEL.
+        verdict: Of the subject; "ties" where p is not below LEVEL, "untested" where there is none.
     """
 
     other: str
@@ -100,24 +101,18 @@ class TaskResults:
 
     @cached_property
     def epochs(self) -> int:
-        """E: as many as every run reached that did not diverge."""
-        return min(run.points[-1].epoch for runs in self._whole for run in runs)
+        """E: as many as every run reached."""
+        return min(run.points[-1].epoch for runs in self.runs.values() for run in runs)
 
     @cached_property
     def seconds(self) -> float:
-        """T: seconds of training that every method filled, by the median of its runs that did not diverge."""
-        return min(float(np.median([run.points[-1].seconds for run in runs])) for runs in self._whole)
-
-    @cached_property
-    def _whole(self) -> list[list[Record]]:
-        # What diverged may have been ended early; it must not shorten the comparison of the others.
-        whole = [[run for run in runs if math.isfinite(run.points[-1].test_error)] for runs in self.runs.values()]
-        return [runs for runs in whole if runs] or [list(runs) for runs in self.runs.values()]
+        """T: seconds of training that every method filled, by the median of its runs."""
+        return min(float(np.median([run.points[-1].seconds for run in runs])) for runs in self.runs.values())
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """Those that differ: warm-up is counted where that of a method is at least a hundredth of T."""
-        longest = max(run.warm_up_seconds for runs in self.runs.values() for run in runs)
+        """Those that differ: warm-up is counted where that of a method, by its median, is at least a hundredth of T."""
+        longest = max(float(np.median([run.warm_up_seconds for run in runs])) for runs in self.runs.values())
         return tuple(Axis) if longest >= self.seconds / 100 else (Axis.EPOCHS, Axis.SECONDS)
 
     def end(self, axis: Axis) -> float:
@@ -166,8 +161,8 @@ class TaskResults:
         comparisons = []
         for (other, fraction, theirs, ours), p_alone, p in zip(pairs, alone, map(float, holm(alone)), strict=True):
             advantage = float(theirs.mean() - ours.mean())
-            verdict: Verdict = "ties"
-            if p < LEVEL:  # which NaN is not
+            verdict: Verdict = "untested" if math.isnan(p) else "ties"
+            if p < LEVEL:
                 verdict = "wins" if advantage > 0 else "loses"
             comparisons.append(Comparison(other, fraction, advantage, hedges_g(theirs, ours), p_alone, p, verdict))
         return tuple(comparisons)
@@ -242,7 +237,7 @@ def _check(run: Record, first: Record, everywhere: Config) -> None:
     wanted = replace(first.config, method=config.method, seed=config.seed)
     shared = replace(config, preset=everywhere.preset, budget=everywhere.budget, device=everywhere.device)
     different = differences(wanted, config) or differences(shared, config)
-    for field in ("kind", "class_names", "learned"):
+    for field in ("kind", "description", "source", "class_names", "class_sizes", "test_class_sizes", "learned"):
         if not different and getattr(run, field) != getattr(first, field):
             different = f"{field} {getattr(run, field)!r} (wanted {getattr(first, field)!r})"
     if different:
@@ -250,8 +245,12 @@ def _check(run: Record, first: Record, everywhere: Config) -> None:
         raise InputError(msg)
 
 
-def _place(method: str) -> tuple[int, str]:
-    # As the command line lists them, a variant behind what it varies.
+def _place(method: str) -> tuple[int, list[str | float]]:
+    # As the command line lists them, a variant behind what it varies, and variants by their number.
     names = list(METHODS)
-    base = method.split(" ")[0]
-    return (names.index(base) if base in names else len(names), method)
+    base = max((name for name in names if method.startswith(name)), key=len, default=None)
+    parts = re.split(r"(\d+(?:\.\d+)?)", method)
+    return (
+        len(names) if base is None else names.index(base),
+        [float(part) if i % 2 else part for i, part in enumerate(parts)],
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
@@ -118,7 +119,7 @@ def plan(pairs: Sequence[Pair], settings: Settings) -> Plan:
 
     Raises:
         InputError: A setting is out of range, data are missing or broken, a network cannot be made, every pair is refused, or
-            the folder has a run of another configuration.
+            the folder has a run of another configuration or cannot be written.
     """
     for name, value in (("seeds", settings.seeds), ("num_threads", settings.num_threads)):
         if value < 1:
@@ -144,20 +145,22 @@ def plan(pairs: Sequence[Pair], settings: Settings) -> Plan:
         for task, make, name in sensible
     ]
     unfinished = [run for run in runs if not _is_finished(settings.folder, run.config)]
+    records.make_folder(settings.folder)
     return Plan(tuple(unfinished), len(runs) - len(unfinished), tuple(refused))
 
 
 def execute(planned: Plan, settings: Settings) -> None:
     """Does the runs of a plan, with a progress bar on stderr; writes a record as each is finished.
 
-    Sets torch's number of threads for the whole process.
+    Sets torch's number of threads for the whole process. What another process has finished meanwhile is not done again.
 
     Raises:
-        InputError: A record cannot be written.
+        InputError: A record cannot be written, data have gone, or the budget is too short for them.
     """
     if not planned.runs:
         return
     torch.set_num_threads(settings.num_threads)
+    environment = _environment(settings)  # now: what is loaded is what is run, whatever happens to the checkout
     # A run is as long as its protocol says, more or less, or the time left would mean nothing on tasks of many sizes.
     total = sum(_length(run) for run in planned.runs)
     bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
@@ -168,6 +171,9 @@ def execute(planned: Plan, settings: Settings) -> None:
             for run in some:
                 bar.set_postfix_str(f"{run.config.task}, {run.config.method}, seed {run.config.seed}")
                 method, kind, advance = run.make(), settings.budget.kind, _advance(bar, _length(run))
+                if _is_finished(settings.folder, run.config):
+                    advance(1.0)
+                    continue
                 warm_up, points = train(run.task, data, method, run.config.seed, kind, settings.device, advance)
                 record = Record(
                     config=run.config,
@@ -179,7 +185,7 @@ def execute(planned: Plan, settings: Settings) -> None:
                     test_class_sizes=tuple(data.test.classes.bincount(minlength=len(data.class_names)).tolist()),
                     learned=run.task.learned,
                     paper={budget: dict(figures) for budget, figures in run.task.paper.items()},
-                    environment=_environment(settings),
+                    environment={"date": machine.now(), **environment},
                     warm_up_seconds=warm_up,
                     points=points,
                 )
@@ -221,7 +227,7 @@ def _config(task: Task, method: str, seed: int, settings: Settings) -> Config:
 
 def _is_finished(folder: Path, config: Config) -> bool:
     path = records.path_of(folder, config)
-    if not path.exists():
+    if not records.is_there(path):
         return False
     different = records.differences(config, records.read(path).config)
     if different:
@@ -232,10 +238,10 @@ def _is_finished(folder: Path, config: Config) -> bool:
 
 def _environment(settings: Settings) -> dict[str, str | int]:
     return {
-        "date": machine.now(),
         "commit": machine.git("rev-parse", "HEAD"),
         "cpu": machine.cpu_model(),
         "gpu": torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else "",
         "threads": settings.num_threads,
         **machine.versions(),
+        "imbalanced-learn": version("imbalanced-learn"),
     }

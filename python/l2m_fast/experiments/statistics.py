@@ -1,6 +1,7 @@
 """How sure a mean over seeds is, and a difference between two of them.
 
-A sample is one figure of each seed, `[S]`. Seeds share data and first weights only, so samples are taken as independent. A NaN
+A sample is one figure of each seed, `[S]`. Methods share data and first weights of a seed; Welch's test takes their samples as
+independent all the same, and finds less for it. A NaN
 (a run that diverged) makes everything NaN that it enters: leaving it out would flatter the method.
 """
 

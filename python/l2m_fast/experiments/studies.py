@@ -51,7 +51,7 @@ def imbalances(task: Task) -> Iterator[Pair]:
     """The training set thinned by each pattern of the literature; the test set stays."""
     _only_classification("imbalance", task)
     patterns: dict[str, Pattern] = {
-        "none": tuple,
+        "as-it-is": tuple,
         "exponential-10": partial(imbalance.exponential, imbalance=10),
         "exponential-100": partial(imbalance.exponential, imbalance=100),
         "linear": imbalance.linear,
@@ -63,7 +63,13 @@ def imbalances(task: Task) -> Iterator[Pair]:
     }
 
     def thinned(data: TaskData, seed: int, pattern: Pattern) -> TaskData:
-        return replace(data, train=_thin(data.train, pattern(_sizes(data.train)), seed))
+        sizes = pattern(_sizes(data.train))
+        if sum(sizes) < task.protocol.batch_size:
+            msg = (
+                f"study 'imbalance' would leave {sum(sizes)} rows of {task.name}, less than a batch; take a larger task"
+            )
+            raise InputError(msg)
+        return replace(data, train=_thin(data.train, sizes, seed))
 
     yield from _compared(task, "imbalance", {name: partial(thinned, pattern=p) for name, p in patterns.items()})
 
@@ -88,7 +94,7 @@ def architectures(task: Task) -> Iterator[Pair]:
     for make in _COMPARED:
         yield task, make
     for name, model in others.items():
-        changed = replace(task, name=f"{task.name} architecture={name}", model=model, paper={})
+        changed = replace(_varied(task, "architecture", name), model=model)
         for make in _COMPARED:
             yield changed, make
 
@@ -98,7 +104,7 @@ def optimizers(task: Task) -> Iterator[Pair]:
     for name in OPTIMIZERS:
         rate = task.protocol.learning_rate * (50 if name == "sgd" else 1)
         protocol = replace(task.protocol, optimizer=name, learning_rate=rate)
-        changed = replace(task, name=f"{task.name} optimizer={name}", protocol=protocol, paper={})
+        changed = replace(_varied(task, "optimizer", name), protocol=protocol)
         for make in _COMPARED:
             yield changed, make
 
@@ -151,15 +157,20 @@ def study(name: str) -> Study:
 
 
 def _compared(task: Task, what: str, changes: Mapping[str, Callable[[TaskData, int], TaskData]]) -> Iterator[Pair]:
-    """Learn2Mix, classical and balanced training on the task with its data changed; what the paper says is of other data."""
+    """Learn2Mix, classical and balanced training on the task with its data changed."""
     for name, change in changes.items():
 
         def load(seed: int, change: Callable[[TaskData, int], TaskData] = change) -> TaskData:
             return change(task.load(seed), seed)
 
-        changed = replace(task, name=f"{task.name} {what}={name}", load=load, paper={})
+        changed = replace(_varied(task, what, name), load=load)
         for make in _COMPARED:
             yield changed, make
+
+
+def _varied(task: Task, what: str, name: str) -> Task:
+    """The task under a name that says what is varied, without the paper's figures, which are of the task as it was."""
+    return replace(task, name=f"{task.name} {what}={name}", description=f"{task.description}; {what}: {name}", paper={})
 
 
 def _only_classification(study: str, task: Task) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from l2m_fast.experiments.results import (
     Comparison,
     Measure,
     TaskResults,
+    Verdict,
 )
 from l2m_fast.experiments.statistics import FloatArray, interval
 from l2m_fast.experiments.task import Kind
@@ -119,15 +121,16 @@ def verdict_counts(results: Sequence[TaskResults]) -> Table | None:
         return None
     places = [(axis, fraction) for axis in Axis for fraction in FRACTIONS]
     return Table(
-        "Learn2Mix: wins / ties / losses over tasks",
+        "Learn2Mix: wins / ties / losses / untested over tasks",
         f"In how many of the {len(counted)} tasks that count Learn2Mix has a significantly better, not significantly "
         "different, or significantly worse mean test error than the method of the row: at equal epochs, at equal seconds of "
-        "training, and at equal seconds with warm-up. A tie is no proof of equality: few seeds see large differences only.",
+        "training, and at equal seconds with warm-up. A tie is no proof of equality: few seeds see large differences only. Untested: "
+        "a run diverged, or there is no spread between seeds.",
         ("method", *(_of_end(fraction, axis) for axis, fraction in places)),
         tuple(
             (
                 other,
-                *(" / ".join(f"{of[axis, at, word]}" for word in ("wins", "ties", "loses")) for axis, at in places),
+                *(" / ".join(f"{of[axis, at, word]}" for word in get_args(Verdict)) for axis, at in places),
             )
             for other, of in counts.items()
         ),
@@ -172,7 +175,7 @@ def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
     def row(method: str) -> tuple[str, ...]:
         return (
             method,
-            *(_mean(task.errors(method, axis, fraction, measure), kind) for axis, fraction in places),
+            *(_mean(shown(task.errors(method, axis, fraction, measure), kind), kind) for axis, fraction in places),
             *(_of_paper(paper[budget].get(method), kind) for budget in reported),
         )
 
@@ -207,13 +210,13 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
         if math.isnan(c.advantage):
             return f"{c.verdict}: a run diverged"
         gap = f"{c.verdict}: {'+' if c.advantage >= 0 else '-'}{number(abs(c.advantage), kind)}"
-        return f"{gap}, not testable" if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
+        return gap if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
 
     return Table(
         f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"How much better {task.subject} is in {unit} (negative: worse), Hedges' g of that, p of Welch's t test after Holm's "
         f"correction for all methods and columns of the same axis, and in brackets before it. {task.subject} wins or loses "
-        f"where the corrected p < {LEVEL}, and ties otherwise. Not testable: one seed, or no spread between seeds.",
+        f"where the corrected p < {LEVEL}, and ties otherwise. Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )
@@ -242,7 +245,7 @@ def time_to_target(task: TaskResults) -> Table | None:
 
     return Table(
         f"Time to a test {what}",
-        f"The target is the mean with which {BASELINE} training ends, so about half of its own runs reach it. Given is the "
+        f"The target is the mean with which {BASELINE} training ends, so at least about half of its own runs reach it. Given is the "
         "median over all runs of the first epoch and second at which a run is there; not reached: half of the runs or more "
         "never were.",
         ("method", "runs that reached it", "epochs", Axis.SECONDS.value, Axis.WARM_UP.value),
@@ -257,21 +260,29 @@ def loader_share(task: TaskResults) -> Table | None:
         return None
     kind = task.first.kind
 
+    def between(method: str, fraction: float) -> FloatArray:
+        # Between two epochs too, or a few epochs would be rounded by more than the loaders differ.
+        at = fraction * task.epochs
+        points = [run.points for run in task.runs[method]]
+        errors = [np.interp(at, [p.epoch for p in some], [p.test_error for p in some]) for some in points]
+        return shown(np.array(errors, np.float64), kind)
+
     def row(fraction: float) -> tuple[str, ...]:
-        at_once = [(BASELINE, fraction * classical / ours), (BASELINE, fraction), (OURS, fraction)]
-        slow, fast, mixed = (shown(task.errors(method, Axis.EPOCHS, at), kind) for method, at in at_once)
-        gains = fast.mean() - slow.mean(), mixed.mean() - fast.mean()
+        slow, fast = between(BASELINE, fraction * classical / ours), between(BASELINE, fraction)
+        mixed = between(OURS, fraction)
+        seeds = min(len(fast), len(mixed))  # the same ones, and of one seed the gains belong together
         return (
-            f"{_of_end(fraction, Axis.EPOCHS)} (epoch {int(fraction * task.epochs)})",
-            *(number(float(sample.mean()), kind) for sample in (slow, fast, mixed)),
-            *(f"{gain:+.2f}" for gain in map(float, gains)),
+            f"{_of_end(fraction, Axis.EPOCHS)} (epoch {fraction * task.epochs:g})",
+            *(_mean(sample, kind) for sample in (slow, fast, mixed)),
+            *(_mean(gain, kind) for gain in (fast - slow, mixed[:seeds] - fast[:seeds])),
         )
 
     return Table(
         "What part of the paper's gain is the loader",
         f"In the same seconds the authors' program trains Learn2Mix for {ours} epochs and classical training, which it gives a slower "
-        f"loader, for {classical}. Here: classical training that is {classical} / {ours} as far, as with theirs; as far as "
-        "Learn2Mix, as with equal loaders; and Learn2Mix. The first gain is the loader's, the second the method's.",
+        f"loader, for {classical}. Here, mean ± half the 95 % interval: classical training after {classical} / {ours} of the epochs, "
+        "as with their loaders; after all of them, as with equal loaders; and Learn2Mix. The first gain is the loader's, the second "
+        "the method's; between two epochs the accuracy is interpolated.",
         ("at", "classical, slower loader", "classical, equal loader", OURS, "gain of the loader", "gain of the method"),
         tuple(map(row, FRACTIONS)),
     )
@@ -292,7 +303,7 @@ def costs(task: TaskResults) -> Table:
         return (method, *(_digits(1000 * value) for value in (whole, data, compute)), _digits(warm_up))
 
     return Table(
-        "Seconds of an epoch",
+        "Time of an epoch",
         "Medians over runs. Data: waiting for the next batch. Compute: forward, backward, optimizer, recording the losses. "
         "Warm-up: what the method does once before its first batch (SMOTE's new rows, the curriculum's first model).",
         ("method", "ms an epoch", "of them data", "of them compute", "warm-up, s"),
@@ -367,7 +378,7 @@ def _of_end(fraction: float, axis: Axis) -> str:
 
 
 def _mean(sample: FloatArray, kind: Kind) -> str:
-    mean, half = (float(value) for value in interval(shown(sample, kind)))
+    mean, half = (float(value) for value in interval(sample))
     if math.isnan(mean):
         return f"diverged ({int(np.isnan(sample).sum())} of {len(sample)})"
     return number(mean, kind) + ("" if math.isnan(half) else f" ± {number(half, kind)}")
@@ -378,7 +389,7 @@ def _of_paper(figure: tuple[float, float] | None, kind: Kind) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def _digits(value: float) -> str:

@@ -105,8 +105,12 @@ class Task:
         return (outputs.reshape(len(outputs), -1) - wanted.reshape(len(outputs), -1)).square().sum(dim=1)
 
     def errors(self, outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        """Returns the error of each sample, `[B]`, float32: 100 where the class is wrong else 0, or the squared error."""
+        """Returns the error of each sample, `[B]`, float32: 100 where the class is wrong else 0, or the squared error.
+
+        NaN where an output is not finite: the largest of NaNs would be a class like any other.
+        """
         if self.kind == "classification":
             assert targets is not None
-            return 100 * (outputs.argmax(dim=1) != targets).float()
+            errors = 100 * (outputs.argmax(dim=1) != targets).float()
+            return errors.masked_fill(~outputs.isfinite().all(dim=1), torch.nan)
         return self.losses(outputs, prepared, targets)

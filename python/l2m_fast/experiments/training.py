@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.method import Batches, Method, Start
 from l2m_fast.experiments.records import Point
 from l2m_fast.experiments.task import OptimizerName, Rows, Task, TaskData
@@ -56,6 +57,9 @@ def train(
 
     Returns:
         Seconds that the method took before its first batch, and a point for each epoch.
+
+    Raises:
+        InputError: The budget is too short for data that shift.
     """
     torch.manual_seed(seed)
     model = task.model(data).to(device)
@@ -90,6 +94,11 @@ def train(
         used = spent[budget]
         on_epoch(min(used, 1.0))
     batches.close()
+    if later is not None:
+        msg = (
+            f"data that shift in mid-training need 2 epochs of {task.name} or more (got a budget of {points[-1].epoch})"
+        )
+        raise InputError(msg)
     return warm_up, tuple(points)
 
 
