@@ -304,7 +304,8 @@ def costs(task: TaskResults) -> Table:
 
     return Table(
         "Time of an epoch",
-        "Medians over runs. Data: waiting for the next batch. Compute: forward, backward, optimizer, recording the losses. "
+        "Medians over runs. Data: waiting for the next batch. Compute: forward, backward, optimizer, and recording the "
+        "losses, which is counted for every method, also where it does not follow them. "
         "Warm-up: what the method does once before its first batch (SMOTE's new rows, the curriculum's first model).",
         ("method", "ms an epoch", "of them data", "of them compute", "warm-up, s"),
         tuple(row(method) for method in task.runs),
