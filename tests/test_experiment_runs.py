@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from fake_datasets import use_fake_datasets
+from fake_datasets import fake_images, use_fake_datasets
 from l2m_fast import cli
-from l2m_fast.experiments import records, runs, studies, tasks
+from l2m_fast.experiments import datasets, records, runs, studies, tasks
 from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.method import Method
 from l2m_fast.experiments.methods import METHODS, Classical, Learn2Mix, method
@@ -420,9 +420,10 @@ def test_studies_of_classification_refuse_other_tasks(name: str) -> None:
 
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_study_in_miniature(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use_fake_datasets(monkeypatch)
+    images = fake_images(1, 28, 10, rows_per_class=250)  # enough of them to be thinned a hundredfold
+    monkeypatch.setattr(datasets, "mnist", lambda: images)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["experiment", "cifar10", "--study", name, "--seeds", "1", "--budget", "epochs=2"]) == 0
+    assert cli.main(["experiment", "mnist", "--study", name, "--seeds", "1", "--budget", "epochs=2"]) == 0
     assert len(records.read_all(tmp_path / "l2m-fast-runs")) >= 5
 
 
