@@ -1,6 +1,6 @@
 # make demo    the demo: trains on real digits, draws and tabulates the comparison
 # make test    every check there is, the quick ones first
-# make bench   the benchmarks, 12 minutes on two cores; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
+# make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
