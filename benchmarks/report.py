@@ -100,8 +100,10 @@ class Report:
         """Writes a run to `path` with the suffixes .json and .html, with what it takes to judge it later, `about` included."""
         document = {
             "date": machine.now(),
-            "commit": machine.git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(machine.git("status", "--porcelain", "--untracked-files=no")),
+            "commit": machine.git(RESULTS_DIR.parent, "rev-parse", "HEAD"),
+            "uncommitted_changes": bool(
+                machine.git(RESULTS_DIR.parent, "status", "--porcelain", "--untracked-files=no")
+            ),
             "cpu": machine.cpu_model(),
             **about,
             "threads": NUM_THREADS,

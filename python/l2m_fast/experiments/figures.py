@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from l2m_fast.experiments.records import Record
-from l2m_fast.experiments.results import OURS, Axis, Measure, TaskResults, errors_at, positions
+from l2m_fast.experiments.results import OURS, Axis, Measure, TaskResults, errors_at, points_at, positions
 from l2m_fast.experiments.statistics import FloatArray, interval
 from l2m_fast.experiments.tables import name_of, number, shown
 
@@ -175,16 +175,14 @@ def _scale(panel: Axes, means: FloatArray, linear: bool) -> None:
 def _proportions(runs: Sequence[Record]) -> FloatArray:
     """Mean over runs, `[epochs + 1, K]`, as far as all of them go."""
     ends = min(run.points[-1].epoch for run in runs)
-    at = np.arange(ends + 1)
-    of_runs = []
-    for run in runs:
-        last = np.searchsorted(positions(run, Axis.EPOCHS), at, side="right") - 1
-        of_runs.append(np.array([point.proportions for point in run.points])[np.maximum(last, 0)])
+    at = np.arange(ends + 1.0)
+    of_runs = [[point.proportions for point in points_at(run, Axis.EPOCHS, at)] for run in runs]
     return np.asarray(np.mean(of_runs, axis=0))
 
 
 def _class_errors(run: Record, epochs: int) -> FloatArray:
-    return np.array([point for point in run.points if point.epoch <= epochs][-1].class_errors, np.float64)
+    (point,) = points_at(run, Axis.EPOCHS, np.array([epochs]))
+    return np.array(point.class_errors, np.float64)
 
 
 def _plain(name: str) -> str:

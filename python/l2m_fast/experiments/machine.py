@@ -11,12 +11,10 @@ from pathlib import Path
 LIBRARIES = ("l2m_fast", "numpy", "torch")
 
 
-def git(*arguments: str) -> str:
-    """Returns what git prints, of the checkout that this file lies in; nothing outside of one, or without git."""
+def git(folder: Path, *arguments: str) -> str:
+    """Returns what git prints of the checkout that the folder lies in; nothing outside of one, or without git."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
     return done.stdout.strip()

@@ -19,7 +19,7 @@ import numpy as np
 
 from l2m_fast.experiments.files import InputError
 from l2m_fast.experiments.methods import METHODS
-from l2m_fast.experiments.records import Config, Record, differences
+from l2m_fast.experiments.records import Config, Point, Record, differences
 from l2m_fast.experiments.statistics import FloatArray, hedges_g, holm, welch
 
 FRACTIONS = (0.25, 0.5, 1.0)  # those of the paper
@@ -197,11 +197,15 @@ def positions(run: Record, axis: Axis) -> FloatArray:
     return np.array([warm_up + point.seconds for point in run.points])
 
 
-def errors_at(run: Record, axis: Axis, at: FloatArray, measure: Measure) -> FloatArray:
-    """Error of the last point at or before each place, `[A]`; before training begins that of point 0."""
+def points_at(run: Record, axis: Axis, at: FloatArray) -> list[Point]:
+    """The last point at or before each place, `[A]`; before training begins point 0."""
     last = np.searchsorted(positions(run, axis), at, side="right") - 1
-    errors = np.array([getattr(point, measure) for point in run.points], np.float64)
-    return np.asarray(errors[np.maximum(last, 0)])
+    return [run.points[i] for i in np.maximum(last, 0)]
+
+
+def errors_at(run: Record, axis: Axis, at: FloatArray, measure: Measure) -> FloatArray:
+    """Error of those points, `[A]`."""
+    return np.array([getattr(point, measure) for point in points_at(run, axis, at)], np.float64)
 
 
 def by_task(records: Sequence[Record]) -> list[TaskResults]:

@@ -238,7 +238,7 @@ def _is_finished(folder: Path, config: Config) -> bool:
 
 def _environment(settings: Settings) -> dict[str, str | int]:
     return {
-        "commit": machine.git("rev-parse", "HEAD"),
+        "commit": machine.git(Path(__file__).parent, "rev-parse", "HEAD"),
         "cpu": machine.cpu_model(),
         "gpu": torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else "",
         "threads": settings.num_threads,

@@ -186,4 +186,4 @@ def _sizes(rows: Rows) -> list[int]:
 
 def _thin(rows: Rows, sizes: Sequence[int], seed: int) -> Rows:
     ids = torch.from_numpy(imbalance.thin(rows.classes.numpy(), sizes, np.random.default_rng(seed)))
-    return Rows(rows.inputs[ids], rows.classes[ids], None if rows.targets is None else rows.targets[ids])
+    return rows.each(lambda tensor: tensor[ids])

@@ -29,6 +29,10 @@ class Rows:
     classes: torch.Tensor
     targets: torch.Tensor | None
 
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Rows:
+        """Returns rows of which each tensor is changed alike: some of them, or all of them on another device."""
+        return Rows(change(self.inputs), change(self.classes), None if self.targets is None else change(self.targets))
+
 
 @dataclass(frozen=True)
 class TaskData:

@@ -173,11 +173,7 @@ class _Evaluation:
     def __init__(self, task: Task, data: TaskData, device: torch.device) -> None:
         self._task, self._test = task, _sent(data.test, device)
         spread = slice(None, None, -(-len(data.train.classes) // EVALUATED_ROWS))
-        targets = data.train.targets
-        self._train = _sent(
-            Rows(data.train.inputs[spread], data.train.classes[spread], None if targets is None else targets[spread]),
-            device,
-        )
+        self._train = _sent(data.train.each(lambda tensor: tensor[spread]), device)
         self._classes = data.test.classes.cpu().numpy()
         self._num_classes = len(data.class_names)
 
@@ -230,6 +226,4 @@ def _of_rows(
 
 
 def _sent(rows: Rows, device: torch.device) -> Rows:
-    return Rows(
-        rows.inputs.to(device), rows.classes.to(device), None if rows.targets is None else rows.targets.to(device)
-    )
+    return rows.each(lambda tensor: tensor.to(device))
