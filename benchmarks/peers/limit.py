@@ -23,6 +23,7 @@ SOURCE = Path(__file__).parents[1] / "limit.c"
 BUILD_DIR = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "l2m_fast"
 COMPILE = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 BUFFERS_PER_THREAD = 2
+MOST_CACHED_BYTES = 16 << 20  # of buffers; more are written around the cache
 
 
 class _Field(ctypes.Structure):
@@ -72,11 +73,13 @@ class _Copies:
         )
         buffers_per_thread = len(buffers[0]) // self._batch_size // num_threads
         sizes = (*self._orders.shape, self._batch_size, buffers_per_thread, epochs, num_threads)
+        around_cache = sum(buffer.nbytes for buffer in buffers) > MOST_CACHED_BYTES
         failed = _library().copy_epochs(
             fields,
             ctypes.c_size_t(len(fields)),
             ctypes.c_void_p(self._orders.ctypes.data),
             *map(ctypes.c_size_t, sizes),
+            ctypes.c_int(around_cache),
         )
         if failed:
             msg = f"the limit could not start {num_threads} threads"

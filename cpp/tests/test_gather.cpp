@@ -37,16 +37,18 @@ void check_rows(const Field& field, const std::vector<PlannedRow>& rows, const s
   }
 }
 
-/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes.
+/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes, to the cache and around it.
 void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first, std::int64_t size,
                   std::uint32_t num_rows) {
   const Bytes data = random_bytes(static_cast<std::size_t>(size));
   const Field field{data.get() + first, stride, row_size};
-  for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
-    const auto rows = random_rows(count, num_rows);
-    const Bytes out = random_bytes(count * static_cast<std::size_t>(row_size));
-    gather({&field, 1}, rows, std::vector{out.get()});
-    check_rows(field, rows, out.get());
+  for (const Writes writes : {Writes::kToCache, Writes::kAroundCache}) {
+    for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
+      const auto rows = random_rows(count, num_rows);
+      const Bytes out = random_bytes(count * static_cast<std::size_t>(row_size));
+      gather({&field, 1}, rows, std::vector{out.get()}, writes);
+      check_rows(field, rows, out.get());
+    }
   }
 }
 
@@ -67,8 +69,14 @@ void test_several_fields() {
       memory.push_back(random_bytes(count * static_cast<std::size_t>(size)));
       outs.push_back(memory.back().get());
     }
-    gather(fields, rows, outs);
-    for (std::size_t f = 0; f < fields.size(); ++f) check_rows(fields[f], rows, outs[f]);
+    for (const Writes writes : {Writes::kToCache, Writes::kAroundCache}) {
+      gather(fields, rows, outs, writes);
+      for (std::size_t f = 0; f < fields.size(); ++f) {
+        const auto size = static_cast<std::size_t>(kSizes[f]) * count;
+        check_rows(fields[f], rows, outs[f]);
+        std::fill_n(outs[f], size, std::byte{0});
+      }
+    }
   }
   gather({}, random_rows(3, kRows), {});
 }

@@ -16,9 +16,15 @@ struct Field {
   std::int64_t row_size;  ///< bytes, > 0
 };
 
+/// Where copies go: to the cache, as is usual; or straight to memory, where the processor can, the place is aligned to 16
+/// bytes and rows are multiples of as many. That saves reading what is overwritten, and pays where batches are so large
+/// that the cache has lost them before they are used.
+enum class Writes { kToCache, kAroundCache };
+
 /// Copies the planned rows of every field f one after the other to outs[f], which has plan.size() * row_size bytes.
 ///
 /// The caller vouches for the row ids. Cost: that of memcpy from random addresses, whose latency is hidden by prefetching.
-void gather(std::span<const Field> fields, BatchPlan plan, std::span<std::byte* const> outs);
+void gather(std::span<const Field> fields, BatchPlan plan, std::span<std::byte* const> outs,
+            Writes writes = Writes::kToCache);
 
 }  // namespace l2m

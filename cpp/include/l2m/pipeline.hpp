@@ -132,6 +132,7 @@ class Pipeline {
   const std::int64_t ahead_;
   const int most_busy_;
   std::int64_t chunk_rows_ = 1;
+  Writes writes_ = Writes::kToCache;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one a field
 
   TaskQueue queue_;

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 LIBRARIES = ("l2m_fast", "numpy", "torch")
+
+_CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -21,13 +24,14 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def cpu_model() -> str:
-    """Returns the processor's name."""
+    """Returns the processor's name, and what tells apart the models that share it, as virtual machines have them."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    first = dict(re.findall(r"^(\S[^:\t]*)\t*: (.*)$", cpuinfo.read_text().partition("\n\n")[0], re.MULTILINE))
+    numbers = ", ".join(f"{name} {first[key]}" for name, key in _CPU_NUMBERS.items() if key in first)
+    name = first.get("model name", platform.machine())
+    return f"{name} ({numbers})" if numbers else name
 
 
 def versions() -> dict[str, str]:
