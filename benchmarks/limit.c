@@ -136,6 +136,9 @@ static void* copy_batches(void* argument) {
     }
     index = next_index;
   }
+#ifdef __SSE2__
+  _mm_sfence(); /* what was written around the cache is there */
+#endif
   return NULL;
 }
 

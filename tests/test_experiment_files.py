@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2m_fast.experiments import datasets
-from l2m_fast.experiments.files import FILES, DataFile, InputError, locate
+from l2m_fast.experiments.errors import InputError
+from l2m_fast.experiments.files import FILES, DataFile, locate
 from l2m_fast.experiments.formats import read_cifar, read_image_folders, read_jpeg_pack, read_reviews
 
 CONTENT = b"some,columns\n1,2\n"

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from l2m_fast.experiments import imbalance
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 
 def test_linear_gives_the_papers_imagenette() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from l2m_fast.experiments.authors import AuthorsBatches
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.method import Batches, Start
 from l2m_fast.experiments.methods import METHODS, Learn2Mix, method
 from l2m_fast.experiments.task import Kind, Protocol, Rows, Task, TaskData

@@ -14,7 +14,7 @@ import pytest
 
 from l2m_fast import cli
 from l2m_fast.experiments import figures, tables
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.records import Record, write
 from l2m_fast.experiments.results import by_task
 from made_up_runs import around, only, run, runs

@@ -11,7 +11,7 @@ import torch
 
 from fake_datasets import fake_images
 from l2m_fast.experiments import datasets, models
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.protocols import SETTINGS
 from l2m_fast.experiments.task import Rows, Task, TaskData
 from l2m_fast.experiments.tasks import TASKS, Preset, task

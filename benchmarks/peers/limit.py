@@ -49,6 +49,7 @@ class _Copies:
         self._num_threads = num_threads
         self._orders = orders
         self._reused = self._buffers(BUFFERS_PER_THREAD * num_threads)
+        self._around_cache = sum(buffer.nbytes for buffer in self._reused) > MOST_CACHED_BYTES
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Copies one epoch with one thread and a buffer for every batch, so that what is copied can be checked."""
@@ -73,13 +74,12 @@ class _Copies:
         )
         buffers_per_thread = len(buffers[0]) // self._batch_size // num_threads
         sizes = (*self._orders.shape, self._batch_size, buffers_per_thread, epochs, num_threads)
-        around_cache = sum(buffer.nbytes for buffer in buffers) > MOST_CACHED_BYTES
         failed = _library().copy_epochs(
             fields,
             ctypes.c_size_t(len(fields)),
             ctypes.c_void_p(self._orders.ctypes.data),
             *map(ctypes.c_size_t, sizes),
-            ctypes.c_int(around_cache),
+            ctypes.c_int(self._around_cache),
         )
         if failed:
             msg = f"the limit could not start {num_threads} threads"

@@ -18,7 +18,13 @@ constexpr std::int64_t kLine = 64;  // bytes the processor fetches at a time, ne
 constexpr std::int64_t kAheadBytes = 8192;
 constexpr std::int64_t kMostRowsAhead = 64;
 
-constexpr std::int64_t kWord = 16;  // bytes that are written around the cache at a time, to a multiple of as many
+// Bytes that are written around the cache at a time, to a multiple of as many.
+constexpr std::int64_t kWord = 16;
+#if defined(__SSE2__)
+constexpr bool kCanWriteAroundCache = true;
+#else
+constexpr bool kCanWriteAroundCache = false;
+#endif
 
 std::size_t rows_ahead(std::int64_t row_size) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMostRowsAhead));
@@ -108,14 +114,17 @@ void write_ids(BatchPlan plan, std::byte* out, const Field* next) {
 
 void copy_field(const Field& field, BatchPlan plan, std::byte* out, Writes writes, const Field* next) {
   if (field.data == nullptr) return write_ids(plan, out, next);
-  const auto words = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(field.row_size);
-  if (writes == Writes::kAroundCache && words % kWord == 0) {
-    copy_rows<true, Writes::kAroundCache>(field, plan, out, field.row_size, next);
-    return end_writes_around_cache();
-  }
+  const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(field.row_size);
+  const bool around = kCanWriteAroundCache && writes == Writes::kAroundCache && place % kWord == 0;
   const auto copy = [&](auto size) {
-    may_straddle(field) ? copy_rows<true, Writes::kToCache>(field, plan, out, size, next)
-                        : copy_rows<false, Writes::kToCache>(field, plan, out, size, next);
+    if (around) {
+      copy_rows<true, Writes::kAroundCache>(field, plan, out, size, next);
+      end_writes_around_cache();
+    } else if (may_straddle(field)) {
+      copy_rows<true, Writes::kToCache>(field, plan, out, size, next);
+    } else {
+      copy_rows<false, Writes::kToCache>(field, plan, out, size, next);
+    }
   };
   switch (field.row_size) {
     case 1:

@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "l2m/platform.hpp"
 #include "l2m/spin_lock.hpp"
 
 namespace l2m {
@@ -12,14 +13,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::microseconds kHurry{200};  // a few times what it costs to wake a thread
+// A consumer that comes back within this is hurried, see pool_threads_wanted(): a few times what it costs to wake a thread.
+constexpr std::chrono::microseconds kHurry{50};
+// Where threads and the consumer are more than the CPUs, one that is called takes the place of another, the consumer perhaps.
+constexpr std::chrono::microseconds kHurryOnFewCpus{200};
 
 // What a thread copies at a time: long against a claim, short against a batch.
 constexpr std::int64_t kChunkBytes = 128 << 10;
 
-// Of more bytes in flight than this, and the rows that are read for them, the cache has lost the first before its turn
-// comes: half of the 32 MB that few cores share (AMD EPYC of family 25, 2026-11: from there on it pays).
-constexpr std::int64_t kMostCachedBytes = 16 << 20;
+// Larger batches are written around the cache. Some of them are in flight, and the rows that they are made of pass through
+// the cache, too: of 32 MB that few cores share they need more than there is (AMD EPYC of family 25, 2026-11).
+constexpr std::int64_t kMostCachedBytes = 2'700'000;
 
 constexpr int kClaimsOfVisit = 64;  // then other loaders get their turn with a thread
 
@@ -30,6 +34,7 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       lazy_(settings.num_threads == 0 || settings.prefetch == 0),
       ahead_(lazy_ ? 1 : settings.prefetch),
       most_busy_(std::max(settings.num_threads, 1)),
+      hurry_(settings.num_threads < usable_cpus() ? kHurry : kHurryOnFewCpus),
       queue_(settings.num_threads),
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
@@ -44,8 +49,7 @@ Pipeline::Pipeline(const PipelineSettings& settings)
   }
   const std::int64_t chunks = std::clamp<std::int64_t>(rows * row_bytes / kChunkBytes, 1, rows);
   chunk_rows_ = (rows + chunks - 1) / chunks;
-  const std::int64_t batches = ahead_ + 2;  // one is with the consumer, one is being filled
-  writes_ = rows * row_bytes > kMostCachedBytes / batches ? Writes::kAroundCache : Writes::kToCache;
+  writes_ = rows * row_bytes > kMostCachedBytes ? Writes::kAroundCache : Writes::kToCache;
 }
 
 Pipeline::~Pipeline() {
@@ -81,7 +85,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   Lock lock = locked_soon(mutex_);
   const Slot& slot = slots_[slot_of(taken_)];
   const auto began = Clock::now();
-  hurried_ = began - left_ < kHurry;
+  hurried_ = began - left_ < hurry_;
   if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
   waiting_ = true;
   if (taken_ == planned_step_ && !planning_ && !can_plan()) {

@@ -37,17 +37,27 @@ void check_rows(const Field& field, const std::vector<PlannedRow>& rows, const s
   }
 }
 
-/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes, to the cache and around it.
+constexpr std::size_t kGuard = 64;  // bytes after the output: sanitizers do not see what is written around the cache
+
+/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes, to the cache and around it, to places of
+/// several alignments.
 void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first, std::int64_t size,
                   std::uint32_t num_rows) {
   const Bytes data = random_bytes(static_cast<std::size_t>(size));
   const Field field{data.get() + first, stride, row_size};
-  for (const Writes writes : {Writes::kToCache, Writes::kAroundCache}) {
-    for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
-      const auto rows = random_rows(count, num_rows);
-      const Bytes out = random_bytes(count * static_cast<std::size_t>(row_size));
-      gather({&field, 1}, rows, std::vector{out.get()}, writes);
-      check_rows(field, rows, out.get());
+  for (const std::size_t count : {0U, 1U, 2U, 3U, 15U, 16U, 17U, 100U}) {
+    const auto rows = random_rows(count, num_rows);
+    const std::size_t out_size = count * static_cast<std::size_t>(row_size);
+    const Bytes out = random_bytes(out_size);
+    gather({&field, 1}, rows, std::vector{out.get()});
+    check_rows(field, rows, out.get());
+    for (const std::size_t place : {0U, 1U, 8U}) {
+      const Bytes guarded(new std::byte[place + out_size + kGuard]());
+      gather({&field, 1}, rows, std::vector{guarded.get() + place}, Writes::kAroundCache);
+      check_rows(field, rows, guarded.get() + place);
+      const auto zero = [](std::byte b) { return b == std::byte{0}; };
+      CHECK(std::all_of(guarded.get(), guarded.get() + place, zero));
+      CHECK(std::all_of(guarded.get() + place + out_size, guarded.get() + place + out_size + kGuard, zero));
     }
   }
 }

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from l2m_fast.experiments.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
         return code
+    except InputError as error:
+        print(f"l2m-fast {arguments.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("l2m-fast: interrupted", file=sys.stderr)
         return 130
@@ -54,25 +59,21 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 2
     from l2m_fast import demo  # only now: it imports torch
 
-    try:
-        source = demo.digits() if arguments.data is None else demo.idx(arguments.data)
-        settings = demo.Settings(
-            source=source,
-            seeds=_default(arguments.seeds, source.seeds),
-            epochs=_default(arguments.epochs, source.epochs),
-            batch_size=_default(arguments.batch_size, source.batch_size),
-            mixing_rate=arguments.mixing_rate,
-            num_threads=arguments.num_threads,
-        )
-        demo.make_directory(arguments.out)
-        print(demo.introduction(settings), flush=True)
-        comparison = demo.compare(settings)
-        print(demo.conclusion(comparison), flush=True)
-        for path in demo.write_files(comparison, arguments.out):
-            print(f"written: {path}")
-    except demo.InputError as error:
-        print(f"l2m-fast demo: {error}", file=sys.stderr)
-        return 2
+    source = demo.digits() if arguments.data is None else demo.idx(arguments.data)
+    settings = demo.Settings(
+        source=source,
+        seeds=_default(arguments.seeds, source.seeds),
+        epochs=_default(arguments.epochs, source.epochs),
+        batch_size=_default(arguments.batch_size, source.batch_size),
+        mixing_rate=arguments.mixing_rate,
+        num_threads=arguments.num_threads,
+    )
+    demo.make_directory(arguments.out)
+    print(demo.introduction(settings), flush=True)
+    comparison = demo.compare(settings)
+    print(demo.conclusion(comparison), flush=True)
+    for path in demo.write_files(comparison, arguments.out):
+        print(f"written: {path}")
     return 0
 
 
@@ -90,26 +91,17 @@ def _experiment(arguments: argparse.Namespace) -> int:
         return 2
     from l2m_fast.experiments import command
 
-    try:
-        command.experiment(arguments, lambda line: print(line, flush=True))
-    except command.InputError as error:
-        print(f"l2m-fast experiment: {error}", file=sys.stderr)
-        return 2
+    command.experiment(arguments, lambda line: print(line, flush=True))
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     if _misses("report", _EXPERIMENTS_REQUIREMENTS, extra="experiments"):
         return 2
-    from l2m_fast.experiments.files import InputError
     from l2m_fast.experiments.report import report
 
-    try:
-        for path in report(arguments.runs, arguments.out or arguments.runs / "report"):
-            print(f"written: {path}")
-    except InputError as error:
-        print(f"l2m-fast report: {error}", file=sys.stderr)
-        return 2
+    for path in report(arguments.runs, arguments.out or arguments.runs / "report"):
+        print(f"written: {path}")
     return 0
 
 
@@ -132,7 +124,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="l2m-fast", description="A class-mixing data loader for PyTorch and NumPy.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
         help="train one small network with Learn2Mix, classical and balanced sampling, and compare",

@@ -5,11 +5,9 @@ from __future__ import annotations
 from l2m_fast.demo.comparison import Comparison, Settings, compare
 from l2m_fast.demo.data import Source, Split, digits, idx
 from l2m_fast.demo.report import conclusion, introduction, make_directory, write_files
-from l2m_fast.experiments.files import InputError
 
 __all__ = [
     "Comparison",
-    "InputError",
     "Settings",
     "Source",
     "Split",

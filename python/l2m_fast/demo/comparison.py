@@ -14,7 +14,7 @@ from tqdm import tqdm
 from l2m_fast import Balanced, Learn2Mix, MixingPolicy, Proportional
 from l2m_fast.demo.data import Source
 from l2m_fast.demo.train import EpochTime, Run, time_epoch, train
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 
 @dataclass(frozen=True)

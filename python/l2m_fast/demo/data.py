@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2m_fast.experiments import datasets
-from l2m_fast.experiments.files import InputError, read_idx
+from l2m_fast.experiments.errors import InputError
+from l2m_fast.experiments.files import read_idx
 from l2m_fast.experiments.imbalance import long_tail, shuffled_rows
 
 Images = NDArray[np.uint8]

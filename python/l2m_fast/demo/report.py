@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from l2m_fast.demo.comparison import Comparison, Settings
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 _CHECKPOINTS = (25, 50, 100)
 # Okabe and Ito's palette keeps apart for every kind of colour vision; the dashes do in grey.

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from l2m_fast.experiments import runs
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.methods import METHODS, method
 from l2m_fast.experiments.studies import STUDIES, study
 from l2m_fast.experiments.tasks import TASKS, task
-
-__all__ = ["InputError", "experiment"]
 
 
 def experiment(arguments: Namespace, say: Callable[[str], None]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from l2m_fast.experiments.files import InputError, locate, read_bytes, read_idx
+from l2m_fast.experiments.errors import InputError
+from l2m_fast.experiments.files import locate, read_bytes, read_idx
 from l2m_fast.experiments.formats import (
     Labelled,
     Labels,

@@ -22,9 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-
-class InputError(Exception):
-    """Something the user gave cannot be used; the message is one line that says what, and what is allowed."""
+from l2m_fast.experiments.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 Sizes = tuple[int, ...]
 

@@ -23,14 +23,14 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def cpu_model() -> str:
-    """Returns the processor's name, and what tells apart the models that share it, as virtual machines have them."""
-    cpuinfo = Path("/proc/cpuinfo")
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Returns the processor's name, and what tells apart the models that share it, as those of virtual machines do."""
     if not cpuinfo.exists():
         return platform.processor() or platform.machine()
-    first = dict(re.findall(r"^(\S[^:\t]*)\t*: (.*)$", cpuinfo.read_text().partition("\n\n")[0], re.MULTILINE))
-    numbers = ", ".join(f"{name} {first[key]}" for name, key in _CPU_NUMBERS.items() if key in first)
-    name = first.get("model name", platform.machine())
+    first_cpu = cpuinfo.read_text().partition("\n\n")[0]
+    told = dict(re.findall(r"^(\S[^:\t]*)\t*: (.*)$", first_cpu, re.MULTILINE))
+    name = told.get("model name", platform.machine())
+    numbers = ", ".join(f"{number} {told[key]}" for number, key in _CPU_NUMBERS.items() if key in told)
     return f"{name} ({numbers})" if numbers else name
 
 

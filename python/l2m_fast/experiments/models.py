@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 
 def lenet(num_classes: int) -> nn.Module:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 
 T = TypeVar("T")
 

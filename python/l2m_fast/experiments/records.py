@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.task import Kind
 
 

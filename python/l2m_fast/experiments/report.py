@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from l2m_fast.experiments import figures, tables
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.page import Block, Heading, Picture, Text, html, markdown
 from l2m_fast.experiments.records import Record, read_all
 from l2m_fast.experiments.results import BASELINE, OURS, Axis, Measure, TaskResults, by_task

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.methods import METHODS
 from l2m_fast.experiments.records import Config, Point, Record, differences
 from l2m_fast.experiments.statistics import FloatArray, hedges_g, holm, welch

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from l2m_fast.experiments import machine, records
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.method import Method, class_sizes
 from l2m_fast.experiments.protocols import Preset
 from l2m_fast.experiments.records import Config, Record

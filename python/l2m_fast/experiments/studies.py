@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from l2m_fast.experiments import imbalance, models
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.method import Method
 from l2m_fast.experiments.methods import Balanced, Classical, Learn2Mix
 from l2m_fast.experiments.names import named

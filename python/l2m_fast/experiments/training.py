@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from l2m_fast.experiments.files import InputError
+from l2m_fast.experiments.errors import InputError
 from l2m_fast.experiments.method import Batches, Method, Start
 from l2m_fast.experiments.records import Point
 from l2m_fast.experiments.task import OptimizerName, Rows, Task, TaskData
