@@ -5,7 +5,6 @@
 #include <thread>
 #include <utility>
 
-#include "l2m/platform.hpp"
 #include "l2m/spin_lock.hpp"
 
 namespace l2m {
@@ -13,10 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A consumer that comes back within this is hurried, see pool_threads_wanted(): a few times what it costs to wake a thread.
-constexpr std::chrono::microseconds kHurry{50};
-// Where threads and the consumer are more than the CPUs, one that is called takes the place of another, the consumer perhaps.
-constexpr std::chrono::microseconds kHurryOnFewCpus{200};
+constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
 
 // What a thread copies at a time: long against a claim, short against a batch.
 constexpr std::int64_t kChunkBytes = 128 << 10;
@@ -34,7 +30,6 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       lazy_(settings.num_threads == 0 || settings.prefetch == 0),
       ahead_(lazy_ ? 1 : settings.prefetch),
       most_busy_(std::max(settings.num_threads, 1)),
-      hurry_(settings.num_threads < usable_cpus() ? kHurry : kHurryOnFewCpus),
       queue_(settings.num_threads),
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
@@ -85,7 +80,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   Lock lock = locked_soon(mutex_);
   const Slot& slot = slots_[slot_of(taken_)];
   const auto began = Clock::now();
-  hurried_ = began - left_ < hurry_;
+  hurried_ = began - left_ < kHurry;
   if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
   waiting_ = true;
   if (taken_ == planned_step_ && !planning_ && !can_plan()) {

@@ -131,7 +131,6 @@ class Pipeline {
   const bool lazy_;  // nothing happens ahead of wait()
   const std::int64_t ahead_;
   const int most_busy_;
-  const std::chrono::microseconds hurry_;
   std::int64_t chunk_rows_ = 1;
   Writes writes_ = Writes::kToCache;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one a field
@@ -158,7 +157,7 @@ class Pipeline {
   bool stopping_ = false;
   bool waiting_ = false;   // the consumer is in wait(), and takes part
   bool sleeping_ = false;  // the consumer is in wait(), and has to be woken
-  bool hurried_ = false;   // the consumer was away for less than hurry_
+  bool hurried_ = false;   // the consumer was away for less than kHurry
   int busy_ = 0;           // claims being worked on
   int threads_ = 0;        // of the pool that were called and have not left yet
   unsigned turns_ = 0;
