@@ -25,7 +25,7 @@ PACKAGE := .venv/.package-werror-$(WERROR)
 # Folders too: they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
                    $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python benchmarks -not -name '*.pyc' -not -path '*/results*' -not -name __pycache__)
-CPP_FILES = $(shell find cpp -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 

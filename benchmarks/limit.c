@@ -39,7 +39,7 @@ typedef struct {
   size_t num_rows;
   size_t batch_size;
   size_t buffers_per_thread; /* a buffer that passes from core to core costs its transfer */
-  int around_cache; /* buffers are aligned to WORD then */
+  int around_cache;          /* buffers are aligned to WORD then */
   size_t batches_per_epoch;
   size_t num_batches; /* over all epochs */
   _Atomic size_t next_batch;
