@@ -2,7 +2,7 @@
 # make test    every check there is, the quick ones first
 # make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
-# make lint | types | cpp-test | py-test   one part of `make test`
+# make lint | types | cpp-test | py-test | package-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    builds with CUDA, runs the tests and benchmarks that need a GPU, and writes benchmarks/results/gpu.json;
 #                   with the packages that PYTHON has, and without a network (GPU_RESULTS=name: another name)
@@ -22,6 +22,7 @@ BENCH_RESULTS ?= full
 
 BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
+TESTING := build/testing/.built
 # Folders too: they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
                    $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python benchmarks -not -name '*.pyc' -not -path '*/results*' -not -name __pycache__)
@@ -29,16 +30,16 @@ CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test bench bench-peers format clean
+.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
-build: $(PACKAGE)
+build: $(PACKAGE) $(TESTING)
 
 demo: $(PACKAGE)
 	$(BIN)/l2m-fast demo
 
-test: lint types cpp-test py-test
+test: lint types cpp-test py-test package-test
 
 lint: .venv/.dev
 	echo "== lint"
@@ -47,10 +48,11 @@ lint: .venv/.dev
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/codespell
 
-types: .venv/.dev $(PACKAGE)
+types: .venv/.dev $(PACKAGE) $(TESTING)
 	echo "== types"
 	$(BIN)/mypy --no-error-summary
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
+	MYPYPATH=tests PYTHONPATH=build/testing $(BIN)/stubtest --concise --mypy-config-file pyproject.toml _testing
 
 cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
 
@@ -82,11 +84,21 @@ gpu-check:
 	echo "== benchmarks/gpu"
 	$(GPU_RUN) $(PYTHON) -m benchmarks.gpu $(GPU_RESULTS)
 
-py-test: .venv/.dev $(PACKAGE)
+py-test: .venv/.dev $(PACKAGE) $(TESTING)
 	echo "== pytest"
 	$(BIN)/pytest
 
-bench: .venv/.dev $(PACKAGE)
+# The wheels of the sdist in clean environments, and every test again on the one without CUDA kernels.
+package-test: .venv/.dev $(TESTING)
+	echo "== wheels"
+	$(BIN)/python tests/package/check.py build/wheels
+	rm -rf build/no-cuda
+	$(BIN)/python -m pip install --quiet --no-deps --target build/no-cuda build/wheels/no-nvcc/*.whl
+	echo "== pytest, without CUDA kernels"
+	export PYTHONPATH=$(CURDIR)/build/no-cuda; \
+	    $(BIN)/python -c 'import l2m_fast, sys; sys.exit(l2m_fast.build_info()["cuda_built"])' && $(BIN)/pytest
+
+bench: .venv/.dev $(PACKAGE) $(TESTING)
 	$(BIN)/pytest benchmarks/ --benchmark-only --results $(BENCH_RESULTS)
 
 bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
@@ -125,6 +137,15 @@ clean:
 	$(BIN)/python -m venv --clear .venv/peers/$*
 	if .venv/peers/$*/bin/python -m pip install --quiet -r $< > .venv/peers/$*/failed.log 2>&1; \
 	then rm .venv/peers/$*/failed.log; touch $@; else cat .venv/peers/$*/failed.log; fi
+
+# The module of the tests, which is no part of the package.
+$(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp .venv/.demo
+	echo "== building the testing module"
+	$(BIN)/cmake -S . -B build/testing -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+	    -D L2M_TESTING_MODULE=ON -D L2M_WERROR=$(WERROR) -D Python_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -D pybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build build/testing -- --quiet
+	touch $@
 
 # Not editable: what is tested is what a user gets. The build folder stays, so only what changed is compiled.
 $(PACKAGE): $(PACKAGE_SOURCES) .venv/.demo

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import _testing
 from benchmarks.race import OURS, race
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import NUM_THREADS, SEED
-from l2m_fast import _core
 
 NUM_ROWS = 50_000_000
 
@@ -22,15 +22,14 @@ NUM_ROWS = 50_000_000
 def test_shuffle(benchmark: BenchmarkFixture, report: Report, rounds: int, num_classes: int) -> None:
     """Races one pass over all classes against one torch.randperm of as many rows, each into memory used before."""
     classes = np.random.default_rng(SEED).integers(0, num_classes, NUM_ROWS, dtype=np.int16)
-    index = _core.ClassIndex(None if num_classes == 1 else classes, num_classes, NUM_ROWS, None, NUM_THREADS)
-    rows = _core.RowIds(NUM_ROWS)
-    _core.shuffle(index, SEED, 0, NUM_THREADS, rows)
-    _check_shuffled(np.asarray(cast("Any", rows)), classes)
+    a_pass = _testing.Pass(None if num_classes == 1 else classes, num_classes, NUM_ROWS)
+    a_pass.shuffle(SEED, 0, NUM_THREADS)
+    _check_shuffled(np.asarray(cast("Any", a_pass)), classes)
     permutation = torch.randperm(NUM_ROWS)
 
     def ours(repeats: int) -> None:
-        for pass_ in range(repeats):
-            _core.shuffle(index, SEED, pass_, NUM_THREADS, rows)
+        for number in range(repeats):
+            a_pass.shuffle(SEED, number, NUM_THREADS)
 
     def randperm(repeats: int) -> None:
         for _ in range(repeats):

@@ -22,15 +22,14 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of l2m_fast: stages of the loop, as the package uses them.";
   m.attr("__version__") = L2M_VERSION;
   m.attr("compiler") = kCompiler;
+  m.attr("without_cuda") = L2M_WITHOUT_CUDA;
   m.def("usable_cpus", &l2m::usable_cpus, "CPUs this process may run on.");
   m.def("pool_threads", &l2m::pool_threads, "Threads that the process-wide pool has now.");
   wait_for_threads_at_exit();
   register_class_index(m);
   register_class_loss(m);
   register_cross_entropy(m);
-  register_exact_class_loss(m);
   register_learn2mix(m);
   register_prefetcher(m);
   register_iteration(m);
-  register_shuffle(m);
 }

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 __version__: str
 compiler: str
+without_cuda: str
 
 def usable_cpus() -> int: ...
 def pool_threads() -> int: ...
@@ -100,13 +101,6 @@ def cross_entropy_gradient(
     gradient: NDArray[Any],
     num_threads: int,
 ) -> None: ...
-def add_exact_class_loss(
-    losses: NDArray[Any],
-    classes: NDArray[Any],
-    sum: NDArray[np.float64],
-    count: NDArray[np.int64],
-    unusual: NDArray[np.int64],
-) -> None: ...
 def learn2mix(
     proportions: NDArray[np.float64],
     class_losses: NDArray[np.float64],
@@ -119,8 +113,3 @@ def raise_to_min_share(
 ) -> NDArray[np.float64]: ...
 def compensated_sum(values: NDArray[np.float64]) -> float: ...
 def normalise(proportions: NDArray[np.float64], class_sizes: NDArray[np.int64]) -> NDArray[np.float64]: ...
-
-class RowIds(metaclass=type):
-    def __init__(self, size: int) -> None: ...
-
-def shuffle(index: ClassIndex, seed: int, pass_: int, num_threads: int, out: RowIds) -> None: ...

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from l2m_fast import _core
 from l2m_fast._build_info import _cuda, cuda_usable
 from l2m_fast.class_loss import ClassLoss
 
@@ -173,8 +172,6 @@ class DeviceClassLoss:
                     self.totals,
                     self._on_stream().cuda_stream,
                 )
-        elif self.device.type == "cpu":
-            self._add_by_twin(losses, classes)
         else:
             self.add_by_torch(losses, classes)
 
@@ -219,11 +216,6 @@ class DeviceClassLoss:
     @property
     def _integers(self) -> torch.Tensor:
         return self.words[self.num_classes : 2 * self.num_classes + _UNUSUAL]
-
-    def _add_by_twin(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
-        count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
-        _core.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), unusual.numpy())
 
     def add_by_torch(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
         """Adds losses by torch's operations, on any device; as add() does, but for rounding."""

@@ -1,0 +1,78 @@
+// The Python module `_testing`: parts of the core that tests and benchmarks call and the package does not.
+// Only `make build` builds it; it is no part of a wheel.
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "convert.hpp"
+#include "l2m/class_index.hpp"
+#include "l2m/exact_class_loss.hpp"
+#include "l2m/shuffle.hpp"
+
+namespace l2m::testing {
+namespace {
+
+namespace py = pybind11;
+using bindings::Array;
+using bindings::mutable_view;
+
+/// The order of the rows of every class in one pass, class after class, as 32-bit ids.
+class Pass {
+ public:
+  Pass(const std::optional<Array<std::int16_t>>& classes, std::int64_t num_classes, std::int64_t num_rows)
+      : index_(classes ? ClassIndex(bindings::view<std::int16_t>(*classes), num_classes, num_rows, {}, 1)
+                       : ClassIndex(num_rows)),
+        rows_(num_rows, false) {}
+
+  void shuffle(std::uint64_t seed, std::uint64_t number, int num_threads) {
+    const py::gil_scoped_release released;
+    shuffle_all(index_, seed, number, num_threads, rows_);
+  }
+
+  [[nodiscard]] py::buffer_info rows() const {
+    return rows_.visit([](auto ids) { return py::buffer_info(ids.data(), std::ssize(ids), /*readonly=*/true); });
+  }
+
+ private:
+  ClassIndex index_;
+  RowIds rows_;
+};
+
+void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
+                          Array<std::int64_t> count, Array<std::int64_t> unusual) {
+  if (losses.size() != classes.size() || sum.size() != count.size() || unusual.size() != 2)
+    throw py::value_error("losses and classes, and sum and count, must have one length, and unusual have 2 values");
+  bindings::with_floats("losses", losses, [&](auto values) {
+    bindings::with_integers("classes", classes, [&](auto class_ids) {
+      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(unusual));
+    });
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_testing, m) {
+  m.doc() = "Parts of the core for tests and benchmarks.";
+  py::classh<Pass>(m, "Pass", py::buffer_protocol(), "Row ids of one pass of every class, class after class; a buffer.")
+      .def(py::init<const std::optional<Array<std::int16_t>>&, std::int64_t, std::int64_t>(), py::arg("classes"),
+           py::arg("num_classes"), py::arg("num_rows"))
+      .def("shuffle", &Pass::shuffle, py::arg("seed"), py::arg("number"), py::arg("num_threads"),
+           "Make the pass of this number, as the loader does in the background.")
+      .def_buffer(&Pass::rows);
+  m.def(
+      "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
+      py::arg("count").noconvert(), py::arg("unusual").noconvert(),
+      "Add to each sum the double nearest to the exact sum of its losses, as the CUDA kernel does.\n\n"
+      "Args:\n"
+      "    losses: float16, float32, float64, or int16 that holds the bits of bfloat16; [n].\n"
+      "    classes: Integers; [n].\n"
+      "    sum: float64, [K], added to in place.\n"
+      "    count: int64, [K], added to in place.\n"
+      "    unusual: int64, [2], added to in place: losses skipped for a class out of range, and for not being finite.");
+}
+
+}  // namespace l2m::testing

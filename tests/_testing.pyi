@@ -1,0 +1,16 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Pass(metaclass=type):
+    def __init__(self, classes: NDArray[np.int16] | None, num_classes: int, num_rows: int) -> None: ...
+    def shuffle(self, seed: int, number: int, num_threads: int) -> None: ...
+
+def add_exact_class_loss(
+    losses: NDArray[Any],
+    classes: NDArray[Any],
+    sum: NDArray[np.float64],
+    count: NDArray[np.int64],
+    unusual: NDArray[np.int64],
+) -> None: ...

@@ -1,0 +1,105 @@
+"""Build the package as users do, install it into clean environments, and try it there.
+
+Every wheel is built from the sdist. Usage: python tests/package/check.py FOLDER; the wheels stay in FOLDER.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NVCC = shutil.which("nvcc") is not None
+ALLOWED_IN_WHEEL = (".py", ".pyi", ".so", "py.typed", "suite/benchmarks/limit.c")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to build the package."""
+
+    name: str
+    cuda_built: bool
+    settings: tuple[str, ...] = ()
+    path: str = os.environ["PATH"]
+
+
+def run(*command: str | Path, path: str = os.environ["PATH"]) -> None:
+    """Run a command outside the checkout, and stop with its output where it fails."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SKBUILD"))}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run(
+            [*map(str, command)],
+            cwd=elsewhere,
+            env={**environment, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}\n{done.stderr}")
+
+
+def path_without(program: str) -> str:
+    """Return the PATH without the folders that hold a program."""
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / program).exists()]
+    return os.pathsep.join(folders)
+
+
+def check_contents(wheel: Path) -> None:
+    """Stop where a wheel holds anything but the package."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    wrong = [
+        name
+        for name in names
+        if not name.startswith("l2m_fast/") or "_testing" in name or not name.endswith(ALLOWED_IN_WHEEL)
+    ]
+    if wrong:
+        sys.exit(f"{wheel.name} must hold the package alone (got {', '.join(wrong)})")
+
+
+def try_in_clean_environment(installed: Path, cuda_built: bool, *settings: str, path: str = os.environ["PATH"]) -> None:
+    """Install a wheel or a source tree into an environment of its own, and run the smoke test there."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(sys.executable, "-m", "venv", folder)
+        python = Path(folder) / "bin/python"
+        run(python, "-m", "pip", "install", "--quiet", *settings, installed, path=path)
+        run(python, ROOT / "tests/package/smoke.py", str(int(cuda_built)))
+
+
+def main(out: Path) -> None:
+    """Build and try every variant."""
+    shutil.rmtree(out, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--quiet", "--sdist", "--outdir", out, ROOT)
+    (sdist,) = out.glob("*.tar.gz")
+    variants = [
+        Variant("off", cuda_built=False, settings=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
+        Variant("no-nvcc", cuda_built=False, path=path_without("nvcc")),
+    ]
+    if NVCC:
+        variants.append(Variant("cuda", cuda_built=True))
+    for variant in variants:
+        start = time.monotonic()
+        command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.settings)
+        run(*command, "--wheel-dir", out / variant.name, sdist, path=variant.path)
+        (wheel,) = (out / variant.name).glob("*.whl")
+        check_contents(wheel)
+        try_in_clean_environment(wheel, variant.cuda_built)
+        print(f"{variant.name}: {wheel.stat().st_size / 1e6:.2f} MB, {time.monotonic() - start:.0f} s")
+
+    start = time.monotonic()
+    one_architecture = "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=90-real"
+    system_first = os.pathsep.join(["/usr/local/bin", "/usr/bin", "/bin", os.environ["PATH"]])
+    try_in_clean_environment(ROOT, NVCC, one_architecture, path=system_first)
+    print(f"pip install . with the system's CMake first on the PATH: {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
