@@ -89,10 +89,10 @@ def fisher_yates(values: list[Any], generator: Words) -> None:
 
 
 @lru_cache(maxsize=100_000)
-def due_uniform(seed: int, k: int, visit: int) -> float:
-    """Returns the float in [0, 1) of class `k`'s visit: 16-bit quarter number `visit` of its stream, low ones first."""
+def due_quarter(seed: int, k: int, visit: int) -> int:
+    """Return 16 bits for a visit of class `k`: quarter number `visit` of the words of its stream, low ones first."""
     quarters = words(seed, DUE, k, 0, 0, 4, visit // 16).view("<u2")
-    return int(quarters[visit % 16]) * 2.0**-16
+    return int(quarters[visit % 16])
 
 
 # ---- The rows of a class
@@ -168,34 +168,62 @@ def fractions(proportions: Floats, total: int) -> Floats:
     return np.where(left < 2.0**-500, 0.0, left)
 
 
-def quotas(seed: int, proportions: Floats, total: int, due: list[float], visits: list[int]) -> Ints:
-    """Returns the whole rows of each class in a batch of `total`, shape `[K]`, sum exactly `total`.
+@dataclass
+class Due:
+    """When each class is due one row more than its whole quota; the lists have a value for each class.
 
-    Each is the floor of `proportions * total`, or one more. The rows left over go to the classes with the smallest
-    `due` (the step at which a class is due one more), ties to the smaller id; these move on, `visits` counting them.
+    A class is due once in every interval, the time in which it becomes entitled to one more row, at an offset in it.
+
+    Attributes:
+        visits: How often it got one.
+        offsets: Of the next time, in [0, 2**16), in units of 2**-16 of the interval.
+        times: The step at which it is due next; of a class that is entitled to none: the part of a row it must still become
+            entitled to until then.
+    """
+
+    visits: list[int]
+    offsets: list[int]
+    times: list[float]
+
+
+def first_due(seed: int, num_classes: int) -> Due:
+    """Return the due times of classes that are entitled to none yet."""
+    offsets = [due_quarter(seed, k, 0) for k in range(num_classes)]
+    return Due([0] * num_classes, offsets, [offset * 2.0**-16 for offset in offsets])
+
+
+def next_offset(offset: int, quarter: int) -> int:
+    """Return an offset up to half an interval away, reflected at the ends of the interval."""
+    offset += quarter - 2**15
+    if offset < 0:
+        return -1 - offset
+    return offset if offset < 2**16 else 2**17 - 1 - offset
+
+
+def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
+    """Return the whole rows of each class in a batch of `total`, shape `[K]`, sum exactly `total`.
+
+    Each is the floor of `proportions * total`, or one more. The rows left over go to the classes that have been due longest,
+    ties to the smaller id; these move on.
     """
     fraction = fractions(proportions, total)
     quota = np.floor(proportions * total).astype(np.int64)
     left_over = total - int(quota.sum())
-    for k in sorted(np.flatnonzero(fraction > 0).tolist(), key=lambda k: (due[k], k))[:left_over]:
+    for k in sorted(np.flatnonzero(fraction > 0).tolist(), key=lambda k: (due.times[k], k))[:left_over]:
         quota[k] += 1
-        visits[k] += 1
-        jitter = (1.0 + due_uniform(seed, k, visits[k])) - due_uniform(seed, k, visits[k] - 1)
-        due[k] += jitter * (1.0 / float(fraction[k]))
+        due.visits[k] += 1
+        before = due.offsets[k]
+        due.offsets[k] = next_offset(before, due_quarter(seed, k, due.visits[k]))
+        due.times[k] += (2**16 + due.offsets[k] - before) * 2.0**-16 * (1.0 / float(fraction[k]))
     return quota
 
 
-def change_due(seed: int, due: list[float], visits: Sequence[int], old: Floats, new: Floats, step: int) -> None:
-    """Moves `due` in place from the `old` to the `new` fractions of the batch before (total) step `step`."""
+def change_due(due: Due, old: Floats, new: Floats, step: int) -> None:
+    """Move `due` in place from the `old` to the `new` fractions before (total) step `step`: what is owed stays owed."""
     for k, (f_old, f_new) in enumerate(zip(old.tolist(), new.tolist(), strict=True)):
-        if f_new == f_old:
-            continue
-        if f_new == 0:
-            due[k] = 0.0  # says nothing
-        elif f_old == 0:
-            due[k] = step + due_uniform(seed, k, visits[k]) / f_new
-        else:
-            due[k] = step + (due[k] - step) * (f_old / f_new)
+        if f_new != f_old:
+            missing = due.times[k] if f_old == 0 else (due.times[k] - step) * f_old
+            due.times[k] = missing if f_new == 0 else step + missing / f_new
 
 
 # ---- Proportions
@@ -289,7 +317,10 @@ class OracleLoader:
         all_reduce: Callable[[Floats], object] | None = None,
     ) -> None:
         class_of_row = np.zeros(num_rows, np.int64) if classes is None else np.asarray(classes, np.int64)
-        drawn_from = np.arange(num_rows) if rows is None else np.sort(np.asarray(rows, np.int64))
+        self._in_order = not shuffle and classes is None
+        drawn_from = np.arange(num_rows) if rows is None else np.asarray(rows, np.int64)
+        if not self._in_order:
+            drawn_from = np.sort(drawn_from)
         num_classes = int(class_of_row.max()) + 1
         self._rows_of = [drawn_from[class_of_row[drawn_from] == k] for k in range(num_classes)]
         self.class_sizes = np.array([len(of_class) for of_class in self._rows_of], np.int64)
@@ -303,7 +334,8 @@ class OracleLoader:
         if steps_per_epoch is not None:
             self._steps = steps_per_epoch
         elif classes is None:
-            self._steps = full + (not drop_last and left_over >= world_size)
+            # In order, a rest smaller than world_size counts too: the ranks that get none of it have a batch less.
+            self._steps = full + (not drop_last and left_over >= (1 if self._in_order else world_size))
         else:
             self._steps = max(full, 1)
         if self._steps == 0:
@@ -321,33 +353,41 @@ class OracleLoader:
         self.class_losses: list[float | None] = [None] * num_classes
         self.history: list[dict[str, Any]] = []
         self._cursors = [Cursor() for _ in range(num_classes)]
-        self._visits, self._due = [0] * num_classes, [0.0] * num_classes
+        self._due = first_due(seed, num_classes)
         self._window_sum, self._window_count = [0.0] * num_classes, [0] * num_classes
         self.proportions = np.zeros(num_classes)
         self._next_proportions = checked_proportions(mixing.initial(self.class_sizes.copy()), self.class_sizes)
         self._adopt()
-        self._iteration: object | None = None  # the one that may yield; None between epochs
+        self._iterations = self._newest = 0  # iterators made, and the newest that was advanced
+        self._running = False
         self._jump: int | None = None  # the epoch after the running one, where it is not the next number
         self._batch_classes: Ints | None = None
 
     def __len__(self) -> int:
-        return self._steps
+        rest = self._num_rows - (self._steps - 1) * self._global_batch
+        return self._steps - (self._epoch_is_pass and rest <= self._rank)
 
     def __iter__(self) -> Iterator[tuple[Ints, Ints]]:
-        """Begins the next epoch, or goes on with one restored in the middle; an unfinished one ends here."""
-        if self._iteration is not None or self.step >= self._steps:
-            self._end_epoch()
-        self._iteration = object()
-        return self._batches(self._iteration)
+        """Return an iterator whose first batch begins the next epoch, or goes on with one restored in the middle."""
+        self._iterations += 1
+        return self._batches(self._iterations)
 
-    def _batches(self, iteration: object) -> Iterator[tuple[Ints, Ints]]:
+    def _batches(self, iteration: int) -> Iterator[tuple[Ints, Ints]]:
+        if iteration > self._newest:
+            if self._running or self.step >= self._steps:
+                self._end_epoch()
+            self._newest, self._running = iteration, True
         while True:
-            if self._iteration is not iteration:
-                msg = "another iter() or load_state_dict() has ended this iterator"
+            if self._newest != iteration:
+                msg = "a newer iterator or load_state_dict() has ended this iterator"
                 raise RuntimeError(msg)
+            if not self._running:
+                return
             if self.step >= self._steps:
                 break
-            yield self._next_batch()
+            batch = self._next_batch()
+            if len(batch[0]) > 0:
+                yield batch
         self._end_epoch()
 
     def _next_batch(self) -> tuple[Ints, Ints]:
@@ -361,11 +401,11 @@ class OracleLoader:
         total = self._global_batch
         if self._epoch_is_pass:
             total = min(total, self._num_rows - self.step * total)  # the last batch may be short
-        self.quotas = quotas(self._seed, self.proportions, total, self._due, self._visits)
+        self.quotas = quotas(self._seed, self.proportions, total, self._due)
         plan = [(row, k) for k in range(len(self._cursors)) for row in self._draw(k)]
 
         offset = 0
-        if self._world_size > 1:
+        if self._world_size > 1 and not self._in_order:
             (offset,) = throw_dice(sequence(self._seed, RANK_OFFSET, self.epoch, self.step), [self._world_size])
         local = [entry for i, entry in enumerate(plan) if (i + offset) % self._world_size == self._rank]
         if self._order == "shuffled" and self._shuffle and len(self._cursors) > 1:
@@ -395,7 +435,7 @@ class OracleLoader:
         if self._update_every is None:
             self._close_window()
             self._adopt()
-        self.epoch, self.step, self._iteration = self.epoch + 1, 0, None
+        self.epoch, self.step, self._running = self.epoch + 1, 0, False
         self._leap()
 
     def _leap(self) -> None:
@@ -405,10 +445,9 @@ class OracleLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iter() epoch `epoch`; the running iterator, if any, goes on until then."""
-        running = self._iteration is not None
-        upcoming = self.epoch + (running or self.step >= self._steps)
+        upcoming = self.epoch + (self._running or self.step >= self._steps)
         self._jump = None if epoch == upcoming else epoch
-        if self._jump is not None and not running:
+        if self._jump is not None and not self._running:
             if self.step > 0:
                 self._end_epoch()  # the restored one, where it was consumed
             else:
@@ -444,7 +483,7 @@ class OracleLoader:
             msg = f"update() needs update_every=None, got update_every={self._update_every}"
             raise RuntimeError(msg)
         self._close_window()
-        if self._iteration is None and self.step == 0:
+        if not self._running and self.step == 0:
             self._adopt()
 
     def _close_window(self) -> None:
@@ -477,13 +516,13 @@ class OracleLoader:
     def _adopt(self) -> None:
         """Brings the newest proportions into force for the next batch."""
         old, new = (fractions(p, self._global_batch) for p in (self.proportions, self._next_proportions))
-        change_due(self._seed, self._due, self._visits, old, new, self._total_step)
+        change_due(self._due, old, new, self._total_step)
         self.proportions = self._next_proportions
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what was consumed (the loader's own adds a fingerprint of its data and options)."""
         return {
-            "version": 2,
+            "version": 3,
             "seed": self._seed,
             "rank": self._rank,
             "world_size": self._world_size,
@@ -495,8 +534,9 @@ class OracleLoader:
             "passes": [cursor.number for cursor in self._cursors],
             "positions": [cursor.position for cursor in self._cursors],
             "held": [[k, list(cursor.held)] for k, cursor in enumerate(self._cursors) if cursor.held],
-            "visits": list(self._visits),
-            "due": list(self._due),
+            "visits": list(self._due.visits),
+            "offsets": list(self._due.offsets),
+            "due": list(self._due.times),
             "proportions": self.proportions.tolist(),
             "next_proportions": self._next_proportions.tolist(),
             "class_losses": list(self.class_losses),
@@ -511,9 +551,9 @@ class OracleLoader:
         held = dict(state["held"])
         positions = enumerate(zip(state["passes"], state["positions"], strict=True))
         self._cursors = [Cursor(number, position, list(held.get(k, ()))) for k, (number, position) in positions]
-        self._visits, self._due = list(state["visits"]), list(state["due"])
+        self._due = Due(list(state["visits"]), list(state["offsets"]), list(state["due"]))
         self.proportions, self._next_proportions = np.array(state["proportions"]), np.array(state["next_proportions"])
         self.class_losses = list(state["class_losses"])
         self._window_sum, self._window_count = list(state["window_sum"]), list(state["window_count"])
         self._jump = state["next_epoch"]
-        self._iteration = self._batch_classes = None
+        self._newest, self._running, self._batch_classes = self._iterations, False, None

@@ -26,17 +26,20 @@ from oracle import (
     MAX_UNSPLIT,
     PART,
     Cursor,
+    Due,
     Floats,
     Ints,
     OracleLoader,
     change_due,
     checked_proportions,
     draw,
-    due_uniform,
+    due_quarter,
+    first_due,
     fisher_yates,
     fractions,
     learn2mix,
     neumaier_sum,
+    next_offset,
     permutation,
     quotas,
     sequence,
@@ -180,9 +183,9 @@ def test_a_sequence_is_sfc64_from_the_words_of_its_address_on(seed: int, stream:
     assert sequence(seed, stream, a, b, c).random_raw(30).tolist() == expected
 
 
-def test_due_uniform_is_a_quarter_of_a_word_low_ones_first() -> None:
+def test_due_quarter_is_a_quarter_of_a_word_low_ones_first() -> None:
     quarters = [word >> 16 * i & 0xFFFF for word in words(9, 2, 7, 0, 0, 11).tolist() for i in range(4)]
-    assert [due_uniform(9, 7, visit) for visit in range(44)] == [quarter * 2.0**-16 for quarter in quarters]
+    assert [due_quarter(9, 7, visit) for visit in range(44)] == quarters
 
 
 class Given64:
@@ -308,9 +311,9 @@ def test_a_held_row_comes_first_in_the_next_batch() -> None:
 def many_quotas(seed: int, proportions: ArrayLike, total: int, steps: int) -> Ints:
     """Returns the quotas of `steps` batches with the same proportions, shape `[steps, K]`."""
     p = np.asarray(proportions, np.float64)
-    due, visits = [0.0] * len(p), [0] * len(p)
-    change_due(seed, due, visits, np.zeros(len(p)), fractions(p, total), 0)
-    return np.array([quotas(seed, p, total, due, visits) for _ in range(steps)])
+    due = first_due(seed, len(p))
+    change_due(due, np.zeros(len(p)), fractions(p, total), 0)
+    return np.array([quotas(seed, p, total, due) for _ in range(steps)])
 
 
 def assert_apportioned(quota: Ints, proportions: Floats, total: int) -> None:
@@ -334,12 +337,13 @@ def test_quotas_are_exact_and_floor_or_ceil(shares: list[float], total: int, see
 def test_quotas_of_many_classes_are_exact(num_classes: int, total: int) -> None:
     shares = np.random.default_rng(0).dirichlet(np.full(num_classes, 0.1))
     proportions = checked_proportions(shares, np.ones(num_classes, np.int64))
-    assert_apportioned(quotas(0, proportions, total, [0.0] * num_classes, [0] * num_classes), proportions, total)
+    due = Due([0] * num_classes, [0] * num_classes, [0.0] * num_classes)
+    assert_apportioned(quotas(0, proportions, total, due), proportions, total)
 
 
 @pytest.mark.parametrize(("num_classes", "total"), [(3, 7), (10, 32), (50, 8), (100, 50)])
-def test_drift_does_not_grow_and_gaps_stay_near_twice_the_mean(num_classes: int, total: int) -> None:
-    """Over 80 seeds like these the drift reached 1.8 rows in either half and a gap 2.2 steps over twice its mean."""
+def test_drift_does_not_grow_and_gaps_stay_below_twice_the_mean(num_classes: int, total: int) -> None:
+    """The bounds are wide: no seed of 80 like these came near them."""
     for seed in range(3):
         p = np.random.default_rng(seed).dirichlet(np.full(num_classes, 0.7))
         quota = many_quotas(seed, p, total, 1500)
@@ -347,7 +351,48 @@ def test_drift_does_not_grow_and_gaps_stay_near_twice_the_mean(num_classes: int,
         assert abs(drift[:750]).max() < 3
         assert abs(drift[750:]).max() < 3
         for k in np.flatnonzero((p * total < 1) & (p * total > 0.002)):
-            assert np.diff(np.flatnonzero(quota[:, k])).max() <= 2 / (p[k] * total) + 4
+            longest, mean = np.diff(np.flatnonzero(quota[:, k])).max(), 1 / (p[k] * total)
+            assert longest <= 1.5 * mean + 4
+            if mean >= 10:
+                assert longest < 2.2 * mean
+
+
+@pytest.mark.parametrize(
+    ("shares", "total"),
+    [([1.0] * 10, 1), ([3.0] + [1.0] * 17, 1), ([11.0] * 6 + [1.0] * 34, 2), ([1.0] * 200, 7)],
+    ids=["equal", "one larger", "some larger", "many"],
+)
+def test_gaps_of_a_rare_class_stay_below_2_2_times_the_mean(shares: list[float], total: int) -> None:
+    """600 random sets of shares reached 2.0 in 200,000 steps each."""
+    p = np.array(shares) / sum(shares)
+    quota = many_quotas(1, p, total, 4000)
+    for k in np.flatnonzero(p * total <= 0.1):
+        assert np.diff(np.flatnonzero(quota[:, k])).max() < 2.2 / (p[k] * total)
+
+
+def test_offsets_stay_uniform_and_move_by_at_most_half_an_interval() -> None:
+    generator = np.random.default_rng(0)
+    offsets = generator.integers(0, 2**16, 20_000)
+    for _ in range(5):
+        moved = np.array([next_offset(int(o), int(q)) for o, q in zip(offsets, generator.integers(0, 2**16, 20_000))])
+        assert abs(moved - offsets).max() <= 2**15
+        offsets = moved
+    assert_uniform(np.bincount(offsets // 2**10, minlength=64))
+    starts = np.repeat([0, 1, 2**15, 2**16 - 1], 2**16)
+    ends = np.array([next_offset(int(o), q % 2**16) for q, o in enumerate(starts)])
+    assert ends.min() == 0
+    assert ends.max() == 2**16 - 1
+
+
+def test_drift_does_not_grow_where_a_class_is_entitled_to_whole_rows_in_every_other_window() -> None:
+    due, now, drift = first_due(2, 3), np.zeros(3), np.zeros(3)
+    for window in range(1500):
+        p = np.array([0.1, 0.3, 0.6]) if window % 2 else np.array([0.123, 0.271, 0.606])
+        change_due(due, fractions(now, 10), fractions(p, 10), 3 * window)
+        now = p
+        for _ in range(3):
+            drift += quotas(2, p, 10, due) - p * 10
+            assert abs(drift).max() < 3
 
 
 def test_which_classes_meet_varies_and_is_close_to_independent() -> None:
@@ -363,10 +408,10 @@ def test_which_classes_meet_varies_and_is_close_to_independent() -> None:
 
 
 def test_due_times_follow_changing_fractions() -> None:
-    due, visits = [0.0, 12.0, 13.0, 14.0, 15.0], [0, 0, 2, 0, 0]
+    due = Due([0] * 5, [0] * 5, [0.75, 12.0, 0.5, 14.0, 15.0])
     old, new = np.array([0.0, 0.25, 0.0, 0.5, 0.125]), np.array([0.0, 0.5, 0.25, 0.0, 0.125])
-    change_due(4, due, visits, old, new, 10)
-    assert due == [0.0, 11.0, 10 + due_uniform(4, 2, 2) / 0.25, 0.0, 15.0]
+    change_due(due, old, new, 10)
+    assert due.times == [0.75, 11.0, 12.0, 2.0, 15.0]
 
 
 # ---- Proportions
@@ -453,8 +498,22 @@ def test_only_the_given_rows_are_drawn_and_classes_are_numbered_over_all() -> No
     assert loader.class_sizes.tolist() == [2, 1, 0, 0, 0, 0]
     assert Counter(row for _ in range(30) for row in rows_of(loader)) == {0: 20, 3: 20, 4: 20}
     assert epoch_of(OracleLoader(6, batch_size=3, mixing=Classical(), rows=rows, shuffle=False)) == [
-        ([0, 3, 4], [0] * 3)
+        ([4, 0, 3], [0] * 3)  # in the order given
     ]
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 7, 8, 9, 11, 12, 13, 16, 17, 23, 24, 25])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_in_dataset_order_every_row_comes_once_over_all_ranks(num_rows: int, world_size: int) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "mixing": Classical(), "shuffle": False, "world_size": world_size}
+    loaders = [OracleLoader(num_rows, rank=rank, **options) for rank in range(world_size)]
+    for _ in range(2):
+        batches = [[rows.tolist() for rows, _ in loader] for loader in loaders]
+        for rank, of_rank in enumerate(batches):
+            assert [row for rows in of_rank for row in rows] == list(range(rank, num_rows, world_size))
+            assert len(of_rank) == len(loaders[rank])
+        assert {loader.epoch for loader in loaders} == {loaders[0].epoch}
+        assert len({loader.state_dict()["total_step"] for loader in loaders}) == 1
 
 
 # ---- Epochs
@@ -525,15 +584,18 @@ def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
     loader.record(loss_of(rows))
     before = loader.state_dict()
     second = iter(loader)
-    assert (loader.epoch, loader.step, len(loader.history)) == (1, 0, 1)
+    iter(loader)  # changes nothing, since it is never advanced
+    assert (loader.epoch, loader.step, len(loader.history)) == (0, 1, 0)
+    assert loader.state_dict() == before
+    other = next(second)
+    assert (loader.epoch, loader.step, len(loader.history)) == (1, 1, 1)
     with pytest.raises(RuntimeError, match="ended this iterator"):
         next(first)
     after = loader.state_dict()
-    assert [after[name] for name in ("passes", "positions", "visits", "total_step")] == [
-        before[name] for name in ("passes", "positions", "visits", "total_step")
-    ]
+    assert after["total_step"] == 2
+    assert len(other[0]) == 6
     assert after["proportions"] == after["next_proportions"] != before["proportions"]
-    assert len(list(second)) == len(loader)
+    assert len(list(second)) == len(loader) - 1
     assert (loader.epoch, loader.step) == (2, 0)
 
 

@@ -14,13 +14,13 @@ namespace {
 
 std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& classes, std::int64_t num_classes,
                                              std::int64_t data_rows, const std::optional<Array<std::int64_t>>& rows,
-                                             int num_threads) {
+                                             int num_threads, bool as_given) {
   std::optional<std::span<const std::int64_t>> taken;
   if (rows) taken = view<std::int64_t>(*rows);
   if (!classes && !rows) return std::make_shared<ClassIndex>(data_rows);
   const auto make = [&](auto span) {
     const ReleasedGil released;
-    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads);
+    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads, false, as_given);
   };
   return classes ? with_integers("classes", *classes, make) : make(std::span<const std::int64_t>{});
 }
@@ -30,14 +30,15 @@ std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& cla
 void register_class_index(py::module_& m) {
   py::classh<ClassIndex>(m, "ClassIndex", "The rows of each class, ascending.")
       .def(py::init(&make_class_index), py::arg("classes"), py::arg("num_classes"), py::arg("data_rows"),
-           py::arg("rows").noconvert(), py::arg("num_threads"),
+           py::arg("rows").noconvert(), py::arg("num_threads"), py::arg("as_given"),
            "Sorts rows by class.\n\n"
            "Args:\n"
            "    classes: Class of each row of the data, [data_rows] of integers; None: one class.\n"
            "    num_classes: K; every class is in [0, K).\n"
            "    data_rows: Rows of the data.\n"
            "    rows: int64 ids of the rows to take, without repeats; None: all.\n"
-           "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+           "    num_threads: Threads used at most; the result does not depend on it.\n"
+           "    as_given: Keep the order of `rows`; only without classes.\n\n"
            "Raises:\n"
            "    ValueError: A class is out of range or a row repeats.\n"
            "    IndexError: A row id is out of range.")

@@ -20,6 +20,7 @@ py::dict state_to_dict(const SamplerState& state) {
   result["passes"] = passes;
   result["positions"] = positions;
   result["visits"] = state.due.visits;
+  result["offsets"] = state.due.offsets;
   result["due"] = state.due.due;
   py::list held;
   for (const auto& [class_id, rows] : state.held) {
@@ -41,6 +42,7 @@ SamplerState dict_to_state(const py::dict& dict) {
   state.total_step = dict["total_step"].cast<std::uint64_t>();
   state.proportions = dict["proportions"].cast<std::vector<double>>();
   state.due.visits = dict["visits"].cast<std::vector<std::uint64_t>>();
+  state.due.offsets = dict["offsets"].cast<std::vector<std::uint16_t>>();
   state.due.due = dict["due"].cast<std::vector<double>>();
   for (std::size_t k = 0; k < passes.size(); ++k) state.cursors.push_back({passes.at(k), positions.at(k)});
   state.held.insert(held.begin(), held.end());

@@ -16,6 +16,20 @@ constexpr std::int64_t kMostBatches = 1 << 30;
 constexpr std::int32_t kNoCandidate = -1;
 constexpr std::int32_t kNotServed = std::numeric_limits<std::int32_t>::max();
 
+constexpr std::int32_t kInterval = 1 << 16;  // in units of an offset
+constexpr double kOffset = 1.0 / kInterval;
+
+/// The offset of the visit after one at `offset`: up to half an interval away, reflected at the ends of the interval.
+std::uint16_t next_offset(std::uint16_t offset, std::int32_t quarter) {
+  std::int32_t moved = offset + quarter - kInterval / 2;
+  if (moved < 0) moved = -1 - moved;
+  if (moved >= kInterval) moved = 2 * kInterval - 1 - moved;
+  return static_cast<std::uint16_t>(moved);
+}
+
+/// Intervals between two visits that follow each other.
+double intervals_between(std::uint16_t offset, std::uint16_t next) { return (kInterval + next - offset) * kOffset; }
+
 }  // namespace
 
 Apportioner::Apportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
@@ -31,7 +45,12 @@ Apportioner::Share Apportioner::share(double proportion) const {
 void Apportioner::start(std::span<const double> proportions, std::uint64_t step, DueTimes& due) const {
   const std::vector<double> none(proportions.size(), 0.0);
   due.visits.assign(proportions.size(), 0);
-  due.due.assign(proportions.size(), 0.0);
+  due.offsets.clear();
+  due.due.clear();
+  for (std::size_t k = 0; k < proportions.size(); ++k) {
+    due.offsets.push_back(static_cast<std::uint16_t>(Quarters(RandomStream(seed_, Purpose::kDue, k))(0)));
+    due.due.push_back(due.offsets[k] * kOffset);
+  }
   change(none, proportions, step, due);
 }
 
@@ -42,13 +61,8 @@ void Apportioner::change(std::span<const double> from, std::span<const double> t
     const double old_fraction = share(from[k]).fraction;
     const double new_fraction = share(to[k]).fraction;
     if (new_fraction == old_fraction) continue;
-    if (new_fraction == 0) {
-      due.due[k] = 0.0;
-    } else if (old_fraction == 0) {
-      due.due[k] = now + Uniforms(RandomStream(seed_, Purpose::kDue, k))(due.visits[k]) / new_fraction;
-    } else {
-      due.due[k] = now + (due.due[k] - now) * (old_fraction / new_fraction);
-    }
+    const double missing = old_fraction == 0 ? due.due[k] : (due.due[k] - now) * old_fraction;
+    due.due[k] = new_fraction == 0 ? missing : now + missing / new_fraction;
   }
 }
 
@@ -92,6 +106,7 @@ void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& 
     const auto k = static_cast<std::size_t>(of.class_id);
     due.visits[k] += of.end - of.begin;
     due.due[k] = quotas.due[of.end];
+    due.offsets[k] = quotas.offset[of.end];
     return false;
   });
 }
@@ -124,20 +139,24 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
     if (size > most_times) return false;  // hardly so in training, but a state may come from anywhere
     // One extra row at most in each batch, and the time after them.
     const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
-    if (most_size > times.size()) times.resize(2 * most_size);
-    Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
+    if (most_size > times.size()) {
+      times.resize(2 * most_size);
+      quotas.offset.resize(2 * most_size);
+    }
+    Quarters quarter(RandomStream(seed_, Purpose::kDue, k));
     std::uint64_t visit = due.visits[k];
-    double before = uniform(visit);
+    std::uint16_t offset = due.offsets[k];
     const double interval = 1.0 / fraction_[i];
     const std::size_t begin = size;
     for (std::int32_t n = 0; n < most_batches && time < horizon; ++n) {
+      quotas.offset[size] = offset;
       times[size++] = time;
       ++bucket_end_[bucket_of(time) + 1];
-      const double after = uniform(++visit);
-      time += ((1.0 + after) - before) * interval;
-      before = after;
+      const std::uint16_t before = std::exchange(offset, next_offset(offset, quarter(++visit)));
+      time += intervals_between(before, offset) * interval;
     }
     quotas.classes.push_back({class_ids_[i], whole_[i], begin, size});
+    quotas.offset[size] = offset;
     times[size++] = time;
   }
 
@@ -191,6 +210,7 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& qu
 void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
   quotas.clear();
   quotas.due.clear();
+  quotas.offset.clear();
   quotas.num_batches = 1;
   waiting_.clear();
   for (std::size_t i = 0; i < class_ids_.size(); ++i)
@@ -204,13 +224,13 @@ void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
     if (served != served_end && served->second == i) {
       ++served;
       const auto k = static_cast<std::size_t>(class_ids_[i]);
-      Uniforms uniform(RandomStream(seed_, Purpose::kDue, k));
-      const double before = uniform(due.visits[k]);
-      const double after = uniform(++due.visits[k]);
       quotas.batch.insert(quotas.batch.end(), {0, kNoCandidate});
       quotas.due.push_back(due.due[k]);
-      due.due[k] += ((1.0 + after) - before) * (1.0 / fraction_[i]);
+      quotas.offset.push_back(due.offsets[k]);
+      due.offsets[k] = next_offset(due.offsets[k], Quarters(RandomStream(seed_, Purpose::kDue, k))(++due.visits[k]));
+      due.due[k] += intervals_between(quotas.offset.back(), due.offsets[k]) * (1.0 / fraction_[i]);
       quotas.due.push_back(due.due[k]);
+      quotas.offset.push_back(due.offsets[k]);
     }
     if (whole_[i] > 0 || quotas.batch.size() > begin)
       quotas.classes.push_back({class_ids_[i], whole_[i], begin, std::min(begin + 1, quotas.batch.size())});

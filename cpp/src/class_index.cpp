@@ -21,8 +21,8 @@ bool needs_wide_ids(std::int64_t data_rows) {
   return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
 }
 
-/// The ids of `rows`, ascending.
-std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std::int64_t data_rows) {
+/// The ids of `rows`, checked.
+std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
   std::vector<bool> taken(static_cast<std::size_t>(data_rows));
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
@@ -31,9 +31,7 @@ std::vector<std::int64_t> sorted_unique(std::span<const std::int64_t> rows, std:
       throw std::invalid_argument(message("rows must not repeat (got ", row, " twice)"));
     taken[static_cast<std::size_t>(row)] = true;
   }
-  std::vector<std::int64_t> sorted(rows.begin(), rows.end());
-  std::ranges::sort(sorted);
-  return sorted;
+  return {rows.begin(), rows.end()};
 }
 
 }  // namespace
@@ -42,18 +40,19 @@ RowIds::RowIds(std::int64_t size, bool wide) : wide_(wide), size_(static_cast<st
   const std::size_t bytes = size_ * (wide ? 8 : 4);
   const std::size_t alignment = bytes >= kLargePage ? kLargePage : kLine;
   bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment)));
-  if (!bytes_) throw std::bad_alloc();
+  if (!bytes_) throw OutOfMemory("the ids", size, static_cast<double>(bytes));
   if (bytes >= kLargePage) prefer_large_pages(bytes_.get(), bytes);
 }
 
 ClassIndex::ClassIndex(std::int64_t num_rows)
-    : identity_(true), wide_(needs_wide_ids(num_rows)), offsets_{0, num_rows} {}
+    : identity_(true), ascending_(true), wide_(needs_wide_ids(num_rows)), offsets_{0, num_rows} {}
 
 template <class Class>
 ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
-                       std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide)
-    : identity_(false), wide_(wide || needs_wide_ids(data_rows)) {
-  const auto taken = rows ? sorted_unique(*rows, data_rows) : std::vector<std::int64_t>{};
+                       std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide, bool as_given)
+    : identity_(false), ascending_(!as_given), wide_(wide || needs_wide_ids(data_rows)) {
+  auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
+  if (ascending_) std::ranges::sort(taken);
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
   const auto row_at = [&](std::int64_t i) { return rows ? taken[static_cast<std::size_t>(i)] : i; };
   const auto class_of = [&](std::int64_t row) -> std::int64_t {
@@ -105,7 +104,8 @@ bool ClassIndex::contains(std::int64_t k, std::int64_t row) const {
   if (identity_) return row < num_rows();
   return rows_.visit([&](auto ids) {
     const auto of_class = ids.subspan(static_cast<std::size_t>(offset(k)), static_cast<std::size_t>(size(k)));
-    return std::ranges::binary_search(of_class, static_cast<std::uint64_t>(row));
+    const auto id = static_cast<std::uint64_t>(row);
+    return ascending_ ? std::ranges::binary_search(of_class, id) : std::ranges::find(of_class, id) != of_class.end();
   });
 }
 
@@ -133,7 +133,7 @@ std::uint64_t ClassIndex::fingerprint(int num_threads) const {
 
 #define L2M_CLASS_INDEX(Class)                                                        \
   template ClassIndex::ClassIndex(std::span<const Class>, std::int64_t, std::int64_t, \
-                                  std::optional<std::span<const std::int64_t>>, int, bool);
+                                  std::optional<std::span<const std::int64_t>>, int, bool, bool);
 L2M_CLASS_INDEX(std::int8_t)
 L2M_CLASS_INDEX(std::int16_t)
 L2M_CLASS_INDEX(std::int32_t)

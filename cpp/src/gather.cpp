@@ -85,7 +85,7 @@ inline void copy_row(std::byte* to, const std::byte* from, const std::byte* comi
 
 /// Requests the first rows of a field.
 void request(const Field& field, BatchPlan plan) {
-  if (field.data == nullptr) return;
+  if (field.row_ids) return;
   for (const PlannedRow& planned : plan.first(std::min(rows_ahead(field.row_size), plan.size())))
     for (std::int64_t at = 0; at < std::min(field.row_size, kAheadBytes); at += kLine)
       __builtin_prefetch(row_of(field, planned) + at);
@@ -113,7 +113,7 @@ void write_ids(BatchPlan plan, std::byte* out, const Field* next) {
 }
 
 void copy_field(const Field& field, BatchPlan plan, std::byte* out, Writes writes, const Field* next) {
-  if (field.data == nullptr) return write_ids(plan, out, next);
+  if (field.row_ids) return write_ids(plan, out, next);
   const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(field.row_size);
   const bool around = kCanWriteAroundCache && writes == Writes::kAroundCache && place % kWord == 0;
   const auto copy = [&](auto size) {

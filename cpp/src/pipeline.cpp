@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "l2m/errors.hpp"
 #include "l2m/spin_lock.hpp"
 
 namespace l2m {
@@ -30,21 +31,21 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       lazy_(settings.num_threads == 0 || settings.prefetch == 0),
       ahead_(lazy_ ? 1 : settings.prefetch),
       most_busy_(std::max(settings.num_threads, 1)),
+      rows_(settings.sampler.global_batch / settings.sampler.world_size),
       queue_(settings.num_threads),
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
-  const std::int64_t rows = settings.sampler.global_batch / settings.sampler.world_size;
-  std::int64_t row_bytes = 0;
   pools_ = settings.pools;
   for (const Field& field : settings.fields) {
-    row_bytes += field.row_size;
+    if (field.data == nullptr && !field.row_ids) throw std::invalid_argument("a field must have an address");
+    row_bytes_ += field.row_size;
     if (!settings.pools.empty()) continue;
-    pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows * field.row_size),
+    pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows_ * field.row_size),
                                                  static_cast<std::size_t>(settings.prefetch) + 2));
   }
-  const std::int64_t chunks = std::clamp<std::int64_t>(rows * row_bytes / kChunkBytes, 1, rows);
-  chunk_rows_ = (rows + chunks - 1) / chunks;
-  writes_ = rows * row_bytes > kMostCachedBytes ? Writes::kAroundCache : Writes::kToCache;
+  const std::int64_t chunks = std::clamp<std::int64_t>(rows_ * row_bytes_ / kChunkBytes, 1, rows_);
+  chunk_rows_ = (rows_ + chunks - 1) / chunks;
+  writes_ = rows_ * row_bytes_ > kMostCachedBytes ? Writes::kAroundCache : Writes::kToCache;
 }
 
 Pipeline::~Pipeline() {
@@ -67,6 +68,11 @@ void Pipeline::start(const EpochRange& range, const SamplerState& state, const s
   for (Slot& slot : slots_) slot = {};
   stopping_ = failed_ = false;
   call_threads(lock);
+}
+
+void Pipeline::check(const SamplerState& state) {
+  stop();
+  sampler_.check(state);
 }
 
 void Pipeline::extend_schedule(Scheduled scheduled, std::uint64_t plan_until) {
@@ -263,7 +269,7 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
       const auto rows = batch.plans->rows(batch.index);
       sampler_.arrange(range_.epoch, static_cast<std::uint64_t>(step), rows);
       batch.blocks.clear();
-      for (const auto& pool : pools_) batch.blocks.push_back(pool->take());
+      take_blocks(batch);
       chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
       if (chunks == 1) copy_chunk(slot, 0);
     } catch (...) {
@@ -280,6 +286,15 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
   slot.chunks = slot.unfinished = chunks;
   slot.next_chunk = 0;
   call_threads(lock);
+}
+
+/// Takes the memory of a batch.
+void Pipeline::take_blocks(Batch& batch) const {
+  try {
+    for (const auto& pool : pools_) batch.blocks.push_back(pool->take());
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory("a batch", rows_, static_cast<double>(rows_) * static_cast<double>(row_bytes_));
+  }
 }
 
 void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
@@ -335,7 +350,6 @@ void Pipeline::work() {
   call_threads(lock);
 }
 
-/// Returns when nobody plans or fills.
 void Pipeline::stop() {
   Lock lock = locked_soon(mutex_);
   stopping_ = true;

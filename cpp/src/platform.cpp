@@ -1,6 +1,10 @@
 #include "l2m/platform.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <string>
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -13,13 +17,67 @@
 
 namespace l2m {
 
+namespace {
+
+/// The content of a small file; empty where it cannot be read.
+std::string content_of(const std::string& path) {
+  std::string content;
+  if (std::FILE* const file = std::fopen(path.c_str(), "re"); file != nullptr) {
+    char part[4096];
+    for (std::size_t size; (size = std::fread(part, 1, sizeof(part), file)) > 0;) content.append(part, size);
+    std::fclose(file);
+  }
+  return content;
+}
+
+/// CPUs that one group grants; infinity without a limit.
+double granted_by(const std::string& folder, bool second_version) {
+  double quota = -1, period = 0;
+  if (second_version) {
+    if (std::sscanf(content_of(folder + "/cpu.max").c_str(), "%lf %lf", &quota, &period) != 2) quota = -1;  // "max ..."
+  } else {
+    (void)std::sscanf(content_of(folder + "/cpu.cfs_quota_us").c_str(), "%lf", &quota);
+    (void)std::sscanf(content_of(folder + "/cpu.cfs_period_us").c_str(), "%lf", &period);
+  }
+  return quota > 0 && period > 0 ? quota / period : HUGE_VAL;
+}
+
+}  // namespace
+
+int granted_cpus(const std::string& root, const std::string& membership) {
+  double granted = HUGE_VAL;
+  const std::string groups = content_of(membership);
+  for (std::size_t begin = 0; begin < groups.size();) {
+    const std::size_t end = std::min(groups.find('\n', begin), groups.size());
+    const std::string line = groups.substr(begin, end - begin);  // number:controllers:path
+    begin = end + 1;
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    std::string controllers{','};
+    controllers.append(line, first + 1, second - first - 1).push_back(',');
+    const bool second_version = controllers == ",,";
+    if (!second_version && controllers.find(",cpu,") == std::string::npos) continue;
+    // A group is limited by those around it as well. Inside a container the path may be one of the host, and not be there.
+    std::string path = line.substr(second + 1);
+    for (bool more = true; more;) {
+      more = !path.empty();
+      for (const std::string& mount : {root, root + "/cpu", root + "/cpu,cpuacct", root + "/unified"})
+        granted = std::min(granted, granted_by(mount + path, second_version));
+      path.erase(more ? path.rfind('/') : 0);
+    }
+  }
+  return std::isfinite(granted) ? static_cast<int>(std::ceil(std::min(granted, 1e6))) : 0;
+}
+
 int usable_cpus() {
+  int count = static_cast<int>(std::thread::hardware_concurrency());
 #if defined(__linux__)
   cpu_set_t cpus;
-  if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) return CPU_COUNT(&cpus);
+  if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) count = CPU_COUNT(&cpus);
+  if (const int granted = granted_cpus("/sys/fs/cgroup", "/proc/self/cgroup"); granted > 0)
+    count = std::min(count, granted);
 #endif
-  const unsigned count = std::thread::hardware_concurrency();
-  return count == 0 ? 1 : static_cast<int>(count);
+  return std::max(count, 1);
 }
 
 void at_fork_in_child(void (*handler)()) {

@@ -53,6 +53,7 @@ void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 
 void Prefetcher::restart() {
   settle();
+  suspended_ = false;
   pipeline_->start(range_, state_, schedule_, plan_until_);
 }
 
@@ -64,6 +65,7 @@ void Prefetcher::settle() {
 
 void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until) {
   const Use use(*this);
+  pipeline_->sampler().check_proportions(proportions);
   schedule_.push_back({step, std::move(proportions)});
   plan_until_ = plan_until;
   pipeline_->extend_schedule(schedule_.back(), plan_until);
@@ -80,6 +82,7 @@ void Prefetcher::apply_schedule() {
 
 bool Prefetcher::wait(std::chrono::milliseconds timeout) {
   const Use use(*this);
+  if (suspended_) restart();
   return pipeline_->wait(timeout);
 }
 
@@ -110,6 +113,12 @@ void Prefetcher::retry() {
   restart();
 }
 
+void Prefetcher::suspend() {
+  const Use use(*this);
+  pipeline_->stop();
+  suspended_ = true;
+}
+
 void Prefetcher::commit() {
   const Use use(*this);
   const Pipeline::Batch& batch = pipeline_->due(0);
@@ -133,7 +142,8 @@ const SamplerState& Prefetcher::state() {
 
 void Prefetcher::set_state(SamplerState state) {
   const Use use(*this);
-  pipeline_->sampler().check(state);
+  suspended_ = true;
+  pipeline_->check(state);
   state_ = std::move(state);
   schedule_.clear();
   settled_ = consumed_;

@@ -12,6 +12,9 @@
 namespace l2m {
 namespace {
 
+constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 53;
+constexpr double kMaxDue = 0x1p512;  // fractions are at least 2^-500
+
 constexpr std::size_t kAhead = 16;  // classes whose cursor is fetched ahead of their turn
 
 // Rows planned together: some of every class where there are not too many, and few enough to stay in a cache until they
@@ -103,6 +106,7 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
     if (first != last) {
       state.due.visits[k] += static_cast<std::uint64_t>(last - first);
       state.due.due[k] = quotas_.due[begin + static_cast<std::size_t>(last)];
+      state.due.offsets[k] = quotas_.offset[begin + static_cast<std::size_t>(last)];
     }
     std::int64_t since = from;
     for (; turn != turns_.end() && turn->class_id == class_id; ++turn) {
@@ -129,6 +133,7 @@ Sampler::Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& 
 Sampler::~Sampler() = default;
 
 SamplerState Sampler::initial_state(std::vector<double> proportions) const {
+  check_proportions(proportions);
   SamplerState state;
   state.proportions = std::move(proportions);
   state.cursors.resize(static_cast<std::size_t>(index_->num_classes()));
@@ -146,37 +151,69 @@ void Sampler::change_proportions(std::vector<double> proportions) {
   apportioner_.set(state_.proportions);
 }
 
-void Sampler::check(const SamplerState& state) const {
-  const auto refuse = [](const auto&... parts) {
-    throw std::invalid_argument(message("the state is broken: ", parts...));
-  };
+void Sampler::check_proportions(std::span<const double> proportions) const {
+  if (std::ssize(proportions) != index_->num_classes())
+    throw std::invalid_argument(
+        message("there must be ", index_->num_classes(), " proportions (got ", proportions.size(), ")"));
+  for (std::size_t k = 0; k < proportions.size(); ++k) {
+    const double p = proportions[k];
+    const std::int64_t size = index_->size(static_cast<std::int64_t>(k));
+    if (!(p >= 0) || (p > 0 && size == 0))
+      throw std::invalid_argument(
+          message("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)"));
+  }
+  // Normalized ones do so to the last bits; far from that the quotas of a large batch would not add up.
+  const double sum = compensated_sum(proportions);
+  if (!(std::abs(sum - 1) <= 1e-12))
+    throw std::invalid_argument(message("proportions must sum to 1 within 1e-12 (got ", sum, ")"));
+}
+
+namespace {
+
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  throw std::invalid_argument(message("the state is broken: ", parts...));
+}
+
+}  // namespace
+
+void Sampler::check(const SamplerState& state) {
   const auto num_classes = static_cast<std::size_t>(index_->num_classes());
   if (state.proportions.size() != num_classes || state.due.visits.size() != num_classes ||
-      state.due.due.size() != num_classes || state.cursors.size() != num_classes)
+      state.due.offsets.size() != num_classes || state.due.due.size() != num_classes ||
+      state.cursors.size() != num_classes)
     refuse("it must have ", num_classes, " classes");
+  check_proportions(state.proportions);
   for (std::size_t k = 0; k < num_classes; ++k) {
     const std::int64_t size = index_->size(static_cast<std::int64_t>(k));
-    const double p = state.proportions[k];
     const std::int64_t position = state.cursors[k].position;
     if (position < 0 || position > size)
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
-    constexpr std::uint64_t kMost = std::uint64_t{1} << 62;  // far from where pass + 1 and the like would wrap
-    if (state.cursors[k].pass > kMost || state.due.visits[k] > kMost || state.total_step > kMost)
-      refuse("passes, visits and total_step must be at most 2^62");
-    if (!std::isfinite(state.due.due[k])) refuse("due must be finite (got ", state.due.due[k], ")");
-    if (!(p >= 0) || (p > 0 && size == 0)) refuse("proportion ", p, " of class ", k, ", which has ", size, " rows");
+    // Far from where pass + 1 and the like would wrap.
+    if (state.cursors[k].pass > kMaxCount || state.due.visits[k] > kMaxCount || state.total_step > kMaxCount)
+      refuse("passes, visits and total_step must be at most ", kMaxCount);
+    if (!(std::abs(state.due.due[k]) <= kMaxDue)) refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
-  // Normalised ones do so to the last bits; far from that the quotas of a large batch would not add up.
-  const double sum = compensated_sum(state.proportions);
-  if (!(std::abs(sum - 1) <= 1e-12)) refuse("proportions must sum to 1 within 1e-12 (got ", sum, ")");
   for (const auto& [class_id, rows] : state.held) {
     if (class_id < 0 || class_id >= index_->num_classes()) refuse("rows are held of class ", class_id);
-    std::vector<std::int64_t> sorted = rows;
-    std::ranges::sort(sorted);
-    if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
-    for (const std::int64_t row : rows)
-      if (!index_->contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);
+    check_held(class_id, rows, state.cursors[static_cast<std::size_t>(class_id)]);
   }
+}
+
+/// Refuses held rows that are not among the rows of the pass that were passed over.
+void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor) {
+  for (const std::int64_t row : held)
+    if (!index_->contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);
+  std::vector<std::int64_t> sorted(held.begin(), held.end());
+  std::ranges::sort(sorted);
+  if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
+  if (std::ssize(held) > cursor.position)
+    refuse(held.size(), " rows of class ", class_id, " are held after ", cursor.position, " of its pass");
+  passes_.visit(class_id, cursor.pass, [&](auto row_at) {
+    for (std::int64_t i = cursor.position; i < index_->size(class_id); ++i)
+      if (std::ranges::binary_search(sorted, row_at(i)))
+        refuse("row ", row_at(i), " of class ", class_id, " is held and still to come");
+  });
 }
 
 void Sampler::restore(const SamplerState& state) {
@@ -218,7 +255,7 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_ba
   dealer_->begin(num_batches);
   for (std::size_t i = 0; i < num_batches; ++i) {
     std::int64_t rank = 0;
-    if (options_.world_size > 1) {
+    if (options_.world_size > 1 && !options_.in_order) {
       Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step + i));
       rank = throw_dice<1>(static_cast<std::uint32_t>(options_.world_size), random)[0];
     }

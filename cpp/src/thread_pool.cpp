@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "l2m/errors.hpp"
 #include "l2m/platform.hpp"
 #include "l2m/spin_lock.hpp"
 
@@ -29,10 +33,7 @@ class ThreadPool {
 
   void add(TaskQueue* queue) {
     const std::scoped_lock lock(mutex_);
-    while (threads_ < queue->max_threads_) {
-      std::thread([this] { work(); }).detach();
-      ++threads_;
-    }
+    start_threads(queue->max_threads_);
     queues_.push_back(queue);  // last: where no thread can be had, the queue is not made
   }
 
@@ -54,6 +55,17 @@ class ThreadPool {
   void wake_one() { work_arrived_.notify_one(); }
 
  private:
+  /// Starts as many threads as there are to be, or as can be had. With the mutex held.
+  void start_threads(int wanted) {
+    try {
+      for (; threads_ < wanted; ++threads_) std::thread([this] { work(); }).detach();
+    } catch (const std::system_error& error) {
+      if (threads_ == 0)
+        throw NoThread(message("no thread can be started, and up to ", wanted, " were wanted (", error.what(),
+                               "): num_threads=0 needs none"));
+    }
+  }
+
   static bool may_run(const TaskQueue& queue) { return !queue.tasks_.empty() && queue.running_ < queue.max_threads_; }
 
   void work() {
@@ -142,10 +154,16 @@ void TaskQueue::run(const Task& task) {
 }
 
 void TaskQueue::cancel() {
-  std::deque<Task> tasks;  // dropped tasks die outside the lock
   std::unique_lock lock(pool_->mutex());
   cancelled_ = true;
-  tasks.swap(tasks_);
+  while (!tasks_.empty()) {
+    {
+      const Task dropped = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+    }  // it dies outside the lock
+    lock.lock();
+  }
   idle_.wait(lock, [this] { return running_ == 0; });
 }
 
@@ -169,16 +187,21 @@ void parallel_for(int num_threads, std::int64_t count, const std::function<void(
       throw;
     }
   };
-  TaskQueue queue(helpers);
-  for (int i = 0; i < helpers; ++i) queue.push(share);
+  std::optional<TaskQueue> queue;
+  try {
+    queue.emplace(helpers);
+  } catch (const NoThread&) {  // then the caller does it all
+    return parallel_for(1, count, body);
+  }
+  for (int i = 0; i < helpers; ++i) queue->push(share);
   std::exception_ptr error;
   try {
     share();
   } catch (...) {
     error = std::current_exception();
   }
-  queue.cancel();  // helpers that never got a thread are not needed any more
-  if (!error) error = queue.first_error();
+  queue->cancel();  // helpers that never got a thread are not needed any more
+  if (!error) error = queue->first_error();
   if (error) std::rethrow_exception(error);
 }
 

@@ -116,10 +116,13 @@ class ReferenceApportioner {
   ReferenceApportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
 
   [[nodiscard]] DueTimes start(const Proportions& proportions, std::uint64_t step) const {
-    DueTimes due{std::vector<std::uint64_t>(proportions.size(), 0), std::vector<double>(proportions.size(), 0.0)};
-    for (std::size_t k = 0; k < proportions.size(); ++k)
-      if (fraction(proportions[k]) > 0)
-        due.due[k] = static_cast<double>(step) + jitter(k, 0) / fraction(proportions[k]);
+    DueTimes due;
+    for (std::size_t k = 0; k < proportions.size(); ++k) {
+      due.visits.push_back(0);
+      due.offsets.push_back(static_cast<std::uint16_t>(quarter(k, 0)));
+      due.due.push_back(std::ldexp(quarter(k, 0), -16));
+    }
+    change(Proportions(proportions.size(), 0.0), proportions, step, due);
     return due;
   }
 
@@ -129,12 +132,8 @@ class ReferenceApportioner {
       const double before = fraction(from[k]);
       const double after = fraction(to[k]);
       if (after == before) continue;
-      if (after == 0)
-        due.due[k] = 0;
-      else if (before == 0)
-        due.due[k] = now + jitter(k, due.visits[k]) / after;
-      else
-        due.due[k] = now + (due.due[k] - now) * (before / after);
+      const double missing = before == 0 ? due.due[k] : (due.due[k] - now) * before;
+      due.due[k] = after == 0 ? missing : now + missing / after;
     }
   }
 
@@ -152,8 +151,12 @@ class ReferenceApportioner {
     for (std::size_t i = 0; i < static_cast<std::size_t>(extra); ++i) {
       const std::size_t k = waiting.at(i).second;
       ++quotas[k];
-      const std::uint64_t visit = ++due.visits[k];
-      due.due[k] += ((1.0 + jitter(k, visit)) - jitter(k, visit - 1)) * (1.0 / fraction(proportions[k]));
+      const int before = due.offsets[k];
+      int after = before + quarter(k, ++due.visits[k]) - 32768;
+      if (after < 0) after = -1 - after;
+      if (after > 65535) after = 131071 - after;
+      due.offsets[k] = static_cast<std::uint16_t>(after);
+      due.due[k] += std::ldexp(65536 + after - before, -16) * (1.0 / fraction(proportions[k]));
     }
     return quotas;
   }
@@ -166,8 +169,8 @@ class ReferenceApportioner {
     const double rows = proportion * static_cast<double>(batch_size_) - static_cast<double>(whole(proportion));
     return rows < std::ldexp(1.0, -500) ? 0.0 : rows;
   }
-  [[nodiscard]] double jitter(std::size_t k, std::uint64_t visit) const {
-    return uniform(RandomStream(seed_, Purpose::kDue, k), visit);
+  [[nodiscard]] int quarter(std::size_t k, std::uint64_t visit) const {
+    return static_cast<int>(std::ldexp(uniform(RandomStream(seed_, Purpose::kDue, k), visit), 16));
   }
 
   std::uint64_t seed_;

@@ -117,11 +117,11 @@ void test_the_same_row_again() {
   CHECK((out == std::vector<std::int64_t>{30, 30, 10, 30}));
 }
 
-void test_a_field_without_data_has_the_ids() {
+void test_a_field_of_row_ids_has_the_ids() {
   constexpr std::int64_t kRows = 40;
   const Bytes data = random_bytes(kRows * 24);
   const Field of_data{data.get(), 24, 24};
-  const Field ids{nullptr, 8, 8};
+  const Field ids = Field::of_row_ids();
   for (const std::size_t count : {0U, 1U, 100U}) {
     const auto rows = random_rows(count, kRows);
     const Bytes out = random_bytes(count * 24);
@@ -141,5 +141,5 @@ int main() {
   l2m::test::test_rows_of_all_sizes_and_strides();
   l2m::test::test_several_fields();
   l2m::test::test_the_same_row_again();
-  l2m::test::test_a_field_without_data_has_the_ids();
+  l2m::test::test_a_field_of_row_ids_has_the_ids();
 }

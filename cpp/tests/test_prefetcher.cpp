@@ -52,7 +52,7 @@ class Data {
   void check(const std::vector<Block>& blocks, BatchPlan rows) const {
     CHECK(blocks.size() == fields_.size());
     for (std::size_t f = 0; f < fields_.size(); ++f) {
-      const auto& [data, stride, size] = fields_[f];
+      const auto& [data, stride, size, row_ids] = fields_[f];
       for (std::size_t i = 0; i < rows.size(); ++i)
         CHECK(std::memcmp(blocks[f].data() + static_cast<std::int64_t>(i) * size, data + rows[i].row * stride,
                           static_cast<std::size_t>(size)) == 0);

@@ -62,12 +62,11 @@ void test_streams_are_those_of_numpy() {
     for (std::size_t i = 0; i < words.size(); ++i) CHECK(stream.word(i) == words[i]);
 }
 
-void test_uniforms_are_quarters_of_words() {
+void test_quarters_are_those_of_words() {
   const RandomStream stream(1, Purpose::kDue, 2);
-  Uniforms uniforms(stream);
+  Quarters quarters(stream);
   for (const std::uint64_t index : {0U, 1U, 2U, 3U, 4U, 15U, 16U, 5U, 100U, 101U, 0U}) {
-    CHECK(uniforms(index) == uniform(stream, index));
-    CHECK(uniforms(index) >= 0.0 && uniforms(index) < 1.0);
+    CHECK(quarters(index) * 0x1p-16 == uniform(stream, index));
   }
 }
 
@@ -145,7 +144,7 @@ void test_fisher_yates_is_that_of_the_reference() {
 int main() {
   l2m::test::test_known_answers();
   l2m::test::test_streams_are_those_of_numpy();
-  l2m::test::test_uniforms_are_quarters_of_words();
+  l2m::test::test_quarters_are_those_of_words();
   l2m::test::test_sequences_are_those_of_numpy();
   l2m::test::test_dice_are_those_of_the_reference();
   l2m::test::test_dice_are_uniform();

@@ -334,10 +334,28 @@ void test_states_that_cannot_be_are_refused() {
   };
   check([](SamplerState&) {});
   check([](SamplerState& state) { state.cursors[0] = {.pass = 1'000'000'000'000, .position = 5}; });
-  check([&](SamplerState& state) { state.held[2] = rows[2]; });
+  check([&](SamplerState& state) {
+    state.cursors[2].position = 3;
+    state.held[2] = rows[2];
+  });
+  const auto pass = reference_permutation(rows[2], 1, 2, 7);
+  const auto hold = [&](std::int64_t position, std::vector<std::int64_t> held) {
+    return [&pass, position, held](SamplerState& state) {
+      state.cursors[2] = {.pass = 7, .position = position};
+      state.held[2] = held;
+    };
+  };
+  check(hold(1, {pass[0]}));
+  check(hold(2, {pass[1], pass[0]}));
+  refused(hold(1, {pass[1]}));  // still to come
+  refused(hold(2, {pass[0], pass[2]}));
+  refused(hold(1, {pass[0], pass[1]}));  // more than have been looked at
+  refused([&](SamplerState& state) { state.held[2] = {rows[2][0]}; });
   refused([](SamplerState& state) { state.proportions.push_back(0.0); });
   refused([](SamplerState& state) { state.due.due.pop_back(); });
   refused([](SamplerState& state) { state.due.visits.pop_back(); });
+  refused([](SamplerState& state) { state.due.offsets.pop_back(); });
+  refused([](SamplerState& state) { state.total_step = (std::uint64_t{1} << 53) + 1; });
   refused([](SamplerState& state) { state.due.visits[0] = std::numeric_limits<std::uint64_t>::max(); });
   refused([](SamplerState& state) { state.cursors.clear(); });
   refused([](SamplerState& state) { state.cursors[0].position = -1; });
@@ -346,6 +364,7 @@ void test_states_that_cannot_be_are_refused() {
   refused([](SamplerState& state) { state.cursors[0].pass = std::numeric_limits<std::uint64_t>::max(); });
   refused([](SamplerState& state) { state.due.due[0] = std::numeric_limits<double>::quiet_NaN(); });
   refused([](SamplerState& state) { state.due.due[2] = std::numeric_limits<double>::infinity(); });
+  refused([](SamplerState& state) { state.due.due[2] = -1e200; });
   refused([](SamplerState& state) { state.proportions = {-0.5, 0.0, 1.5}; });
   refused([](SamplerState& state) { state.proportions = {0.5, 0.25, 0.25}; });  // of an empty class
   refused([](SamplerState& state) { state.proportions = {0.5, 0.0, 0.4}; });

@@ -1,5 +1,7 @@
 #include "l2m/thread_pool.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -285,6 +287,25 @@ void test_a_forked_child_has_threads_of_its_own() {
   CHECK(forks() == forks_before);
 }
 
+void test_where_no_thread_can_be_started() {
+#if defined(__GLIBC__)
+  in_child([] {
+    pthread_attr_t huge;
+    CHECK(pthread_attr_init(&huge) == 0);
+    CHECK(pthread_attr_setstacksize(&huge, std::size_t{1} << 47) == 0);  // more than there are addresses
+    CHECK(pthread_setattr_default_np(&huge) == 0);
+    CHECK_THROWS(NoThread, TaskQueue(2));
+    std::vector<int> visits(100, 0);
+    parallel_for(4, 100, [&](std::int64_t i) { ++visits[static_cast<std::size_t>(i)]; });
+    CHECK(std::ranges::count(visits, 1) == 100);
+    TaskQueue inline_queue(0);
+    int ran = 0;
+    inline_queue.push([&] { ++ran; });
+    CHECK(ran == 1);
+  });
+#endif
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -303,4 +324,5 @@ int main() {
   test_parallel_for_needs_no_free_thread();
   test_owners_share_the_pool();
   test_a_forked_child_has_threads_of_its_own();
+  test_where_no_thread_can_be_started();
 }

@@ -8,8 +8,11 @@ namespace l2m {
 
 /// When each class is due for one row more than its whole quota.
 struct DueTimes {
-  std::vector<std::uint64_t> visits;  ///< [K] extra rows it has had
-  std::vector<double> due;  ///< [K] unit: steps since the beginning of training; 0: it never gets an extra row
+  std::vector<std::uint64_t> visits;   ///< [K] extra rows it has had
+  std::vector<std::uint16_t> offsets;  ///< [K] where in its interval the next one is due; unit: 2^-16 of the interval
+  /// [K] When the next one is due; unit: steps since the beginning of training. Of a class whose quotas are whole: how much
+  /// of a row it must still become entitled to until then.
+  std::vector<double> due;
 
   bool operator==(const DueTimes&) const = default;
 };
@@ -27,6 +30,7 @@ struct Quotas {
   // Of extra rows, class after class and ascending in each; between the classes there may be others, which say nothing.
   std::vector<std::int32_t> batch;
   std::vector<double> due;  ///< when the class was due for it; due[end] is when it is due again
+  std::vector<std::uint16_t> offset;  ///< likewise
 
   void clear();
 };
@@ -34,9 +38,10 @@ struct Quotas {
 /// Turns proportions into whole rows of each class, batch after batch.
 ///
 /// Every class gets floor(proportion * batch_size) rows; each row left over goes to a class that has been due longest,
-/// ties to the smaller class id, which is then due again 1 / (fractional part) steps later, jittered uniformly by up to
-/// one such interval. So sum(quota) == batch_size always, drift stays bounded for ever, and which classes meet in a
-/// batch varies. Addressed by (seed, class, visit).
+/// ties to the smaller class id. A class is due once in every interval of 1 / (fractional part) steps, at an offset that
+/// starts uniform and then moves by up to half an interval from one visit to the next, reflected at both ends: so it stays
+/// uniform, no two due times are more than 1.5 intervals apart, and which classes meet in a batch varies.
+/// sum(quota) == batch_size always, and drift stays bounded forever. Addressed by (seed, class, visit).
 ///
 /// Differs on purpose from the Learn2Mix reference, which floors and so shrinks batches.
 class Apportioner {
@@ -47,7 +52,8 @@ class Apportioner {
   /// Due times of classes that have had no extra row yet.
   void start(std::span<const double> proportions, std::uint64_t step, DueTimes& due) const;
 
-  /// Carries due times over a change of proportions before the batch of `step`: what is owed stays owed.
+  /// Carries due times over a change of proportions before the batch of `step`: what is owed stays owed, also where a class
+  /// gets no extra rows for a while.
   void change(std::span<const double> from, std::span<const double> to, std::uint64_t step, DueTimes& due) const;
 
   /// Takes proportions (normalised) for the next() calls to come. O(K).

@@ -35,7 +35,8 @@ class RowIds {
   std::unique_ptr<std::byte[], Free> bytes_;
 };
 
-/// The rows of each class, ascending: rows[offsets[k]] .. rows[offsets[k + 1]] are those of class k.
+/// The rows of each class, ascending unless they are kept as given: rows[offsets[k]] .. rows[offsets[k + 1]] are those of
+/// class k.
 class ClassIndex {
  public:
   /// One class of all `num_rows` rows: row i is at position i, and nothing is stored.
@@ -47,11 +48,13 @@ class ClassIndex {
   /// @param data_rows    rows of the data.
   /// @param rows         ids of the rows to take, without repeats, in any order; nothing: all rows.
   /// @param wide         64-bit row ids also where 32 bits would do.
+  /// @param as_given     keep the order of `rows`; only without classes.
   /// @throws std::invalid_argument  a class is out of range or a row repeats.
   /// @throws std::out_of_range      a row id is outside [0, data_rows).
   template <class Class>
   ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
-             std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide = false);
+             std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide = false,
+             bool as_given = false);
 
   [[nodiscard]] std::int64_t num_classes() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
   [[nodiscard]] std::int64_t num_rows() const { return offsets_.back(); }
@@ -60,7 +63,7 @@ class ClassIndex {
 
   void prefetch_offset(std::int64_t k) const { __builtin_prefetch(&offsets_[static_cast<std::size_t>(k)]); }
 
-  /// Whether a row of the data is one of class k. O(log size).
+  /// Whether a row of the data is one of class k. O(log size), or O(size) where rows are as given.
   [[nodiscard]] bool contains(std::int64_t k, std::int64_t row) const;
 
   /// Whether position i simply is row i; then rows() is empty.
@@ -73,6 +76,7 @@ class ClassIndex {
 
  private:
   bool identity_;
+  bool ascending_;
   bool wide_;
   std::vector<std::int64_t> offsets_;
   RowIds rows_;

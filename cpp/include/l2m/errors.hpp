@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <cstdio>
+#include <new>
 #include <sstream>
 #include <string>
 
@@ -12,5 +15,18 @@ std::string message(const Parts&... parts) {
   (text << ... << parts);
   return text.str();
 }
+
+/// Out of memory, with what it was wanted for. Allocates nothing itself.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  OutOfMemory(const char* what_for, std::int64_t rows, double bytes) noexcept {
+    std::snprintf(text_, sizeof(text_), "out of memory for %s of %lld rows (%.0f bytes)", what_for,
+                  static_cast<long long>(rows), bytes);
+  }
+  [[nodiscard]] const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[128];
+};
 
 }  // namespace l2m

@@ -8,12 +8,14 @@
 
 namespace l2m {
 
-/// One array of the data: row i is the row_size bytes at data + i * stride. Or, without data, the ids of the rows, which are
-/// std::int64_t.
+/// One array of the data: row i is the row_size bytes at data + i * stride. Or the ids of the rows.
 struct Field {
   const std::byte* data;
   std::int64_t stride;    ///< bytes from a row to the next; any sign
   std::int64_t row_size;  ///< bytes, > 0
+  bool row_ids = false;   ///< a row is its own id, a std::int64_t; there is no data
+
+  static Field of_row_ids() { return {nullptr, 0, sizeof(std::int64_t), true}; }
 };
 
 /// Where copies go: to the cache, as is usual; or straight to memory, where the processor can, the place is aligned to 16

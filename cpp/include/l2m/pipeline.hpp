@@ -65,6 +65,10 @@ class Pipeline {
   void start(const EpochRange& range, const SamplerState& state, const std::deque<Scheduled>& schedule,
              std::uint64_t plan_until);
   void extend_schedule(Scheduled scheduled, std::uint64_t plan_until);
+  /// Stops, and refuses a state that cannot be one of these data. @throws std::invalid_argument
+  void check(const SamplerState& state);
+  /// Returns when nobody plans or fills any more; nothing happens until start().
+  void stop();
 
   /// Waits for the next batch, `timeout` at most (0: only looks, at once). Returns whether it is there.
   bool wait(std::chrono::milliseconds timeout);
@@ -120,17 +124,19 @@ class Pipeline {
   void plan(Lock& lock);
   void open(std::int64_t step, Lock& lock);
   void fill(Slot& slot, std::int64_t chunk, Lock& lock);
+  void take_blocks(Batch& batch) const;
   void copy_chunk(const Slot& slot, std::int64_t chunk) const;
   void make_ready(Slot& slot);
   void call_threads(Lock& lock);
   void work();
-  void stop();
   std::shared_ptr<BatchPlans> spare_plans();
 
   const PipelineSettings& settings_;
   const bool lazy_;  // nothing happens ahead of wait()
   const std::int64_t ahead_;
   const int most_busy_;
+  const std::int64_t rows_;     // of a batch of this rank, at most
+  std::int64_t row_bytes_ = 0;  // of all fields
   std::int64_t chunk_rows_ = 1;
   Writes writes_ = Writes::kToCache;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one a field

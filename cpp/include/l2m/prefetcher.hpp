@@ -37,6 +37,7 @@ class Prefetcher {
   /// Says with which proportions (normalised) the batches from total_step `step` on are planned.
   ///
   /// @param step        >= total_step(), and not yet planned.
+  /// @throws std::invalid_argument  these are no proportions of the classes; nothing changes.
   /// @param plan_until  batches of this total_step and later wait for the next call.
   void schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until);
 
@@ -52,6 +53,8 @@ class Prefetcher {
   std::int64_t num_rows(std::int64_t ahead = 0);
   /// Makes what lay ready anew, the next batch too.
   void retry();
+  /// Drops what lies ready and stops copying. The next wait() makes it anew.
+  void suspend();
   /// Consumes the next batch, for which wait() was true.
   void commit();
 
@@ -91,6 +94,7 @@ class Prefetcher {
   std::shared_ptr<BatchPlans> plans_;  // of the last batch consumed
   std::int64_t consumed_ = 0;
   std::int64_t settled_ = 0;
+  bool suspended_ = false;
 };
 
 }  // namespace l2m

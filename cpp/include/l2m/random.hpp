@@ -60,20 +60,19 @@ class RandomStream {
   std::array<std::uint64_t, 3> address_;
 };
 
-/// The 16-bit quarters of a stream, low ones first, as doubles in [0, 1); neighbours cost one block together.
-class Uniforms {
+/// The 16-bit quarters of a stream's words, low ones first; neighbors cost one block together.
+class Quarters {
  public:
   static constexpr std::uint64_t kOfBlock = 16;
 
-  explicit Uniforms(const RandomStream& stream) : stream_(stream) {}
+  explicit Quarters(const RandomStream& stream) : stream_(stream) {}
 
-  double operator()(std::uint64_t index) {
+  std::int32_t operator()(std::uint64_t index) {
     if (index / kOfBlock != block_) {
       block_ = index / kOfBlock;
       words_ = stream_.block(block_);
     }
-    const std::uint64_t quarter = (words_[index / 4 % 4] >> (16 * (index % 4))) & 0xFFFF;
-    return static_cast<double>(static_cast<std::int32_t>(quarter)) * 0x1p-16;
+    return static_cast<std::int32_t>((words_[index / 4 % 4] >> (16 * (index % 4))) & 0xFFFF);
   }
 
  private:

@@ -20,6 +20,7 @@ struct SamplerOptions {
   bool shuffle = true;   ///< a fresh random order of every class each pass; else rows ascend, and batches are grouped
   bool grouped = false;  ///< rows of a batch stay grouped by class
   bool epoch_is_pass = false;  ///< epoch e starts at the beginning of pass e
+  bool in_order = false;       ///< rank r gets the rows r, r + world_size, ... of every global batch
 };
 
 /// Plans batches: apportions the rows of each batch to classes and draws them from the passes.
@@ -41,9 +42,14 @@ class Sampler {
   /// Takes new proportions for the batches from state.total_step on.
   void change_proportions(SamplerState& state, std::vector<double> proportions) const;
 
-  /// Refuses a state that cannot be one of this sampler, since it would lead outside the data.
+  /// Refuses proportions that are negative or not finite, do not sum to 1, or give a class without rows a share.
   /// @throws std::invalid_argument
-  void check(const SamplerState& state) const;
+  void check_proportions(std::span<const double> proportions) const;
+
+  /// Refuses a state that cannot be one of this sampler: one that would lead outside the data, give a row twice, or plan from
+  /// proportions that are none. Makes the pass of each class that has rows held.
+  /// @throws std::invalid_argument
+  void check(const SamplerState& state);
 
   /// Goes on from `state`.
   void restore(const SamplerState& state);
@@ -66,6 +72,7 @@ class Sampler {
 
  private:
   class Dealer;
+  void check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor);
   void draw(const Quotas::Class& quota, BatchPlans& plans);
   void draw_extras(const Quotas::Class& quota, BatchPlans& plans);
   void draw_wholes(const Quotas::Class& quota, BatchPlans& plans);

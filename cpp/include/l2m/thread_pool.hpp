@@ -8,10 +8,17 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 
 namespace l2m {
 
 using Task = std::function<void()>;
+
+/// A queue wants threads and the system grants none.
+class NoThread : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// A bounded queue of tasks that the process-wide thread pool works off for one owner.
 ///
@@ -22,6 +29,7 @@ using Task = std::function<void()>;
 class TaskQueue {
  public:
   /// @param capacity  tasks that may wait; a push to a full queue runs the task in the caller instead.
+  /// @throws NoThread
   explicit TaskQueue(int max_threads, std::size_t capacity = 1024);
   /// Cancels.
   ~TaskQueue();
@@ -55,7 +63,8 @@ class TaskQueue {
   std::condition_variable idle_;
 };
 
-/// Calls body(i) for every i in [0, count), on the caller and up to num_threads - 1 threads of the pool.
+/// Calls body(i) for every i in [0, count), on the caller and up to num_threads - 1 threads of the pool, as far as threads
+/// can be started.
 ///
 /// Which thread gets which i is not determined: bodies write to places of their own. Returns when all are done; the
 /// first exception is kept, stops the rest and is thrown.
