@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast.class_loss import class_array
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
     from numpy.typing import NDArray
-
-# K may always be this large, and beyond up to this many times the rows; larger ids are taken for keys of another kind.
-_MOST_CLASSES = 1 << 20
-_MOST_CLASSES_PER_ROW = 8
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -52,46 +46,6 @@ def flag(name: str, value: object) -> bool:
         msg = f"{name} must be True or False (got {value!r})"
         raise TypeError(msg)
     return bool(value)
-
-
-def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, list[str] | None]:
-    """Class of each row as integers (None: one class), number of classes, and the labels that strings had."""
-    if classes is None:
-        return None, 1, None
-    torch = sys.modules.get("torch")
-    is_tensor = torch is not None and isinstance(classes, torch.Tensor)
-    if is_tensor and classes.is_cuda:
-        classes = classes.cpu()
-    array = classes if is_tensor or isinstance(classes, np.ndarray) else _as_array(classes)
-    labels = None
-    if not is_tensor and array.size == 0:
-        array = array.astype(np.int64)  # an empty list is short of ids, not of another type
-    if not is_tensor and (
-        array.dtype.kind in "US" or (array.dtype.hasobject and all(isinstance(x, str) for x in array.flat))
-    ):
-        names, array = np.unique(array.astype(np.str_), return_inverse=True)
-        labels = names.tolist()
-    ids = class_array(array)
-    if len(ids) != num_rows:
-        msg = f"classes must have one id for each of the {num_rows} rows (got {len(ids)})"
-        raise ValueError(msg)
-    least, largest = int(ids.min()), int(ids.max())
-    if least < 0:
-        msg = f"classes must be >= 0 (got {least})"
-        raise ValueError(msg)
-    most = max(_MOST_CLASSES, _MOST_CLASSES_PER_ROW * num_rows)
-    if largest >= most:
-        msg = f"classes must be ids below {most} (got {largest}): number them by np.unique(classes, return_inverse=True)[1]"
-        raise ValueError(msg)
-    return ids, largest + 1, labels
-
-
-def _as_array(classes: Any) -> NDArray[Any]:
-    try:
-        return np.asarray(classes)
-    except ValueError as error:
-        msg = f"classes must be one id or string for each row (got {type(classes).__name__}: {error})"
-        raise ValueError(msg) from None
 
 
 def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:

@@ -10,7 +10,6 @@ from l2m_fast import _core, state
 from l2m_fast.arguments import (
     can_pin,
     choice,
-    class_ids,
     cuda_device,
     flag,
     row_ids,
@@ -20,6 +19,7 @@ from l2m_fast.arguments import (
 )
 from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
 from l2m_fast.data import Format, fields_of, normalizing
+from l2m_fast.labels import class_ids
 from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
 from l2m_fast.progress import Course, Progress
 
