@@ -488,9 +488,12 @@ class OracleLoader:
 
     def _close_window(self) -> None:
         num_classes = len(self._cursors)
-        totals = np.array([*self._window_sum, *self._window_count], np.float64)
+        totals = np.array([*self._window_sum, *self._window_count, 1.0], np.float64)
         if self._all_reduce is not None and self._world_size > 1 and not self._fixed:
-            self._all_reduce(totals)
+            returned = self._all_reduce(totals)
+            totals = totals if returned is None else np.asarray(returned)
+            assert totals[-1] == self._world_size
+        totals = totals[:-1]
         self._window_sum, self._window_count = [0.0] * num_classes, [0] * num_classes
         loss_sum, count = totals[:num_classes].tolist(), totals[num_classes:].tolist()
         had = [k for k in range(num_classes) if count[k] > 0 and self.class_sizes[k] > 0]

@@ -1,3 +1,4 @@
+#include "guard.hpp"
 #include "py_prefetcher.hpp"
 #include "register.hpp"
 
@@ -8,10 +9,16 @@ namespace {
 /// it the batch that was about to be returned.
 class Iteration {
  public:
-  Iteration(std::shared_ptr<PyPrefetcher> prefetcher, std::uint64_t number, py::object turn, py::object build)
-      : prefetcher_(std::move(prefetcher)), number_(number), turn_(std::move(turn)), build_(std::move(build)) {}
+  Iteration(std::shared_ptr<Guard> guard, std::shared_ptr<PyPrefetcher> prefetcher, std::uint64_t number,
+            py::object turn, py::object build)
+      : guard_(std::move(guard)),
+        prefetcher_(std::move(prefetcher)),
+        number_(number),
+        turn_(std::move(turn)),
+        build_(std::move(build)) {}
 
   py::object next() {
+    const Guarded guarded(*guard_);
     if (!prefetcher_->may_run(number_)) turn_(number_);
     return prefetcher_->next(build_);
   }
@@ -27,6 +34,7 @@ class Iteration {
   }
 
  private:
+  const std::shared_ptr<Guard> guard_;
   const std::shared_ptr<PyPrefetcher> prefetcher_;
   const std::uint64_t number_;
   py::object turn_;
@@ -53,8 +61,8 @@ void register_iteration(py::module_& m) {
   py::classh<Iteration>(m, "Iteration", "The batches of one epoch.",
                         py::custom_type_setup(&take_part_in_garbage_collection))
       .def(
-          py::init<std::shared_ptr<PyPrefetcher>, std::uint64_t, py::object, py::object>(), py::arg("prefetcher"),
-          py::arg("number"), py::arg("turn"), py::arg("build"),
+          py::init<std::shared_ptr<Guard>, std::shared_ptr<PyPrefetcher>, std::uint64_t, py::object, py::object>(),
+          py::arg("guard"), py::arg("prefetcher"), py::arg("number"), py::arg("turn"), py::arg("build"),
           "turn(number) is called when the prefetcher's run(number, until) does not hold (any more): it calls run() or\n"
           "raises, StopIteration at the end. build makes a batch of the list of its arrays.")
       .def("__iter__", [](py::object self) { return self; })

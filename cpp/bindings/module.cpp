@@ -29,6 +29,7 @@ PYBIND11_MODULE(_core, m) {
   register_class_index(m);
   register_class_loss(m);
   register_cross_entropy(m);
+  register_guard(m);
   register_learn2mix(m);
   register_prefetcher(m);
   register_iteration(m);

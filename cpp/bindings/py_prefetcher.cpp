@@ -9,9 +9,17 @@
 
 namespace l2m::bindings {
 
-PyPrefetcher::PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack,
-                           Destination destination, const Array<double>& proportions, PipelineSettings settings)
+bool Watched::has_moved() const {
+  if (py::isinstance<py::array>(array))
+    return reinterpret_cast<std::uintptr_t>(py::reinterpret_borrow<py::array>(array).data()) != address;
+  return array().cast<std::uintptr_t>() != address;
+}
+
+PyPrefetcher::PyPrefetcher(py::object owner, std::vector<Watched> watched, std::vector<Output> outputs,
+                           py::object from_dlpack, Destination destination, const Array<double>& proportions,
+                           PipelineSettings settings)
     : owner_(std::move(owner)),
+      watched_(std::move(watched)),
       outputs_(std::move(outputs)),
       from_dlpack_(std::move(from_dlpack)),
       destination_(std::move(destination)),
@@ -56,6 +64,21 @@ py::object PyPrefetcher::to_python(Block block, std::size_t field, std::int64_t 
   return py::array(py::reinterpret_borrow<py::dtype>(output.dtype), std::move(shape), {}, data, base);
 }
 
+/// Notices memory that has moved, of which the batches that lie ready may be wrong.
+void PyPrefetcher::check_memory() {
+  for (const Watched& one : watched_) {
+    if (!one.has_moved()) continue;
+    core_.suspend();
+    arrays_ = py::list();
+    sent_.clear();
+    throw std::runtime_error(
+        "the memory of " + one.name +
+        " has moved since the loader was made, as share_memory_(), a torch DataLoader with spawned workers on the same "
+        "tensors, resize_(), set_(), an assignment to .data or Module.to() do: make a new Loader and load this one's "
+        "state_dict()");
+  }
+}
+
 /// Waits for the next batch, and for Ctrl-C.
 void PyPrefetcher::wait() {
   using namespace std::chrono_literals;
@@ -68,7 +91,13 @@ void PyPrefetcher::wait() {
   }
 }
 
+void PyPrefetcher::skip() {
+  wait();
+  core_.commit();
+}
+
 py::object PyPrefetcher::next(const py::object& build) {
+  check_memory();
   wait();
   if (arrays_.empty()) {
     if (destination_.transfer.is_none()) {
@@ -121,6 +150,8 @@ py::list PyPrefetcher::take_arrays(std::int64_t ahead) {
 }
 
 void PyPrefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
+  check_memory();
+  (void)core_.state();  // settled while nobody can look at it
   arrays_ = py::list();
   sent_.clear();
   run_ = {};
@@ -129,7 +160,11 @@ void PyPrefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 }
 
 void PyPrefetcher::set_state(const py::dict& state) {
-  core_.set_state(dict_to_state(state));
+  SamplerState restored = dict_to_state(state);
+  {
+    const ReleasedGil released;
+    core_.set_state(std::move(restored));
+  }
   arrays_ = py::list();
   sent_.clear();
   run_ = {};

@@ -3,7 +3,7 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <thread>
+#include <string>
 
 #include "convert.hpp"
 #include "dlpack.hpp"
@@ -26,11 +26,20 @@ struct Destination {
   std::int64_t refill;  ///< more are sent where fewer than this are on their way
 };
 
+/// An array whose memory the fields are in, to notice that it has moved.
+struct Watched {
+  std::string name;
+  py::object array;  ///< a numpy array, or what tells the address: the data_ptr() of a tensor
+  std::uintptr_t address;
+
+  [[nodiscard]] bool has_moved() const;
+};
+
 /// A prefetcher whose batches are Python objects, handed over so that Ctrl-C loses none.
 class PyPrefetcher {
  public:
   /// @param owner  keeps the memory of the fields in place.
-  PyPrefetcher(py::object owner, std::vector<Output> outputs, py::object from_dlpack, Destination destination,
+  PyPrefetcher(py::object owner, std::vector<Watched> watched, std::vector<Output> outputs, py::object from_dlpack, Destination destination,
                const Array<double>& proportions, PipelineSettings settings);
 
   ~PyPrefetcher() { close(); }  // without the GIL, for which a batch's death on another thread may wait
@@ -39,16 +48,18 @@ class PyPrefetcher {
 
   /// The next batch, built of its arrays. Whatever is raised on the way, Ctrl-C too, leaves it to be next again.
   py::object next(const py::object& build);
+  /// Consumes the next batch, of which this rank has no row.
+  void skip();
 
   void begin(const EpochRange& range, std::uint64_t plan_until);
   void set_state(const py::dict& state);
 
   void close();
 
-  /// Lets this thread go on with an iteration without asking, up to the batch of total_step `until`.
-  void run(std::uint64_t iteration, std::uint64_t until) { run_ = {iteration, until, std::this_thread::get_id()}; }
+  /// Lets an iteration go on without asking, up to the batch of total_step `until`.
+  void run(std::uint64_t iteration, std::uint64_t until) { run_ = {iteration, until}; }
   [[nodiscard]] bool may_run(std::uint64_t iteration) const {
-    return run_.iteration == iteration && core_.total_step() < run_.until && run_.thread == std::this_thread::get_id();
+    return run_.iteration == iteration && core_.total_step() < run_.until;
   }
 
   Prefetcher& core() { return core_; }
@@ -57,8 +68,8 @@ class PyPrefetcher {
   struct Run {
     std::uint64_t iteration = 0;
     std::uint64_t until = 0;
-    std::thread::id thread;
   };
+  void check_memory();
   void wait();
   py::list take_arrays(std::int64_t ahead);
   void lend_memory(std::size_t blocks);
@@ -66,6 +77,7 @@ class PyPrefetcher {
   void send_ahead();
 
   const py::object owner_;  // goes after close(), which waits for threads that read the fields
+  const std::vector<Watched> watched_;
   const std::vector<Output> outputs_;
   const py::object from_dlpack_;
   const Destination destination_;

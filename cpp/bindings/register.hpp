@@ -8,6 +8,7 @@ namespace l2m::bindings {
 void register_class_index(pybind11::module_& m);
 void register_class_loss(pybind11::module_& m);
 void register_cross_entropy(pybind11::module_& m);
+void register_guard(pybind11::module_& m);
 void register_iteration(pybind11::module_& m);
 void register_learn2mix(pybind11::module_& m);
 void register_prefetcher(pybind11::module_& m);

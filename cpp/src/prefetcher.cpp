@@ -44,6 +44,14 @@ Prefetcher::Prefetcher(PipelineSettings settings, std::vector<double> proportion
 
 Prefetcher::~Prefetcher() { close(); }
 
+void Prefetcher::reseed(std::uint64_t seed) {
+  const Use use(*this);
+  pipeline_.reset();
+  settings_.sampler.seed = seed;
+  pipeline_ = std::make_unique<Pipeline>(settings_);
+  state_ = pipeline_->sampler().initial_state(std::move(state_.proportions));
+}
+
 void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
   const Use use(*this);
   range_ = range;

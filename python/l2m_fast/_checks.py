@@ -1,10 +1,12 @@
-"""Checks that several modules share."""
+"""Checks that several modules share, and how their messages show a value."""
 
 from __future__ import annotations
 
+import operator
 import reprlib
 from collections.abc import Sized
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -42,3 +44,32 @@ def shortened(value: object, most: int = 200) -> str:
     """
     text = _Repr(most).repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return an integer in [least, most]. Bools, floats, arrays and tensors are refused."""
+    allowed = f"an int >= {least}" if most is None else f"an int in [{least}, {most}]"
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer and (not hasattr(value, "__index__") or hasattr(value, "shape") or isinstance(value, bool)):
+        msg = f"{name} must be {allowed} (got {shortened(value)})"
+        raise TypeError(msg)
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        msg = f"{name} must be {allowed} (got {shortened(number)})"
+        raise ValueError(msg)
+    return number
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the allowed words."""
+    if not isinstance(value, str) or value not in allowed:
+        msg = f"{name} must be {' or '.join(repr(word) for word in allowed)} (got {shortened(value)})"
+        raise ValueError(msg)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return True or False; whatever else counts as such is refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        msg = f"{name} must be True or False (got {shortened(value)})"
+        raise TypeError(msg)
+    return bool(value)

@@ -19,6 +19,7 @@ class ClassIndex(metaclass=type):
         data_rows: int,
         rows: NDArray[np.int64] | None,
         num_threads: int,
+        as_given: bool,
     ) -> None: ...
     @property
     def num_rows(self) -> int: ...
@@ -30,8 +31,9 @@ class Prefetcher(metaclass=type):
     def __init__(
         self,
         index: ClassIndex,
-        fields: Sequence[tuple[int, int, int]],
+        fields: Sequence[tuple[int, int, int] | None],
         owner: object,
+        watched: Sequence[tuple[str, object, int]],
         outputs: Sequence[tuple[np.dtype[Any] | None, int, int, list[int]]],
         from_dlpack: Callable[[object], object] | None,
         lend: Callable[[int], object] | None,
@@ -46,12 +48,15 @@ class Prefetcher(metaclass=type):
         shuffle: bool,
         grouped: bool,
         epoch_is_pass: bool,
+        in_order: bool,
         prefetch: int,
         num_threads: int,
     ) -> None: ...
     def begin(self, epoch: int, first_step: int, num_steps: int, last_batch_rows: int, plan_until: int) -> None: ...
     def schedule(self, step: int, proportions: NDArray[np.float64], plan_until: int) -> None: ...
     def run(self, iteration: int, until: int) -> None: ...
+    def reseed(self, seed: int) -> None: ...
+    def skip(self) -> None: ...
     @property
     def rows(self) -> NDArray[np.int64]: ...
     @property
@@ -64,9 +69,16 @@ class Prefetcher(metaclass=type):
     def set_state(self, state: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
 
+class Guard(metaclass=type):
+    def __init__(self) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args: object) -> None: ...
+    def defer(self, function: object) -> bool: ...
+
 class Iteration(metaclass=type):
     def __init__(
         self,
+        guard: Guard,
         prefetcher: Prefetcher,
         number: int,
         turn: Callable[[int], None],

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-import operator
-import sys
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2m_fast._checks import shortened, whole
+from l2m_fast.distributed import check_all_reduce
+from l2m_fast.mixing import MixingPolicy, Proportional, follows_losses
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
     from numpy.typing import NDArray
 
+    from l2m_fast.batch_source import BatchSource
 
-def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """An integer in [least, most]; True and 1.0 are none."""
-    allowed = f"an int >= {least}" if most is None else f"an int in [{least}, {most}]"
-    if isinstance(value, (bool, np.bool_)):
-        msg = f"{name} must be {allowed} (got {value!r})"
+# What takes the place of DataLoader's other arguments.
+_INSTEAD = {
+    "num_workers": "num_threads, native threads in this process",
+    "prefetch_factor": "prefetch, the number of batches prepared ahead",
+    "generator": "seed",
+    "sampler": "rows, the ids of the rows to draw from, and mixing, the shares of the classes",
+    "batch_sampler": "rows, classes and mixing",
+    "collate_fn": "nothing: batches are gathered from arrays; transform a batch in the loop",
+    "worker_init_fn": "nothing: there are no worker processes",
+    "multiprocessing_context": "nothing: there are no worker processes",
+    "persistent_workers": "nothing: threads stay between epochs",
+    "pin_memory_device": "device",
+    "timeout": "nothing: next() can be interrupted at any time",
+    "in_order": "nothing: batches always come in order",
+    "dataset": "data, the first argument",
+}
+
+
+def refuse_unknown(arguments: Mapping[str, object]) -> None:
+    """Raise TypeError where there are arguments that a Loader does not have."""
+    for name in arguments:
+        instead = f": its place is taken by {_INSTEAD[name]}" if name in _INSTEAD else ""
+        msg = f"Loader has no argument {name!r}{instead}"
         raise TypeError(msg)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        msg = f"{name} must be {allowed} (got {value!r})"
-        raise TypeError(msg) from None
-    if number < least or (most is not None and number > most):
-        msg = f"{name} must be {allowed} (got {number})"
-        raise ValueError(msg)
-    return number
 
 
-def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raises unless `value` is one of the allowed words."""
-    if value not in allowed:
-        msg = f"{name} must be {' or '.join(repr(word) for word in allowed)} (got {value!r})"
-        raise ValueError(msg)
+def draw_seed(batch_format: str) -> int:
+    """Return a random seed: from torch's default generator, as a DataLoader draws it, or from the operating system."""
+    if batch_format == "numpy":
+        return int.from_bytes(os.urandom(8), "little")
+    import torch
 
-
-def flag(name: str, value: object) -> bool:
-    """True or False, and nothing that only counts as such."""
-    if not isinstance(value, (bool, np.bool_)):
-        msg = f"{name} must be True or False (got {value!r})"
-        raise TypeError(msg)
-    return bool(value)
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_().item())
 
 
 def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
@@ -149,19 +156,54 @@ def torch_from_dlpack() -> Callable[[object], object]:
     return getattr(torch._C, "_from_dlpack", torch.utils.dlpack.from_dlpack)
 
 
-def warn_of_ranks() -> None:
-    """Warns, once a process, where torch.distributed runs and nobody said which rank this is."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return
-    global _warned_of_ranks
-    if not _warned_of_ranks:
-        _warned_of_ranks = True
+def checked_seed(seed: object, source: BatchSource) -> int | None:
+    """Return the seed; None: it is to be drawn."""
+    if seed is not None:
+        return whole("seed", seed, 0, 2**64 - 1)
+    if source.in_order:
+        return 0  # nothing is random
+    if source.world_size > 1:
+        msg = f"seed must be an int in [0, 2**64), the same on all {source.world_size} ranks (got None)"
+        raise ValueError(msg)
+    return None
+
+
+def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> MixingPolicy:
+    """Return the mixing policy, which must have what it needs."""
+    policy: MixingPolicy = Proportional() if mixing is None else mixing
+    for method in ("initial", "update"):
+        if isinstance(policy, type) or not callable(getattr(policy, method, None)):
+            msg = f"mixing must be a policy with initial() and update(), such as Learn2Mix() (got {shortened(policy)})"
+            raise TypeError(msg)
+    if all_reduce is not None:
+        check_all_reduce(all_reduce)
+    if not follows_losses(policy):
+        return policy
+    if source.classless:
+        msg = f"{shortened(policy)} follows the losses of classes, and needs classes=, the class of each row (got None)"
+        raise ValueError(msg)
+    if source.world_size > 1 and all_reduce is None:
         msg = (
-            "torch.distributed is initialised, but this loader was not told its rank: every process gets all batches. Pass "
-            "rank= and world_size= (rank=0, world_size=1 if that is what you want)"
+            f"{shortened(policy)} on {source.world_size} ranks needs all_reduce, a callable that sums one float64 array over "
+            "all ranks (got None)"
+        )
+        raise ValueError(msg)
+    return policy
+
+
+def warn_of_epochs(source: BatchSource) -> None:
+    """Warn where an epoch with classes is other than a user may expect."""
+    if source.classless:
+        return
+    if source.global_batch > source.index.num_rows:
+        msg = (
+            f"a batch of {source.global_batch} rows repeats rows, since there are {source.index.num_rows}: use a smaller "
+            "batch_size"
         )
         warnings.warn(msg, RuntimeWarning, stacklevel=3)
-
-
-_warned_of_ranks = False
+    if not source.shuffle:
+        msg = (
+            "shuffle=False with classes= takes each class in order but mixes the classes by quotas: an epoch is not every row "
+            "once. For validation data use classes=None"
+        )
+        warnings.warn(msg, RuntimeWarning, stacklevel=3)

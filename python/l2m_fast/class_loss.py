@@ -267,19 +267,24 @@ class LossWindow:
         np.add(self._here.count, count, out=self._here.count, where=finite, casting="unsafe")
 
     def result(
-        self, class_losses: Floats, nonempty: NDArray[np.bool_], all_reduce: Callable[[Floats], object] | None
+        self, class_losses: Floats, nonempty: NDArray[np.bool_], summed: Callable[[Floats], Floats]
     ) -> tuple[Sizes | None, Floats]:
-        """Losses recorded of each class, None where there are none, and the mean losses after them. Changes nothing.
+        """Return the number of losses of each class, None where there are none, and the mean losses after them.
+
+        Changes nothing.
 
         Args:
             class_losses: The mean losses before.
             nonempty: Which classes have rows; the others have no loss.
-            all_reduce: Sums a float64 array over all ranks, in place.
+            summed: Returns the sums over all ranks.
+
+        Raises:
+            RuntimeError: The sums over the ranks are none.
         """
-        sums = np.concatenate(self.pending)
-        if all_reduce is not None:
-            all_reduce(sums)
-        total, count = sums.reshape(2, -1)
+        total, count = summed(np.concatenate(self.pending)).reshape(2, -1)
+        if not (count >= 0).all():
+            msg = f"all_reduce must return sums (got {count.min():g} for the number of losses of a class)"
+            raise RuntimeError(msg)
         recorded = (count > 0) & nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():
             return None, class_losses
@@ -305,6 +310,7 @@ class LossWindow:
 def without_gaps(class_losses: Floats, nonempty: NDArray[np.bool_]) -> Floats:
     """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
     known = nonempty & ~np.isnan(class_losses)
-    mean = min(_core.compensated_sum(class_losses[known]) / np.count_nonzero(known), LARGEST_SUM)
+    # Scaled, so that no sum of losses near the largest float is infinite; by a power of two, which rounds nothing.
+    mean = min(_core.compensated_sum(class_losses[known] * 2.0**-64) / np.count_nonzero(known) * 2.0**64, LARGEST_SUM)
     losses: Floats = np.where(nonempty, np.where(known, class_losses, mean), 0.0)
     return losses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from l2m_fast.arguments import whole
+from l2m_fast._checks import whole
 from l2m_fast.class_loss import MOST_CLASSES, ClassLoss
 
 if TYPE_CHECKING:

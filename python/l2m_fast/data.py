@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,32 +11,58 @@ from typing import Any, Literal
 
 import numpy as np
 
+from l2m_fast._checks import shortened
 from l2m_fast.normalized import Normalized
 
 Format = Literal["torch", "numpy"]
 Build = Callable[[Iterator[Any]], Any]
 
-# DLPack's type codes. 4 is bfloat16, 6 is bool.
-_DLPACK_CODE = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
+# DLPack's type code and bits of each dtype of torch that batches may have.
+_DLPACK = {
+    **{f"int{bits}": (0, bits) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (1, bits) for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": (2, bits) for bits in (16, 32, 64)},
+    "bfloat16": (4, 16),
+    **{f"complex{bits}": (5, bits) for bits in (32, 64, 128)},
+    "bool": (6, 8),
+}
+_MAX_DEPTH = 100
+_MAX_ROWS_IN_A_LIST = 64  # of one shape; longer lists are taken for rows that were not stacked
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array of the data, as the core sees it."""
+    """One array of the data, as the core sees it.
 
+    Attributes:
+        name: Where it is in the data, for messages.
+        array: What the user passed.
+        kept: What keeps its memory alive, also where `array` comes to refer to other memory.
+        num_rows: N.
+        address: Of row 0.
+        stride: Bytes from a row to the next.
+        row_bytes: Bytes of a row.
+        row_shape: Shape of a row.
+        numpy_dtype: Of the batches; None where batches are torch tensors.
+        torch_dtype: Of the array; None where it is a numpy array and batches are too.
+        normalized: How bytes become floats; None: the batches have the dtype of the array.
+    """
+
+    name: str
     array: Any
+    kept: Any
     num_rows: int
     address: int
     stride: int
     row_bytes: int
     row_shape: tuple[int, ...]
-    numpy_dtype: np.dtype[Any] | None  # of the batch; None where batches are torch tensors
+    numpy_dtype: np.dtype[Any] | None
     torch_dtype: Any
-    normalized: Normalized | None = None  # what the bytes become
+    normalized: Normalized | None = None
 
     @property
     def on_cuda(self) -> bool:
-        """Whether it is on a CUDA device."""
+        """True where the array is on a CUDA device."""
         return getattr(self.array, "is_cuda", False)
 
     @property
@@ -44,18 +71,35 @@ class Field:
         return self.address, self.stride, self.row_bytes
 
     @property
+    def watched(self) -> tuple[str, Any, int]:
+        """Name, what tells the present address, and the address, for the core to notice that memory has moved."""
+        return self.name, getattr(self.array, "data_ptr", self.array), self.address
+
+    @property
     def output(self) -> tuple[np.dtype[Any] | None, int, int, list[int]]:
         """The numpy dtype of a batch, or None and DLPack's type code and bits; shape of a row."""
         if self.numpy_dtype is not None:
             return self.numpy_dtype, 0, 0, list(self.row_shape)
-        kind = str(self.torch_dtype).removeprefix("torch.").rstrip("0123456789")
-        return None, _DLPACK_CODE[kind], self.torch_dtype.itemsize * 8, list(self.row_shape)
+        return None, *_DLPACK[_name_of(self.torch_dtype)], list(self.row_shape)
 
     def describe(self) -> list[Any]:
-        """Type and row shape, by which a saved state is recognised."""
-        dtype = self.numpy_dtype if self.torch_dtype is None else str(self.torch_dtype).removeprefix("torch.")
+        """Return the fingerprint entry for saved states: dtype, row shape, and how bytes become floats."""
+        dtype = self.numpy_dtype if self.torch_dtype is None else _name_of(self.torch_dtype)
         normalized = [] if self.normalized is None else self.normalized.describe()
         return [str(dtype), list(self.row_shape), *normalized]
+
+    def check_shape(self) -> None:
+        """Raise RuntimeError where the array is no longer of the shape and the dtype that it had.
+
+        Its address is compared by the core, at every batch.
+        """
+        shape, kept_shape = tuple(self.array.shape), tuple(self.kept.shape)
+        if shape != kept_shape or self.array.dtype != self.kept.dtype:
+            msg = (
+                f"{self.name} has changed since the loader was made, from {self.kept.dtype} of shape {kept_shape} to "
+                f"{self.array.dtype} of shape {shape}: make a new Loader"
+            )
+            raise RuntimeError(msg)
 
 
 def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable[[list[Any]], Any]]:
@@ -68,12 +112,15 @@ def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable
     leaves: list[tuple[str, Any]] = []
     build = _walk("data", data, leaves)
     if not leaves:
-        msg = f"data must have at least one array (got the empty {type(data).__name__} {data!r})"
+        msg = f"data must have at least one array (got the empty {type(data).__name__} {shortened(data)})"
         raise ValueError(msg)
     fields = [_field(name, leaf, batch_format) for name, leaf in leaves]
     lengths = {name: field.num_rows for (name, _), field in zip(leaves, fields, strict=True)}
     if len(set(lengths.values())) > 1:
-        got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        first: dict[int, str] = {}
+        for name, length in lengths.items():
+            first.setdefault(length, name)
+        got = ", ".join(f"{name}: {length}" for length, name in itertools.islice(first.items(), 4))
         msg = f"all arrays of data must have the same number of rows (got {got})"
         raise ValueError(msg)
     if type(data) is tuple and len(data) == len(leaves):
@@ -100,13 +147,17 @@ def normalizing(fields: list[Field], build: Callable[[list[Any]], Any]) -> Calla
     )
 
 
-def _walk(name: str, data: Any, leaves: list[tuple[str, Any]]) -> Build:
-    """Collects the arrays below `data` in order; returns what rebuilds the structure from an iterator over arrays."""
+def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -> Build:
+    """Collect the arrays below `data` in order; return what rebuilds the structure from an iterator over arrays."""
+    if depth > _MAX_DEPTH:
+        msg = f"data must be nested at most {_MAX_DEPTH} levels deep"
+        raise ValueError(msg)
     if isinstance(data, Mapping):
-        entries = [(key, _walk(f"{name}[{key!r}]", value, leaves)) for key, value in data.items()]
+        entries = [(key, _walk(f"{name}[{shortened(key)}]", value, leaves, depth + 1)) for key, value in data.items()]
         return lambda arrays: {key: build(arrays) for key, build in entries}
     if isinstance(data, (tuple, list)):
-        items = [_walk(f"{name}[{i}]", value, leaves) for i, value in enumerate(data)]
+        _refuse_unstacked(name, data)
+        items = [_walk(f"{name}[{i}]", value, leaves, depth + 1) for i, value in enumerate(data)]
         if hasattr(data, "_fields"):
             make = type(data)
             return lambda arrays: make(*(build(arrays) for build in items))
@@ -114,6 +165,20 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]]) -> Build:
         return lambda arrays: kind(build(arrays) for build in items)
     leaves.append((name, data))
     return next
+
+
+def _refuse_unstacked(name: str, data: tuple[Any, ...] | list[Any]) -> None:
+    """Raise where the items are rows that were not stacked, rather than fields."""
+    if len(data) <= _MAX_ROWS_IN_A_LIST or not all(hasattr(item, "shape") for item in data):
+        return
+    shapes = {tuple(item.shape) for item in data}
+    if len(shapes) == 1:
+        stack = "torch.stack" if hasattr(data[0], "data_ptr") else "np.stack"
+        msg = (
+            f"{name} must be fields of all rows (got a {type(data).__name__} of {len(data)} arrays of shape "
+            f"{shapes.pop()}): if they are rows, stack them: {stack}(...)"
+        )
+        raise ValueError(msg)
 
 
 def _field(name: str, array: Any, batch_format: Format) -> Field:
@@ -125,8 +190,13 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
         return replace(_field(name, array.array, batch_format), normalized=array)
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
     if not is_tensor and not isinstance(array, np.ndarray):
-        msg = f"{name} must be a torch tensor or a numpy array, or a tuple, list or dict of them (got {type(array).__name__})"
+        msg = (
+            f"{name} must be a torch tensor or a numpy array, or a tuple, list or dict of them (got "
+            f"{type(array).__name__}){_way_out(array)}"
+        )
         raise TypeError(msg)
+    if is_tensor:
+        _check_plain(name, array)
     if array.ndim == 0 or array.shape[0] == 0:
         msg = f"{name} must have at least one row (got shape {tuple(array.shape)})"
         raise ValueError(msg)
@@ -138,6 +208,44 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
     return _ndarray_field(name, array, batch_format)
 
 
+def _way_out(data: Any) -> str:
+    """Return what to pass instead of an object that holds arrays."""
+    if hasattr(data, "tensors"):
+        return ": pass its .tensors"
+    if hasattr(data, "to_numpy"):
+        return ": pass np.ascontiguousarray(x.to_numpy())"
+    if hasattr(data, "batch_sampler"):
+        return ": pass the arrays that its dataset holds"
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes)):
+        return ": pass the arrays that it holds"
+    return ""
+
+
+def _check_plain(name: str, tensor: Any) -> None:
+    """Raise TypeError unless a tensor has memory of its own in which it lies as it looks."""
+    import torch
+
+    got = None
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        got = f"a {type(tensor).__name__}"
+    elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        got = "a tensor inside of a torch.func transform"
+    elif tensor.is_nested:
+        got = "a nested tensor"
+    elif tensor.layout != torch.strided:
+        got = f"the layout {tensor.layout}"
+    elif tensor.is_conj() or tensor.is_neg():
+        got = "a lazily conjugated or negated tensor: call resolve_conj() or resolve_neg()"
+    elif tensor._is_zerotensor():
+        got = "a tensor of zeros without memory"
+    if got is not None:
+        msg = f"{name} must be a dense tensor with memory of its own (got {got})"
+        raise TypeError(msg)
+    if _name_of(tensor.dtype) not in _DLPACK:
+        msg = f"{name} must be of whole bytes, of integers, floats, complex numbers or bool (got {tensor.dtype})"
+        raise TypeError(msg)
+
+
 def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
     import torch
 
@@ -145,12 +253,11 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
         allowed = "the CPU" if batch_format == "numpy" else "the CPU or a CUDA device"
         msg = f"{name} must be on {allowed} (got device {tensor.device})"
         raise ValueError(msg)
-    kind = str(tensor.dtype).removeprefix("torch.").rstrip("0123456789")
-    if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg() or kind not in _DLPACK_CODE:
-        msg = f"{name} must be a plain dense tensor of integers, floats, complex numbers or bool (got {tensor.dtype}, {tensor.layout})"
-        raise TypeError(msg)
     if not tensor[0].is_contiguous():
-        raise ValueError(_not_contiguous(name, tuple(tensor.shape), tensor.stride()))
+        raise ValueError(_not_contiguous(name, tuple(tensor.shape), tensor.stride(), "x.contiguous()"))
+    if tensor.data_ptr() == 0:
+        msg = f"{name} must be a dense tensor with memory of its own (got a {type(tensor).__name__} without)"
+        raise TypeError(msg)
     numpy_dtype = None
     if batch_format == "numpy":
         try:
@@ -158,8 +265,14 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
         except TypeError:
             msg = f'{name} is {tensor.dtype}, which numpy lacks: use format="torch" or another dtype'
             raise TypeError(msg) from None
+    kept = tensor.detach()
+    if tensor.device.type == "cpu":
+        # torch does not resize what numpy sees: so the memory stays, whatever becomes of the tensor.
+        torch.empty(0, dtype=torch.uint8, device="cpu").set_(kept.untyped_storage()).numpy()
     return Field(
+        name=name,
         array=tensor,
+        kept=kept,
         num_rows=tensor.shape[0],
         address=tensor.data_ptr(),
         stride=tensor.stride(0) * tensor.element_size(),
@@ -171,34 +284,58 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
 
 
 def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format) -> Field:
-    if array.dtype.hasobject:
-        msg = f"{name} must not hold Python objects (got dtype {array.dtype}): convert it to numbers first"
+    if array.dtype.hasobject or array.dtype.kind == "T":
+        msg = f"{name} must not hold Python objects or strings of any length (got dtype {array.dtype}): convert it to numbers first"
+        raise TypeError(msg)
+    if array.dtype.itemsize == 0:
+        msg = f"the rows of {name} must have at least one byte (got dtype {array.dtype})"
         raise TypeError(msg)
     if isinstance(array, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
-    if not array[0].flags.c_contiguous:
-        raise ValueError(_not_contiguous(name, array.shape, array.strides))
+    kept = array.view(np.ndarray)  # a subclass may index in its own way
+    if not kept[:1].flags.c_contiguous:
+        raise ValueError(_not_contiguous(name, kept.shape, kept.strides, "np.ascontiguousarray(x)"))
     torch_dtype = None
     if batch_format == "torch":
         import torch
 
         try:
-            torch_dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+            torch_dtype = torch.from_numpy(np.empty(0, kept.dtype)).dtype
         except (TypeError, ValueError):
-            msg = f'{name} has dtype {array.dtype}, which torch lacks: convert it, or use format="numpy"'
+            msg = f'{name} has dtype {array.dtype}, of which torch.from_numpy makes no tensor: convert it, or use format="numpy"'
             raise TypeError(msg) from None
     return Field(
+        name=name,
         array=array,
-        num_rows=array.shape[0],
-        address=array.__array_interface__["data"][0],
-        stride=array.strides[0],
-        row_bytes=array[:1].nbytes,  # a string taken out alone may have fewer
-        row_shape=array.shape[1:],
-        numpy_dtype=array.dtype if batch_format == "numpy" else None,
+        kept=kept,
+        num_rows=kept.shape[0],
+        address=kept.__array_interface__["data"][0],
+        stride=kept.strides[0],
+        row_bytes=kept[:1].nbytes,
+        row_shape=kept.shape[1:],
+        numpy_dtype=kept.dtype if batch_format == "numpy" else None,
         torch_dtype=torch_dtype,
     )
 
 
-def _not_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> str:
-    return f"each row of {name} must be contiguous (got shape {shape} with strides {strides}): pass a contiguous copy"
+def _not_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...], copy: str) -> str:
+    return f"each row of {name} must be contiguous (got shape {shape} with strides {strides}): pass a contiguous copy, {copy}"
+
+
+def _name_of(torch_dtype: Any) -> str:
+    return str(torch_dtype).removeprefix("torch.")
+
+
+class DataView:
+    """What `loader.dataset` gives: something with the length of the data."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+
+    def __len__(self) -> int:
+        """Rows of the data, N."""
+        return self._num_rows
+
+    def __repr__(self) -> str:
+        return f"<data of {self._num_rows} rows>"

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import multiprocessing.context
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from l2m_fast import _core, state
-from l2m_fast.arguments import (
-    can_pin,
-    choice,
-    cuda_device,
-    flag,
-    row_ids,
-    torch_from_dlpack,
-    warn_of_ranks,
-    whole,
-)
+from l2m_fast._checks import shortened, whole
+from l2m_fast.arguments import checked_mixing, checked_seed, refuse_unknown, warn_of_epochs
+from l2m_fast.batch_source import batch_source
 from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
-from l2m_fast.data import Format, fields_of, normalizing
-from l2m_fast.labels import class_ids
-from l2m_fast.mixing import MixingPolicy, Proportional, describe, follows_losses
+from l2m_fast.data import DataView, Format
+from l2m_fast.fingerprint import by_value
+from l2m_fast.mixing import MixingPolicy, follows_losses
 from l2m_fast.progress import Course, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import SupportsIndex
 
     import torch
     from numpy.typing import ArrayLike, NDArray
-    from typing_extensions import Self
+    from typing_extensions import Never, Self
 
+    from l2m_fast.history import History
     from l2m_fast.mixing import Floats, Sizes
-
-_MAX_THREADS = 1024
 
 
 class Loader:
@@ -41,45 +35,78 @@ class Loader:
 
     Every batch is a pure function of `(seed, epoch, step, proportions)` and the class cursors: it depends on neither
     `num_threads` nor `prefetch`. A batch is an ordinary tensor: it stays valid and unchanged while anything refers to
-    it. Each `iter()` begins the next epoch; an epoch left unfinished ends where it was consumed.
+    it. The first `next()` of an iterator begins the next epoch; an epoch left unfinished then ends where it was consumed.
 
-    Not thread-safe: one consumer per loader. Close it, or use it as a context manager, to stop its threads early.
+    The data must not change while an epoch runs: up to `prefetch` batches ahead are copied already. Change values between
+    epochs. Classes are read once, when the loader is made; after relabeling, make a new loader. A memory-mapped file that is
+    truncated while it is used ends the process with a bus error, as in every program that maps it; replace files rather than
+    overwrite them.
+
+    One consumer at a time. Close the loader, or use it as a context manager, to stop its threads early.
 
     Args:
         data: An array, or a tuple, list or dict (nested is fine) of arrays of one length N: torch tensors, numpy arrays,
-            np.memmap, or `Normalized` arrays. Rows must be contiguous. Never copied; must not be resized while the
-            loader lives. A batch has the same structure.
+            np.memmap, or `Normalized` arrays. Rows must be contiguous. Never copied; must not be resized or moved in memory
+            while the loader lives, which is an error at the next batch where it can be noticed.
         batch_size: Rows per batch and rank.
-        classes: Class of each row, shape `[N]`. Integers are their own ids, K = max + 1; strings are sorted and
-            numbered, see `class_labels`. None: one class, a plain loader.
+        classes: Class of each row, shape `[N]`. Integers (also of pandas, nullable without missing values, or Python objects)
+            are their own ids, K = max + 1. Strings (lists, NumPy "U", StringDType or object arrays, columns of pandas and
+            pyarrow, categoricals) and UTF-8 bytes are labels: they are sorted by code point and numbered, see `class_labels`;
+            a category without rows gets no number. Missing labels are an error. None: one class, a plain loader.
         mixing: How the proportions evolve, see `l2m_fast.mixing`. None: `Proportional()`, classical training.
-        rows: Ids of the rows to draw from, shape `[n]`, without repeats, in any order, or a mask of N bools. None: all.
+        rows: Ids of the rows to draw from, shape `[n]`, without repeats, or a mask of N bools. None: all. With `shuffle=False`
+            and `classes=None` they come in the given order; elsewhere the order does not matter.
         shuffle: A fresh random order of each class in every pass. False: rows ascend within a class, grouped by class;
-            with `classes=None` that is the order of the data from row 0 in each epoch.
+            with `classes=None` that is the order of the data from row 0 in each epoch, and over several ranks every row comes
+            exactly once. For validation data use `shuffle=False` with `classes=None`.
         order: "shuffled" or "grouped" (by class) rows inside a batch.
         drop_last: Without classes: leave out the last batch where it would be short. No effect with classes.
         steps_per_epoch: Batches per epoch, all full. None: N // (batch_size * world_size), at least one; without
             classes also the short last one.
-        update_every: Steps per window of losses, counted across epochs; window w acts from the first batch of window
-            w + 2. None: the window is the epoch, and acts from the next.
-        seed: In [0, 2^64). The same seed gives the same batches.
-        num_threads: Threads used at most; 0: none, everything happens in `next()`. None: the CPUs of this process.
+        update_every: Steps per window of losses, counted across epochs; window w takes effect from the first batch of window
+            w + 2. None: the window is the epoch, and takes effect from the next.
+        seed: In [0, 2^64). The same seed gives the same batches, and two loaders of equal seed and length pair their rows alike
+            in every epoch: give them seeds of their own. None: drawn at the first batch, from torch's default generator
+            (so that `torch.manual_seed` governs it) or, with `format="numpy"`, from the operating system; `state_dict()` has it.
+            Several ranks need an explicit seed.
+        num_threads: Threads used at most; 0: none, everything happens in `next()`. None: the CPUs that this process may use,
+            affinity and the quota of its control group included.
         prefetch: Batches prepared ahead.
         pin_memory: Batches are in pinned memory, of torch's caching host allocator: it may be copied to a CUDA device
             without waiting, and let go of meanwhile. Without such a device, a warning.
         device: A CUDA device: `prefetch` batches are copied there ahead of time, on a stream of their own; a batch is
-            there for whoever uses it on the stream that is current at `next()`. Data that are on the device already, or
+            ready on the stream that is current at `next()`. Data that are on the device already, or
             in pinned memory (`tensor.pin_memory()`), are gathered by the device itself, and of a batch only the row ids are
             sent. None: where the data are.
         rank: Of this process, in [0, world_size); None: 0 of 1. The environment is never read.
         world_size: Processes that share every global batch of batch_size * world_size rows; None: 1.
-        all_reduce: Sums one float64 array over all ranks, in place. Needed where several ranks follow losses.
+        all_reduce: Sums one float64 array over all ranks, in place or into an array that it returns. Needed where several
+            ranks follow losses. With torch.distributed:
+
+                def all_reduce(sums):
+                    torch.distributed.all_reduce(torch.from_numpy(sums))
+                    return sums
         format: "torch": batches of torch tensors. "numpy": of numpy arrays; torch is not needed.
 
     Raises:
         TypeError, ValueError, IndexError: An argument is not as described.
         ImportError: `format="torch"` without torch.
+        RuntimeError: No thread can be started and `num_threads` is not 0.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_arguments",
+        "_class_sizes",
+        "_course",
+        "_data",
+        "_fingerprint_of_data",
+        "_fingerprint_of_mixing",
+        "_guard",
+        "_labels",
+        "_progress",
+        "_source",
+    )
 
     def __init__(
         self,
@@ -94,7 +121,7 @@ class Loader:
         drop_last: bool = False,
         steps_per_epoch: int | None = None,
         update_every: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         num_threads: int | None = None,
         prefetch: int = 4,
         pin_memory: bool = False,
@@ -103,142 +130,65 @@ class Loader:
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
         format: Format = "torch",
+        **unknown: Never,
     ) -> None:
-        choice("format", format, ("torch", "numpy"))
-        choice("order", order, ("shuffled", "grouped"))
-        self._batch_size = whole("batch_size", batch_size, 1)
-        self._seed = whole("seed", seed, 0, 2**64 - 1)
-        self._world_size = 1 if world_size is None else whole("world_size", world_size, 1)
-        if rank is None and self._world_size > 1:
-            msg = f"rank must be an int in [0, {self._world_size - 1}] where world_size is given (got None)"
-            raise TypeError(msg)
-        self._rank = 0 if rank is None else whole("rank", rank, 0, self._world_size - 1)
-        self._global_batch = whole("batch_size * world_size", self._batch_size * self._world_size, 1, 2**31 - 1)
-        every = None if update_every is None else whole("update_every", update_every, 1, state.MOST)
-        self._num_threads = (
-            _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
-        )
-        self._prefetch = whole("prefetch", prefetch, 0, 2**16)
-        self._shuffle, self._drop_last = flag("shuffle", shuffle), flag("drop_last", drop_last)
-        self._grouped = order == "grouped"
-        if rank is None and world_size is None:
-            warn_of_ranks()
-        self._from_dlpack = torch_from_dlpack() if format == "torch" else None
-
-        mixing = Proportional() if mixing is None else mixing
-        for method in ("initial", "update"):
-            if isinstance(mixing, type) or not callable(getattr(mixing, method, None)):
-                msg = f"mixing must be a policy with initial() and update(), such as Learn2Mix() (got {mixing!r})"
-                raise TypeError(msg)
-        if all_reduce is not None and not callable(all_reduce):
-            msg = f"all_reduce must be a callable on one float64 array (got {all_reduce!r})"
-            raise TypeError(msg)
-        described = describe(mixing)
-        shares_losses = follows_losses(mixing) and self._world_size > 1
-        if shares_losses and all_reduce is None:
-            msg = (
-                f"{described} on {self._world_size} ranks needs all_reduce, a callable that sums one float64 "
-                "array over all ranks in place (got None)"
-            )
-            raise ValueError(msg)
-
-        self._fields, self._build = fields_of(data, format)
-        self._device = cuda_device(device, {field.array.device for field in self._fields if field.on_cuda}, format)
-        if self._device is None:
-            self._build = normalizing(self._fields, self._build)
-        pin_memory = flag("pin_memory", pin_memory)
-        self._pin_memory = self._device is None and can_pin(pin_memory, format)
-        num_rows = self._fields[0].num_rows
-        ids, self._num_classes, self.class_labels = class_ids(classes, num_rows)
-        threads = max(self._num_threads, 1)
-        self._index = _core.ClassIndex(ids, self._num_classes, num_rows, row_ids(rows, num_rows), threads)
-        self._class_sizes = self._index.class_sizes
-        self._classless = classes is None
-        self._epoch_is_pass = self._classless and steps_per_epoch is None
-        steps, last_batch_rows = self._epoch_shape(steps_per_epoch)
-        self._steps_per_epoch = None if steps_per_epoch is None else steps
-        self._format: Format = format
+        refuse_unknown(unknown)
+        self._arguments: dict[str, Any] = {
+            "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
+            "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "update_every": update_every, "seed": seed,
+            "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
+            "world_size": world_size, "all_reduce": all_reduce, "format": format,
+        }  # fmt: skip
+        self._data = data
+        self._guard = _core.Guard()
+        self._source, self._labels = batch_source(data, self._arguments)
+        self._class_sizes = self._source.index.class_sizes
+        warn_of_epochs(self._source)
+        steps, last_batch_rows = self._source.epoch_shape()
+        mixing = checked_mixing(mixing, all_reduce, self._source)
         self._course = Course(
             steps,
+            steps - (last_batch_rows <= self._source.rank),
             last_batch_rows,
-            every,
+            None if update_every is None else whole("update_every", update_every, 1, state.MAX_COUNT),
             mixing,
-            described,
             self._class_sizes,
-            all_reduce if shares_losses else None,
+            all_reduce if follows_losses(mixing) and self._source.world_size > 1 else None,
+            self._source.world_size,
         )
-        self._progress = self._new_progress(self._seed)
-
-    def _new_progress(self, seed: int) -> Progress:
-        return Progress(self._course, lambda proportions: self._make_prefetcher(seed, proportions), self._build)
-
-    def _make_prefetcher(self, seed: int, proportions: Floats) -> _core.Prefetcher:
-        memory, outputs = [field.memory for field in self._fields], [field.output for field in self._fields]
-        prefetch, lend, transfer = self._prefetch, None, None
-        if self._device is not None:
-            from l2m_fast.device_batches import DeviceBatches
-
-            transfer = DeviceBatches(self._fields, self._device, self._batch_size, self._prefetch)
-            memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
-            prefetch += transfer.ahead
-        elif self._pin_memory:
-            from l2m_fast.device_batches import pinned_memory
-
-            lend = pinned_memory([(field.row_shape, field.torch_dtype) for field in self._fields], self._batch_size)
-        return _core.Prefetcher(
-            self._index,
-            memory,
-            self._fields,
-            outputs,
-            self._from_dlpack,
-            lend,
-            transfer,
-            1 if transfer is None else transfer.ahead,
-            1 if transfer is None else transfer.refill,
-            proportions,
-            seed=seed,
-            global_batch=self._global_batch,
-            rank=self._rank,
-            world_size=self._world_size,
-            shuffle=self._shuffle,
-            grouped=self._grouped,
-            epoch_is_pass=self._epoch_is_pass,
-            prefetch=prefetch,
-            num_threads=self._num_threads,
+        self._fingerprint_of_mixing = by_value(mixing)
+        self._fingerprint_of_data: dict[str, Any] | None = (
+            None  # made when it is asked for: it takes a look at every row
         )
+        self._progress = self._new_progress(checked_seed(seed, self._source))
 
-    def _epoch_shape(self, steps_per_epoch: int | None) -> tuple[int, int]:
-        """Steps of an epoch, and rows of its last batch over all ranks."""
-        if steps_per_epoch is not None:
-            return whole("steps_per_epoch", steps_per_epoch, 1, state.MOST), self._global_batch
-        full, short = divmod(self._index.num_rows, self._global_batch)
-        if not self._classless:
-            return max(full, 1), self._global_batch
-        if short >= self._world_size and not self._drop_last:
-            return full + 1, short
-        if full == 0:
-            need = "batch_size * world_size must be at most" if self._drop_last else "world_size must be at most"
-            msg = f"{need} the number of rows, {self._index.num_rows} (got {self._batch_size} * {self._world_size})"
-            raise ValueError(msg)
-        return full, self._global_batch
+    def _new_progress(self, seed: int | None) -> Progress:
+        return Progress(self._course, self._source, self._guard, seed)
 
     # ---- iteration
 
     def __len__(self) -> int:
-        """Batches per epoch; the same on all ranks."""
-        return self._course.steps
+        """Batches per epoch.
+
+        The same on all ranks, but for dataset order, in which ranks that get no row of the last batch have one less.
+        """
+        return self._course.own_steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Begins the next epoch, or goes on with the one that a loaded state was in the middle of."""
-        self._progress.check_usable()
-        return self._progress.begin()
+        """Return an iterator over the next epoch, or over the rest of the one that a loaded state was in the middle of.
+
+        The epoch begins at the iterator's first `next()`; an iterator that is never advanced changes nothing.
+        """
+        with self._guard:
+            self._progress.check_usable()
+            return self._progress.iterate()
 
     # ---- losses
 
     def record(
         self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None
     ) -> None:
-        """Adds per-sample losses to the current window. Works with every mixing; two calls a batch add up.
+        """Add per-sample losses to the current window. Works with every mixing; two calls for a batch add up.
 
         Args:
             losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
@@ -254,7 +204,12 @@ class Loader:
             ValueError: Wrong length or shape, or a class out of range; nothing was added. Classes on a device are looked at
                 there: one out of range is left out, and raises where the sums are next needed.
         """
-        self._progress.check_usable()
+        with self._guard:
+            self._progress.check_usable()
+            self._record(losses, classes)
+            self._progress.note_losses()
+
+    def _record(self, losses: Any, classes: Any) -> None:
         window = self._progress.window
         if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
             if classes is not None:
@@ -265,14 +220,14 @@ class Loader:
         if is_on_device(losses):
             ids = device_classes(losses, self._last_classes() if classes is None else classes)
             on_device = window.on_device(losses.device)
-            if classes is None and self._grouped:
+            if classes is None and self._source.grouped:
                 on_device.add_grouped(losses, ids.numpy())
             else:
                 on_device.add(losses, ids)
             return
         values = loss_array(losses)
         if classes is not None:
-            window.add(values, class_array(classes), self._num_threads)
+            window.add(values, class_array(classes), self._source.num_threads)
             return
         of_batch = self._last_classes()
         if len(values) != len(of_batch):
@@ -280,31 +235,53 @@ class Loader:
                 f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
             )
             raise ValueError(msg)
-        window.add(values, of_batch, self._num_threads)
+        window.add(values, of_batch, self._source.num_threads)
 
     def update(self) -> None:
-        """Closes the window now; acts from the next epoch to begin. Called by itself at the end of an epoch with losses.
+        """Close the window now; it takes effect from the next epoch. Called automatically at the end of an epoch with losses.
+
+        Losses that are recorded after the loop over an epoch, as the authors of Learn2Mix do, belong to the window of the
+        next epoch: call `update()` after them to make them take effect in it.
 
         Raises:
-            RuntimeError: The loader updates every `update_every` steps by itself, or was closed.
+            RuntimeError: The loader updates every `update_every` steps, or was closed.
         """
-        self._progress.check_usable()
-        if self._course.update_every is not None:
-            msg = f"update() works with update_every=None: this loader updates every {self._course.update_every} steps by itself"
-            raise RuntimeError(msg)
-        self._progress.update()
+        with self._guard:
+            self._progress.check_usable()
+            if self._course.update_every is not None:
+                every = self._course.update_every
+                msg = f"update() works with update_every=None: this loader updates every {every} steps by itself"
+                raise RuntimeError(msg)
+            self._progress.update()
 
     # ---- what there is to see
 
     @property
+    def batch_size(self) -> int:
+        """Rows per batch and rank."""
+        return self._source.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        """True where a short last batch is left out."""
+        return self._source.drop_last
+
+    @property
+    def dataset(self) -> DataView:
+        """Something of length N, for code that asks for the length of the data."""
+        return DataView(self._source.fields[0].num_rows)
+
+    @property
     def proportions(self) -> Floats:
         """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
-        return self._progress.prefetcher.proportions
+        with self._guard:
+            return self._progress.prefetcher.proportions
 
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
-        return self._progress.class_losses
+        with self._guard:
+            return self._progress.class_losses
 
     @property
     def class_sizes(self) -> Sizes:
@@ -312,13 +289,18 @@ class Loader:
         return self._class_sizes.copy()
 
     @property
+    def class_labels(self) -> list[str] | None:
+        """Labels in the order of the class ids, where classes were given as strings; None: they were ids already."""
+        return None if self._labels is None else list(self._labels)
+
+    @property
     def num_classes(self) -> int:
         """K: the largest class id + 1."""
-        return self._num_classes
+        return len(self._class_sizes)
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next batch to be yielded."""
+        """Epoch of the next batch to be yielded."""
         return self._progress.epoch
 
     @property
@@ -327,13 +309,14 @@ class Loader:
         return self._progress.step
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """One record an update, the newest 64 MB of them.
+    def history(self) -> History:
+        """Records of the updates of the proportions, oldest first; the newest 64 MB of them.
 
-        Each has `epoch` and `total_step` (when the update was made, in batches since the beginning of training),
-        `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
+        A sequence of dicts with `epoch` and `total_step` (when the update was made, in batches since the beginning of
+        training), `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
         """
-        return self._progress.history
+        with self._guard:
+            return self._progress.history
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
@@ -342,8 +325,9 @@ class Loader:
         Raises:
             RuntimeError: No batch has been yielded.
         """
-        self._last_classes()
-        return self._as_batch(self._progress.prefetcher.rows)
+        with self._guard:
+            self._last_classes()
+            return self._as_batch(self._progress.prefetcher.rows)
 
     @property
     def batch_classes(self) -> NDArray[np.int64] | torch.Tensor:
@@ -352,7 +336,8 @@ class Loader:
         Raises:
             RuntimeError: No batch has been yielded.
         """
-        return self._as_batch(self._last_classes().astype(np.int64))
+        with self._guard:
+            return self._as_batch(self._last_classes().astype(np.int64))
 
     def _last_classes(self) -> NDArray[np.int32]:
         classes = self._progress.prefetcher.classes
@@ -362,34 +347,48 @@ class Loader:
         return classes
 
     def _as_batch(self, array: NDArray[np.int64]) -> NDArray[np.int64] | torch.Tensor:
-        if self._format == "numpy":
+        if self._source.format == "numpy":
             return array
         import torch
 
         return torch.from_numpy(array)
 
+    def __repr__(self) -> str:
+        source = self._source
+        parts = [f"{source.fields[0].num_rows} rows", f"batch_size={source.batch_size}"]
+        if not source.classless:
+            parts += [f"{self.num_classes} classes", f"mixing={shortened(self._course.mixing)}"]
+        if source.world_size > 1:
+            parts.append(f"rank {source.rank} of {source.world_size}")
+        return f"<Loader of {', '.join(parts)}, seed={self._progress.seed}, at epoch {self.epoch}, step {self.step}>"
+
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """What was consumed so far, O(num_classes + held rows): ints, floats, strings, bools, None, lists, dicts of them.
+        """Return what was consumed so far, O(num_classes + held rows): ints, floats, strings, bools, None, lists and dicts.
 
         json, pickle and torch.load(weights_only=True) all take it. Loading it into a loader of the same data and
-        settings repeats the rest of the run exactly, losses recorded since the last update included.
+        settings repeats the rest of the run exactly, losses recorded since the last update included. Draws the seed where it
+        is still to be drawn.
         """
-        self._progress.check_usable()
+        with self._guard:
+            self._progress.check_usable()
+            return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "version": state.VERSION,
-            "seed": self._seed,
             "fingerprint": self._fingerprint(),
-            "rank": self._rank,
-            "world_size": self._world_size,
+            "rank": self._source.rank,
+            "world_size": self._source.world_size,
             **self._progress.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Goes on from a saved state at the next `iter()`: in the middle of its epoch, or with the next one.
+        """Go on from a saved state at the next iteration: in the middle of its epoch, or with the next one.
 
-        The seed is taken over. Prefetched batches and the history are dropped.
+        The seed is taken over. Prefetched batches and the history are dropped. A state is checked in full before it is
+        loaded, and where it comes from does not matter: it is data, and nothing in it is executed.
 
         Args:
             state_dict: What `state_dict()` returned, or the list of what it returned on all ranks, whose pending losses
@@ -400,42 +399,68 @@ class Loader:
             ValueError: Of another version, or of a loader of other data or settings, named in the message. The loader
                 goes on as it was.
         """
-        self._progress.check_usable()
-        loaded = state.merged(state_dict, self._fingerprint(), self._rank, self._world_size, self._num_classes)
+        with self._guard:
+            self._progress.check_usable()
+            self._load(state_dict)
+
+    def _load(self, state_dict: Any) -> None:
+        source = self._source
+        loaded = state.merged(state_dict, self._fingerprint(), source.rank, source.world_size, self.num_classes)
         progress = self._new_progress(loaded["seed"])
         progress.load(loaded)
         before = self._progress
-        self._progress, self._seed = progress, loaded["seed"]  # at once: a Ctrl-C leaves nothing half loaded
+        self._progress = progress  # at once: a Ctrl-C leaves nothing half loaded
         before.replaced()
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next `iter()` epoch `epoch`.
+        """Make the next iteration epoch `epoch`.
 
         Nothing else changes if it would have been anyway; otherwise every class starts a fresh pass addressed by
         `epoch`.
         """
-        self._progress.check_usable()
-        self._progress.request(whole("epoch", epoch, 0, state.MOST))
+        with self._guard:
+            self._progress.check_usable()
+            self._progress.request(whole("epoch", epoch, 0, state.MAX_EPOCH))
 
     def _fingerprint(self) -> dict[str, Any]:
+        if self._fingerprint_of_data is None:
+            self._fingerprint_of_data = self._source.describe()
         return {
-            "rows": self._index.num_rows,
-            "num_classes": self._num_classes,
-            "classes": f"{self._index.fingerprint(max(self._num_threads, 1)):016x}",
-            "fields": [field.describe() for field in self._fields],
-            "global_batch": self._global_batch,
-            "order": "grouped" if self._grouped else "shuffled",
-            "shuffle": self._shuffle,
-            "drop_last": self._drop_last,
-            "steps_per_epoch": self._steps_per_epoch,
+            **self._fingerprint_of_data,
             "update_every": self._course.update_every,
-            "mixing": self._course.described,
+            "mixing": self._fingerprint_of_mixing,
         }
+
+    # ---- copies
+
+    def __copy__(self) -> NoReturn:
+        """Refuse: both copies would share one run."""
+        msg = "a Loader cannot be copied by copy.copy(): use copy.deepcopy(loader), which shares the arrays"
+        raise TypeError(msg)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Loader:
+        """Return a loader of the same arrays at the same place in the same run, which goes on by itself."""
+        with self._guard:
+            self._progress.check_usable()
+            copy = Loader(self._data, **self._arguments)
+            copy._load(self._state())
+            return copy
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse before any tensor is touched: a process that is spawned would move them to shared memory."""
+        if multiprocessing.context.get_spawning_popen() is not None:
+            msg = "a Loader cannot be sent to another process, since its threads and memory are here: make it there"
+        else:
+            msg = "a Loader cannot be pickled: save loader.state_dict(), and load it into a Loader of the same data"
+        raise TypeError(msg)
 
     # ---- life
 
     def close(self) -> None:
-        """Stops this loader's threads and frees what it prefetched. Idempotent; batches stay valid."""
+        """Stop this loader's threads and free what it prefetched. Idempotent; batches stay valid.
+
+        From inside one of its own calls, such as a signal handler during `next()`, it takes effect when that call ends.
+        """
         self._progress.close()
 
     def __enter__(self) -> Self:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from l2m_fast import _core
+from l2m_fast._checks import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +39,10 @@ class MixingPolicy(Protocol):
 def check_number(name: str, value: object, allowed: str, *, low: float, high: float = math.inf) -> None:
     """Raises unless `value` is a real number in the closed interval from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        msg = f"{name} must be a number {allowed} (got {value!r})"
+        msg = f"{name} must be a number {allowed} (got {shortened(value)})"
         raise TypeError(msg)
     if not low <= value <= high:
-        msg = f"{name} must be {allowed} (got {value!r})"
+        msg = f"{name} must be {allowed} (got {shortened(value)})"
         raise ValueError(msg)
 
 
@@ -90,12 +91,23 @@ class Static(_Fixed):
 
     p: Sequence[float] | Floats
 
+    def __post_init__(self) -> None:
+        given = np.array(self.p)  # a copy; the loader checks what it is
+        given.setflags(write=False)
+        object.__setattr__(self, "p", given)
+
     def initial(self, class_sizes: Sizes) -> Floats:  # noqa: ARG002
         """The given proportions."""
-        return np.asarray(self.p)  # the loader checks what it is
+        return np.asarray(self.p)
+
+    def __eq__(self, other: object) -> bool:
+        return np.array_equal(self.p, other.p) if isinstance(other, Static) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.p).tobytes())
 
     def __repr__(self) -> str:
-        return f"Static(p={np.asarray(self.p).tolist()})"
+        return f"Static(p={shortened(np.asarray(self.p).tolist())})"
 
 
 @dataclass(frozen=True)
@@ -212,13 +224,3 @@ class GroupDRO:
 def follows_losses(policy: object) -> bool:
     """Whether the proportions of a policy may ever change."""
     return not getattr(policy, "fixed", False)
-
-
-def describe(policy: object) -> str:
-    """Type and parameters of a policy, by which a saved state is recognised."""
-    if type(policy).__repr__ is not object.__repr__:
-        return repr(policy)
-    parameters: dict[str, Any] = getattr(policy, "__dict__", {})
-    return (
-        f"{type(policy).__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(parameters.items()))})"
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast.arguments import choice, whole
+from l2m_fast._checks import choice, whole
 
 if TYPE_CHECKING:
     import torch

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import threading
+import sys
+import warnings
 import weakref
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from l2m_fast import _core, state
+from l2m_fast._checks import shortened
+from l2m_fast.arguments import draw_seed
 from l2m_fast.class_loss import ClassLoss, LossWindow, without_gaps
+from l2m_fast.distributed import summed_over_ranks
+from l2m_fast.history import History, Recorder
 from l2m_fast.mixing import MixingPolicy, follows_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from l2m_fast.batch_source import BatchSource
     from l2m_fast.mixing import Floats, Sizes
     from l2m_fast.state import State
 
@@ -40,21 +45,23 @@ class Course:
 
     Attributes:
         steps: Batches of an epoch.
+        own_steps: Of these, the ones in which this rank has rows.
         last_batch_rows: Rows of its last batch, over all ranks.
         update_every: Steps of a window of losses; None: an epoch.
         mixing: How the proportions evolve.
-        described: Type and parameters of `mixing`, by which a saved state is recognised.
         class_sizes: Rows of each class.
-        all_reduce: Sums a float64 array over all ranks, in place; None: there is nothing to sum.
+        all_reduce: Sums a float64 array over all ranks; None: there is nothing to sum.
+        world_size: Number of ranks.
     """
 
     steps: int
+    own_steps: int
     last_batch_rows: int
     update_every: int | None
     mixing: MixingPolicy
-    described: str
     class_sizes: Sizes
     all_reduce: Callable[[Floats], object] | None
+    world_size: int
 
     @property
     def follows_losses(self) -> bool:
@@ -70,9 +77,13 @@ class Course:
         updated = self.mixing.update(proportions.copy(), class_losses.copy(), self.class_sizes.copy())
         return self._checked("update", updated)
 
+    def summed(self, sums: Floats) -> Floats:
+        """Return the sums of all ranks."""
+        return sums if self.all_reduce is None else summed_over_ranks(sums, self.all_reduce, self.world_size)
+
     def _checked(self, method: str, proportions: object) -> Floats:
-        """What the policy returned, normalised."""
-        where = f"from {method}() of {self.described}"
+        """Return what the policy returned, normalized."""
+        where = f"from {method}() of {shortened(self.mixing)}"
         try:
             given = np.asarray(proportions)
         except ValueError as error:
@@ -80,7 +91,7 @@ class Course:
         else:
             why = ""
         if given.dtype.kind not in "iuf":
-            msg = f"proportions must be numbers (got {proportions!r}{why} {where})"
+            msg = f"proportions must be numbers (got {shortened(proportions)}{why} {where})"
             raise TypeError(msg)
         if given.shape != self.class_sizes.shape:
             msg = f"proportions must have shape {self.class_sizes.shape} (got {given.shape} {where})"
@@ -111,39 +122,42 @@ class Progress:
 
     Args:
         course: How the run goes on.
-        make_prefetcher: Makes what plans and fills the batches, from the first proportions.
-        build: Makes a batch of the list of its arrays.
+        source: What the batches are made of.
+        guard: Lets one call at a time use the loader.
+        seed: None: it is drawn when it is first needed.
     """
 
-    def __init__(
-        self,
-        course: Course,
-        make_prefetcher: Callable[[Floats], _core.Prefetcher],
-        build: Callable[[list[Any]], Any],
-    ) -> None:
-        self._course, self._build = course, build
+    def __init__(self, course: Course, source: BatchSource, guard: _core.Guard, seed: int | None) -> None:
+        self._course, self._source, self._guard, self.seed = course, source, guard, seed
         self.next_proportions = course.initial()
         self._class_losses: Floats = np.full(len(course.class_sizes), np.nan)
         self.window = LossWindow(len(course.class_sizes))
         self._full: FullWindow | None = None
-        self.prefetcher = make_prefetcher(self.next_proportions)
-        self._history: deque[dict[str, Any]] = deque()
-        self._history_bytes = 0
+        self.prefetcher = source.prefetcher(seed or 0, self.next_proportions)
+        self._recorder = Recorder(len(course.class_sizes), _HISTORY_BYTES)
         self._epoch = self._epoch_began = 0
         self._windows = 0  # of update_every steps that ended
         self._next_epoch: int | None = None  # where it is not the next number
-        self._iteration = 0  # of the newest iter()
+        self._iterations = 0  # iterators made
+        self._newest = 0  # of these, the newest that was advanced
         self._iterating = False
-        self._consumer: int | None = None
+        self._may_lack_losses = course.follows_losses  # and nothing was said of it yet
         self._closed = False
         _open.add(self)
 
     # ---- iteration
 
-    def begin(self) -> _core.Iteration:
-        """Begins the next epoch, or goes on with the one that a loaded state was in the middle of."""
+    def iterate(self) -> _core.Iteration:
+        """Return an iterator, whose first batch begins the next epoch or goes on with the one that a loaded state was in."""
+        self._iterations += 1
+        return _core.Iteration(self._guard, self.prefetcher, self._iterations, self._turn, self._source.build)
+
+    def _begin(self) -> None:
         if self._iterating or self._step == self._course.steps:
             self._finish_epoch()
+        for field in self._source.fields:
+            field.check_shape()
+        _warn_of_workers()
         self.prefetcher.begin(
             self._epoch,
             self._step,
@@ -151,33 +165,44 @@ class Progress:
             self._course.last_batch_rows,
             self._plan_until(),
         )
-        iteration = _core.Iteration(self.prefetcher, self._iteration + 1, self._turn, self._build)
-        self._iterating, self._iteration, self._consumer = True, self._iteration + 1, None
-        return iteration
 
     def _turn(self, iteration: int) -> None:
-        """Sees to what is due before the next batch, and says how many may follow without asking.
+        """Do what is due before the next batch, and say how many batches may follow without asking.
 
         Raises:
             StopIteration: The epoch has ended.
             RuntimeError: The iteration must not go on.
         """
         self.check_usable()
-        if iteration != self._iteration:
-            msg = "this iterator has ended: a later iter() or load_state_dict() took its place"
+        if iteration < self._newest or iteration > self._iterations:
+            msg = "this iterator has ended: a later one, or load_state_dict(), took its place"
             raise RuntimeError(msg)
-        self._consumer = threading.get_ident()
+        if iteration > self._newest:
+            self.draw_seed()
+            self._begin()
+            self._newest, self._iterating = iteration, True
+        if self._iterating and self._step < self._course.steps:
+            self._close_windows()
+            if self._step == self._course.own_steps:  # the last batch has rows for other ranks only
+                self.prefetcher.skip()
         if self._iterating and self._step == self._course.steps:
             self._finish_epoch()
         if not self._iterating:
             raise StopIteration
-        until = self._epoch_began + self._course.steps
+        until = self._epoch_began + self._course.own_steps
         if self._course.update_every is not None:
-            self._see_to_windows(self._course.update_every)
             until = min(until, (self._windows + 1) * self._course.update_every)
             if self._full is not None:
                 until = min(until, self._full.wait_until)
+        self._warn_where_losses_lack()
         self.prefetcher.run(iteration, until)
+
+    def draw_seed(self) -> None:
+        """Draw the seed where it is still to be drawn."""
+        if self.seed is None:
+            seed = draw_seed(self._source.format)
+            self.prefetcher.reseed(seed)
+            self.seed = seed
 
     def _finish_epoch(self) -> None:
         if self._course.update_every is None:
@@ -191,7 +216,7 @@ class Progress:
         self._iterating, self._epoch, self._epoch_began, self._next_epoch = False, epoch, began, None
 
     def request(self, epoch: int) -> None:
-        """Makes the next iter() epoch `epoch`; the running iterator, if any, goes on until then."""
+        """Make the next iteration epoch `epoch`; the running iterator, if any, goes on until then."""
         upcoming = self._epoch + (self._iterating or self._step == self._course.steps)
         self._next_epoch = None if epoch == upcoming else epoch
         if self._next_epoch is None or self._iterating:
@@ -203,7 +228,8 @@ class Progress:
             self._epoch, self._next_epoch = epoch, None
 
     def _start_passes(self, number: int) -> None:
-        """Has every class start a fresh pass."""
+        """Make every class start a fresh pass."""
+        self.draw_seed()
         self.settle()
         sampler = self.prefetcher.state()
         num_classes = len(self._course.class_sizes)
@@ -216,10 +242,31 @@ class Progress:
         """Batches consumed since the epoch began; counted by the core alone, so that nothing can fall between."""
         return self.prefetcher.total_step - self._epoch_began
 
+    # ---- losses that are not recorded
+
+    def note_losses(self) -> None:
+        """Remember that losses are recorded."""
+        self._may_lack_losses = False
+
+    def _warn_where_losses_lack(self) -> None:
+        """Warn once, before the first batch that should feel losses, where none was recorded."""
+        if not self._may_lack_losses:
+            return
+        every = self._course.update_every
+        if (self._epoch > 0 or self._epoch_began > 0) if every is None else self.prefetcher.total_step >= 2 * every:
+            self._may_lack_losses = False
+            if np.isnan(self._class_losses).all() and not self.window.pending.count.any():
+                msg = (
+                    f"{shortened(self._course.mixing)} follows losses, and none was recorded: call loader.record(losses) in "
+                    "the loop, with the loss of each row of the batch"
+                )
+                warnings.warn(msg, RuntimeWarning, stacklevel=3)
+
     # ---- windows
 
     def update(self) -> None:
-        """Closes the window, which is the epoch; acts from the next epoch to begin."""
+        """Close the window, which is the epoch; it takes effect from the next epoch to begin."""
+        self.draw_seed()
         self._end_window()
         if not self._iterating and self._step == 0:  # between epochs
             self._adopt_next_proportions()
@@ -246,8 +293,11 @@ class Progress:
             return _ALL_STEPS
         return (self._windows + (2 if self._full is None else 1)) * self._course.update_every
 
-    def _see_to_windows(self, update_every: int) -> None:
-        """Before a batch: ends the window that is full, which acts from the window after the next."""
+    def _close_windows(self) -> None:
+        """End the window that is full; before a batch."""
+        update_every = self._course.update_every
+        if update_every is None:
+            return
         total_step = self.prefetcher.total_step
         if total_step == (self._windows + 1) * update_every:
             self.settle()
@@ -274,17 +324,28 @@ class Progress:
             self._act(self._full, self.window, self._windows)
 
     def _act(self, full: FullWindow, window: LossWindow, windows: int) -> None:
-        """Makes the next proportions of what was recorded, and goes on with `window`. What is raised changes nothing."""
+        """Make the next proportions of what was recorded, and go on with `window`.
+
+        What all_reduce raises changes nothing. What the policy raises, or what is wrong with its proportions, comes after the
+        window has ended: its losses are known, the proportions stay, and the run goes on.
+        """
         course = self._course
         proportions, known = self.next_proportions, None
+        failed: Exception | None = None
         try:
-            counts, class_losses = full.losses.result(self._class_losses, course.class_sizes > 0, course.all_reduce)
-            if counts is not None and course.follows_losses:
-                known = without_gaps(class_losses, course.class_sizes > 0)
-                proportions = course.updated(proportions, known)
+            counts, class_losses = full.losses.result(self._class_losses, course.class_sizes > 0, course.summed)
         except StopIteration as error:  # which would pass for the end of the epoch
-            msg = f"all_reduce, or update() of {course.described}, raised StopIteration"
+            msg = "all_reduce raised StopIteration"
             raise RuntimeError(msg) from error
+        if counts is not None and course.follows_losses:
+            known = without_gaps(class_losses, course.class_sizes > 0)
+            try:
+                proportions = course.updated(proportions, known)
+            except StopIteration as error:  # which would pass for the end of the epoch
+                failed = RuntimeError(f"update() of {shortened(course.mixing)} raised StopIteration")
+                failed.__cause__ = error
+            except Exception as error:  # noqa: BLE001  # raised below
+                failed = error
         self._schedule(proportions, windows)  # first, so that a Ctrl-C cannot skip it
         # At once, for the same reason.
         self.next_proportions, self._class_losses, self._full, self.window, self._windows = (
@@ -294,17 +355,16 @@ class Progress:
             window,
             windows,
         )
+        if failed is not None:
+            raise failed
         if counts is not None and known is not None:
-            self._remember(full, proportions, known, counts)
-
-    def _remember(self, full: FullWindow, proportions: Floats, class_losses: Floats, counts: Sizes) -> None:
-        arrays = {"proportions": proportions, "class_losses": class_losses, "counts": counts}
-        self._history.append({"epoch": full.epoch, "total_step": full.total_step, **arrays})
-        size = sum(array.nbytes for array in arrays.values())
-        self._history_bytes += size
-        while self._history_bytes > _HISTORY_BYTES and len(self._history) > 1:
-            self._history.popleft()
-            self._history_bytes -= size
+            self._recorder.append(
+                epoch=full.epoch,
+                total_step=full.total_step,
+                proportions=proportions,
+                class_losses=known,
+                counts=counts,
+            )
 
     # ---- what there is to see
 
@@ -326,15 +386,17 @@ class Progress:
         return self._class_losses.copy()
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """One record an update."""
+    def history(self) -> History:
+        """One record of each update."""
         self.settle()
-        return list(self._history)
+        return self._recorder.snapshot()
 
     def state(self) -> State:
-        """What was consumed."""
+        """Return what was consumed."""
+        self.draw_seed()
         losses, pending = self.class_losses, self.window.pending
         return {
+            "seed": self.seed,
             "epoch": self._epoch,
             "next_epoch": self._next_epoch,
             "step": self._step,
@@ -371,22 +433,35 @@ class Progress:
     # ---- life
 
     def replaced(self) -> None:
-        """Ends the iterator; another run took the place of this one."""
-        self._iteration += 1
+        """End every iterator; another run took the place of this one."""
+        self._iterations = -1
         self.prefetcher.close()
 
     def close(self) -> None:
-        """Stops the threads and frees what was prefetched. Idempotent; batches stay valid."""
+        """Stop the threads and free what was prefetched. Idempotent; batches stay valid."""
         self._closed = True
-        self.prefetcher.close()
+        if not self._guard.defer(self.prefetcher.close):  # from inside a call of this thread: when it ends
+            self.prefetcher.close()
 
     def check_usable(self) -> None:
-        """Raises RuntimeError where the loader is closed or another thread iterates over it."""
+        """Raise RuntimeError where the loader is closed."""
         if self._closed:
             msg = "the loader is closed"
             raise RuntimeError(msg)
-        if self._iterating and self._consumer not in (None, threading.get_ident()):
-            if any(thread.ident == self._consumer for thread in threading.enumerate()):
-                msg = "a loader has one consumer: another thread is iterating over it"
-                raise RuntimeError(msg)
-            self._consumer = None  # it has ended
+
+
+def _warn_of_workers() -> None:
+    """Warn, once in a process, where a loader is used inside of a worker of a torch DataLoader."""
+    torch = sys.modules.get("torch")
+    global _warned_of_workers
+    if torch is None or _warned_of_workers or torch.utils.data.get_worker_info() is None:
+        return
+    _warned_of_workers = True
+    msg = (
+        "a Loader runs in a worker process of a torch DataLoader: every worker repeats its whole epoch. Iterate over the "
+        "Loader itself, whose threads take the place of workers"
+    )
+    warnings.warn(msg, RuntimeWarning, stacklevel=4)
+
+
+_warned_of_workers = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from l2m_fast._checks import shortened
 from l2m_fast.class_loss import LARGEST_SUM
 
-VERSION = 2  # 1: permutations by Philox alone
-MOST = 2**62  # of any count: far from where a 64-bit integer would wrap
+VERSION = 3  # 1: permutations by Philox alone; 2: due times that moved by up to an interval
+MAX_COUNT = 2**53  # of anything: exact as a float
+MAX_EPOCH = 2**52  # for set_epoch(): far enough below for all epochs that may follow
 
 State = dict[str, Any]
 
@@ -29,6 +31,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "passes": (list,),
     "positions": (list,),
     "visits": (list,),
+    "offsets": (list,),
     "due": (list,),
     "held": (list,),
     "proportions": (list,),
@@ -41,6 +44,7 @@ _BY_CLASS: dict[str, tuple[type, ...]] = {
     "passes": (int,),
     "positions": (int,),
     "visits": (int,),
+    "offsets": (int,),
     "due": (float,),
     "proportions": (float,),
     "next_proportions": (float,),
@@ -92,6 +96,9 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
                 msg = f"the states of the ranks are not of one moment: {', '.join(differing)} differ"
                 raise ValueError(msg)
     pending = checked if rank == 0 else []
+    counts = [sum(of_class) for of_class in zip(*(one["window_count"] for one in pending), strict=True)]
+    for count in counts:
+        _check_count("window_count", count)
     return {
         **first,
         "window_sum": [
@@ -99,8 +106,7 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
             for sums in zip(*(one["window_sum"] for one in pending), strict=True)
         ]
         or [0.0] * num_classes,
-        "window_count": [sum(counts) for counts in zip(*(one["window_count"] for one in pending), strict=True)]
-        or [0] * num_classes,
+        "window_count": counts or [0] * num_classes,
     }
 
 
@@ -109,7 +115,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         msg = f"a state must be a dict, or a list of those of all ranks (got {type(state).__name__})"
         raise TypeError(msg)
     if state.get("version") != VERSION:
-        msg = f"the state must be of version {VERSION} (got {state.get('version')!r})"
+        msg = f"the state must be of version {VERSION} (got {shortened(state.get('version'))})"
         raise ValueError(msg)
     missing = sorted(_KEYS.keys() - state.keys())
     if missing:
@@ -117,7 +123,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         raise ValueError(msg)
     for key, kinds in _KEYS.items():
         if not isinstance(state[key], kinds) or isinstance(state[key], bool):
-            msg = f"{key} of the state must be of type {' or '.join(kind.__name__ for kind in kinds)} (got {state[key]!r})"
+            msg = f"{key} of the state must be of type {' or '.join(kind.__name__ for kind in kinds)} (got {shortened(state[key])})"
             raise TypeError(msg)
         if isinstance(state[key], int) and key != "seed":
             _check_count(key, state[key])
@@ -125,7 +131,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
     differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
     if differing:
         differences = "; ".join(
-            f"{key}: {theirs.get(key)!r} in the state, {fingerprint[key]!r} here" for key in differing
+            f"{key}: {shortened(theirs.get(key))} in the state, {shortened(fingerprint[key])} here" for key in differing
         )
         msg = f"the state is that of another loader ({differences})"
         raise ValueError(msg)
@@ -135,7 +141,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
             raise ValueError(msg)
         for value in state[key]:
             if not isinstance(value, kinds) or isinstance(value, bool):
-                msg = f"{key} of the state must hold {' or '.join(kind.__name__ for kind in kinds)} (got {value!r})"
+                msg = f"{key} of the state must hold {' or '.join(kind.__name__ for kind in kinds)} (got {shortened(value)})"
                 raise TypeError(msg)
             if isinstance(value, int):
                 _check_count(key, value)
@@ -149,15 +155,16 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         msg = f"rank of the state must be in [0, {state['world_size']}) (got {state['rank']})"
         raise ValueError(msg)
     if any(loss is not None and loss < 0 for loss in state["class_losses"]):
-        msg = f"class_losses of the state must be >= 0 (got {state['class_losses']})"
+        msg = f"class_losses of the state must be >= 0 (got {shortened(state['class_losses'])})"
         raise ValueError(msg)
     _check_held(state["held"], num_classes)
     return state
 
 
 def _check_count(key: str, value: int) -> None:
-    if not 0 <= value <= MOST:
-        msg = f"{key} of the state must be in [0, {MOST}] (got {value})"
+    most = 2**16 - 1 if key == "offsets" else MAX_COUNT
+    if not 0 <= value <= most:
+        msg = f"{key} of the state must be in [0, {most}] (got {shortened(value)})"
         raise ValueError(msg)
 
 
@@ -166,11 +173,11 @@ def _check_held(held: list[Any], num_classes: int) -> None:
     before = -1
     for entry in held:
         match entry:
-            case [int(class_id), [_, *_] as rows] if all(type(row) is int and 0 <= row <= MOST for row in rows):
+            case [int(class_id), [_, *_] as rows] if all(type(row) is int and 0 <= row <= MAX_COUNT for row in rows):
                 if type(class_id) is int and before < class_id < num_classes:
                     before = class_id
                     continue
-        msg = f"held of the state must hold [class, [row, ...]] with ascending classes below {num_classes} (got {entry!r})"
+        msg = f"held of the state must hold [class, [row, ...]] with ascending classes below {num_classes} (got {shortened(entry)})"
         raise ValueError(msg)
 
 

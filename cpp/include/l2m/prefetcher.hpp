@@ -29,6 +29,9 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
+  /// Takes another seed; before anything was begun.
+  void reseed(std::uint64_t seed);
+
   /// Gives up what lies ready and begins with `range`, from the consumed state.
   ///
   /// @param plan_until  batches of this total_step and later wait for proportions, see schedule().
@@ -80,7 +83,7 @@ class Prefetcher {
   void settle();
   void apply_schedule();
 
-  const PipelineSettings settings_;
+  PipelineSettings settings_;
   std::unique_ptr<Pipeline> pipeline_;
   std::atomic<bool> in_use_{false};
   std::atomic<bool> closed_{false};

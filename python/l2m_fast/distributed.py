@@ -1,0 +1,96 @@
+"""Several ranks: the reduction of their losses, and a warning where nobody said that there are several."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2m_fast._checks import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    AllReduce = Callable[[Floats], object]
+
+_HOW_TO_WRITE_IT = """write
+    def all_reduce(sums):
+        torch.distributed.all_reduce(torch.from_numpy(sums))
+        return sums"""
+
+
+def check_all_reduce(all_reduce: object) -> None:
+    """Raise unless this can be a function that sums an array over the ranks."""
+    if not callable(all_reduce):
+        msg = f"all_reduce must be a callable that sums a float64 array over all ranks (got {shortened(all_reduce)})"
+        raise TypeError(msg)
+    function = getattr(all_reduce, "func", all_reduce)  # of a partial
+    if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
+        msg = f"all_reduce must take a NumPy array, and torch.distributed.{function.__name__} takes a tensor: {_HOW_TO_WRITE_IT}"
+        raise TypeError(msg)
+
+
+def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int) -> Floats:
+    """Return the sums of all ranks.
+
+    Args:
+        sums: Of this rank, shape `[n]`.
+        all_reduce: Sums an array over the ranks, in place or into the array that it returns.
+        world_size: Number of ranks.
+
+    Raises:
+        RuntimeError: The result is not the sum of `world_size` arrays.
+    """
+    given = np.append(sums, 1.0)  # every rank adds 1: what comes back counts them
+    returned = all_reduce(given)
+    for result in (given, returned):
+        array = _as_floats(result)
+        if array is None or array.shape != given.shape or array[-1] != world_size:
+            continue
+        return array[:-1].copy()
+    if returned is None or returned is given:
+        got = (
+            f"a value that is 1 on every rank came back as {given[-1]:g}, and {world_size} ranks add up to {world_size}"
+        )
+    else:
+        got = f"it returned {shortened(returned)}, and left {given[-1]:g} of a value that is 1 on every rank"
+    msg = (
+        f"all_reduce must sum a float64 array over all {world_size} ranks, in place or in the array that it returns ({got}). "
+        f"It may have averaged, summed over another group, summed a copy, or returned before the sum was there; {_HOW_TO_WRITE_IT}"
+    )
+    raise RuntimeError(msg)
+
+
+def _as_floats(result: Any) -> Floats | None:
+    """Return a result as an array of floats; None: it is none."""
+    if hasattr(result, "detach"):
+        result = result.detach().cpu().numpy()
+    if not isinstance(result, (np.ndarray, list, tuple)):
+        return None
+    try:
+        return np.asarray(result, np.float64)
+    except (TypeError, ValueError):
+        return None
+
+
+def warn_of_ranks() -> None:
+    """Warn, once in a process, where torch.distributed has several processes and the loader knows of one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    global _warned_of_ranks
+    if not _warned_of_ranks and torch.distributed.get_world_size() > 1:
+        _warned_of_ranks = True
+        msg = (
+            "torch.distributed is initialized, but this loader was not told its rank: every process gets all batches. Pass "
+            "rank= and world_size= (rank=0, world_size=1 if that is what you want)"
+        )
+        warnings.warn(msg, RuntimeWarning, stacklevel=3)
+
+
+_warned_of_ranks = False

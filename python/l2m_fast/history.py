@@ -1,0 +1,118 @@
+"""Records of the updates of the proportions, kept in a few arrays."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK_BYTES = 1 << 20
+
+
+class History(Sequence[dict[str, Any]]):
+    """Records of updates, oldest first; each item is a dict made when it is asked for.
+
+    A snapshot: later updates do not change it, and nothing that it hands out is used by the loader.
+    """
+
+    def __init__(self, chunks: list[NDArray[np.void]]) -> None:
+        self._chunks = chunks
+        self._ends = np.cumsum([len(chunk) for chunk in chunks]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return one record, or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = index + len(self) if index < 0 else index
+        if not 0 <= i < len(self):
+            msg = f"index must be below {len(self)}, the number of records (got {index})"
+            raise IndexError(msg)
+        at = int(np.searchsorted(self._ends, i, side="right"))
+        return _as_dict(self._chunks[at][i - self._ends[at]])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for chunk in self._chunks:
+            yield from map(_as_dict, chunk)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (History, list, tuple)) or len(self) != len(other):
+            return NotImplemented if not isinstance(other, (History, list, tuple)) else False
+        return all(_equal(mine, theirs) for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # it compares by value
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} updates>"
+
+
+class Recorder:
+    """Keeps the newest records.
+
+    Args:
+        num_classes: K.
+        max_bytes: Memory of all records together; the newest is kept in any case.
+    """
+
+    def __init__(self, num_classes: int, max_bytes: int) -> None:
+        of_classes = (num_classes,)
+        self._dtype = np.dtype(
+            [
+                ("epoch", np.int64),
+                ("total_step", np.int64),
+                ("proportions", np.float64, of_classes),
+                ("class_losses", np.float64, of_classes),
+                ("counts", np.int64, of_classes),
+            ]
+        )
+        self._chunk_size = max(_CHUNK_BYTES // self._dtype.itemsize, 1)
+        self._max_chunks = max(max_bytes // (self._chunk_size * self._dtype.itemsize), 1)
+        self._chunks: deque[NDArray[np.void]] = deque()
+        self._filled = 0  # records of the last chunk
+
+    def append(self, **record: Any) -> None:
+        """Add a record, and drop the oldest ones where there is no room."""
+        if not self._chunks or self._filled == self._chunk_size:
+            # Memory is taken as it is needed: most trainings have few updates.
+            self._chunks.append(np.zeros(self._chunk_size, self._dtype))
+            self._filled = 0
+            while len(self._chunks) > self._max_chunks:
+                self._chunks.popleft()
+        row = self._chunks[-1][self._filled]
+        for name, value in record.items():
+            row[name] = value
+        self._filled += 1
+
+    def snapshot(self) -> History:
+        """Return the records so far."""
+        chunks = list(self._chunks)
+        if chunks:
+            chunks[-1] = chunks[-1][: self._filled]
+        return History(chunks)
+
+
+def _as_dict(record: Any) -> dict[str, Any]:
+    return {
+        "epoch": int(record["epoch"]),
+        "total_step": int(record["total_step"]),
+        **{name: record[name].copy() for name in ("proportions", "class_losses", "counts")},
+    }
+
+
+def _equal(mine: dict[str, Any], theirs: object) -> bool:
+    return (
+        isinstance(theirs, dict)
+        and mine.keys() == theirs.keys()
+        and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
+    )
