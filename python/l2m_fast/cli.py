@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from l2m_fast import __version__
 from l2m_fast.experiments.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad input or a missing requirement, 130 interrupted.
 
     Raises:
-        SystemExit: From argparse: code 2 for arguments it cannot read, 0 after `--help`.
+        SystemExit: From argparse: code 2 for arguments it cannot read, 0 after `--help` and `--version`.
     """
     parser = _parser()
     arguments, arguments_of_suite = parser.parse_known_args(argv)
@@ -124,6 +125,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="l2m-fast", description="A class-mixing data loader for PyTorch and NumPy.")
+    parser.add_argument("--version", action="version", version=f"l2m-fast {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
