@@ -1,4 +1,7 @@
-"""Dependencies point one way: core <- cuda <- bindings <- package <- experiments <- demo <- cli <- {tests, benchmarks}."""
+"""Dependencies point one way.
+
+core <- cuda <- bindings <- package <- {doctor, experiments <- demo} <- cli <- {tests, benchmarks}
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ ALLOWED_INCLUDES = {
     "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.(hpp|cu)",
 }
 # Parts of the package that stand on top of the rest of it, each on those before it, and what stands on top of the package.
-TOP_OF_PACKAGE = ("integrations", "experiments", "demo", "cli")
+TOP_OF_PACKAGE = ("doctor", "integrations", "experiments", "demo", "cli", "__main__")
 OUTSIDE_PACKAGE = {"benchmarks", "examples", "oracle", "tests"}
 
 
@@ -116,6 +119,9 @@ def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header:
     [
         ("loader.py", "import l2m_fast.demo", "l2m_fast.demo"),
         ("loader.py", "from l2m_fast import cli", "l2m_fast.cli"),
+        ("loader.py", "from l2m_fast import doctor", "l2m_fast.doctor"),
+        ("doctor.py", "from l2m_fast.experiments import machine", "l2m_fast.experiments.machine"),
+        ("cli.py", "from l2m_fast import __main__", "l2m_fast.__main__"),
         ("loader.py", "from l2m_fast.demo.data import digits", "l2m_fast.demo.data.digits"),
         ("loader.py", "from . import cli", "l2m_fast.cli"),
         ("loader.py", "from .demo import digits", "l2m_fast.demo.digits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from l2m_fast._build_info import build_info
+from l2m_fast._core import __version__
 from l2m_fast.class_loss import ClassLoss, class_loss
 from l2m_fast.cross_entropy import cross_entropy
 from l2m_fast.loader import Loader
@@ -30,6 +31,7 @@ __all__ = [
     "Proportional",
     "Static",
     "Temperature",
+    "__version__",
     "build_info",
     "class_loss",
     "cross_entropy",

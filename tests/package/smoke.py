@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -45,6 +46,10 @@ def main(cuda_built: bool) -> None:
 
     sums = l2m_fast.class_loss(np.ones(1000, np.float32), y, 4)
     assert sums.sum.tolist() == sums.count.tolist() == [250] * 4
+
+    doctor = [sys.executable, "-W", "error", "-m", "l2m_fast", "doctor"]
+    done = subprocess.run(doctor, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
 if __name__ == "__main__":
