@@ -61,7 +61,7 @@ def test_resume(benchmark: BenchmarkFixture, report: Report, num_classes: int) -
         nonlocal bytes_of_state
         with (
             Loader(x, batch_size=512, classes=classes, mixing=Balanced(), seed=SEED) as loader,
-            Loader(x, batch_size=512, classes=classes, mixing=Balanced()) as other,
+            Loader(x, batch_size=512, classes=classes, mixing=Balanced(), seed=0) as other,
         ):
             batches = iter(loader)
             for _ in range(100):

@@ -13,7 +13,7 @@ points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.5, 1.5]])[labels] + torch.rand
 
 model = torch.nn.Linear(2, 3)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-with Loader((points, labels), batch_size=50, classes=labels, mixing=Learn2Mix(mixing_rate=0.2)) as loader:
+with Loader((points, labels), batch_size=50, classes=labels, mixing=Learn2Mix(mixing_rate=0.2), seed=0) as loader:
     for _ in range(8):
         for x, y in loader:
             losses = cross_entropy(model(x), y, reduction="none")

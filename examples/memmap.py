@@ -11,6 +11,6 @@ images[:] = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uin
 images.flush()
 
 data = {"image": np.load("images.npy", mmap_mode="r"), "row": np.arange(len(images))}
-with Loader(data, batch_size=256, format="numpy") as loader:
+with Loader(data, batch_size=256, format="numpy", seed=0) as loader:
     total = sum(int(batch["image"].sum(dtype=np.int64)) for batch in loader)
 print(f"{len(loader)} batches, mean pixel {total / images.size:.1f}")

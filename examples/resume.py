@@ -14,7 +14,7 @@ labels = np.repeat([0, 1, 2], [700, 250, 50])
 
 def make_loader() -> Loader:
     """The same data and options each time; a state of other ones would be refused."""
-    return Loader(np.arange(1000), batch_size=100, classes=labels, mixing=Balanced(), format="numpy")
+    return Loader(np.arange(1000), batch_size=100, classes=labels, mixing=Balanced(), format="numpy", seed=0)
 
 
 with make_loader() as loader:

@@ -178,7 +178,7 @@ def test_loader_and_torch_end_at_the_fixed_point_of_the_losses_of_their_data() -
     weights = torch.zeros(5, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([weights], lr=0.01)
     data = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
-    with Loader(data, batch_size=100, classes=classes, mixing=Learn2Mix(0.1)) as loader:
+    with Loader(data, batch_size=100, classes=classes, mixing=Learn2Mix(0.1), seed=0) as loader:
         np.testing.assert_allclose(loader.proportions, [0.75, 0.2, 0.05])
         for _ in range(80):
             for batch in loader:

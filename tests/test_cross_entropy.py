@@ -282,7 +282,7 @@ def test_under_autocast_it_is_computed_in_float32() -> None:
 
 def test_a_loader_records_its_class_losses() -> None:
     x, y = torch.randn(40, 3), torch.arange(40) % 4
-    with Loader((x, y), batch_size=8, classes=y, mixing=Learn2Mix(), num_threads=0) as loader:
+    with Loader((x, y), batch_size=8, classes=y, mixing=Learn2Mix(), num_threads=0, seed=0) as loader:
         for inputs, targets in loader:
             loader.record(cross_entropy(torch.cat([inputs, inputs[:, :1]], 1), targets, 4)[1])
         assert len(loader.history) == 1

@@ -21,9 +21,8 @@ import pybind11
 import pytest
 import torch
 
-from l2m_fast import Learn2Mix, Loader, Normalized, cross_entropy_cuda, cross_entropy_op, device_batches
+from l2m_fast import Learn2Mix, Loader, Normalized, batch_source, cross_entropy_cuda, cross_entropy_op, device_batches
 from l2m_fast import device_class_loss as device_class_loss_module
-from l2m_fast import loader as loader_module
 from l2m_fast.device_class_loss import DeviceClassLoss
 from test_cross_entropy import DTYPES, arguments
 from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
@@ -148,7 +147,7 @@ def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     settings: dict[str, Any] = {"batch_size": 8, "classes": data["y"] % 3, "mixing": Learn2Mix(), "seed": 1}
     with monkeypatch.context() as for_now:
-        for_now.setattr(loader_module, "cuda_device", lambda *_: CPU)
+        for_now.setattr(batch_source, "cuda_device", lambda *_: CPU)
         on_device = Loader(data, **settings)
     with on_device:
         for batch, expected in zip(on_device, Loader(data, **settings), strict=True):

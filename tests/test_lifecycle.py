@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import json
@@ -15,7 +16,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ THREADS = [0, 1, 2, 4]
 
 
 def make(**options: Any) -> Loader:
-    usual: dict[str, Any] = {"batch_size": 20, "classes": CLASSES, "format": "numpy", "num_threads": 2}
+    usual: dict[str, Any] = {"seed": 0, "batch_size": 20, "classes": CLASSES, "format": "numpy", "num_threads": 2}
     return Loader(DATA, **usual | options)
 
 
@@ -182,6 +183,7 @@ def alarm() -> Iterator[Any]:
 BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 KiB a row
 
 
+@pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
 @pytest.mark.parametrize(
     "structure", [lambda x: x, lambda x: (x, x[:, 0]), lambda x: {"x": [x]}], ids=["array", "tuple", "dict"]
 )
@@ -193,7 +195,7 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
         data = structure(BIG)
         return Loader(
             data, batch_size=32, classes=np.arange(64) % 3, mixing=Learn2Mix(), update_every=2, steps_per_epoch=60,
-            format="numpy", **options,
+            format="numpy", seed=0, **options,
         )  # fmt: skip
 
     def leaves(batches: list[Any]) -> list[Any]:
@@ -226,6 +228,7 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
     assert leaves(got) == expected
 
 
+@pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some fall into a weakref's callback
 def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_loaded(alarm: Any) -> None:
     loader = make(mixing=Learn2Mix(), num_threads=0)
@@ -299,7 +302,7 @@ def test_a_process_that_is_interrupted_in_next_dies_of_it() -> None:
 
 def test_close_in_a_signal_handler_ends_the_epoch(alarm: Any) -> None:
     for num_threads in (0, 1, 2):
-        loader = Loader(BIG, batch_size=64, steps_per_epoch=10**6, format="numpy", num_threads=num_threads)
+        loader = Loader(BIG, batch_size=64, steps_per_epoch=10**6, format="numpy", num_threads=num_threads, seed=0)
         alarm(loader.close, 0.005)
         with pytest.raises(RuntimeError, match="closed"):
             for _ in loader:
@@ -428,7 +431,7 @@ def test_the_pool_grows_to_the_largest_num_threads_and_no_further() -> None:
 def test_a_loader_may_be_dropped_while_its_threads_fill_batches() -> None:
     for turn in range(60):
         data = np.full((64, 1 << 14), turn, np.int64)
-        loader = Loader(data, batch_size=32, prefetch=8, format="numpy", num_threads=2, steps_per_epoch=100)
+        loader = Loader(data, batch_size=32, prefetch=8, format="numpy", num_threads=2, steps_per_epoch=100, seed=0)
         batches = iter(loader)
         kept = next(batches) if turn % 2 else None
         del loader, batches, data
@@ -461,7 +464,9 @@ def test_a_loader_is_no_part_of_a_cycle() -> None:
 
 def test_the_data_outlives_the_threads_that_read_it() -> None:
     def loader() -> Loader:
-        return Loader(np.ones((20_000, 4096), np.uint8), batch_size=2048, format="numpy", prefetch=8, num_threads=2)
+        return Loader(
+            np.ones((20_000, 4096), np.uint8), batch_size=2048, format="numpy", prefetch=8, num_threads=2, seed=0
+        )
 
     class Trainer:
         def __init__(self) -> None:
@@ -496,7 +501,7 @@ def test_the_data_is_let_go_with_the_loader_and_its_batches_are_not() -> None:
 
     data = DATA.copy().view(Array)
     dead = weakref.ref(data)
-    loader = Loader(data, batch_size=20, format="numpy")
+    loader = Loader(data, batch_size=20, format="numpy", seed=0)
     batches = list(loader)
     del data, loader
     gc.collect()
@@ -590,22 +595,67 @@ def _in_thread(function: Any) -> Any:
         return future.exception() or future.result()
 
 
-def test_two_threads_are_an_error_and_not_a_race() -> None:
-    loader = make()
+def test_two_threads_at_a_time_are_an_error_and_not_a_race() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    slow = threading.local()
+
+    class Pair(NamedTuple):
+        first: Any
+
+    class Slow(Pair):
+        def __new__(cls, *arrays: Any) -> Slow:  # noqa: PYI034
+            if getattr(slow, "wanted", False):
+                entered.set()
+                leave.wait(60)
+            return super().__new__(cls, *arrays)
+
+    loader = Loader(Slow(DATA), batch_size=20, classes=CLASSES, format="numpy", num_threads=2, seed=0)
     batches = iter(loader)
-    first = next(batches)
-    for use in (
+    got = [next(batches)]
+
+    def consume() -> None:
+        slow.wanted = True
+        got.append(next(batches))
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    entered.wait(60)
+    uses: list[Any] = [
         lambda: next(batches),
         lambda: iter(loader),
         lambda: loader.record(np.ones(20)),
+        lambda: loader.set_epoch(3),
+        lambda: loader.load_state_dict({}),
+        lambda: loader.history,
         loader.state_dict,
         loader.update,
-    ):
-        error = _in_thread(use)
-        assert isinstance(error, RuntimeError)
-        assert "one consumer" in str(error)
-    got = rows_of([first, *batches])
-    assert got == rows_of(make())
+    ]
+    for use in uses:
+        with pytest.raises(RuntimeError, match="one consumer at a time: another thread is using it"):
+            use()
+    assert (loader.epoch, loader.step, len(loader)) == (0, 1, N // 20)
+    leave.set()
+    thread.join()
+    got += batches
+    assert rows_of(pair.first for pair in got) == rows_of(make())
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_the_thread_that_consumes_may_change_from_batch_to_batch(num_threads: int) -> None:
+    loader = make(num_threads=num_threads)
+    batches = iter(loader)
+    with ThreadPoolExecutor(4) as pool:
+        got = [pool.submit(next, batches).result() for _ in range(len(loader))]
+        assert pool.submit(next, batches, None).result() is None
+    assert rows_of(got) == rows_of(make())
+
+    async def consume() -> list[Any]:
+        batches = iter(loader)
+        return [await asyncio.to_thread(next, batches) for _ in range(len(loader))]
+
+    expected = make()
+    list(expected)
+    assert rows_of(asyncio.run(consume())) == rows_of(expected)
 
 
 def test_another_thread_may_take_over_when_the_consumer_has_ended() -> None:
@@ -661,18 +711,36 @@ def test_a_batch_may_die_in_another_thread() -> None:
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_a_second_iter_makes_the_first_iterator_raise(num_threads: int) -> None:
+def test_a_newer_iterator_makes_the_first_one_raise(num_threads: int) -> None:
     loader = make(num_threads=num_threads)
     first = iter(loader)
     next(first)
     second = iter(loader)
+    next(first)  # the second one has not begun
+    assert (loader.epoch, loader.step) == (0, 2)
+    batch = next(second)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"this iterator has ended: a later iter\(\)"):
+        with pytest.raises(RuntimeError, match="this iterator has ended: a later one"):
             next(first)
-    assert loader.epoch == 1
-    assert len(list(second)) == N // 20
+    assert (loader.epoch, loader.step) == (1, 1)
+    assert len([batch, *second]) == N // 20
     with pytest.raises(RuntimeError, match="this iterator has ended"):
         next(first)
+
+
+def test_an_iterator_that_is_never_advanced_changes_nothing() -> None:
+    loader = make()
+    for _ in range(3):
+        iter(loader)
+    batches = iter(loader)
+    got = [next(batches)]
+    state = loader.state_dict()
+    iter(loader)
+    assert loader.state_dict() == state
+    got += batches
+    iter(loader)
+    assert rows_of(got) == rows_of(make())
+    assert (loader.epoch, loader.step) == (1, 0)
 
 
 def test_a_finished_iterator_stays_finished() -> None:
@@ -690,7 +758,7 @@ def test_a_batch_too_large_for_memory_is_an_error_where_it_is_due(tmp_path: Path
         file.truncate(1 << 37)
     row = np.memmap(path, np.uint8, "r", shape=(1, 1 << 37))
     for num_threads in (0, 2):
-        loader = Loader(row, batch_size=1 << 20, steps_per_epoch=2, format="numpy", num_threads=num_threads)
+        loader = Loader(row, batch_size=1 << 20, steps_per_epoch=2, format="numpy", num_threads=num_threads, seed=0)
         batches = iter(loader)
         for _ in range(3):
             with pytest.raises(MemoryError):

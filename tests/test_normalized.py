@@ -27,14 +27,14 @@ def test_batches_are_those_of_the_formula(
     data = Normalized(array, mean, std, dtype=dtype, channel_dim=channel_dim)
     if (batch_format, dtype) == ("numpy", "bfloat16"):
         with pytest.raises(TypeError, match="bfloat16, which numpy lacks"):
-            Loader(data, batch_size=6, format=batch_format)
+            Loader(data, batch_size=6, format=batch_format, seed=0)
         return
     where = [1] * 4
     where[channel_dim % 3 + 1] = channels
     of_channels = (np.broadcast_to(np.asarray(x, np.float32), channels).reshape(where) for x in (mean, std))
     floats = torch.from_numpy((BYTES.astype(np.float32) - next(of_channels)) / next(of_channels))
     expected = floats.to(getattr(torch, dtype))
-    loader = Loader({"x": data, "raw": array}, batch_size=6, format=batch_format)
+    loader = Loader({"x": data, "raw": array}, batch_size=6, format=batch_format, seed=0)
     for batch in loader:
         x = torch.as_tensor(batch["x"])
         assert x.dtype == expected.dtype
@@ -43,11 +43,11 @@ def test_batches_are_those_of_the_formula(
 
 
 def test_a_state_is_of_the_same_change() -> None:
-    state = Loader(Normalized(BYTES, MEAN, STD), batch_size=6).state_dict()
-    Loader(Normalized(torch.from_numpy(BYTES), MEAN, STD), batch_size=6).load_state_dict(state)
+    state = Loader(Normalized(BYTES, MEAN, STD), batch_size=6, seed=0).state_dict()
+    Loader(Normalized(torch.from_numpy(BYTES), MEAN, STD), batch_size=6, seed=0).load_state_dict(state)
     for other in (BYTES, Normalized(BYTES, MEAN, 1.0), Normalized(BYTES, MEAN, STD, dtype="float16")):
         with pytest.raises(ValueError, match="fields"):
-            Loader(other, batch_size=6).load_state_dict(state)
+            Loader(other, batch_size=6, seed=0).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,8 @@ def test_offsets_stay_uniform_and_move_by_at_most_half_an_interval() -> None:
     generator = np.random.default_rng(0)
     offsets = generator.integers(0, 2**16, 20_000)
     for _ in range(5):
-        moved = np.array([next_offset(int(o), int(q)) for o, q in zip(offsets, generator.integers(0, 2**16, 20_000))])
+        quarters = generator.integers(0, 2**16, 20_000)
+        moved = np.array([next_offset(int(o), int(q)) for o, q in zip(offsets, quarters, strict=True)])
         assert abs(moved - offsets).max() <= 2**15
         offsets = moved
     assert_uniform(np.bincount(offsets // 2**10, minlength=64))

@@ -142,6 +142,7 @@ class Progress:
         self._newest = 0  # of these, the newest that was advanced
         self._iterating = False
         self._may_lack_losses = course.follows_losses  # and nothing was said of it yet
+        self._policy_failed = False  # on the window that is to act
         self._closed = False
         _open.add(self)
 
@@ -324,40 +325,35 @@ class Progress:
             self._act(self._full, self.window, self._windows)
 
     def _act(self, full: FullWindow, window: LossWindow, windows: int) -> None:
-        """Make the next proportions of what was recorded, and go on with `window`.
+        """Make the next proportions of what was recorded, and go on with `window`. What is raised changes nothing.
 
-        What all_reduce raises changes nothing. What the policy raises, or what is wrong with its proportions, comes after the
-        window has ended: its losses are known, the proportions stay, and the run goes on.
+        Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
+        with some losses must not keep the run from going on.
         """
         course = self._course
-        proportions, known = self.next_proportions, None
-        failed: Exception | None = None
+        proportions, known, failure = self.next_proportions, None, None
         try:
             counts, class_losses = full.losses.result(self._class_losses, course.class_sizes > 0, course.summed)
+            if counts is not None and course.follows_losses:
+                known = without_gaps(class_losses, course.class_sizes > 0)
+                proportions, failure = self._updated(proportions, known)
         except StopIteration as error:  # which would pass for the end of the epoch
-            msg = "all_reduce raised StopIteration"
+            msg = f"all_reduce, or update() of {shortened(course.mixing)}, raised StopIteration"
             raise RuntimeError(msg) from error
-        if counts is not None and course.follows_losses:
-            known = without_gaps(class_losses, course.class_sizes > 0)
-            try:
-                proportions = course.updated(proportions, known)
-            except StopIteration as error:  # which would pass for the end of the epoch
-                failed = RuntimeError(f"update() of {shortened(course.mixing)} raised StopIteration")
-                failed.__cause__ = error
-            except Exception as error:  # noqa: BLE001  # raised below
-                failed = error
         self._schedule(proportions, windows)  # first, so that a Ctrl-C cannot skip it
         # At once, for the same reason.
-        self.next_proportions, self._class_losses, self._full, self.window, self._windows = (
+        self.next_proportions, self._class_losses, self._full, self.window, self._windows, self._policy_failed = (
             proportions,
             class_losses,
             None,
             window,
             windows,
+            False,
         )
-        if failed is not None:
-            raise failed
-        if counts is not None and known is not None:
+        if failure is not None:
+            msg = f"{shortened(course.mixing)} failed again on the same losses, and the proportions stay: {failure}"
+            warnings.warn(msg, RuntimeWarning, stacklevel=4)
+        elif counts is not None and known is not None:
             self._recorder.append(
                 epoch=full.epoch,
                 total_step=full.total_step,
@@ -365,6 +361,16 @@ class Progress:
                 class_losses=known,
                 counts=counts,
             )
+
+    def _updated(self, proportions: Floats, class_losses: Floats) -> tuple[Floats, Exception | None]:
+        """Return the policy's next proportions; where it fails again, those of before and the failure."""
+        try:
+            return self._course.updated(proportions, class_losses), None
+        except Exception as failure:
+            if not self._policy_failed:
+                self._policy_failed = True
+                raise
+            return proportions, failure
 
     # ---- what there is to see
 
