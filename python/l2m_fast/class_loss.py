@@ -27,6 +27,8 @@ LARGEST_SUM = sys.float_info.max  # where sums of losses stop
 _NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
 MOST_CLASSES = 2**31 - 1
 MOST_ON_DEVICE = 2**29  # losses, so that no digit of a sum overflows
+_FLOATS = "float16, float32, float64 or torch.bfloat16"
+_MOST_OF_VALUE = 200  # characters in an error message
 
 
 class ClassLoss(NamedTuple):
@@ -65,10 +67,10 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
             it is skipped and counted, and raises when the result is looked at.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
-        msg = f"num_classes must be an int (got {num_classes!r})"
+        msg = f"num_classes must be an int (got {shortened(num_classes)})"
         raise TypeError(msg)
     if not 1 <= num_classes <= MOST_CLASSES:
-        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {num_classes})"
+        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {shortened(int(num_classes))})"
         raise ValueError(msg)
     if is_on_device(losses):
         from l2m_fast.device_class_loss import DeviceClassLoss
@@ -81,7 +83,37 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     return result
 
 
-def _host_array(name: str, values: Any) -> NDArray[Any]:
+def shortened(value: object) -> str:
+    """Return a value as error messages show it: a string as it is, of others the repr, of both at most 200 characters."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = f"a large {type(value).__name__}"
+    return text if len(text) <= _MOST_OF_VALUE else f"{text[: _MOST_OF_VALUE - 3]}..."
+
+
+def not_plain(name: str, tensor: torch.Tensor, allowed: str) -> str:
+    """Return the message on a tensor that is not dense, has no memory of its own, or another dtype than allowed."""
+    import torch
+
+    kind = "nested " if tensor.is_nested else "quantized " if tensor.is_quantized else ""
+    layout = "" if tensor.layout == torch.strided else f"{tensor.layout} ".removeprefix("torch.")
+    where = "" if kind or layout or has_memory(tensor) else " without memory"
+    if torch._C._are_functorch_transforms_active():
+        where = " inside a transform of torch.func"
+    got = f"a {kind}{layout}{type(tensor).__name__} of {tensor.dtype} on {tensor.device}{where}"
+    return f"{name} must be a plain dense tensor of {allowed} (got {shortened(got)})"
+
+
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Return whether the values of a tensor are in memory: a FakeTensor, a DTensor or a tensor of torch.vmap has none."""
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:
+        return False
+
+
+def _host_array(name: str, values: Any, allowed: str) -> NDArray[Any]:
     """An array of one dimension, contiguous and aligned; of bfloat16, which numpy lacks, the int16 of its bits."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
@@ -90,21 +122,23 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
             raise ValueError(msg)
         try:
             bits = values.resolve_neg().view(torch.int16) if values.dtype == torch.bfloat16 else values
-            values = bits.numpy(force=True)  # one call to detach it and to resolve what is lazy
+            array = bits.numpy(force=True)  # one call to detach it and to resolve what is lazy
         except (TypeError, RuntimeError) as error:
-            kind = "nested" if values.is_nested else values.layout
-            msg = f"{name} must be a plain dense tensor (got {values.dtype}, {kind})"
-            raise TypeError(msg) from error
+            raise TypeError(not_plain(name, values, allowed)) from error
+        # For a tensor without memory, as in torch.func.functionalize, numpy allocates some, with anything in it.
+        if array.flags.owndata and array.size > 0:
+            raise TypeError(not_plain(name, values, allowed))
+        values = array
     if isinstance(values, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
     try:
         array = np.asarray(values)
-    except ValueError as error:
-        msg = f"{name} must be an array of one dimension, [n] (got {type(values).__name__}: {error})"
-        raise ValueError(msg) from None
+    except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, or have tensors with a gradient
+        msg = f"{name} must be an array of one dimension, [n] (got {shortened(f'{type(values).__name__}: {error}')})"
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(msg) from None
     if array.ndim != 1:
-        msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
+        msg = f"{name} must have one dimension, [n] (got shape {shortened(array.shape)})"
         raise ValueError(msg)
     if array.flags.carray and array.dtype.isnative:  # as nearly always: it is asked in every step
         return array
@@ -131,18 +165,15 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
     """The classes of losses on a device, as a tensor; raises unless they fit, without looking at values there."""
     import torch
 
-    dtype = str(losses.dtype).removeprefix("torch.")
-    if dtype not in ("float16", "bfloat16", "float32", "float64") or losses.layout != torch.strided:
-        msg = f"losses must be float16, bfloat16, float32 or float64, and dense (got {dtype}, {losses.layout})"
-        raise TypeError(msg)
+    if losses.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not _is_plain(losses):
+        raise TypeError(not_plain("losses", losses, _FLOATS))
     if not isinstance(classes, torch.Tensor) or classes.device.type == "cpu":
         writeable = np.require(class_array(classes), requirements="W")  # torch warns of what is not
         classes = torch.from_numpy(writeable)
-    if classes.is_floating_point() or classes.is_complex():
-        msg = f"classes must be integers (got {classes.dtype})"
-        raise TypeError(msg)
+    if classes.is_floating_point() or classes.is_complex() or not _is_plain(classes):
+        raise TypeError(not_plain("classes", classes, "integers"))
     if losses.ndim != 1 or classes.shape != losses.shape:
-        msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
+        msg = f"losses must have one dimension, and classes one id for each of them (got shapes {shortened(tuple(losses.shape))} and {shortened(tuple(classes.shape))})"
         raise ValueError(msg)
     if classes.device.type != "cpu" and classes.device != losses.device:
         msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
@@ -156,18 +187,24 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
     return ids
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized and has_memory(tensor)
+
+
 def loss_array(losses: Any) -> NDArray[Any]:
     """Per-sample losses as the core takes them."""
-    array = _host_array("losses", losses)
+    array = _host_array("losses", losses, _FLOATS)
     if (array.dtype.kind != "f" or array.itemsize > 8) and not _is_bfloat16(losses):
-        msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
+        msg = f"losses must be {_FLOATS} (got {shortened(str(array.dtype))})"
         raise TypeError(msg)
     return array
 
 
 def class_array(classes: Any) -> NDArray[Any]:
     """Class ids as the core takes them."""
-    array = _host_array("classes", classes)
+    array = _host_array("classes", classes, "integers")
     if _is_bfloat16(classes):
         msg = "classes must be integers (got torch.bfloat16)"
         raise TypeError(msg)
@@ -179,7 +216,7 @@ def class_array(classes: Any) -> NDArray[Any]:
             raise ValueError(msg)
         array = array.astype(np.int64)
     if array.dtype.kind not in "iub":
-        msg = f"classes must be integers (got {array.dtype})"
+        msg = f"classes must be integers (got {shortened(str(array.dtype))})"
         raise TypeError(msg)
     return array.view(np.uint8) if array.dtype == np.bool_ else array
 
@@ -256,7 +293,7 @@ class LossWindow:
             msg = f"the counts of a ClassLoss must be in [0, 2**53] (got {count.min()} to {count.max()})"
             raise ValueError(msg)
         if (total[count == 0] != 0).any():
-            msg = f"a class without losses must have sum 0 (got {total[count == 0]})"
+            msg = f"a class without losses must have sum 0 (got {shortened(total[count == 0])})"
             raise ValueError(msg)
         finite = np.isfinite(total)
         if not finite.all():
