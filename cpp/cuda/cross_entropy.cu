@@ -141,6 +141,15 @@ struct Softmax {
   }
 };
 
+/// The sum of -weight * (logarithm of the softmax) over all columns. A sum of weights that is not finite decides alone, as in
+/// l2m::cross_entropy().
+template <class R>
+__device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
+  const auto weight = static_cast<double>(softmax.weight);
+  if (!isfinite(weight)) return weight * (1.0 + log_sum);
+  return weight * log_sum - static_cast<double>(softmax.smoothed);
+}
+
 /// What the threads of each group know together of its row, known to each of them. All threads of the block take part.
 template <int kGroup, class R>
 __device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
@@ -206,7 +215,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       const double weight = rows.weight(target);
       log_sum_exp = static_cast<double>(softmax.largest) + log_sum;
       loss = rows.of_target * weight * (log_sum - static_cast<double>(of_target - softmax.largest)) +
-             rows.of_column * (static_cast<double>(softmax.weight) * log_sum - static_cast<double>(softmax.smoothed));
+             rows.of_column * of_all_columns(softmax, log_sum);
       totals[1] += weight;
     } else if (!ignored) {
       atomicAdd(as_unsigned(&out.counters[0]), 1ULL);
@@ -224,6 +233,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   sum_over_block<kThreadsOfBlock>(totals);
   if (threadIdx.x != 0) return;
   out.counters[1] = 0;
+  if (smooth && totals[1] == 0.0) totals[1] = kNan;
   *out.total_weight = totals[1];
   *mean = rounded<Logit>(static_cast<R>(totals[0] / totals[1]));
 }

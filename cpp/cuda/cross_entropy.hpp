@@ -26,7 +26,7 @@ struct Losses {
   double* log_sum_exp;     ///< [n] out: of each row's logits, for the gradient; 0 where the row is ignored
   double* losses;          ///< [n] out: of each row, weight and smoothing included; 0 where the row is ignored
   void* mean;              ///< out, of the logits' type: sum of losses / total_weight, NaN where every row is ignored
-  double* total_weight;    ///< out: sum of the weights of the targets that are in [0, C)
+  double* total_weight;    ///< out: sum of the weights of the targets in [0, C); NaN rather than 0 with smoothing
   std::int64_t* counters;  ///< [2] added to: targets out of range; the second is zero before and after
   double* partials;        ///< [2 * kMostBlocks] for use meanwhile
 };

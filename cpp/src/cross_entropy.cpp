@@ -72,8 +72,11 @@ struct Prepared {
     if (weight.empty()) weight.assign(num_columns, 1.0);
     of_target = 1.0 - given.label_smoothing;
     of_column = given.label_smoothing / static_cast<double>(num_columns);
-    sum_of_weights = std::accumulate(weight.begin(), weight.end(), 0.0);
+    // Without smoothing, the weight of a class that no row has is not used, even if it is not finite.
+    if (smooths()) sum_of_weights = std::accumulate(weight.begin(), weight.end(), 0.0);
   }
+
+  [[nodiscard]] bool smooths() const { return of_column > 0.0; }
 
   [[nodiscard]] bool ignored(std::size_t row) const { return targets[row] == ignore_index; }
   [[nodiscard]] std::size_t target(std::size_t row) const { return static_cast<std::size_t>(targets[row]); }
@@ -84,8 +87,16 @@ struct Prepared {
   std::vector<double> weight;
   double of_target;
   double of_column;
-  double sum_of_weights;
+  double sum_of_weights = 0.0;
 };
+
+/// The sum of -weight * lp over all columns; `smoothed` is the sum of weight * (x - the largest x).
+///
+/// As -lp >= 0, a sum of weights that is not finite decides alone; `smoothed` is then NaN where torch's sum need not be.
+double of_all_columns(double sum_of_weights, double log_sum, double smoothed) {
+  if (!std::isfinite(sum_of_weights)) return sum_of_weights * (1.0 + log_sum);
+  return sum_of_weights * log_sum - smoothed;
+}
 
 template <class... Other>
 void check(const Targets& given, std::size_t num_logits, const Other&... one_a_row) {
@@ -146,13 +157,14 @@ MeanLoss cross_entropy(const Targets& targets, std::span<const Logit> logits, st
     for (R& value : x) value -= largest;
     const auto of_target = static_cast<double>(x[target]);
     double smoothed = 0.0;
-    if (prepared.of_column > 0.0)
+    if (prepared.smooths())
       for (std::size_t j = 0; j < prepared.num_columns; ++j) smoothed += prepared.weight[j] * static_cast<double>(x[j]);
     for (R& value : x) value = exponential(value);
     const double log_sum = std::log(sum_of(std::span<const R>(x)));
     log_sum_exp[row] = static_cast<double>(largest) + log_sum;
-    losses[row] = prepared.of_target * prepared.weight[target] * (log_sum - of_target) +
-                  prepared.of_column * (prepared.sum_of_weights * log_sum - smoothed);
+    losses[row] = prepared.of_target * prepared.weight[target] * (log_sum - of_target);
+    if (prepared.smooths())
+      losses[row] += prepared.of_column * of_all_columns(prepared.sum_of_weights, log_sum, smoothed);
   });
 
   // What has no loss is NaN, which class_loss() leaves out, whatever its class.
@@ -167,6 +179,7 @@ MeanLoss cross_entropy(const Targets& targets, std::span<const Logit> logits, st
       total_weight += prepared.weight[prepared.target(row)];
     }
   }
+  if (prepared.smooths() && total_weight == 0.0) total_weight = kNan;
   class_loss(std::span<const double>(losses), std::span<const std::int64_t>(classes_of_losses), sum, count,
              num_threads);
   return {total / total_weight, total_weight};
@@ -193,7 +206,7 @@ void cross_entropy_gradient(const Targets& targets, std::span<const Logit> logit
     const auto high = static_cast<R>(log_sum_exp[row]);
     const auto low = static_cast<R>(log_sum_exp[row] - static_cast<double>(high));
     for (R& value : x) value = of_row * exponential((value - high) - low);
-    if (prepared.of_column > 0.0)
+    if (prepared.smooths())
       for (std::size_t j = 0; j < columns; ++j) x[j] -= of_columns[j];
     x[target] -= static_cast<R>(scale * of_target);
     for (std::size_t j = 0; j < columns; ++j) gradient[row * columns + j] = round_to<Logit>(x[j]);

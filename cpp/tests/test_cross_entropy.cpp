@@ -184,6 +184,54 @@ void test_numbers_that_are_not_finite() {
   CHECK(near(static_cast<double>(made.gradient[6]), 0.5, 1e-6));
 }
 
+/// Without smoothing, a weight that no target has is as good as 1, whatever it is.
+void test_weights_that_no_target_has_are_not_used(double weight) {
+  auto made = random_case<float>(40, 7, true, 0.0);
+  for (std::int64_t& target : made.targets) target = target == 2 ? 3 : target;
+  auto expected = made;
+  made.weight[2] = weight;
+  expected.weight[2] = 1.0;
+  const MeanLoss mean = made.forward(1);
+  const MeanLoss expected_mean = expected.forward(1);
+  made.backward(1.0 / mean.total_weight, 1);
+  expected.backward(1.0 / expected_mean.total_weight, 1);
+  CHECK(std::isfinite(mean.loss));
+  CHECK(made.bits(mean) == expected.bits(expected_mean));
+}
+
+/// With smoothing every weight is part of every loss, also in a row that is certain.
+void test_smoothing_uses_every_weight() {
+  Case<float> made{.num_columns = 3,
+                   .logits = {1, 2, 3, 90, 0, 0, 0, 1, 0},
+                   .targets = {0, 1, -1},
+                   .classes = {0, 1, 2},
+                   .weight = {1.0, 1.0, kInfinity},
+                   .label_smoothing = 0.1};
+  const MeanLoss mean = made.forward(1);
+  CHECK(mean.loss == kInfinity && mean.total_weight == 2.0);
+  CHECK(made.count == std::vector<std::int64_t>(3, 0));
+  made.backward(1.0, 1);
+  CHECK(made.gradient[0] == static_cast<float>(kInfinity) && std::isnan(made.gradient[2]));
+  for (std::size_t i = 6; i < 9; ++i) CHECK(made.gradient[i] == 0.0F);
+
+  made.weight[2] = std::numeric_limits<double>::quiet_NaN();
+  CHECK(std::isnan(made.forward(1).loss));
+}
+
+/// Smoothing gives each loss a share of all weights, but a mean of none is no number.
+void test_a_total_weight_of_0_makes_no_mean() {
+  for (const double label_smoothing : {0.0, 0.1, 1.0}) {
+    auto made = random_case<float>(20, 4, true, label_smoothing);
+    for (std::int64_t& target : made.targets) target = target < 0 ? target : 1;
+    made.weight[1] = 0.0;
+    const MeanLoss mean = made.forward(1);
+    CHECK(std::isnan(mean.loss));
+    made.backward(1.0 / mean.total_weight, 1);
+    for (std::size_t i = 0; i < made.gradient.size(); ++i)
+      CHECK(made.targets[i / 4] < 0 ? made.gradient[i] == 0.0F : std::isnan(made.gradient[i]));
+  }
+}
+
 void test_no_rows() {
   Case<double> made{.num_columns = 4, .logits = {}, .targets = {}, .classes = {}, .weight = {}};
   const MeanLoss mean = made.forward(2);
@@ -213,6 +261,10 @@ int main() {
   test_rounding<l2m::Float16>(0x7C00);
   test_rounding<l2m::BFloat16>(0x7F80);
   test_numbers_that_are_not_finite();
+  for (const double weight : {kInfinity, -kInfinity, std::numeric_limits<double>::quiet_NaN()})
+    test_weights_that_no_target_has_are_not_used(weight);
+  test_smoothing_uses_every_weight();
+  test_a_total_weight_of_0_makes_no_mean();
   test_no_rows();
   test_is_refused([](auto& made) { made.targets[7] = 4; });
   test_is_refused([](auto& made) { made.targets[7] = -2; });

@@ -178,7 +178,9 @@ Result<Logit> check_against_the_twin(const Case<Logit>& given) {
   const Result<Logit> expected = by_twin(given);
   double heaviest = 1.0;
   for (const double weight : given.weight) heaviest = std::max(heaviest, weight);
-  const double largest = std::abs(given.of_loss) / expected.total_weight * heaviest;  // that a gradient can be
+  // What a gradient can be at most; where there is no mean, it is 0 or NaN.
+  const double largest =
+      std::isnan(expected.total_weight) ? 0.0 : std::abs(given.of_loss) / expected.total_weight * heaviest;
   CHECK(near(made.mean, expected.mean, tolerance + kRounding<Logit>));
   CHECK(near(made.total_weight, expected.total_weight, 1e-14));
   CHECK(made.wrong_targets == 0);
@@ -291,7 +293,7 @@ void test_nothing_or_all_ignored(std::size_t columns) {
     std::fill(made.targets.begin(), made.targets.end(), kIgnored);
     std::fill(made.logits.begin(), made.logits.end(), rounded<Logit>(kNan));
     const Result<Logit> result = check_against_the_twin(made);
-    CHECK(std::isnan(result.mean) && result.total_weight == 0.0);
+    CHECK(std::isnan(result.mean) && std::isnan(result.total_weight));  // 0 but for the smoothing
     CHECK(result.losses == std::vector<double>(rows) && result.log_sum_exp == std::vector<double>(rows));
     for (const Logit x : result.gradient) CHECK(widen(x) == 0);
   }
@@ -320,6 +322,56 @@ void test_numbers_that_are_not_finite(std::size_t columns, double label_smoothin
   std::fill_n(&at(11, 0), columns, rounded<Logit>(-30000.0));
   at(12, columns - 1) = lowest;
   check_against_the_twin(made);
+}
+
+/// Without smoothing, a weight that no target has is as good as 1, whatever it is.
+template <class Logit>
+void test_weights_that_no_target_has_are_not_used(std::size_t columns) {
+  Case<Logit> made = random_case<Logit>(20, columns, true, 0.0);
+  for (std::int64_t& target : made.targets) target = target == 2 ? 3 : target;
+  made.weight[2] = 1.0;
+  const Result<Logit> expected = by_kernels(made);
+  CHECK(std::isfinite(expected.mean));
+  for (const double weight : {kInfinity, -kInfinity, kNan}) {
+    made.weight[2] = weight;
+    CHECK(by_kernels(made).bits() == expected.bits());
+  }
+}
+
+/// With smoothing every weight is part of every loss, also in a row that is certain.
+template <class Logit>
+void test_smoothing_uses_every_weight(std::size_t columns) {
+  Case<Logit> made = random_case<Logit>(20, columns, true, 0.1);
+  for (std::int64_t& target : made.targets) target = target == 2 ? 3 : target;
+  made.logits[0] = rounded<Logit>(300.0);
+  made.weight[2] = kInfinity;
+  const Result<Logit> result = by_kernels(made);
+  const Result<Logit> twin = by_twin(made);
+  CHECK(result.mean == kInfinity && twin.mean == kInfinity);
+  CHECK(result.count == std::vector<std::int64_t>(kClasses));
+  for (std::size_t i = 0; i < result.gradient.size(); ++i) {
+    if (made.targets[i / columns] == kIgnored) {
+      CHECK(widen(result.gradient[i]) == 0 && widen(twin.gradient[i]) == 0);
+    } else {
+      CHECK(!std::isfinite(widen(result.gradient[i])) && !std::isfinite(widen(twin.gradient[i])));
+    }
+  }
+  made.weight[2] = kNan;
+  CHECK(std::isnan(by_kernels(made).mean));
+}
+
+/// Smoothing gives each loss a share of all weights, but a mean of none is no number.
+template <class Logit>
+void test_a_total_weight_of_0_makes_no_mean(std::size_t columns, double label_smoothing) {
+  Case<Logit> made = random_case<Logit>(20, columns, true, label_smoothing);
+  for (std::int64_t& target : made.targets) target = target == kIgnored ? target : 1;
+  made.weight[1] = 0.0;
+  const Result<Logit> result = by_kernels(made);
+  CHECK(std::isnan(result.mean));
+  for (std::size_t i = 0; i < result.gradient.size(); ++i) {
+    const auto got = static_cast<double>(widen(result.gradient[i]));
+    CHECK(made.targets[i / columns] == kIgnored ? got == 0.0 : std::isnan(got));
+  }
 }
 
 /// Their loss and their gradient are NaN; they are counted, and nothing is read through them.
@@ -388,6 +440,14 @@ int main() {
     test_numbers_that_are_not_finite<BFloat16>(300, label_smoothing);
   }
   test_numbers_that_are_not_finite<double>(2500, 0.1);
+  test_weights_that_no_target_has_are_not_used<float>(10);
+  test_weights_that_no_target_has_are_not_used<BFloat16>(300);
+  test_smoothing_uses_every_weight<float>(10);
+  test_smoothing_uses_every_weight<BFloat16>(300);
+  for (const double label_smoothing : {0.0, 0.1, 1.0}) {
+    test_a_total_weight_of_0_makes_no_mean<float>(10, label_smoothing);
+    test_a_total_weight_of_0_makes_no_mean<BFloat16>(300, label_smoothing);
+  }
   test_targets_out_of_range<float>(10);
   test_targets_out_of_range<BFloat16>(1000);
   test_same_bits_each_time<float>(100, 10);

@@ -6,9 +6,12 @@ import operator
 import reprlib
 from collections.abc import Sized
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 class _Repr(reprlib.Repr):
@@ -42,7 +45,11 @@ def shortened(value: object, most: int = 200) -> str:
         value: Any object, also one whose `__repr__` raises.
         most: Maximum length of the result; a longer one is cut and ends in "...".
     """
-    text = _Repr(most).repr(value)
+    return cut(_Repr(most).repr(value), most)
+
+
+def cut(text: str, most: int = 200) -> str:
+    """Return a text of at most so many characters; a longer one ends in "..."."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -73,3 +80,24 @@ def flag(name: str, value: object) -> bool:
         msg = f"{name} must be True or False (got {shortened(value)})"
         raise TypeError(msg)
     return bool(value)
+
+
+def not_plain(name: str, tensor: torch.Tensor, allowed: str) -> str:
+    """Return the message on a tensor that is not dense, has no memory of its own, or another dtype than allowed."""
+    import torch
+
+    kind = "nested " if tensor.is_nested else "quantized " if tensor.is_quantized else ""
+    layout = "" if tensor.layout == torch.strided else f"{tensor.layout} ".removeprefix("torch.")
+    where = "" if kind or layout or has_memory(tensor) else " without memory"
+    if torch._C._are_functorch_transforms_active():
+        where = " inside a transform of torch.func"
+    got = f"a {kind}{layout}{type(tensor).__name__} of {tensor.dtype} on {tensor.device}{where}"
+    return f"{name} must be a plain dense tensor of {allowed} (got {got})"
+
+
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Return whether the values of a tensor are in memory: a FakeTensor, a DTensor or a tensor of torch.vmap has none."""
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:
+        return False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from l2m_fast import _core
+from l2m_fast._checks import cut, not_plain, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ LARGEST_SUM = sys.float_info.max  # where sums of losses stop
 _NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
 MOST_CLASSES = 2**31 - 1
 MOST_ON_DEVICE = 2**29  # losses, so that no digit of a sum overflows
+_FLOATS = "float16, float32, float64 or torch.bfloat16"
 
 
 class ClassLoss(NamedTuple):
@@ -65,10 +67,10 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
             it is skipped and counted, and raises when the result is looked at.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
-        msg = f"num_classes must be an int (got {num_classes!r})"
+        msg = f"num_classes must be an int (got {shortened(num_classes)})"
         raise TypeError(msg)
     if not 1 <= num_classes <= MOST_CLASSES:
-        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {num_classes})"
+        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {shortened(int(num_classes))})"
         raise ValueError(msg)
     if is_on_device(losses):
         from l2m_fast.device_class_loss import DeviceClassLoss
@@ -81,7 +83,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     return result
 
 
-def _host_array(name: str, values: Any) -> NDArray[Any]:
+def _host_array(name: str, values: Any, allowed: str) -> NDArray[Any]:
     """An array of one dimension, contiguous and aligned; of bfloat16, which numpy lacks, the int16 of its bits."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
@@ -90,19 +92,21 @@ def _host_array(name: str, values: Any) -> NDArray[Any]:
             raise ValueError(msg)
         try:
             bits = values.resolve_neg().view(torch.int16) if values.dtype == torch.bfloat16 else values
-            values = bits.numpy(force=True)  # one call to detach it and to resolve what is lazy
+            array = bits.numpy(force=True)  # one call to detach it and to resolve what is lazy
         except (TypeError, RuntimeError) as error:
-            kind = "nested" if values.is_nested else values.layout
-            msg = f"{name} must be a plain dense tensor (got {values.dtype}, {kind})"
-            raise TypeError(msg) from error
+            raise TypeError(not_plain(name, values, allowed)) from error
+        # For a tensor without memory, as in torch.func.functionalize, numpy allocates some, with anything in it.
+        if array.flags.owndata and array.size > 0:
+            raise TypeError(not_plain(name, values, allowed))
+        values = array
     if isinstance(values, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
     try:
         array = np.asarray(values)
-    except ValueError as error:
-        msg = f"{name} must be an array of one dimension, [n] (got {type(values).__name__}: {error})"
-        raise ValueError(msg) from None
+    except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, or have tensors with a gradient
+        msg = f"{name} must be an array of one dimension, [n] (got {cut(f'{type(values).__name__}: {error}')})"
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(msg) from None
     if array.ndim != 1:
         msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
         raise ValueError(msg)
@@ -131,18 +135,15 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
     """The classes of losses on a device, as a tensor; raises unless they fit, without looking at values there."""
     import torch
 
-    dtype = str(losses.dtype).removeprefix("torch.")
-    if dtype not in ("float16", "bfloat16", "float32", "float64") or losses.layout != torch.strided:
-        msg = f"losses must be float16, bfloat16, float32 or float64, and dense (got {dtype}, {losses.layout})"
-        raise TypeError(msg)
+    if losses.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not _is_plain(losses):
+        raise TypeError(not_plain("losses", losses, _FLOATS))
     if not isinstance(classes, torch.Tensor) or classes.device.type == "cpu":
         writeable = np.require(class_array(classes), requirements="W")  # torch warns of what is not
         classes = torch.from_numpy(writeable)
-    if classes.is_floating_point() or classes.is_complex():
-        msg = f"classes must be integers (got {classes.dtype})"
-        raise TypeError(msg)
+    if classes.is_floating_point() or classes.is_complex() or not _is_plain(classes):
+        raise TypeError(not_plain("classes", classes, "integers"))
     if losses.ndim != 1 or classes.shape != losses.shape:
-        msg = f"losses must have one dimension, and classes one id for each of them (got shapes {tuple(losses.shape)} and {tuple(classes.shape)})"
+        msg = f"losses must have one dimension, and classes one id for each of them (got shapes {shortened(tuple(losses.shape))} and {shortened(tuple(classes.shape))})"
         raise ValueError(msg)
     if classes.device.type != "cpu" and classes.device != losses.device:
         msg = f"classes must be on the CPU or on {losses.device}, as the losses are (got {classes.device})"
@@ -156,18 +157,24 @@ def device_classes(losses: torch.Tensor, classes: Any) -> torch.Tensor:
     return ids
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized and has_memory(tensor)
+
+
 def loss_array(losses: Any) -> NDArray[Any]:
     """Per-sample losses as the core takes them."""
-    array = _host_array("losses", losses)
+    array = _host_array("losses", losses, _FLOATS)
     if (array.dtype.kind != "f" or array.itemsize > 8) and not _is_bfloat16(losses):
-        msg = f"losses must be float16, bfloat16, float32 or float64 (got {array.dtype})"
+        msg = f"losses must be {_FLOATS} (got {cut(str(array.dtype))})"
         raise TypeError(msg)
     return array
 
 
 def class_array(classes: Any) -> NDArray[Any]:
     """Class ids as the core takes them."""
-    array = _host_array("classes", classes)
+    array = _host_array("classes", classes, "integers")
     if _is_bfloat16(classes):
         msg = "classes must be integers (got torch.bfloat16)"
         raise TypeError(msg)
@@ -179,7 +186,7 @@ def class_array(classes: Any) -> NDArray[Any]:
             raise ValueError(msg)
         array = array.astype(np.int64)
     if array.dtype.kind not in "iub":
-        msg = f"classes must be integers (got {array.dtype})"
+        msg = f"classes must be integers (got {cut(str(array.dtype))})"
         raise TypeError(msg)
     return array.view(np.uint8) if array.dtype == np.bool_ else array
 
@@ -256,7 +263,7 @@ class LossWindow:
             msg = f"the counts of a ClassLoss must be in [0, 2**53] (got {count.min()} to {count.max()})"
             raise ValueError(msg)
         if (total[count == 0] != 0).any():
-            msg = f"a class without losses must have sum 0 (got {total[count == 0]})"
+            msg = f"a class without losses must have sum 0 (got {shortened(total[count == 0])})"
             raise ValueError(msg)
         finite = np.isfinite(total)
         if not finite.all():

@@ -32,22 +32,39 @@ def cross_entropy(
     label_smoothing: float,
 ) -> Outputs:
     """On any device, from torch's operations."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    kept, wrong, column = _columns(logits, targets, ignore_index)
-    of_column = None if weight is None else weight.to(wide.dtype)
-    losses = functional.cross_entropy(
-        wide, column, of_column, label_smoothing=label_smoothing, reduction="none"
-    ).double()
-    losses = torch.where(kept, losses.masked_fill(wrong, math.nan), 0.0)
-    of_row = kept & ~wrong
-    total_weight = (of_row.double() if weight is None else weight[column] * of_row).sum()
+    losses, total_weight = _losses_by_torch(logits, targets, weight, ignore_index, label_smoothing)
+    kept, wrong, _ = _columns(logits, targets, ignore_index)
     sums = DeviceClassLoss(num_classes, logits.device)
     # What is ignored is added to class 0 as a loss of infinity, which counts as not finite: there may be no waiting.
     sums.add_by_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
     sums.words[2 * num_classes + 1] -= (~kept).sum()
     sums.words[2 * num_classes + TARGETS] += wrong.sum()
-    log_sum_exp = torch.where(kept, wide.logsumexp(1).double(), 0.0)
+    log_sum_exp = torch.where(kept, _widened(logits).logsumexp(1).double(), 0.0)
     return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
+
+
+def _losses_by_torch(
+    logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the losses, float64, which torch differentiates any number of times, and their total weight."""
+    kept, wrong, column = _columns(logits, targets, ignore_index)
+    losses = functional.cross_entropy(
+        _widened(logits),
+        targets.masked_fill(wrong, ignore_index),  # a target that is no column would stop a device
+        None if weight is None else weight.to(_widened(logits).dtype),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    weights = 1.0 if weight is None else weight[column]
+    total_weight = torch.where(kept & ~wrong, weights, 0.0).double().sum()
+    if label_smoothing > 0:
+        total_weight = total_weight.masked_fill(total_weight == 0, math.nan)
+    return losses.double().masked_fill(wrong, math.nan), total_weight
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @cross_entropy.register_kernel("cpu")
@@ -117,7 +134,8 @@ def cross_entropy_gradient(
     kept, wrong, column = _columns(logits, targets, ignore_index)
     weights = logits.new_ones(logits.shape[1], dtype=torch.float64) if weight is None else weight
     of_target = (1 - label_smoothing) * weights[column]
-    of_column = label_smoothing / logits.shape[1] * weights
+    # Without smoothing not 0 * weights, which is NaN for a weight that is not finite.
+    of_column = label_smoothing / logits.shape[1] * weights if label_smoothing > 0 else torch.zeros_like(weights)
     gradient = (logits.double() - log_sum_exp[:, None]).exp_() * (of_target + of_column.sum())[:, None] - of_column
     gradient.scatter_add_(1, column[:, None], -of_target[:, None])
     gradient = (gradient * (of_loss / total_weight)).masked_fill(wrong[:, None], math.nan)
@@ -176,7 +194,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
 
 
 def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
-    gradient = cross_entropy_gradient(of_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+    if not torch.is_grad_enabled():
+        gradient = cross_entropy_gradient(of_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+    else:  # create_graph=True: the gradient is made of torch's operations, which torch differentiates again
+        logits, targets, weight, _, _ = ctx.saved_tensors
+        losses, total_weight = _losses_by_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
+        loss = (losses.sum() / total_weight).to(logits.dtype)
+        (gradient,) = torch.autograd.grad(loss, logits, of_loss, create_graph=True)
     return gradient, None, None, None, None, None, None
 
 

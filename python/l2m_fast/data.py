@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from l2m_fast._checks import shortened
+from l2m_fast._checks import has_memory, not_plain, shortened
 from l2m_fast.normalized import Normalized
 
 Format = Literal["torch", "numpy"]
@@ -222,28 +222,20 @@ def _way_out(data: Any) -> str:
 
 
 def _check_plain(name: str, tensor: Any) -> None:
-    """Raise TypeError unless a tensor has memory of its own in which it lies as it looks."""
+    """Raise TypeError unless a tensor has memory of its own, in which it lies as it looks."""
     import torch
 
-    got = None
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        got = f"a {type(tensor).__name__}"
-    elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        got = "a tensor inside of a torch.func transform"
-    elif tensor.is_nested:
-        got = "a nested tensor"
-    elif tensor.layout != torch.strided:
-        got = f"the layout {tensor.layout}"
-    elif tensor.is_conj() or tensor.is_neg():
-        got = "a lazily conjugated or negated tensor: call resolve_conj() or resolve_neg()"
-    elif tensor._is_zerotensor():
-        got = "a tensor of zeros without memory"
-    if got is not None:
-        msg = f"{name} must be a dense tensor with memory of its own (got {got})"
-        raise TypeError(msg)
-    if _name_of(tensor.dtype) not in _DLPACK:
-        msg = f"{name} must be of whole bytes, of integers, floats, complex numbers or bool (got {tensor.dtype})"
-        raise TypeError(msg)
+    plain = (
+        type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        and not tensor.is_nested
+        and tensor.layout == torch.strided
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+        and _name_of(tensor.dtype) in _DLPACK
+        and (tensor.device.type not in ("cpu", "cuda") or has_memory(tensor))
+    )
+    if not plain:
+        raise TypeError(not_plain(name, tensor, "integers, floats, complex numbers or bool of whole bytes"))
 
 
 def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
@@ -255,9 +247,6 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
         raise ValueError(msg)
     if not tensor[0].is_contiguous():
         raise ValueError(_not_contiguous(name, tuple(tensor.shape), tensor.stride(), "x.contiguous()"))
-    if tensor.data_ptr() == 0:
-        msg = f"{name} must be a dense tensor with memory of its own (got a {type(tensor).__name__} without)"
-        raise TypeError(msg)
     numpy_dtype = None
     if batch_format == "numpy":
         try:

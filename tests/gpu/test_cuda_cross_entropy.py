@@ -63,6 +63,35 @@ def test_rows_that_are_ignored_or_not_finite() -> None:
     check(logits, torch.full_like(targets, -100), 6)
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "weight", [[1.0, 2.0, 1.0, torch.inf], [torch.nan, 2.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]], ids=str
+)
+def test_weights_that_are_not_finite_or_0(weight: list[float], label_smoothing: float) -> None:
+    logits, targets = case(50, 4)
+    targets = targets % 2 + 1
+    targets[::3] = -100
+    check(logits, targets, 4, weight=torch.tensor(weight), label_smoothing=label_smoothing)
+
+
+def test_a_second_derivative_is_that_of_the_cpu() -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        logits, targets = (x.detach().to(device) for x in case(20, 5, torch.float64))
+        results.append(torch.autograd.functional.hessian(lambda x, t=targets: cross_entropy(x, t, 5)[0], logits).cpu())
+    torch.testing.assert_close(*results)
+
+
+def test_a_second_derivative_of_a_target_out_of_range_does_not_stop_the_device() -> None:
+    logits, targets = torch.randn(4, 3, device="cuda", requires_grad=True), torch.tensor([0, 3, 1, 2], device="cuda")
+    loss, _ = cross_entropy(logits, targets, 3)
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    torch.autograd.grad(gradient.sum(), logits)
+    torch.cuda.synchronize()
+    assert loss.isnan()
+
+
 def test_the_same_bits_every_time() -> None:
     logits, targets = case(5000, 100, torch.bfloat16)
     (_, _, _), one = both(logits, targets, 100)

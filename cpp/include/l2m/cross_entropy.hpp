@@ -18,13 +18,15 @@ struct Targets {
 
 struct MeanLoss {
   double loss;          ///< sum of losses / total_weight: NaN where every row is ignored
-  double total_weight;  ///< sum of the weights of the targets that are not ignored
+  double total_weight;  ///< sum of the weights of the targets that are not ignored; NaN rather than 0 with smoothing
 };
 
 /// Cross entropy of logits, its mean, and its sum and count per class, in one pass over the logits.
 ///
 /// With t the target of row i, s the label smoothing, w the weights and lp the logarithm of the row's softmax, the loss
-/// of the row is -(1 - s) w[t] lp[t] - s / C sum_c(w[c] lp[c]).
+/// of the row is -(1 - s) w[t] lp[t] - s / C sum_c(w[c] lp[c]). Without smoothing only the weights of targets are used.
+/// With smoothing, a weight that is not finite makes the loss of every row infinite or NaN, and a total weight of 0 makes
+/// the mean and its gradient NaN, as in torch.
 ///
 /// @param logits       [n * C] Float16, BFloat16, float or double, row after row.
 /// @param classes      [n] class of each loss, in [0, K); of an ignored row it is not looked at.
