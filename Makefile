@@ -4,8 +4,10 @@
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test | package-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
-# make gpu-check    builds with CUDA, runs the tests and benchmarks that need a GPU, and writes benchmarks/results/gpu.json;
-#                   with the packages that PYTHON has, and without a network (GPU_RESULTS=name: another name)
+# make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages that PYTHON has
+# make gpu-build    builds the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
+# make gpu-run      the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
+#                   Log and figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
 # make build   the package, built and installed into .venv
 # make format  formats the code and repairs what the linters can repair
 # make clean   removes what was built; .venv stays
@@ -16,8 +18,11 @@ PYTHON ?= python3
 WERROR ?= OFF
 
 GPU_SITE := build/gpu/site
-GPU_RUN := L2M_GPU_CHECK=1 PYTHONPATH=$(CURDIR)/$(GPU_SITE)
-GPU_RESULTS ?= gpu
+GPU_RESULTS ?= build/gpu/results
+# Machine code for each device of this machine and nothing else, such as 90-real for compute capability 9.0.
+GPU_ARCH ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | \
+                    sed -n 's/^\([0-9]*\)\.\([0-9]\)$$/\1\2-real/p' | sort -u | paste -sd ';')
+GPU_CMAKE = $(or $(shell command -v cmake),$(PYTHON) -m cmake)
 BENCH_RESULTS ?= full
 
 BIN := .venv/bin
@@ -30,7 +35,7 @@ CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cuda-build gpu-check build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
+.PHONY: cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -69,20 +74,26 @@ cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
 	$(BIN)/cmake --build build/cuda --clean-first --target l2m_cuda
 
-gpu-check:
-	echo "== building l2m_fast with CUDA into $(GPU_SITE)"
-	SKBUILD_BUILD_DIR='build/gpu/{wheel_tag}' SKBUILD_CMAKE_DEFINE=L2M_CUDA=ON \
-	    $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --upgrade --target $(GPU_SITE) .
-	echo "== pytest tests/gpu"
-	$(GPU_RUN) $(PYTHON) -m pytest -c tests/gpu/check.ini tests/gpu
-	for tool in memcheck racecheck; do \
-	    command -v compute-sanitizer > /dev/null || { echo "== no compute-sanitizer: skipped"; break; }; \
-	    echo "== compute-sanitizer: $$tool"; \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(GPU_RUN) compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(PYTHON) -m pytest -q -c tests/gpu/check.ini tests/gpu -m kernels || exit 1; \
-	done
-	echo "== benchmarks/gpu"
-	$(GPU_RUN) $(PYTHON) -m benchmarks.gpu $(GPU_RESULTS)
+gpu-check: gpu-build gpu-run
+
+# Builds what pip builds, but without scikit-build-core: the machine may have a version that is too old.
+gpu-build:
+	test -n '$(GPU_ARCH)' || { echo "gpu-build: nvidia-smi finds no CUDA device; set GPU_ARCH to build for one (such as GPU_ARCH=90-real)" >&2; exit 1; }
+	echo "== building l2m_fast for CUDA $(GPU_ARCH) into $(GPU_SITE); log: build/gpu/build.log"
+	mkdir -p build/gpu
+	{ $(GPU_CMAKE) -S . -B build/gpu/cmake -D SKBUILD=ON -D L2M_CUDA=ON -D CMAKE_CUDA_ARCHITECTURES='$(GPU_ARCH)' \
+	      -D SKBUILD_PROJECT_VERSION_FULL=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	      -D Python_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)') \
+	      -D pybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir) && \
+	  timeout 120 $(GPU_CMAKE) --build build/gpu/cmake --parallel $$(nproc) && \
+	  rm -rf $(GPU_SITE) && $(GPU_CMAKE) --install build/gpu/cmake --prefix $(GPU_SITE) && \
+	  cp -R python/l2m_fast $(GPU_SITE); } > build/gpu/build.log 2>&1 || \
+	{ code=$$?; tail -n 20 build/gpu/build.log; \
+	  test $$code != 124 || echo "gpu-build: stopped after 120 s; the next one resumes there" >&2; exit 1; }
+
+gpu-run:
+	test -d $(GPU_SITE)/l2m_fast || { echo "gpu-run: run make gpu-build first" >&2; exit 1; }
+	PYTHONPATH=$(CURDIR)/$(GPU_SITE) $(PYTHON) tests/gpu/check.py $(GPU_RESULTS)
 
 py-test: .venv/.dev $(PACKAGE) $(TESTING)
 	echo "== pytest"

@@ -24,8 +24,8 @@ from l2m_fast import (
     Temperature,
     _core,
     class_loss,
-    mixing,
 )
+from l2m_fast.fingerprint import by_value
 
 K = 5
 CLASSES = np.array([0, 3, 3, 1, 0, 3, 4, 0])
@@ -478,6 +478,6 @@ def test_policies_are_values() -> None:
     for make in (Learn2Mix, lambda: Learn2Mix(0.3, 0.01, "balanced"), Balanced, lambda: Temperature(2.0)):
         policy: Any = make()
         assert policy == make()
-        assert mixing.describe(policy) == mixing.describe(make())
+        assert by_value(policy) == by_value(make())
         with pytest.raises(AttributeError):
             policy.fixed = False

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import _testing
 from l2m_fast import Learn2Mix, Loader
 from l2m_fast import device_class_loss as device_class_loss_module
 from l2m_fast import loader as loader_module
@@ -25,6 +24,8 @@ class Twin(DeviceClassLoss):
     """Sums on the CPU, by the reference implementation of the kernel."""
 
     def add(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
+        import _testing  # here, because tests/gpu imports this file where that module is not built
+
         bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
         count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
         _testing.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), unusual.numpy())
@@ -107,6 +108,13 @@ def test_it_is_read_as_a_class_loss_is() -> None:
     assert len(sums) == 2
     assert total.tolist() == sums.sum.tolist() == [1, 0, 0, 0, 0, 0, 2]
     assert count.tolist() == sums.count.tolist() == sums[1].tolist() == [1, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_device_may_have_several_names() -> None:
+    sums = DeviceClassLoss(2, torch.device("cpu", 0))  # not equal to that of a tensor, as "cuda" is not
+    sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))
+    assert sums.device == torch.device("cpu")
+    assert sums.sum.tolist() == [3, 0]
 
 
 def test_sums_made_in_inference_mode_go_on_outside() -> None:

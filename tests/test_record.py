@@ -523,7 +523,8 @@ def test_a_policy_that_keeps_misbehaving_does_not_keep_the_run_from_going_on(how
     answer, error, _ = MISBEHAVIOUR[how]
     loader = make(mixing=Spy(answer), update_every=every)
     expected = [batch.tolist() for batch in make(mixing=Proportional(), steps_per_epoch=2 * STEPS)]
-    batches, got, failed = iter(loader), [], 0
+    got: list[list[int]] = []
+    batches, failed = iter(loader), 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         while len(got) < 2 * STEPS:

@@ -1,1 +1,1 @@
-"""Benchmarks that need a GPU: `python -m benchmarks.gpu`, which `make gpu-check` runs."""
+"""Benchmarks that need a GPU: `python -m benchmarks.gpu`, which `make gpu-run` runs."""

@@ -16,12 +16,15 @@ _MOST_REPEATS = 1000
 Work = Callable[[], object]
 
 
-def device_times(contestants: Mapping[str, Work]) -> Times:
-    """Seconds a call takes on the device, launches being replayed from a graph where the work can be captured.
+def device_times(contestants: Mapping[str, Work], *, capturable: bool = True) -> Times:
+    """Return the seconds that a call takes on the device. All contestants are timed in the same way.
 
-    What cannot be captured since it waits for the device (`torch.bincount`) is timed as it is, waits included.
+    Args:
+        contestants: Work by name.
+        capturable: Replay the launches from a CUDA graph, which leaves out their cost to the host. False if one of the contestants
+            may block on the device: queue every call. A failed capture may leave torch's allocator unusable.
     """
-    turns = {name: _repeated(work) for name, work in contestants.items()}
+    turns = {name: _repeated(work, capturable) for name, work in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(_ROUNDS):
         for name, (turn, repeats) in turns.items():
@@ -80,8 +83,9 @@ def _events_around(turn: Work) -> float:
     return milliseconds / 1000
 
 
-def _repeated(work: Work) -> tuple[Work, int]:
-    """What repeats the work for a turn, and how many times."""
+def _repeated(work: Work, capturable: bool) -> tuple[Work, int]:
+    """Return a callable that repeats the work for a turn, and the number of repeats."""
+    torch.cuda.synchronize()  # the inputs may still be in flight on the current stream
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -93,13 +97,11 @@ def _repeated(work: Work) -> tuple[Work, int]:
         for _ in range(repeats):
             work()
 
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            queued()
-    except RuntimeError:  # it waits for the device
-        torch.cuda.synchronize()
+    if not capturable:
         return queued, repeats
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        queued()
     graph.replay()
     torch.cuda.synchronize()
     return graph.replay, repeats

@@ -92,7 +92,7 @@ def not_plain(name: str, tensor: torch.Tensor, allowed: str) -> str:
     if torch._C._are_functorch_transforms_active():
         where = " inside a transform of torch.func"
     got = f"a {kind}{layout}{type(tensor).__name__} of {tensor.dtype} on {tensor.device}{where}"
-    return f"{name} must be a plain dense tensor of {allowed} (got {got})"
+    return f"{name} must be a plain dense tensor of {allowed} (got {cut(got)})"
 
 
 def has_memory(tensor: torch.Tensor) -> bool:

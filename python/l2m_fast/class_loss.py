@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from l2m_fast import _core
-from l2m_fast._checks import cut, not_plain, shortened
+from l2m_fast._checks import cut, has_memory, not_plain, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ def _host_array(name: str, values: Any, allowed: str) -> NDArray[Any]:
         msg = f"{name} must be an array of one dimension, [n] (got {cut(f'{type(values).__name__}: {error}')})"
         raise (ValueError if isinstance(error, ValueError) else TypeError)(msg) from None
     if array.ndim != 1:
-        msg = f"{name} must have one dimension, [n] (got shape {array.shape})"
+        msg = f"{name} must have one dimension, [n] (got shape {shortened(array.shape)})"
         raise ValueError(msg)
     if array.flags.carray and array.dtype.isnative:  # as nearly always: it is asked in every step
         return array

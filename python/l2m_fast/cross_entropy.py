@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from l2m_fast._checks import has_memory, not_plain, whole
+from l2m_fast._checks import cut, has_memory, not_plain, shortened, whole
 from l2m_fast.class_loss import MOST_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
 
@@ -78,7 +78,7 @@ def cross_entropy(
     integers = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
     _check(torch, "logits", logits, floats)
     if logits.ndim != 2 or logits.shape[1] == 0:
-        msg = f"logits must have shape [n, C] with C >= 1 (got {list(logits.shape)})"
+        msg = f"logits must have shape [n, C] with C >= 1 (got {shortened(list(logits.shape))})"
         raise ValueError(msg)
     _check(torch, "targets", targets, (torch.int64,), logits, 0)
     if classes is not None:
@@ -154,14 +154,14 @@ def _check(
 ) -> None:
     """Raises unless `tensor` is a dense tensor of one of the dtypes; with logits, as long as one of their dimensions."""
     if not isinstance(tensor, torch.Tensor):
-        msg = f"{name} must be a torch tensor (got {type(tensor).__name__})"
+        msg = f"{name} must be a torch tensor (got {cut(type(tensor).__name__)})"
         raise TypeError(msg)
     if tensor.dtype not in dtypes or tensor.layout != torch.strided or tensor.is_nested:
         raise TypeError(not_plain(name, tensor, " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)))
     if logits is None:
         return
     if tensor.shape != (logits.shape[dimension],):
-        msg = f"{name} must have shape [{logits.shape[dimension]}], by logits of {list(logits.shape)} (got {list(tensor.shape)})"
+        msg = f"{name} must have shape [{logits.shape[dimension]}], by logits of {shortened(list(logits.shape))} (got {shortened(list(tensor.shape))})"
         raise ValueError(msg)
     if tensor.device != logits.device:
         msg = f"{name} must be on the device of logits, {logits.device} (got {tensor.device})"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Memory = tuple[int, int, int]
     Output = tuple[None, int, int, list[int]]
 
-_ROW_IDS: tuple[Memory, Output] = (0, 8, 8), (None, 0, 64, [])  # the field of the core that has the ids of the rows
+_ROW_IDS: Output = (None, 0, 64, [])  # of the field of the core that has the ids of the rows
 _BLOCK = 16  # steps whose ids go over together
 
 
@@ -145,7 +145,7 @@ class DeviceBatches:
         prefetch: Batches that come ahead of the consumer's. Where only ids are sent, which take no memory to speak of, more.
 
     Attributes:
-        memory: Of the fields that the core gathers.
+        memory: Of the fields that the core gathers; None: the ids of the rows.
         outputs: Likewise.
         lend: Makes room for a batch of them.
         ahead: Batches on their way at most, the consumer's included.
@@ -168,13 +168,12 @@ class DeviceBatches:
         if self._pinned is not None and self._stream is not None:
             self._pinned.keep_for(self._stream)
         self._users: list[torch.cuda.Stream] = []  # streams on which resident fields were gathered
-        self.memory = [field.memory for field in staged.values()]
+        self.memory: list[Memory | None] = [field.memory for field in staged.values()]
         self.outputs = [field.output for field in staged.values()]
         rooms = [(field.row_shape, field.torch_dtype) for field in staged.values()]
         if resident or pinned:
-            memory, output = _ROW_IDS
-            self.memory.append(memory)
-            self.outputs.append(output)
+            self.memory.append(None)
+            self.outputs.append(_ROW_IDS)
             rooms.append(((), torch.int64))
         self.lend = pinned_memory(rooms, num_rows)
         only_ids = self._stream is None and prefetch > 0

@@ -22,7 +22,7 @@ _MOST_OF_SEGMENT = 1 << 16  # what one block of a kernel adds up in reasonable t
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on a device. From pageable memory the copy would wait for all that the device has to do."""
+    """Return a tensor on a device, which has an index. From pageable memory, the copy would block the host."""
     if tensor.device == device:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -50,11 +50,12 @@ class DeviceClassLoss:
         if words is None:
             with torch.inference_mode(False):  # they may be added to in another mode
                 words = torch.zeros(num_words(num_classes, device), dtype=torch.int64, device=device)
-        self.num_classes, self.device, self.words = num_classes, device, words
+        # That of the tensor has an index: torch.device("cuda") does not equal torch.device("cuda:0").
+        self.num_classes, self.device, self.words = num_classes, words.device, words
         self._copied: tuple[torch.Tensor, torch.cuda.Event] | None = None  # what is read, there after the event
         self._stream: torch.cuda.Stream | None = None  # that was used last
-        if device.type == "cuda" and not torch.compiler.is_compiling():
-            self._stream = torch.cuda.current_stream(device)
+        if self.device.type == "cuda" and not torch.compiler.is_compiling():
+            self._stream = torch.cuda.current_stream(self.device)
 
     @property
     def totals(self) -> tuple[int, int, int, int, int]:

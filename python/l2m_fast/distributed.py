@@ -29,7 +29,7 @@ def check_all_reduce(all_reduce: object) -> None:
     if not callable(all_reduce):
         msg = f"all_reduce must be a callable that sums a float64 array over all ranks (got {shortened(all_reduce)})"
         raise TypeError(msg)
-    function = getattr(all_reduce, "func", all_reduce)  # of a partial
+    function: Any = getattr(all_reduce, "func", all_reduce)  # of a partial
     if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
         msg = f"all_reduce must take a NumPy array, and torch.distributed.{function.__name__} takes a tensor: {_HOW_TO_WRITE_IT}"
         raise TypeError(msg)

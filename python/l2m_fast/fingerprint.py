@@ -69,7 +69,8 @@ def _numbers(value: Any) -> list[Any] | str | None:
     else:
         content, kind = np.ascontiguousarray(array, "<f8"), "<f8"
     if content.size <= _MAX_NUMBERS:
-        return _listed(content.tolist())
+        numbers: list[Any] = _listed(content.tolist())
+        return numbers
     shape = "x".join(map(str, array.shape))
     return f"{shape} of {kind}, sha256 {hashlib.sha256(content.tobytes()).hexdigest()}"
 

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from l2m_fast import Learn2Mix, Loader, class_loss
+from l2m_fast import ClassLoss, Learn2Mix, Loader, class_loss
 from l2m_fast.device_class_loss import DeviceClassLoss
 from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
 
-@pytest.mark.kernels
-@pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
-@pytest.mark.parametrize("class_type", CLASS_TYPES, ids=str)
-@pytest.mark.parametrize("n", [0, 1, 31, 1000])
+def watching(values: list[Any], *watched: Any) -> list[Any]:
+    """Return the values of a parameter, with the watched ones marked for compute-sanitizer."""
+    return [pytest.param(value, marks=pytest.mark.kernels if value in watched else ()) for value in values]
+
+
+def assert_exact(sums: ClassLoss, losses: torch.Tensor, classes: torch.Tensor, times: int = 1) -> None:
+    """Compare sums and counts of whole numbers, which torch adds exactly too."""
+    k = len(sums.sum)
+    expected = torch.zeros(k, dtype=torch.float64, device=losses.device).index_add_(0, classes, losses.double())
+    assert sums.sum.tolist() == (times * expected).tolist()
+    assert sums.count.tolist() == (times * torch.bincount(classes, minlength=k)).tolist()
+
+
+def whole_numbers(n: int) -> torch.Tensor:
+    return (torch.arange(n, device="cuda") % 1021).float()
+
+
+# All types of both, but not all pairs: a kernel is compiled for each type of losses, and looks up the type of classes.
+TYPES = list(zip([*LOSS_TYPES, torch.float32], CLASS_TYPES, strict=True))
+
+
+@pytest.mark.parametrize(("loss_type", "class_type"), TYPES, ids=str)
+@pytest.mark.parametrize("n", watching([0, 1, 31, 1000], 1000))
 def test_sums_are_the_nearest_to_the_exact_ones(loss_type: torch.dtype, class_type: torch.dtype, n: int) -> None:
     check_against_fsum("cuda", loss_type, class_type, n, 7)
 
 
-@pytest.mark.kernels
-@pytest.mark.parametrize("num_classes", [1, 1000, 4096, 4097, 20_000])
+@pytest.mark.parametrize("num_classes", watching([1, 1000, 4096, 4097, 20_000], 1, 4096, 4097))
 def test_any_number_of_classes(num_classes: int) -> None:
-    check_against_fsum("cuda", torch.float32, torch.int64, 20_000, num_classes)
+    check_against_fsum("cuda", torch.float32, torch.int64, 5000, num_classes)
 
 
 def test_many_classes_and_losses() -> None:
@@ -36,6 +57,67 @@ def test_many_classes_and_losses() -> None:
     assert result.count.tolist() == expected.count.tolist()
 
 
+def test_each_block_may_visit_several_parts_of_the_losses() -> None:
+    n = 10_000_000  # 2 blocks on each of 132 multiprocessors visit 16,384 losses at a time, together 4,325,376
+    losses, classes = whole_numbers(n), torch.arange(n, device="cuda") % 10
+    assert_exact(class_loss(losses, classes, 10), losses, classes)
+
+
+@pytest.mark.parametrize("num_classes", watching([10, 1000, 5000], 1000, 5000))
+def test_one_class_has_all_losses(num_classes: int) -> None:
+    losses, classes = whole_numbers(50_000), torch.full((50_000,), num_classes - 1, device="cuda")
+    assert_exact(class_loss(losses, classes, num_classes), losses, classes)
+
+
+@pytest.mark.parametrize("num_classes", watching([7, 5000], 7, 5000))
+def test_all_losses_are_skipped(num_classes: int) -> None:
+    sums, zeros = totals("cuda", num_classes), torch.zeros(5000, dtype=torch.int64, device="cuda")
+    sums.add(torch.full((5000,), torch.nan, device="cuda"), zeros)
+    sums.add(torch.ones(5000, device="cuda"), zeros - 1)
+    assert sums.not_finite == 5000
+    with pytest.raises(ValueError, match="got 5000 others, left out"):
+        sums.read()
+    assert not sums.sum.any()
+    assert not sums.count.any()
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
+@pytest.mark.parametrize("num_classes", [3, 5000])
+def test_the_smallest_losses_are_added_exactly(loss_type: torch.dtype, num_classes: int) -> None:
+    finfo = torch.finfo(loss_type)
+    smallest = max(finfo.smallest_normal * finfo.eps, 2.0**-149)
+    losses = (torch.arange(-500, 1500, dtype=torch.float64) * smallest).to(loss_type)
+    sums = class_loss(losses.cuda(), torch.arange(2000) % 3, num_classes).sum
+    assert sums[:3].tolist() == [math.fsum(losses[k::3].tolist()) for k in range(3)]
+    assert (sums[:3] != 0).all()
+
+
+def test_two_thousand_adds_leave_nothing_unfinished() -> None:
+    losses, classes = whole_numbers(50_000), torch.arange(50_000, device="cuda") % 100
+    sums = totals("cuda", 100)
+    for _ in range(2000):  # each finished by the last of several blocks
+        sums.add(losses, classes)
+    assert_exact(sums.read(), losses, classes, times=2000)
+    assert not sums.words[sums.num_classes * 2 :].any()
+
+
+def test_streams_may_take_turns_adding() -> None:
+    losses, classes = whole_numbers(50_000), torch.arange(50_000, device="cuda") % 100
+    sums, streams = totals("cuda", 100), [torch.cuda.Stream() for _ in range(4)]
+    torch.cuda.synchronize()
+    for i in range(200):
+        with torch.cuda.stream(streams[i % 3]):
+            if i % 3 == 0:
+                torch.cuda._sleep(100_000)  # this stream lags behind the others
+            sums.add(losses, classes)
+    with torch.cuda.stream(streams[3]):
+        torch.cuda._sleep(10_000_000)
+        others = totals("cuda", 100)
+        others.add(losses, classes)
+    sums.add_sums(others)
+    assert_exact(sums.read(), losses, classes, times=201)
+
+
 def test_the_order_does_not_matter() -> None:
     losses = torch.randn(1_000_000, device="cuda").exp()
     classes = torch.randint(100, (1_000_000,), device="cuda")
@@ -44,8 +126,7 @@ def test_the_order_does_not_matter() -> None:
     assert sums[0] == sums[1]
 
 
-@pytest.mark.kernels
-@pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
+@pytest.mark.parametrize("loss_type", watching(LOSS_TYPES, torch.bfloat16, torch.float64), ids=str)
 def test_grouped_losses(loss_type: torch.dtype) -> None:
     classes = np.sort(np.random.default_rng(0).integers(0, 50, 3000)).astype(np.int32)
     losses = torch.rand(3000, device="cuda").to(loss_type)
@@ -78,21 +159,22 @@ def test_a_loader_follows_losses_on_the_device(order: Literal["shuffled", "group
     np.testing.assert_allclose(proportions[0], proportions[1], rtol=1e-12)
 
 
-@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("order", ["shuffled", "grouped"])
-def test_steps_wait_for_nothing(order: Literal["shuffled", "grouped"]) -> None:
+def test_steps_do_not_block_the_host(
+    order: Literal["shuffled", "grouped"], asynchronous: Callable[[], AbstractContextManager[None]]
+) -> None:
     classes = np.arange(600) % 5
     losses = torch.ones(50, device="cuda")
     loader = Loader(
         torch.arange(600.0), batch_size=50, classes=classes, mixing=Learn2Mix(), update_every=100, order=order
     )
-    for step, _ in enumerate(loader):
-        loader.record(losses)
-        loader.record(losses, torch.zeros(50, dtype=torch.int64, device="cuda"))
-        loader.record(class_loss(losses, torch.zeros(50, dtype=torch.int32), 5))
-        if step == 5:
-            break
-    torch.cuda.set_sync_debug_mode("default")
+    batches, zeros = iter(loader), torch.zeros(50, dtype=torch.int64, device="cuda")
+    with asynchronous():
+        for _ in range(6):
+            next(batches)
+            loader.record(losses)
+            loader.record(losses, zeros)
+            loader.record(class_loss(losses, torch.zeros(50, dtype=torch.int32), 5))
     assert loader.state_dict()["window_count"][0] == 6 * (10 + 50 + 50)
 
 
@@ -119,3 +201,13 @@ def test_sums_on_the_device_are_sums() -> None:
     assert isinstance(result, DeviceClassLoss)
     total, count = result
     assert (total.tolist(), count.tolist()) == ([0, 3, 0], [0, 2, 0])
+
+
+def test_losses_on_a_device_that_is_not_the_current_one(second_device: str) -> None:
+    check_against_fsum(second_device, torch.float32, torch.int64, 1000, 7)
+    y = torch.arange(600) % 5
+    loader = Loader(y, batch_size=50, classes=y, mixing=Learn2Mix(), order="grouped", steps_per_epoch=4)
+    for _, device in zip(loader, (second_device, "cuda:0", "cpu", second_device), strict=True):
+        loader.record(torch.ones(50, device=device))
+        loader.record(torch.ones(50, device=device), torch.zeros(50, dtype=torch.int64, device=device))
+    assert loader.history[0]["counts"].tolist() == [240, 40, 40, 40, 40]

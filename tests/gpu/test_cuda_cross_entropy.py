@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,15 +15,15 @@ from l2m_fast import Learn2Mix, Loader, cross_entropy
 from test_cross_entropy import DTYPES, case, gradient_of
 
 
-def both(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> list[tuple[Any, Any, Any]]:
-    """Loss, gradient and sums on the CPU and on CUDA."""
+def both(
+    logits: torch.Tensor, targets: torch.Tensor, num_classes: int, device: str = "cuda", **options: Any
+) -> list[tuple[Any, Any, Any]]:
+    """Return loss, gradient and sums on the CPU and on a device."""
     results = []
-    for device in ("cpu", "cuda"):
-        there = logits.detach().to(device).requires_grad_()
-        moved: dict[str, Any] = {
-            name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()
-        }
-        loss, sums = cross_entropy(there, targets.to(device), num_classes, **moved)
+    for place in ("cpu", device):
+        there = logits.detach().to(place).requires_grad_()
+        moved: dict[str, Any] = {name: x.to(place) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+        loss, sums = cross_entropy(there, targets.to(place), num_classes, **moved)
         results.append((loss.detach().cpu(), gradient_of(loss, there).cpu(), sums))
     return results
 
@@ -33,15 +36,22 @@ def check(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **optio
     assert sums_there.count.tolist() == sums.count.tolist()
 
 
-@pytest.mark.kernels
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("n", "columns"), [(0, 3), (1, 1), (7, 5), (300, 10), (33, 8), (200, 1000), (3, 20_011)])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+SHAPES = [(0, 3), (1, 1), (7, 5), (300, 10), (33, 8), (200, 1000), (3, 20_011)]
+
+
+def cases() -> list[Any]:
+    """Return all combinations of options, with a few that cover most of the kernels marked for compute-sanitizer."""
+    watched = {(dtype, shape, True, 0.1) for dtype in (torch.bfloat16, torch.float32) for shape in SHAPES[-4:]}
+    every = itertools.product(DTYPES, SHAPES, (False, True), (0.0, 0.1, 1.0))
+    return [pytest.param(*one, marks=pytest.mark.kernels if one in watched else ()) for one in every]
+
+
+@pytest.mark.parametrize(("dtype", "shape", "weighted", "label_smoothing"), cases(), ids=str)
 def test_it_is_that_of_the_cpu(
-    dtype: torch.dtype, n: int, columns: int, weighted: bool, label_smoothing: float
+    dtype: torch.dtype, shape: tuple[int, int], weighted: bool, label_smoothing: float
 ) -> None:
-    logits, targets = case(n, columns, dtype)
+    logits, targets = case(*shape, dtype)
+    columns = shape[1]
     weight = torch.linspace(0.5, 2, columns) if weighted else None
     check(logits, targets, columns, weight=weight, label_smoothing=label_smoothing)
 
@@ -114,19 +124,18 @@ def test_what_is_out_of_range_is_said_when_the_sums_are_read() -> None:
         cross_entropy(logits, targets.cpu(), 2)
 
 
-@pytest.mark.usefixtures("no_waiting")
-def test_steps_wait_for_nothing() -> None:
+def test_steps_do_not_block_the_host(asynchronous: Callable[[], AbstractContextManager[None]]) -> None:
     x, y = torch.randn(64, 3), torch.arange(64) % 4
     loader = Loader((x, y), batch_size=8, classes=y, mixing=Learn2Mix(), num_threads=0)
     linear = torch.nn.Linear(3, 4).cuda()
     inputs, targets = torch.randn(8, 3, device="cuda"), torch.zeros(8, dtype=torch.int64, device="cuda")
     batches = iter(loader)
-    for _ in range(5):
-        next(batches)
-        loss, sums = cross_entropy(linear(inputs), targets, 4)
-        loader.record(sums)
-        loss.backward()
-    torch.cuda.set_sync_debug_mode("default")
+    with asynchronous():
+        for _ in range(5):
+            next(batches)
+            loss, sums = cross_entropy(linear(inputs), targets, 4)
+            loader.record(sums)
+            loss.backward()
     assert loader.state_dict()["window_count"] == [40, 0, 0, 0]
 
 
@@ -139,3 +148,7 @@ def test_compile_traces_through_it_in_one_graph() -> None:
     (loss, sums), (expected, expected_sums) = compiled(logits, targets), step(logits, targets)
     assert torch.equal(loss, expected)
     assert sums.sum.tolist() == expected_sums.sum.tolist()
+
+
+def test_logits_on_a_device_that_is_not_the_current_one(second_device: str) -> None:
+    check(*case(50, 6), 6, device=second_device, weight=torch.linspace(0.5, 2, 6))

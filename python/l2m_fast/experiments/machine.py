@@ -9,7 +9,9 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-LIBRARIES = ("l2m_fast", "numpy", "torch")
+from l2m_fast import build_info
+
+LIBRARIES = ("numpy", "torch")
 
 _CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
@@ -35,8 +37,9 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of what the figures depend on most."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    """Return the versions of Python, of this package, and of the libraries that figures depend on most."""
+    ours = {"python": platform.python_version(), "l2m_fast": str(build_info()["version"])}
+    return {**ours, **{name: version(name) for name in LIBRARIES}}
 
 
 def now() -> str:
