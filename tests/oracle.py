@@ -239,6 +239,15 @@ def neumaier_sum(values: ArrayLike) -> float:
     return total + compensation
 
 
+def mean_loss(losses: Sequence[float]) -> float:
+    """Return the mean of losses, also where their sum is beyond the largest float."""
+    total, scale = neumaier_sum(losses), 1.0
+    if not math.isfinite(total):
+        scale = 2.0**64
+        total = neumaier_sum([loss / scale for loss in losses])
+    return min(total / len(losses) * scale, LARGEST)
+
+
 def checked_proportions(proportions: ArrayLike, class_sizes: Ints) -> Floats:
     """Returns proportions that came from outside, renormalised, float64, shape `[K]`.
 
@@ -271,10 +280,14 @@ def learn2mix(
     proportions: Floats, class_losses: Floats, class_sizes: Ints, mixing_rate: float = 0.1, min_share: float = 0.0
 ) -> Floats:
     """Steps from the proportions towards the loss shares (Learn2Mix, the paper's update rule), shape `[K]`."""
-    total = neumaier_sum(class_losses)
+    total, scale = neumaier_sum(class_losses), 1.0
+    if not math.isfinite(total):  # the shares of losses near the largest float are those of their fractions
+        scale = 2.0**-64
+        total = neumaier_sum(class_losses * scale)
     if total == 0:
         return proportions
-    return with_min_share(proportions + mixing_rate * (class_losses / total - proportions), class_sizes, min_share)
+    shares = class_losses * scale / total
+    return with_min_share(proportions + mixing_rate * (shares - proportions), class_sizes, min_share)
 
 
 # ---- The loop
@@ -502,7 +515,7 @@ class OracleLoader:
         if not had or self._fixed:
             return
         known = [loss for loss in self.class_losses if loss is not None]  # never of an empty class
-        mean = neumaier_sum(known) / len(known)
+        mean = mean_loss(known)
         filled = np.array([mean if loss is None else loss for loss in self.class_losses])
         filled[self.class_sizes == 0] = 0.0
         new = self._mixing.update(self._next_proportions.copy(), filled, self.class_sizes.copy())

@@ -160,6 +160,7 @@ def test_data_that_shift_are_trained_on_from_the_middle_of_the_budget() -> None:
         train(task_of(epochs=1), replace(data, later_train=later), method("classical"), 0, "epochs", CPU)
 
 
+@pytest.mark.filterwarnings("ignore:a batch of .* repeats rows")
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_an_epoch_of_every_method_on_every_task(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of the paper preset, with the settings of its command but for the epochs."""

@@ -317,7 +317,10 @@ class LossWindow:
 def without_gaps(class_losses: Floats, nonempty: NDArray[np.bool_]) -> Floats:
     """Class losses as a policy gets them: 0 without rows; where there was none yet, the mean of the others."""
     known = nonempty & ~np.isnan(class_losses)
-    # Scaled, so that no sum of losses near the largest float is infinite; by a power of two, which rounds nothing.
-    mean = min(_core.compensated_sum(class_losses[known] * 2.0**-64) / np.count_nonzero(known) * 2.0**64, LARGEST_SUM)
+    total, scale = _core.compensated_sum(class_losses[known]), 1.0
+    if not np.isfinite(total):  # of losses near the largest float
+        scale = 2.0**64
+        total = _core.compensated_sum(class_losses[known] / scale)
+    mean = min(total / np.count_nonzero(known) * scale, LARGEST_SUM)
     losses: Floats = np.where(nonempty, np.where(known, class_losses, mean), 0.0)
     return losses

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from l2m_fast import Learn2Mix, Loader, MixingPolicy
+from l2m_fast import Loader, MixingPolicy
 from l2m_fast.demo.data import Split
 from l2m_fast.experiments.models import small_cnn
 
@@ -109,7 +109,7 @@ def time_epoch(split: Split, *, batch_size: int, repeats: int = 20) -> EpochTime
     images, labels = torch.from_numpy(split.train_images), torch.from_numpy(split.train_labels)
     # Class mixing delivers full batches only, so the other drops its short last one: the same rows for both.
     rival = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True, drop_last=True)
-    with Loader((images, labels), batch_size=batch_size, classes=labels, mixing=Learn2Mix()) as loader:
+    with Loader((images, labels), batch_size=batch_size, classes=labels, seed=0) as loader:
         seconds = [(_seconds(rival), _seconds(loader)) for _ in range(repeats + 1)][1:]
         medians = np.median(seconds, axis=0)
         return EpochTime(len(loader), repeats, data_loader=float(medians[0]), loader=float(medians[1]))
