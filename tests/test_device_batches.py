@@ -31,10 +31,10 @@ DATA = {
     "y": torch.arange(N) % 5,
     "z": np.arange(N * 3, dtype=np.uint8).reshape(N, 3),
     "image": Normalized(
-        torch.arange(N * 12, dtype=torch.uint8).reshape(N, 2, 3, 2), [1.5, 100.25], [0.3, 7], dtype="bfloat16"
+        torch.arange(N * 12, dtype=torch.uint8).reshape(N, 2, 3, 2), [1.5, 100.25], [3.3, 7], dtype="bfloat16"
     ),
     "pixels": Normalized(
-        torch.arange(N * 6, dtype=torch.uint8).reshape(N, 2, 3), [1, 2, 3], 0.1, dtype="float16", channel_dim=-1
+        torch.arange(N * 6, dtype=torch.uint8).reshape(N, 2, 3), [1, 2, 3], 1.1, dtype="float16", channel_dim=-1
     ),
 }
 MODES = ["pinned", "staged", "read", "resident", "resident, by torch", "mixed"]

@@ -141,7 +141,7 @@ def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "x": torch.randn(50, 7),
         "y": torch.arange(50),
         "image": image,
-        **{dtype: Normalized(image, [1.0, 2.0, 3.0], 0.3, dtype=dtype) for dtype in ("float16", "bfloat16", "float32")},
+        **{dtype: Normalized(image, [1.0, 2.0, 3.0], 3.3, dtype=dtype) for dtype in ("float16", "bfloat16", "float32")},
         "last": Normalized(image, 7.5, [3, 4, 5, 6], channel_dim=-1),
         **{f"more {i}": torch.arange(50, dtype=torch.int16) for i in range(4)},
     }

@@ -97,6 +97,10 @@ def not_plain(name: str, tensor: torch.Tensor, allowed: str) -> str:
 
 def has_memory(tensor: torch.Tensor) -> bool:
     """Return whether the values of a tensor are in memory: a FakeTensor, a DTensor or a tensor of torch.vmap has none."""
+    import torch
+
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return False
     try:
         return tensor.data_ptr() != 0 or tensor.numel() == 0
     except RuntimeError:

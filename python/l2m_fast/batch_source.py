@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from l2m_fast import _core
 from l2m_fast._checks import choice, flag, whole
 from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
+from l2m_fast.class_loss import MAX_COUNT
 from l2m_fast.data import fields_of, normalizing
 from l2m_fast.distributed import warn_of_ranks
 from l2m_fast.labels import class_ids
-from l2m_fast.state import MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST_SUM = sys.float_info.max  # where sums of losses stop
 _NOT_FINITE = "losses that are not finite were recorded; they are left out of the class losses"
+MAX_COUNT = 2**53  # of losses of a class in a window, and of whatever a saved state counts: exact as a float
 MOST_CLASSES = 2**31 - 1
 MOST_ON_DEVICE = 2**29  # losses, so that no digit of a sum overflows
 _FLOATS = "float16, float32, float64 or torch.bfloat16"
@@ -259,8 +260,12 @@ class LossWindow:
         if total.shape != shape or count.shape != shape:
             msg = f"a ClassLoss must have sum and count of shape {shape} (got {total.shape} and {count.shape})"
             raise ValueError(msg)
-        if count.min() < 0 or count.max() > 2**53:
+        if count.min() < 0 or count.max() > MAX_COUNT:
             msg = f"the counts of a ClassLoss must be in [0, 2**53] (got {count.min()} to {count.max()})"
+            raise ValueError(msg)
+        together = int((self._here.count + count.astype(np.int64)).max())
+        if together > MAX_COUNT:
+            msg = f"the counts of a window must stay in [0, 2**53], and would become {together}"
             raise ValueError(msg)
         if (total[count == 0] != 0).any():
             msg = f"a class without losses must have sum 0 (got {shortened(total[count == 0])})"

@@ -226,13 +226,12 @@ def _check_plain(name: str, tensor: Any) -> None:
     import torch
 
     plain = (
-        type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-        and not tensor.is_nested
+        not tensor.is_nested
         and tensor.layout == torch.strided
         and not tensor.is_conj()
         and not tensor.is_neg()
         and _name_of(tensor.dtype) in _DLPACK
-        and (tensor.device.type not in ("cpu", "cuda") or has_memory(tensor))
+        and (has_memory(tensor) or tensor.device.type not in ("cpu", "cuda"))
     )
     if not plain:
         raise TypeError(not_plain(name, tensor, "integers, floats, complex numbers or bool of whole bytes"))

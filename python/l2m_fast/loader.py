@@ -11,7 +11,15 @@ from l2m_fast import _core, state
 from l2m_fast._checks import shortened, whole
 from l2m_fast.arguments import checked_mixing, checked_seed, refuse_unknown, warn_of_epochs
 from l2m_fast.batch_source import batch_source
-from l2m_fast.class_loss import ClassLoss, class_array, device_classes, is_device_class_loss, is_on_device, loss_array
+from l2m_fast.class_loss import (
+    MAX_COUNT,
+    ClassLoss,
+    class_array,
+    device_classes,
+    is_device_class_loss,
+    is_on_device,
+    loss_array,
+)
 from l2m_fast.data import DataView, Format
 from l2m_fast.fingerprint import by_value
 from l2m_fast.mixing import MixingPolicy, follows_losses
@@ -150,7 +158,7 @@ class Loader:
             steps,
             steps - (last_batch_rows <= self._source.rank),
             last_batch_rows,
-            None if update_every is None else whole("update_every", update_every, 1, state.MAX_COUNT),
+            None if update_every is None else whole("update_every", update_every, 1, MAX_COUNT),
             mixing,
             self._class_sizes,
             all_reduce if follows_losses(mixing) and self._source.world_size > 1 else None,

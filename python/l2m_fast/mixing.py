@@ -41,7 +41,8 @@ def check_number(name: str, value: object, allowed: str, *, low: float, high: fl
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         msg = f"{name} must be a number {allowed} (got {shortened(value)})"
         raise TypeError(msg)
-    if not low <= value <= high:
+    number = float(value) if isinstance(value, np.floating) else value  # else it would be compared in its own type
+    if not low <= number <= high:
         msg = f"{name} must be {allowed} (got {shortened(value)})"
         raise ValueError(msg)
 

@@ -38,7 +38,7 @@ def data(where: str, device: str = "cuda") -> Any:
     image = placed[0]
     return {
         "fields": tuple(placed),
-        "a": Normalized(image, [1.0, 2.0, 3.0], 0.3),
+        "a": Normalized(image, [1.0, 2.0, 3.0], 3.3),
         "b": Normalized(image, 127.5, [60.0, 61.0, 62.0], dtype="bfloat16"),
         "c": Normalized(image, 1.5, 7.0, dtype="float16", channel_dim=-1),
         "n": np.arange(N, dtype=np.int16),

@@ -1,0 +1,34 @@
+"""Programs that a test runs in a Python of their own, since what they do may crash or hang it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+_PREAMBLE = """
+import numpy as np
+from l2m_fast import Balanced, Learn2Mix, Loader
+"""
+
+
+def run(program: str, *arguments: object) -> str:
+    """Run a program and return its output. It must end with status 0 and write nothing to stderr."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-W",
+            "error",
+            "-c",
+            _PREAMBLE + textwrap.dedent(program),
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout

@@ -1,0 +1,177 @@
+"""Several ranks: reductions that reduce nothing, rows that get lost, ranks that nobody named."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2m_fast import Balanced, Learn2Mix, Loader
+
+N = 96
+CLASSES = np.arange(N) % 4
+
+
+def make(all_reduce: Any, *, world_size: int = 2, **options: Any) -> Loader:
+    usual: dict[str, Any] = {
+        "batch_size": 8,
+        "classes": CLASSES,
+        "mixing": Learn2Mix(0.5),
+        "format": "numpy",
+        "seed": 0,
+    }
+    return Loader(np.arange(N), rank=0, world_size=world_size, all_reduce=all_reduce, **usual | options)
+
+
+def one_epoch(loader: Loader) -> None:
+    for rows in loader:
+        loader.record(1.0 + CLASSES[rows])
+
+
+WORKING: dict[str, Any] = {
+    "in place": lambda sums: np.copyto(sums, sums * 2),
+    "returned": lambda sums: sums * 2,
+    "returned as a list": lambda sums: (sums * 2).tolist(),
+    "returned as a tensor": lambda sums: torch.from_numpy(sums) * 2,
+    "in place, something else returned": lambda sums: (np.multiply(sums, 2, out=sums), object())[1],
+    "in place and returned": lambda sums: np.multiply(sums, 2, out=sums),
+}
+
+
+@pytest.mark.parametrize("all_reduce", WORKING.values(), ids=WORKING.keys())
+def test_sums_are_taken_wherever_they_come_back(all_reduce: Any) -> None:
+    loader, expected = make(all_reduce), make(lambda sums: sums * 2)
+    for one in (loader, expected):
+        one_epoch(one)
+    assert loader.proportions.tolist() == expected.proportions.tolist()
+    assert loader.history[0]["counts"].tolist() == [2 * 12] * 4
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda sums: None, "came back as 1, and 2 ranks add up to 2"),  # noqa: ARG005
+    "the argument": (lambda sums: sums, "came back as 1, and 2 ranks add up to 2"),
+    "a mean": (lambda sums: sums * 2 / 2, "left 1 of a value that is 1 on every rank"),
+    "another group": (lambda sums: sums * 4, "it returned <ndarray of shape \\(9,\\) and float64>"),
+    "another shape": (lambda sums: (sums * 2)[:-1], "<ndarray of shape \\(8,\\)"),
+    "two dimensions": (lambda sums: (sums * 2)[None], "<ndarray of shape \\(1, 9\\)"),
+    "NaN": (lambda sums: sums * np.nan, "it returned <ndarray"),
+    "a word": (lambda sums: "done", "it returned 'done'"),  # noqa: ARG005
+    "negative counts": (lambda sums: np.append(-2 * sums[:-1], 2.0), r"got -\d+ for the number of losses"),
+    "NaN counts": (lambda sums: np.append(np.nan * sums[:-1], 2.0), "got nan for the number of losses"),
+}
+
+
+@pytest.mark.parametrize(("all_reduce", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_reduction_that_reduces_nothing_is_an_error_at_its_first_use(all_reduce: Any, message: str) -> None:
+    loader = make(all_reduce)
+    batches = iter(loader)
+    for rows in itertools.islice(batches, len(loader)):
+        loader.record(1.0 + CLASSES[rows])
+    before = loader.state_dict()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"all_reduce must .*{message}"):
+            next(batches)
+        assert loader.state_dict() == before
+
+
+def test_torch_distributed_all_reduce_itself_is_refused_with_the_lines_to_write() -> None:
+    for function in (torch.distributed.all_reduce, functools.partial(torch.distributed.all_reduce, async_op=True)):
+        with pytest.raises(TypeError, match="takes a tensor") as raised:
+            make(function)
+        assert "torch.distributed.all_reduce(torch.from_numpy(sums))" in str(raised.value)
+
+
+def test_the_lines_that_the_error_shows_work(tmp_path: Any) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+
+    def all_reduce(sums: Any) -> Any:
+        torch.distributed.all_reduce(torch.from_numpy(sums))
+        sums *= 2  # of one process, as if there were two that recorded the same
+        return sums
+
+    try:
+        loader = make(all_reduce)
+        one_epoch(loader)
+        assert loader.history[0]["counts"].tolist() == [24] * 4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# ---- dataset order
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("num_rows", [1, 8, 9, 16, 17, 23, 100])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_in_dataset_order_no_row_is_lost_and_none_comes_twice(num_rows: int, batch_size: int, world_size: int) -> None:
+    ranks = [
+        Loader(np.arange(num_rows), batch_size=batch_size, shuffle=False, rank=r, world_size=world_size, format="numpy")
+        for r in range(world_size)
+    ]
+    for epoch in range(3):
+        batches = [[batch.tolist() for batch in loader] for loader in ranks]
+        assert [len(of_rank) for of_rank in batches] == [len(loader) for loader in ranks]
+        for rank, of_rank in enumerate(batches):
+            assert [row for batch in of_rank for row in batch] == list(range(rank, num_rows, world_size))
+        assert {loader.epoch for loader in ranks} == {epoch + 1}
+        assert len({loader.state_dict()["total_step"] for loader in ranks}) == 1
+
+
+@pytest.mark.parametrize("update_every", [1, 2, 3])
+def test_a_rank_without_rows_in_the_last_batch_closes_its_windows_as_the_others_do(update_every: int) -> None:
+    ranks = [
+        Loader(
+            np.arange(9), batch_size=2, shuffle=False, rank=r, world_size=2, format="numpy", update_every=update_every
+        )
+        for r in range(2)
+    ]
+    for _ in range(3):
+        for loader in ranks:
+            for batch in loader:
+                loader.record(np.ones(len(batch)))
+    states = [loader.state_dict() for loader in ranks]
+    assert states[0]["windows"] == states[1]["windows"]
+    assert states[0]["total_step"] == states[1]["total_step"]
+
+
+def test_in_training_a_rest_smaller_than_the_number_of_ranks_is_dropped() -> None:
+    ranks = [Loader(np.arange(17), batch_size=4, rank=r, world_size=4, format="numpy", seed=0) for r in range(4)]
+    rows = [row for loader in ranks for batch in loader for row in batch.tolist()]
+    assert len(rows) == len(set(rows)) == 16
+
+
+def test_a_state_in_dataset_order_resumes_in_the_middle_on_other_ranks() -> None:
+    ranks = [Loader(np.arange(17), batch_size=4, shuffle=False, rank=r, world_size=2, format="numpy") for r in range(2)]
+    for loader in ranks:
+        next(iter(loader))
+    states = [loader.state_dict() for loader in ranks]
+    resumed = [
+        Loader(np.arange(17), batch_size=2, shuffle=False, rank=r, world_size=4, format="numpy") for r in range(4)
+    ]
+    for loader in resumed:
+        loader.load_state_dict(states)
+    rows = [row for loader in resumed for batch in loader for row in batch.tolist()]
+    assert sorted(rows) == list(range(8, 17))
+
+
+# ---- seeds of several ranks
+
+
+def test_several_ranks_need_a_seed_where_something_is_random() -> None:
+    with pytest.raises(ValueError, match="the same on all 2 ranks"):
+        Loader(np.arange(8), batch_size=2, rank=0, world_size=2, format="numpy")
+    with pytest.raises(ValueError, match="the same on all 2 ranks"):
+        Loader(
+            np.arange(8),
+            batch_size=2,
+            classes=np.arange(8) % 2,
+            mixing=Balanced(),
+            rank=0,
+            world_size=2,
+            format="numpy",
+        )
+    Loader(np.arange(8), batch_size=2, shuffle=False, rank=0, world_size=2, format="numpy")
