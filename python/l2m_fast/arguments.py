@@ -42,7 +42,7 @@ def refuse_unknown(arguments: Mapping[str, object]) -> None:
     """Raise TypeError where there are arguments that a Loader does not have."""
     for name in arguments:
         instead = f": its place is taken by {_INSTEAD[name]}" if name in _INSTEAD else ""
-        msg = f"Loader has no argument {name!r}{instead}"
+        msg = f"Loader has no argument {shortened(name)}{instead}"
         raise TypeError(msg)
 
 
@@ -62,7 +62,11 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
     if isinstance(rows, np.ma.MaskedArray):
         msg = "rows must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
-    array = np.asarray(rows)
+    try:
+        array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
+    except (TypeError, ValueError, RuntimeError):
+        msg = f"rows must be row ids or a mask of {num_rows} bools, in one dimension (got {shortened(rows)})"
+        raise TypeError(msg) from None
     if array.size == 0:
         msg = f"rows must name at least one of the {num_rows} rows (got none)"
         raise ValueError(msg)
@@ -105,7 +109,7 @@ def cuda_device(device: Any, of_data: set[torch.device], batch_format: str) -> t
     allowed = f"None, 'cpu' or one of the {count} CUDA devices there are"
     number = isinstance(device, (int, np.integer)) and not isinstance(device, bool)
     if not number and not isinstance(device, (str, torch.device)):
-        msg = f"device must be {allowed} (got {device!r})"
+        msg = f"device must be {allowed} (got {shortened(device)})"
         raise TypeError(msg)
     try:
         wanted = torch.device(f"cuda:{device}" if number else device)
@@ -116,15 +120,15 @@ def cuda_device(device: Any, of_data: set[torch.device], batch_format: str) -> t
     exists = wanted is not None and wanted.type == "cuda" and 0 <= (wanted.index or 0) < count
     # torch reads an index modulo 256.
     if wanted is None or not exists or str(device) not in (str(wanted), str(wanted.index)):
-        msg = f"device must be {allowed} (got {device!r})"
+        msg = f"device must be {allowed} (got {shortened(device)})"
         raise ValueError(msg)
     if batch_format == "numpy":
-        msg = f"batches on a device need format='torch' (got device={device!r} and format='numpy')"
+        msg = f"batches on a device need format='torch' (got device={shortened(device)} and format='numpy')"
         raise ValueError(msg)
     if wanted.index is None:
         wanted = torch.device("cuda", torch.cuda.current_device())
     if of_data - {wanted}:
-        msg = f"device must be that of the data, {next(iter(of_data))} (got {device!r})"
+        msg = f"device must be that of the data, {next(iter(of_data))} (got {shortened(device)})"
         raise ValueError(msg)
     return wanted
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from l2m_fast._checks import has_memory, not_plain, shortened
+from l2m_fast._checks import cut, has_memory, not_plain, shortened
 from l2m_fast.normalized import Normalized
 
 Format = Literal["torch", "numpy"]
@@ -163,7 +163,7 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -
             return lambda arrays: make(*(build(arrays) for build in items))
         kind = tuple if isinstance(data, tuple) else list
         return lambda arrays: kind(build(arrays) for build in items)
-    leaves.append((name, data))
+    leaves.append((cut(name), data))
     return next
 
 
@@ -273,10 +273,10 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
 
 def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format) -> Field:
     if array.dtype.hasobject or array.dtype.kind == "T":
-        msg = f"{name} must not hold Python objects or strings of any length (got dtype {array.dtype}): convert it to numbers first"
+        msg = f"{name} must not hold Python objects or strings of any length (got dtype {cut(str(array.dtype))}): convert it to numbers first"
         raise TypeError(msg)
     if array.dtype.itemsize == 0:
-        msg = f"the rows of {name} must have at least one byte (got dtype {array.dtype})"
+        msg = f"the rows of {name} must have at least one byte (got dtype {cut(str(array.dtype))})"
         raise TypeError(msg)
     if isinstance(array, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
@@ -291,7 +291,7 @@ def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format)
         try:
             torch_dtype = torch.from_numpy(np.empty(0, kept.dtype)).dtype
         except (TypeError, ValueError):
-            msg = f'{name} has dtype {array.dtype}, of which torch.from_numpy makes no tensor: convert it, or use format="numpy"'
+            msg = f'{name} has dtype {cut(str(array.dtype))}, of which torch.from_numpy makes no tensor: convert it, or use format="numpy"'
             raise TypeError(msg) from None
     return Field(
         name=name,

@@ -174,7 +174,7 @@ class Learn2Mix:
         check_number("mixing_rate", self.mixing_rate, "in (0, 1]", low=math.nextafter(0, 1), high=1)
         check_number("min_share", self.min_share, "in [0, 1]", low=0, high=1)
         if self.start not in ("proportional", "balanced"):
-            msg = f'start must be "proportional" or "balanced" (got {self.start!r})'
+            msg = f'start must be "proportional" or "balanced" (got {shortened(self.start)})'
             raise ValueError(msg)
 
     def initial(self, class_sizes: Sizes) -> Floats:
