@@ -1,5 +1,7 @@
 # make demo    the demo: trains on real digits, draws and tabulates the comparison
-# make test    every check there is, the quick ones first
+# make test    what a change has to pass, the quick checks first; some 30 minutes on two cores
+# make test-full    make test with more random configurations and longer fuzzing, an hour more: before a change of the core is done
+# make fuzz    random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
 # make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test | package-test   one part of `make test`
@@ -24,6 +26,8 @@ GPU_ARCH ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> 
                     sed -n 's/^\([0-9]*\)\.\([0-9]\)$$/\1\2-real/p' | sort -u | paste -sd ';')
 GPU_CMAKE = $(or $(shell command -v cmake),$(PYTHON) -m cmake)
 BENCH_RESULTS ?= full
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 
 BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
@@ -35,7 +39,7 @@ CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
+.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -44,7 +48,12 @@ build: $(PACKAGE) $(TESTING)
 demo: $(PACKAGE)
 	$(BIN)/l2m-fast demo
 
-test: lint types cpp-test py-test package-test
+test: lint types cpp-test py-test fuzz package-test
+
+test-full: export L2M_EXAMPLES = 3000
+test-full: FUZZ_SECONDS = 900
+test-full: FUZZ_SEED := $(shell date +%s)
+test-full: test
 
 lint: .venv/.dev
 	echo "== lint"
@@ -98,6 +107,12 @@ gpu-run:
 py-test: .venv/.dev $(PACKAGE) $(TESTING)
 	echo "== pytest"
 	$(BIN)/pytest
+
+fuzz: .venv/.dev $(PACKAGE)
+	for target in states arguments; do \
+	    echo "== fuzz: $$target, seed $(FUZZ_SEED)"; \
+	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
+	done
 
 # The wheels of the sdist in clean environments, and every test again on the one without CUDA kernels.
 package-test: .venv/.dev $(TESTING)

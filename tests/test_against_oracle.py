@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -168,7 +169,11 @@ _ACTION = st.one_of(
     "ignore:shuffle=False with classes=",
     "ignore:.* follows losses, and none was recorded",
 )
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=int(os.environ.get("L2M_EXAMPLES", "400")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(
     options=_options(),
     num_threads=st.sampled_from([0, 1, 2, 3]),

@@ -43,7 +43,8 @@ bool Guard::defer(py::object function) {
 }
 
 void register_guard(py::module_& m) {
-  py::classh<Guard>(m, "Guard", "Lets one call at a time use a loader, as a context manager; a second one is a RuntimeError.")
+  py::classh<Guard>(m, "Guard",
+                    "Lets one call at a time use a loader, as a context manager; a second one is a RuntimeError.")
       .def(py::init<>())
       .def("__enter__", &Guard::enter)
       .def("__exit__", [](Guard& self, const py::args&) { self.exit(); })

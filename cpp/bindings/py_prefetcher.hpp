@@ -39,8 +39,8 @@ struct Watched {
 class PyPrefetcher {
  public:
   /// @param owner  keeps the memory of the fields in place.
-  PyPrefetcher(py::object owner, std::vector<Watched> watched, std::vector<Output> outputs, py::object from_dlpack, Destination destination,
-               const Array<double>& proportions, PipelineSettings settings);
+  PyPrefetcher(py::object owner, std::vector<Watched> watched, std::vector<Output> outputs, py::object from_dlpack,
+               Destination destination, const Array<double>& proportions, PipelineSettings settings);
 
   ~PyPrefetcher() { close(); }  // without the GIL, for which a batch's death on another thread may wait
   PyPrefetcher(const PyPrefetcher&) = delete;

@@ -192,7 +192,8 @@ void Sampler::check(const SamplerState& state) {
     // Far from where pass + 1 and the like would wrap.
     if (state.cursors[k].pass > kMaxCount || state.due.visits[k] > kMaxCount || state.total_step > kMaxCount)
       refuse("passes, visits and total_step must be at most ", kMaxCount);
-    if (!(std::abs(state.due.due[k]) <= kMaxDue)) refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
+    if (!(std::abs(state.due.due[k]) <= kMaxDue))
+      refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
   for (const auto& [class_id, rows] : state.held) {
     if (class_id < 0 || class_id >= index_->num_classes()) refuse("rows are held of class ", class_id);

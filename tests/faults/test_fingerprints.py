@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -51,8 +51,8 @@ def square(x: float) -> float:
 EQUAL: dict[str, tuple[Any, Any]] = {
     "a NumPy float": (Learn2Mix(0.1), Learn2Mix(np.float64(0.1))),
     "an int and a float": (Temperature(2), Temperature(2.0)),
-    "a float32 that is a power of two": (GroupDRO(0.5), GroupDRO(np.float32(0.5))),
-    "a NumPy int": (Temperature(3), Temperature(np.int16(3))),
+    "a float32 that is a power of two": (GroupDRO(0.5), GroupDRO(cast("Any", np.float32(0.5)))),
+    "a NumPy int": (Temperature(3), Temperature(cast("Any", np.int16(3)))),
     "a list and an array": (Static([0.5, 0.25, 0.25]), Static(np.array([0.5, 0.25, 0.25]))),
     "a tensor and a list": (Custom(p=torch.tensor([1.0, 2.0])), Custom(p=[1, 2])),
     "functions by name": (Custom(f=square), Custom(f=square)),

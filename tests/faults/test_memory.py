@@ -213,7 +213,7 @@ def test_tensors_without_memory_of_their_own_are_refused_by_name() -> None:
         fake = torch.zeros(4, 3)
     assert_refused(fake, "FakeTensor")
     assert_refused(masked_tensor(torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)), "MaskedTensor")
-    assert_refused(torch._efficientzerotensor(4, 3), "without memory")  # type: ignore[attr-defined]
+    assert_refused(torch._efficientzerotensor(4, 3), "without memory")
     assert_refused(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested")
     assert_refused(torch.zeros(4, 3).to_sparse(), "sparse_coo")
     assert_refused(torch.ones(4, dtype=torch.complex64).conj(), "complex64")
@@ -304,7 +304,8 @@ def test_a_loader_is_refused_by_a_process_that_is_spawned_and_goes_on(method: st
     loader = Loader(x, batch_size=20, seed=0)
     batches = iter(loader)
     next(batches)
-    process = multiprocessing.get_context(method).Process(target=list, args=(loader,))
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=list, args=(loader,))
     with pytest.raises(TypeError, match="a Loader cannot be sent to another process"):
         process.start()
     assert not x.is_shared()

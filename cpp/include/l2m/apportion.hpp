@@ -29,7 +29,7 @@ struct Quotas {
   std::vector<Class> classes;  ///< ascending; those that have rows
   // Of extra rows, class after class and ascending in each; between the classes there may be others, which say nothing.
   std::vector<std::int32_t> batch;
-  std::vector<double> due;  ///< when the class was due for it; due[end] is when it is due again
+  std::vector<double> due;            ///< when the class was due for it; due[end] is when it is due again
   std::vector<std::uint16_t> offset;  ///< likewise
 
   void clear();
