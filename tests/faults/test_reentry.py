@@ -171,7 +171,7 @@ def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
         except (RuntimeError, ValueError, StopIteration) as error:
             refused.append(str(error))
 
-    got = []
+    got: list[Any] = []
     alarm(handler, 0.0005)
     while loader.epoch == 0 and len(got) < 100:
         try:
@@ -260,11 +260,10 @@ def test_close_from_a_policy_takes_effect_when_the_call_ends() -> None:
 def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from l2m_fast import arguments, batch_source, device_batches
+    from l2m_fast import batch_source, device_batches
 
     monkeypatch.setattr(batch_source, "can_pin", lambda *_: True)
-    assert arguments.can_pin is not batch_source.can_pin
-    closing = []
+    closing: list[Loader] = []
 
     def lend(shape: Any, dtype: Any) -> Any:
         if closing:
