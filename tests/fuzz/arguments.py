@@ -77,7 +77,7 @@ def arguments(rng: random.Random, num_rows: int) -> dict[str, Any]:
         "mixing": rng.choice(
             [
                 *(None, Balanced(), Learn2Mix(0.5), GroupDRO(0.1), EffectiveNumber(0.9), Temperature(2)),
-                *(Static([0.25] * 4), Static([1.0]), Static([[1]]), Static(cast("Any", ["a"]))),
+                *(Static([0.25] * 4), Static([1.0]), Static(cast("Any", [[1]])), Static(cast("Any", ["a"]))),
             ]
         ),
         "rows": rng.choice([None, None, [0], np.arange(num_rows)[::2], np.zeros(num_rows, bool), [num_rows - 1, 0]]),
