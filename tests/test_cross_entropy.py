@@ -325,6 +325,8 @@ X, T = torch.zeros(3, 4), torch.tensor([0, 1, 2])
         ((X, T, 4), {"ignore_index": 1.0}, TypeError, r"ignore_index must be an int"),
         ((X, T, 0), {}, ValueError, r"num_classes must be an int in \[1, 2147483647\] \(got 0\)"),
         ((X, T, True), {}, TypeError, r"num_classes must be an int .* \(got True\)"),
+        ((X, T, torch.tensor(5)), {}, TypeError, r"num_classes must be an int"),
+        ((X, T, 4), {"ignore_index": torch.tensor(3)}, TypeError, r"ignore_index must be an int"),
     ],
 )
 def test_cross_entropy_refuses(given: Any, options: Any, error: type[Exception], message: str) -> None:
