@@ -66,7 +66,10 @@ class ThreadPool {
     }
   }
 
-  static bool may_run(const TaskQueue& queue) { return !queue.tasks_.empty() && queue.running_ < queue.max_threads_; }
+  /// What a cancelled queue still holds is dropped, and never run by a thread that gets free meanwhile.
+  static bool may_run(const TaskQueue& queue) {
+    return !queue.tasks_.empty() && !queue.cancelled_ && queue.running_ < queue.max_threads_;
+  }
 
   void work() {
     using Clock = std::chrono::steady_clock;

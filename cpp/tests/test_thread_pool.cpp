@@ -170,6 +170,23 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
   inline_queue.push([] { CHECK(false); });
 }
 
+void test_a_thread_that_gets_free_during_cancel_runs_nothing_dropped() {
+  std::atomic<int> dropped_ran = 0;
+  TaskQueue queue(1);
+  Obstacle obstacle(queue);
+  {
+    // The first task dropped frees the only thread, and gives it the time to look for work.
+    const std::shared_ptr<void> held_by_task(nullptr, [&](void*) {
+      obstacle.release();
+      std::this_thread::sleep_for(20ms);
+    });
+    queue.push([held_by_task] {});
+  }
+  for (int i = 0; i < 20; ++i) queue.push([&] { ++dropped_ran; });
+  queue.cancel();
+  CHECK(dropped_ran == 0);
+}
+
 void test_destruction_waits_for_what_runs() {
   for (int round = 0; round < 200; ++round) {
     std::atomic<int> running = 0;
@@ -317,6 +334,7 @@ int main() {
   test_a_full_queue_makes_the_caller_run_the_task();
   test_the_first_error_is_kept();
   test_cancel_drops_what_waits_and_waits_for_what_runs();
+  test_a_thread_that_gets_free_during_cancel_runs_nothing_dropped();
   test_destruction_waits_for_what_runs();
   test_parallel_for_visits_every_index_once();
   test_parallel_for_throws_the_error_of_a_body();
