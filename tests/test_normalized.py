@@ -42,6 +42,15 @@ def test_batches_are_those_of_the_formula(
         assert torch.as_tensor(batch["raw"]).dtype == torch.uint8
 
 
+def test_what_becomes_of_the_object_changes_no_batch() -> None:
+    data = Normalized(BYTES, MEAN, STD)
+    expected = list(Loader(Normalized(BYTES, MEAN, STD), batch_size=6, format="numpy", seed=0))
+    loader = Loader(data, batch_size=6, format="numpy", seed=0)
+    data.mean[:], data.std[:], data.dtype = 0, 1, "float16"
+    for batch, wanted in zip(loader, expected, strict=True):
+        np.testing.assert_array_equal(batch, wanted)
+
+
 def test_a_state_is_of_the_same_change() -> None:
     state = Loader(Normalized(BYTES, MEAN, STD), batch_size=6, seed=0).state_dict()
     Loader(Normalized(torch.from_numpy(BYTES), MEAN, STD), batch_size=6, seed=0).load_state_dict(state)

@@ -137,11 +137,15 @@ void Prefetcher::commit() {
   }
   pipeline_->next(plans_);
   consumed_ = index + 1;
+  if (!plans_->rows(index).empty()) {
+    yielded_ = plans_;
+    yielded_index_ = index;
+  }
   ++range_.first_step;
   apply_schedule();
 }
 
-BatchPlan Prefetcher::plan() const { return plans_ ? BatchPlan(plans_->rows(consumed_ - 1)) : BatchPlan(); }
+BatchPlan Prefetcher::plan() const { return yielded_ ? BatchPlan(yielded_->rows(yielded_index_)) : BatchPlan(); }
 
 const SamplerState& Prefetcher::state() {
   settle();

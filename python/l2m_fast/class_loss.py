@@ -294,8 +294,12 @@ class LossWindow:
             RuntimeError: The sums over the ranks are none.
         """
         total, count = summed(np.concatenate(self.pending)).reshape(2, -1)
-        if not (count >= 0).all():
-            msg = f"all_reduce must return sums (got {count.min():g} for the number of losses of a class)"
+        countable = (count >= 0) & (count <= MAX_COUNT) & (count == np.floor(count))
+        if not countable.all():
+            msg = (
+                f"all_reduce must return sums (got {count[~countable][0]:g} for the number of losses of a class, which is an "
+                "integer up to 2**53): it may sum in a type that is too narrow; reduce float64"
+            )
             raise RuntimeError(msg)
         recorded = (count > 0) & nonempty & ~np.isnan(total)  # NaN: sums too large for a float, of both signs
         if not recorded.any():

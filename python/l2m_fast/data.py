@@ -187,7 +187,7 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
         if batch_format == "numpy" and array.dtype == "bfloat16":
             msg = f'{name} is to become bfloat16, which numpy lacks: use format="torch" or another dtype'
             raise TypeError(msg)
-        return replace(_field(name, array.array, batch_format), normalized=array)
+        return replace(_field(name, array.array, batch_format), normalized=array.copy())
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
     if not is_tensor and not isinstance(array, np.ndarray):
         msg = (

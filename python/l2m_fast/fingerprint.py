@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +13,19 @@ from typing import Any
 import numpy as np
 
 _MAX_NUMBERS = 16  # more of them are known by their digest
-_MAX_DEPTH = 8
+_MAX_DEPTH = 16
 
 
-def by_value(value: Any, depth: int = 0) -> Any:
+def by_value(value: Any, inside: tuple[int, ...] = ()) -> Any:
     """Return what identifies a value, made of str, int, float, bool, None, lists and dicts.
 
     Numbers are equal where their values are: `2`, `2.0` and `np.float32(2)`. Arrays and sequences of numbers are equal where
-    their shapes and numbers are; many numbers become a digest. Functions and classes are known by their qualified names, other
-    objects by their type and attributes.
+    their shapes and numbers are; many numbers, and all other bytes, become a digest. Functions and classes are known by their
+    qualified names, other objects by their type and what a copy of them would be made of.
+
+    Args:
+        value: Anything.
+        inside: Ids of the objects that it is a part of.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -28,25 +34,34 @@ def by_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            return str(float(value))  # NaN differs from itself, and strict JSON has neither
         return int(value) if float(value).is_integer() else float(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"bytes, {_digest(bytes(value))}"
     if isinstance(value, (list, tuple)) or _is_array(value):
         numbers = _numbers(value)
         if numbers is not None:
             return numbers
-    if depth >= _MAX_DEPTH:
+    if isinstance(value, np.ndarray):
+        if not value.dtype.hasobject:
+            return f"{_of_shape(value)}, {_digest(value.tobytes())}"
+        value = {_of_shape(value): value.ravel().tolist()}
+    if len(inside) >= _MAX_DEPTH or id(value) in inside:  # it leads to itself
         return type(value).__qualname__
+    inside = (*inside, id(value))
     if isinstance(value, (list, tuple)):
-        return [by_value(item, depth + 1) for item in value]
+        return [by_value(item, inside) for item in value]
     if isinstance(value, (set, frozenset)):
-        return {"set": sorted((by_value(item, depth + 1) for item in value), key=repr)}
+        return {"set": sorted((by_value(item, inside) for item in value), key=repr)}
     if isinstance(value, Mapping):
-        return {str(key): by_value(item, depth + 1) for key, item in value.items()}
+        return {str(key): by_value(item, inside) for key, item in value.items()}
     if isinstance(value, functools.partial):
         parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
-        return {"partial": by_value(parts, depth + 1)}
+        return {"partial": by_value(parts, inside)}
     if hasattr(value, "__qualname__"):
         return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
-    return {type(value).__qualname__: by_value(_attributes(value), depth + 1)}
+    return {type(value).__qualname__: by_value(_content(value), inside)}
 
 
 def _is_array(value: object) -> bool:
@@ -65,21 +80,39 @@ def _numbers(value: Any) -> list[Any] | str | None:
     if array.dtype.kind not in "biuf":
         return None
     if array.dtype.kind != "f" and array.size > 0 and max(abs(int(array.min())), abs(int(array.max()))) > 2**53:
-        content, kind = np.ascontiguousarray(array), array.dtype.str
+        content, _kind = np.ascontiguousarray(array), array.dtype.str
     else:
-        content, kind = np.ascontiguousarray(array, "<f8"), "<f8"
+        content, _kind = np.ascontiguousarray(array, "<f8"), "<f8"
     if content.size <= _MAX_NUMBERS:
         numbers: list[Any] = _listed(content.tolist())
         return numbers
-    shape = "x".join(map(str, array.shape))
-    return f"{shape} of {kind}, sha256 {hashlib.sha256(content.tobytes()).hexdigest()}"
+    return f"{_of_shape(content)}, {_digest(content.tobytes())}"
+
+
+def _of_shape(array: np.ndarray[Any, Any]) -> str:
+    return f"{'x'.join(map(str, array.shape))} of {array.dtype.descr if array.dtype.names else array.dtype.str}"
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256 {hashlib.sha256(content).hexdigest()}"
 
 
 def _listed(values: Any) -> Any:
     return [_listed(value) for value in values] if isinstance(values, list) else by_value(values)
 
 
-def _attributes(value: object) -> dict[str, Any]:
-    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
-    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name) and name != "__weakref__"}
-    return {**attributes, **getattr(value, "__dict__", {})}
+def _content(value: object) -> Any:
+    """Return what a copy of an object would be made of: its attributes where these are all, slots too."""
+    try:
+        how: Any = value.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001  # anything that says that it cannot be copied: a lock, a generator
+        return vars(value) if hasattr(value, "__dict__") else None
+    if isinstance(how, str):  # the name of a global object
+        return how
+    function, arguments, state, *items = (*how, None, None, None)[:5]
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+        state = {**(state[0] or {}), **state[1]}
+    rest = [list(one) for one in items if one is not None]
+    if function is copyreg.__newobj__ and tuple(arguments) == (type(value),) and not rest:  # type: ignore[attr-defined]
+        return {} if state is None else state
+    return [function, arguments, state, *rest]

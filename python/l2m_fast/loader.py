@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing.context
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -49,6 +50,11 @@ class Loader:
     epochs. Classes are read once, when the loader is made; after relabeling, make a new loader. A memory-mapped file that is
     truncated while it is used ends the process with a bus error, as in every program that maps it; replace files rather than
     overwrite them.
+
+    Memory must stay where it is. `share_memory_()`, which a torch DataLoader with spawned workers also calls on the tensors of
+    its dataset, moves a tensor and frees the old memory. Between batches that is noticed, and an error; while the loader's
+    threads read ahead it can crash the process, and no reader can prevent it. Call it before the loader is made: tensors
+    that are shared already do not move again.
 
     One consumer at a time. Close the loader, or use it as a context manager, to stop its threads early.
 
@@ -419,6 +425,8 @@ class Loader:
         before = self._progress
         self._progress = progress  # at once: a Ctrl-C leaves nothing half loaded
         before.replaced()
+        if before.closed:  # meanwhile, from inside
+            progress.close()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`.
@@ -433,11 +441,13 @@ class Loader:
     def _fingerprint(self) -> dict[str, Any]:
         if self._fingerprint_of_data is None:
             self._fingerprint_of_data = self._source.describe()
-        return {
-            **self._fingerprint_of_data,
-            "update_every": self._course.update_every,
-            "mixing": self._fingerprint_of_mixing,
-        }
+        return copy.deepcopy(
+            {
+                **self._fingerprint_of_data,
+                "update_every": self._course.update_every,
+                "mixing": self._fingerprint_of_mixing,
+            }
+        )
 
     # ---- copies
 
@@ -450,9 +460,9 @@ class Loader:
         """Return a loader of the same arrays at the same place in the same run, which goes on by itself."""
         with self._guard:
             self._progress.check_usable()
-            copy = Loader(self._data, **self._arguments)
-            copy._load(self._state())
-            return copy
+            copied = Loader(self._data, **self._arguments)
+            copied._load(self._state())
+            return copied
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse before any tensor is touched: a process that is spawned would move them to shared memory."""

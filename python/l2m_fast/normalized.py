@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,12 @@ class Normalized:
                 "bytes, 0 to 255; multiply those of data scaled to 0..1 by 255"
             )
             warnings.warn(msg, RuntimeWarning, stacklevel=4)
+
+    def copy(self) -> Normalized:
+        """Return one of the same array that nobody else can change."""
+        copied = copy.copy(self)
+        copied.mean, copied.std = self.mean.copy(), self.std.copy()
+        return copied
 
     def describe(self) -> list[Any]:
         """Return the fingerprint entry for saved states."""

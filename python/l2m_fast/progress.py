@@ -85,8 +85,8 @@ class Course:
         """Return what the policy returned, normalized."""
         where = f"from {method}() of {shortened(self.mixing)}"
         try:
-            given = np.asarray(proportions)
-        except ValueError as error:
+            given = np.empty(0, object) if isinstance(proportions, np.ma.MaskedArray) else np.asarray(proportions)
+        except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, or tensors with a gradient
             given, why = np.empty(0, object), f": {error}"
         else:
             why = ""
@@ -400,6 +400,8 @@ class Progress:
     def state(self) -> State:
         """Return what was consumed."""
         self.draw_seed()
+        if self._iterating and self._step == self._course.own_steps < self._course.steps:
+            self.prefetcher.skip()  # the ranks that have rows in the last batch have consumed it
         losses, pending = self.class_losses, self.window.pending
         return {
             "seed": self.seed,
@@ -448,6 +450,11 @@ class Progress:
         self._closed = True
         if not self._guard.defer(self.prefetcher.close):  # from inside a call of this thread: when it ends
             self.prefetcher.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._closed
 
     def check_usable(self) -> None:
         """Raise RuntimeError where the loader is closed."""

@@ -113,7 +113,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
     if not isinstance(state, dict):
         msg = f"a state must be a dict, or a list of those of all ranks (got {type(state).__name__})"
         raise TypeError(msg)
-    if state.get("version") != VERSION:
+    if type(state.get("version")) is not int or state["version"] != VERSION:
         msg = f"the state must be of version {VERSION} (got {shortened(state.get('version'))})"
         raise ValueError(msg)
     missing = sorted(_KEYS.keys() - state.keys())
@@ -127,7 +127,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         if isinstance(state[key], int) and key != "seed":
             _check_count(key, state[key])
     theirs = state["fingerprint"]
-    differing = [key for key in fingerprint if theirs.get(key) != fingerprint[key]]
+    differing = [key for key in fingerprint if not _equal(theirs.get(key), fingerprint[key])]
     if differing:
         differences = "; ".join(
             f"{key}: {shortened(theirs.get(key))} in the state, {shortened(fingerprint[key])} here" for key in differing
@@ -148,7 +148,7 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
                 msg = f"{key} of the state must be finite (got {value})"
                 raise ValueError(msg)
     if not 0 <= state["seed"] < 2**64:
-        msg = f"seed of the state must be in [0, 2**64) (got {state['seed']})"
+        msg = f"seed of the state must be in [0, 2**64) (got {shortened(state['seed'])})"
         raise ValueError(msg)
     if state["rank"] >= state["world_size"]:
         msg = f"rank of the state must be in [0, {state['world_size']}) (got {state['rank']})"
@@ -158,6 +158,11 @@ def _checked(state: object, fingerprint: dict[str, Any], num_classes: int) -> St
         raise ValueError(msg)
     _check_held(state["held"], num_classes)
     return state
+
+
+def _equal(theirs: object, ours: object) -> bool:
+    """Whether two values are equal; of what does not say so by a bool, such as an array, they are not."""
+    return (theirs == ours) is True
 
 
 def _check_count(key: str, value: int) -> None:

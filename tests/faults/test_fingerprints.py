@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import datetime as dt
+import decimal
 import functools
 import json
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,9 +43,21 @@ class Custom:
 
 
 class Slotted(Custom):
-    """The same, with a slot."""
+    """The same, with slots, one of them private."""
 
-    __slots__ = ("rate",)
+    __slots__ = ("__private", "rate")
+
+    def __init__(self, rate: float, private: float) -> None:
+        self.rate, self.__private = rate, private
+
+
+class OneSlot:
+    """A single slot, named by a string."""
+
+    __slots__ = "rate"  # noqa: PLC0205
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
 
 
 def square(x: float) -> float:
@@ -62,6 +78,10 @@ EQUAL: dict[str, tuple[Any, Any]] = {
     "long arrays": (Custom(p=np.arange(3000)), Custom(p=np.arange(3000.0))),
     "NaN-free dicts": (Custom(d={"a": 1, "b": (2, 3)}), Custom(d={"a": 1.0, "b": [2.0, 3.0]})),
     "infinity": (Temperature(math.inf), Temperature(np.inf)),
+    "NaN": (Custom(p=math.nan, q=[math.nan, 1.5]), Custom(p=np.nan, q=np.array([np.nan, 1.5]))),
+    "texts": (Custom(p=np.array(["a", "b"])), Custom(p=np.array(["a", "b"]))),
+    "locks": (Custom(p=threading.Lock()), Custom(p=threading.Lock())),
+    "generators of random numbers": (Custom(p=np.random.default_rng(3)), Custom(p=np.random.default_rng(3))),
 }
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "a parameter": (Learn2Mix(0.1), Learn2Mix(0.1 + 1e-16)),
@@ -77,7 +97,21 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "objects inside": (Custom(inner=Custom(rate=1)), Custom(inner=Custom(rate=2))),
     "large integers": (Custom(p=2**60), Custom(p=2**60 + 1)),
     "arrays of large integers": (Custom(p=np.array([2**60])), Custom(p=np.array([2**60 + 1]))),
-    "a slot": (None, None),
+    "a slot": (Slotted(1, 1), Slotted(2, 1)),
+    "a private slot": (Slotted(1, 1), Slotted(1, 2)),
+    "a slot named by a string": (Custom(inner=OneSlot(1)), Custom(inner=OneSlot(2))),
+    "bytes": (Custom(p=b"a"), Custom(p=b"b")),
+    "texts": (Custom(p=np.array(["a", "b"])), Custom(p=np.array(["a", "c"]))),
+    "arrays of objects": (Custom(p=np.array([1, "a"], object)), Custom(p=np.array([1, "b"], object))),
+    "arrays of times": (Custom(p=np.array(["2026-01-01"], "M8[D]")), Custom(p=np.array(["2026-01-02"], "M8[D]"))),
+    "structured arrays": (Custom(p=np.array([(1, 2.0)], "i4,f8")), Custom(p=np.array([(1, 2.5)], "i4,f8"))),
+    "complex numbers": (Custom(p=1j, q=np.array([1j])), Custom(p=1j, q=np.array([2j]))),
+    "decimals": (Custom(p=decimal.Decimal("0.1")), Custom(p=decimal.Decimal("0.2"))),
+    "ranges": (Custom(p=range(3)), Custom(p=range(4))),
+    "deques": (Custom(p=collections.deque([1])), Custom(p=collections.deque([2]))),
+    "dates": (Custom(p=dt.date(2026, 1, 1)), Custom(p=dt.date(2026, 1, 2))),
+    "generators of random numbers": (Custom(p=np.random.default_rng(3)), Custom(p=np.random.default_rng(4))),
+    "NaN and a number": (Custom(p=math.nan), Custom(p=1.5)),
 }
 
 
@@ -89,9 +123,6 @@ def test_equal_values_are_the_same_policy(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
 def test_other_values_are_another_policy(one: Any, other: Any) -> None:
-    if one is None:
-        one, other = Slotted(), Slotted()
-        one.rate, other.rate = 1, 2
     state = json.loads(json.dumps(make(one).state_dict()))
     with pytest.raises(ValueError, match="the state is that of another loader \\(mixing: "):
         make(other).load_state_dict(state)
@@ -141,13 +172,13 @@ class Recursive:
 
 def test_objects_that_lead_to_themselves_end() -> None:
     loop: list[Any] = []
-    loop.append({"loop": loop})
+    loop += [{"loop": loop}] * 9
     assert json.dumps(by_value(Recursive(loop)))
 
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=30,
     )
@@ -156,6 +187,14 @@ def test_a_fingerprint_survives_json(value: Any) -> None:
     fingerprint = by_value(value)
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     assert by_value(value) == fingerprint
+
+
+def test_what_a_user_does_to_a_state_does_not_change_the_loader() -> None:
+    loader = make(Learn2Mix(0.5))
+    state = loader.state_dict()
+    state["fingerprint"]["mixing"]["Learn2Mix"]["mixing_rate"] = 0.25
+    state["fingerprint"]["fields"][0][0] = "float32"
+    assert loader.state_dict() == make(Learn2Mix(0.5)).state_dict()
 
 
 def test_policies_of_arrays_are_values() -> None:

@@ -62,6 +62,9 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a word": (lambda sums: "done", "it returned 'done'"),  # noqa: ARG005
     "negative counts": (lambda sums: np.append(-2 * sums[:-1], 2.0), r"got -\d+ for the number of losses"),
     "NaN counts": (lambda sums: np.append(np.nan * sums[:-1], 2.0), "got nan for the number of losses"),
+    "counts that overflowed": (lambda sums: np.append(sums[:-1] * np.inf, 2.0), "got inf .* reduce float64"),
+    "counts that were rounded": (lambda sums: np.append(sums[:-1] * 1.03, 2.0), r"got \d+\.\d+ .* reduce float64"),
+    "counts beyond what is counted": (lambda sums: np.append(sums[:-1] * 2.0**60, 2.0), "up to 2\\*\\*53"),
 }
 
 
@@ -136,6 +139,32 @@ def test_a_rank_without_rows_in_the_last_batch_closes_its_windows_as_the_others_
     states = [loader.state_dict() for loader in ranks]
     assert states[0]["windows"] == states[1]["windows"]
     assert states[0]["total_step"] == states[1]["total_step"]
+
+
+def test_states_after_the_last_batch_are_of_one_moment_on_all_ranks() -> None:
+    def make(rank: int, world_size: int, batch_size: int) -> Loader:
+        return Loader(
+            np.arange(9), batch_size=batch_size, shuffle=False, rank=rank, world_size=world_size, format="numpy"
+        )
+
+    ranks = [make(rank, 2, 4) for rank in range(2)]
+    batches = [iter(loader) for loader in ranks]
+    for loader, iterator in zip(ranks, batches, strict=True):
+        for _ in range(len(loader)):
+            next(iterator)
+    states = [loader.state_dict() for loader in ranks]
+    assert [loader.batch_rows.tolist() for loader in ranks] == [[8], [1, 3, 5, 7]]
+    for state, iterator in zip(states, batches, strict=True):
+        resumed = make(state["rank"], 2, 4)
+        resumed.load_state_dict(state)
+        assert [batch.tolist() for batch in resumed] == [
+            list(range(9))[state["rank"] :: 2][i : i + 4] for i in range(0, len(range(state["rank"], 9, 2)), 4)
+        ]
+        assert resumed.epoch == 2
+        assert list(iterator) == []
+    alone = make(0, 1, 8)
+    alone.load_state_dict(states)
+    assert [batch.tolist() for batch in alone] == [list(range(8)), [8]]
 
 
 def test_in_training_a_rest_smaller_than_the_number_of_ranks_is_dropped() -> None:

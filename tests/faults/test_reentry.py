@@ -257,6 +257,27 @@ def test_close_from_a_policy_takes_effect_when_the_call_ends() -> None:
     assert caller.errors == []
 
 
+def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
+    loader: Loader
+    armed = False
+
+    class Closing:
+        def initial(self, class_sizes: Any) -> Any:
+            if armed:
+                loader.close()
+            return class_sizes / class_sizes.sum()
+
+        def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
+            return proportions
+
+    loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Closing(), format="numpy", seed=0)
+    state = loader.state_dict()
+    armed = True
+    loader.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(iter(loader))
+
+
 def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -61,7 +61,7 @@ class Prefetcher {
   /// Consumes the next batch, for which wait() was true.
   void commit();
 
-  /// The plan of the last batch consumed; empty at first. Valid until the next call.
+  /// The plan of the last batch consumed that had rows; empty at first. Valid until the next call.
   [[nodiscard]] BatchPlan plan() const;
 
   /// Batches consumed since the beginning of training.
@@ -94,7 +94,9 @@ class Prefetcher {
   EpochRange range_;
   std::deque<Scheduled> schedule_;  // that acts from batches not yet consumed
   std::uint64_t plan_until_ = 0;
-  std::shared_ptr<BatchPlans> plans_;  // of the last batch consumed
+  std::shared_ptr<BatchPlans> plans_;    // of the last batch consumed
+  std::shared_ptr<BatchPlans> yielded_;  // of the last one that had rows
+  std::int64_t yielded_index_ = 0;
   std::int64_t consumed_ = 0;
   std::int64_t settled_ = 0;
   bool suspended_ = false;
