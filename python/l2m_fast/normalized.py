@@ -44,9 +44,14 @@ class Normalized:
         self, array: Any, mean: ArrayLike, std: ArrayLike, *, dtype: Any = "float32", channel_dim: int = 0
     ) -> None:
         is_array = hasattr(array, "dtype") and hasattr(array, "shape")
-        if not is_array or str(array.dtype).removeprefix("torch.") != "uint8" or len(array.shape) < 2:
+        if (
+            not is_array
+            or str(array.dtype).removeprefix("torch.") != "uint8"
+            or len(array.shape) < 2
+            or 0 in array.shape
+        ):
             got = f"{array.dtype} of shape {tuple(array.shape)}" if is_array else type(array).__name__
-            msg = f"a normalized array must be uint8 of shape [N, ...] with at least two dimensions (got {got})"
+            msg = f"a normalized array must be uint8 of shape [N, ...] with at least two dimensions, none of them 0 (got {got})"
             raise TypeError(msg)
         dtype = _name_of(dtype)
         choice("dtype", dtype, _DTYPES)
@@ -64,7 +69,7 @@ class Normalized:
     def _of_channels(self, name: str, values: ArrayLike) -> NDArray[np.float32]:
         try:
             given = np.asarray(values)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # a ragged list, a tensor with a gradient
             given = np.empty(0, object)
         numbers = given.dtype.kind in "iuf"
         with np.errstate(over="ignore"):

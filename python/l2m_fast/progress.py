@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from l2m_fast import _core, state
-from l2m_fast._checks import shortened
+from l2m_fast._checks import cut, shortened
 from l2m_fast.arguments import draw_seed
 from l2m_fast.class_loss import ClassLoss, LossWindow, without_gaps
 from l2m_fast.distributed import summed_over_ranks
@@ -351,7 +351,7 @@ class Progress:
             False,
         )
         if failure is not None:
-            msg = f"{shortened(course.mixing)} failed again on the same losses, and the proportions stay: {failure}"
+            msg = f"{shortened(course.mixing)} failed again on the same losses, and the proportions stay: {cut(str(failure))}"
             warnings.warn(msg, RuntimeWarning, stacklevel=4)
         elif counts is not None and known is not None:
             self._recorder.append(
