@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -70,6 +71,19 @@ def test_the_doctor_needs_no_torch(tmp_path: Path) -> None:
     assert "FAILED" not in done.stdout
     assert "DataLoader" not in report
     assert float(report["ratio"]) > 0
+
+
+def test_the_doctor_survives_whatever_a_broken_torch_raises(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise AttributeError('half installed')")
+    done = run("-m", "l2m_fast", "doctor", path=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert values(done.stdout)["torch"] == "installed, but not usable: AttributeError: half installed"
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    program = f"{shlex.quote(sys.executable)} -m l2m_fast doctor | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_torch_that_is_not_installed_is_called_so(

@@ -46,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.of_suite = arguments_of_suite
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
         return code
     except InputError as error:
         print(f"l2m-fast {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails again
+        return 0
     except KeyboardInterrupt:
         print("l2m-fast: interrupted", file=sys.stderr)
         return 130

@@ -89,17 +89,21 @@ class Field:
         return [str(dtype), list(self.row_shape), *normalized]
 
     def check_shape(self) -> None:
-        """Raise RuntimeError where the array is no longer of the shape and the dtype that it had.
+        """Raise RuntimeError where the array no longer has the shape, the strides and the dtype that it had.
 
         Its address is compared by the core, at every batch.
         """
-        shape, kept_shape = tuple(self.array.shape), tuple(self.kept.shape)
-        if shape != kept_shape or self.array.dtype != self.kept.dtype:
+        layout, kept_layout = _layout(self.array), _layout(self.kept)
+        if layout != kept_layout:
             msg = (
-                f"{self.name} has changed since the loader was made, from {self.kept.dtype} of shape {kept_shape} to "
-                f"{self.array.dtype} of shape {shape}: make a new Loader"
+                f"{self.name} has changed since the loader was made, from {kept_layout} to {layout}: make a new Loader"
             )
             raise RuntimeError(msg)
+
+
+def _layout(array: Any) -> str:
+    strides = array.strides if isinstance(array, np.ndarray) else array.stride()
+    return f"{array.dtype} of shape {tuple(array.shape)} and strides {tuple(strides)}"
 
 
 def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable[[list[Any]], Any]]:

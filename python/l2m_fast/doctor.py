@@ -109,7 +109,7 @@ def _import_torch() -> tuple[Any, str]:
             import torch
     except ModuleNotFoundError as error:
         return None, "not installed" if error.name == "torch" else f"installed, but not usable: {_one_line(error)}"
-    except (ImportError, OSError) as error:
+    except Exception as error:  # noqa: BLE001  # whatever a broken installation raises
         return None, f"installed, but not usable: {_one_line(error)}"
     cuda = "without CUDA" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
     return torch, f"{torch.__version__}, {cuda}"

@@ -86,8 +86,8 @@ def merged(state: object, fingerprint: dict[str, Any], rank: int, world_size: in
             raise ValueError(msg)
     else:
         got = sorted(one["rank"] for one in checked)
-        if got != list(range(of)):
-            msg = f"a list of states must hold each of the {of} ranks once (got ranks {got})"
+        if len(got) != of or got != list(range(of)):
+            msg = f"a list of states must hold each of the {of} ranks once (got ranks {shortened(got)})"
             raise ValueError(msg)
         for one in checked[1:]:
             differing = sorted(key for key in first.keys() - _OF_ONE_RANK if one[key] != first[key])

@@ -55,6 +55,15 @@ def test_a_held_row_that_is_still_to_come_is_refused(shuffle: bool) -> None:
         loader.load_state_dict({**state, "held": [[2, [row]]]})
 
 
+def test_ranks_that_are_missing_by_the_million_take_no_memory() -> None:
+    state = {**make().state_dict(), "world_size": 2**50}
+    with pytest.raises(ValueError, match=r"each of the 1125899906842624 ranks once \(got ranks \[0, 1\]\)"):
+        make().load_state_dict([state, {**state, "rank": 1}])
+    with pytest.raises(ValueError, match="ranks once") as raised:
+        make().load_state_dict([state] * 1000)
+    assert len(str(raised.value)) < 400
+
+
 def test_huge_counts_are_refused_at_once() -> None:
     state = make().state_dict()
     for name in ("epoch", "total_step", "next_epoch"):
