@@ -159,7 +159,9 @@ def test_data_that_shrinks_is_an_error_at_the_next_epoch() -> None:
     next(batches)
     x.resize_(3, 1000)  # the memory stays
     assert len(list(batches)) == N // 20 - 1
-    with pytest.raises(RuntimeError, match=r"data\['x'\] has changed .* from torch.float32 of shape \(400, 1000\) .* to"):
+    with pytest.raises(
+        RuntimeError, match=r"data\['x'\] has changed .* from torch.float32 of shape \(400, 1000\) .* to"
+    ):
         next(iter(loader))
 
 
