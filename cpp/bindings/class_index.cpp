@@ -1,4 +1,4 @@
-#include "l2m/class_index.hpp"
+#include "l2m/plan/class_index.hpp"
 
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-#include "l2m/class_loss.hpp"
+#include "l2m/loss/class_loss.hpp"
 
 #include "convert.hpp"
 #include "register.hpp"

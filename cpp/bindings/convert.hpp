@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "l2m/float_types.hpp"
+#include "l2m/base/float_types.hpp"
 
 namespace l2m::bindings {
 

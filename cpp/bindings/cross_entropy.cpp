@@ -1,4 +1,4 @@
-#include "l2m/cross_entropy.hpp"
+#include "l2m/loss/cross_entropy.hpp"
 
 #include <pybind11/stl.h>
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "l2m/block_pool.hpp"
+#include "l2m/run/block_pool.hpp"
 
 namespace l2m::bindings {
 

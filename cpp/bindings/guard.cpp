@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
 
 namespace l2m::bindings {

@@ -1,7 +1,7 @@
-#include "l2m/learn2mix.hpp"
+#include "l2m/mixing/learn2mix.hpp"
 
 #include "convert.hpp"
-#include "l2m/sum.hpp"
+#include "l2m/base/sums.hpp"
 #include "register.hpp"
 
 namespace l2m::bindings {

@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "l2m/platform.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/base/platform.hpp"
+#include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
 #include "released_gil.hpp"
 

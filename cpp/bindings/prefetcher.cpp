@@ -1,4 +1,4 @@
-#include "l2m/prefetcher.hpp"
+#include "l2m/run/prefetcher.hpp"
 
 #include <pybind11/stl.h>
 

@@ -7,7 +7,7 @@
 
 #include "convert.hpp"
 #include "dlpack.hpp"
-#include "l2m/prefetcher.hpp"
+#include "l2m/run/prefetcher.hpp"
 
 namespace l2m::bindings {
 

@@ -4,7 +4,7 @@
 #include <thread>
 #include <utility>
 
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m::bindings {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "l2m/sampler.hpp"
+#include "l2m/plan/sampler.hpp"
 
 namespace l2m::bindings {
 

@@ -4,7 +4,7 @@
 
 #include "block.cuh"
 #include "floats.cuh"
-#include "l2m/exact_sum.hpp"
+#include "l2m/base/exact_sums.hpp"
 #include "launch.cuh"
 
 namespace l2m::cuda {

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "l2m/exact_sum.hpp"
+#include "l2m/base/exact_sums.hpp"
 #include "types.hpp"
 
 namespace l2m::cuda {

@@ -13,10 +13,10 @@
 #include <utility>
 #include <vector>
 
-#include "l2m/class_index.hpp"
-#include "l2m/random.hpp"
-#include "l2m/sampler.hpp"
-#include "l2m/shuffle.hpp"
+#include "l2m/base/random.hpp"
+#include "l2m/plan/class_index.hpp"
+#include "l2m/plan/permutation.hpp"
+#include "l2m/plan/sampler.hpp"
 
 /// Stages 2 to 4 of the loop as slow, obvious C++ on one thread: what the tests compare the core with.
 namespace l2m::test {

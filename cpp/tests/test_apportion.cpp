@@ -1,4 +1,4 @@
-#include "l2m/apportion.hpp"
+#include "l2m/plan/apportion.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/learn2mix.hpp"
-#include "l2m/random.hpp"
+#include "l2m/mixing/learn2mix.hpp"
+#include "l2m/base/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

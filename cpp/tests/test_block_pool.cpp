@@ -1,4 +1,4 @@
-#include "l2m/block_pool.hpp"
+#include "l2m/run/block_pool.hpp"
 
 #include <cstdint>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "l2m/class_index.hpp"
+#include "l2m/plan/class_index.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

@@ -1,4 +1,4 @@
-#include "l2m/class_loss.hpp"
+#include "l2m/loss/class_loss.hpp"
 
 #include <cmath>
 #include <cstdint>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

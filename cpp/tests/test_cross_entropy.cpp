@@ -1,4 +1,4 @@
-#include "l2m/cross_entropy.hpp"
+#include "l2m/loss/cross_entropy.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

@@ -5,8 +5,8 @@
 
 #include "check.hpp"
 #include "gather.cu"
-#include "l2m/float_types.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/float_types.hpp"
+#include "l2m/base/random.hpp"
 
 namespace l2m::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "l2m/exact_class_loss.hpp"
+#include "l2m/loss/exact_class_loss.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/exact_sum.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/exact_sums.hpp"
+#include "l2m/base/random.hpp"
 
 namespace l2m::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "l2m/gather.hpp"
+#include "l2m/data/gather.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 
 namespace l2m::test {
 namespace {

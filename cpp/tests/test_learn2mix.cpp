@@ -1,4 +1,4 @@
-#include "l2m/learn2mix.hpp"
+#include "l2m/mixing/learn2mix.hpp"
 
 #include <cmath>
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
-#include "l2m/sum.hpp"
+#include "l2m/base/random.hpp"
+#include "l2m/base/sums.hpp"
 
 namespace l2m::test {
 namespace {

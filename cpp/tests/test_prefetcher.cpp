@@ -1,4 +1,4 @@
-#include "l2m/prefetcher.hpp"
+#include "l2m/run/prefetcher.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -19,7 +19,7 @@
 #include "block_memory.hpp"
 #include "check.hpp"
 #include "in_child.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

@@ -1,4 +1,4 @@
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 
 #include <algorithm>
 #include <array>

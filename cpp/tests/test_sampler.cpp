@@ -1,4 +1,4 @@
-#include "l2m/sampler.hpp"
+#include "l2m/plan/sampler.hpp"
 
 #include <algorithm>
 #include <atomic>

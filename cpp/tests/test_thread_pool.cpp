@@ -1,4 +1,4 @@
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 #include <pthread.h>
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "l2m/float_types.hpp"
+#include "l2m/base/float_types.hpp"
 
 using __nv_bfloat16 = l2m::BFloat16;
 

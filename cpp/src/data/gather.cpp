@@ -1,4 +1,4 @@
-#include "l2m/gather.hpp"
+#include "l2m/data/gather.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "l2m/apportion.hpp"
+#include "l2m/plan/apportion.hpp"
 
 namespace l2m {
 

@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "l2m/batch_plan.hpp"
-#include "l2m/block_pool.hpp"
-#include "l2m/pipeline.hpp"
+#include "l2m/plan/batch_plan.hpp"
+#include "l2m/run/block_pool.hpp"
+#include "l2m/run/pipeline.hpp"
 
 namespace l2m {
 

@@ -1,9 +1,9 @@
-#include "l2m/exact_class_loss.hpp"
+#include "l2m/loss/exact_class_loss.hpp"
 
 #include <cmath>
 #include <vector>
 
-#include "l2m/exact_sum.hpp"
+#include "l2m/base/exact_sums.hpp"
 
 namespace l2m {
 template <class Loss, class Class>

@@ -1,4 +1,4 @@
-#include "l2m/platform.hpp"
+#include "l2m/base/platform.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "l2m/float_types.hpp"
+#include "l2m/base/float_types.hpp"
 
 namespace l2m {
 

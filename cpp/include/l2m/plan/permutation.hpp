@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "l2m/class_index.hpp"
+#include "l2m/plan/class_index.hpp"
 
 namespace l2m {
 

@@ -1,4 +1,4 @@
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "l2m/errors.hpp"
-#include "l2m/platform.hpp"
-#include "l2m/spin_lock.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/base/platform.hpp"
+#include "l2m/base/spin_lock.hpp"
 
 namespace l2m {
 

@@ -1,12 +1,12 @@
-#include "l2m/learn2mix.hpp"
+#include "l2m/mixing/learn2mix.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <vector>
 
-#include "l2m/errors.hpp"
-#include "l2m/sum.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/base/sums.hpp"
 
 namespace l2m {
 namespace {

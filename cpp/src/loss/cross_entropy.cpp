@@ -1,4 +1,4 @@
-#include "l2m/cross_entropy.hpp"
+#include "l2m/loss/cross_entropy.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -8,9 +8,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "l2m/class_loss.hpp"
-#include "l2m/errors.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/loss/class_loss.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 namespace {

@@ -9,11 +9,11 @@
 #include <mutex>
 #include <vector>
 
-#include "l2m/block_pool.hpp"
-#include "l2m/class_index.hpp"
-#include "l2m/gather.hpp"
-#include "l2m/sampler.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/block_pool.hpp"
+#include "l2m/plan/class_index.hpp"
+#include "l2m/data/gather.hpp"
+#include "l2m/plan/sampler.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 

@@ -1,11 +1,11 @@
-#include "l2m/shuffle.hpp"
+#include "l2m/plan/permutation.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <utility>
 
-#include "l2m/random.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/base/random.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 namespace {

@@ -1,12 +1,12 @@
-#include "l2m/pipeline.hpp"
+#include "l2m/run/pipeline.hpp"
 
 #include <algorithm>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 
-#include "l2m/errors.hpp"
-#include "l2m/spin_lock.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/base/spin_lock.hpp"
 
 namespace l2m {
 namespace {

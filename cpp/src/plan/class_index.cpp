@@ -1,4 +1,4 @@
-#include "l2m/class_index.hpp"
+#include "l2m/plan/class_index.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -6,10 +6,10 @@
 #include <stdexcept>
 #include <utility>
 
-#include "l2m/errors.hpp"
-#include "l2m/platform.hpp"
-#include "l2m/random.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/base/platform.hpp"
+#include "l2m/base/random.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 namespace {

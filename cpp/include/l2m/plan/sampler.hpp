@@ -5,10 +5,10 @@
 #include <span>
 #include <vector>
 
-#include "l2m/apportion.hpp"
-#include "l2m/batch_plan.hpp"
-#include "l2m/class_index.hpp"
-#include "l2m/shuffle.hpp"
+#include "l2m/plan/apportion.hpp"
+#include "l2m/plan/batch_plan.hpp"
+#include "l2m/plan/class_index.hpp"
+#include "l2m/plan/permutation.hpp"
 
 namespace l2m {
 

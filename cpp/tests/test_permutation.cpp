@@ -1,4 +1,4 @@
-#include "l2m/shuffle.hpp"
+#include "l2m/plan/permutation.hpp"
 
 #include <algorithm>
 #include <array>
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "l2m/batch_plan.hpp"
+#include "l2m/plan/batch_plan.hpp"
 
 namespace l2m {
 

@@ -1,10 +1,10 @@
-#include "l2m/prefetcher.hpp"
+#include "l2m/run/prefetcher.hpp"
 
 #include <stdexcept>
 #include <thread>
 #include <utility>
 
-#include "l2m/thread_pool.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 

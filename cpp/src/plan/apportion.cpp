@@ -1,11 +1,11 @@
-#include "l2m/apportion.hpp"
+#include "l2m/plan/apportion.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
-#include "l2m/random.hpp"
+#include "l2m/base/random.hpp"
 
 namespace l2m {
 namespace {

@@ -1,13 +1,13 @@
-#include "l2m/sampler.hpp"
+#include "l2m/plan/sampler.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
 
-#include "l2m/errors.hpp"
-#include "l2m/random.hpp"
-#include "l2m/sum.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/base/random.hpp"
+#include "l2m/base/sums.hpp"
 
 namespace l2m {
 namespace {

@@ -1,4 +1,4 @@
-#include "l2m/class_loss.hpp"
+#include "l2m/loss/class_loss.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "l2m/errors.hpp"
-#include "l2m/thread_pool.hpp"
+#include "l2m/base/errors.hpp"
+#include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
 namespace {
