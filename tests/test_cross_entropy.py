@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from l2m_fast import ClassLoss, Learn2Mix, Loader, _core, class_loss, cross_entropy, cross_entropy_op
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast import ClassLoss, Learn2Mix, Loader, _core, class_loss, cross_entropy
+from l2m_fast.losses import operators
+from l2m_fast.losses.device import DeviceClassLoss
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -167,7 +168,7 @@ def test_the_gradient_is_the_derivative(weighted: bool) -> None:
 @pytest.mark.parametrize("columns", [10, 1003])
 def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: int) -> None:
     logits, targets = case(300_000 // columns, columns, dtype)
-    n, values = len(logits), cross_entropy_op._array(logits)
+    n, values = len(logits), operators._array(logits)
     results = set()
     for num_threads in (1, 2, 3, 7):
         log_sum_exp, sums = np.empty(n), ClassLoss(np.zeros(columns), np.zeros(columns, np.int64))
@@ -190,8 +191,8 @@ def arguments(dtype: torch.dtype, weighted: bool) -> tuple[Any, ...]:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, *options = arguments(dtype, weighted)
-    native = cross_entropy_op.cross_entropy(logits, targets, classes, weight, *options)
-    composed = cross_entropy_op.cross_entropy._init_fn(logits, targets, classes, weight, *options)
+    native = operators.cross_entropy(logits, targets, classes, weight, *options)
+    composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, *options)
     for mine, theirs in zip((native[0], *native[2:]), (composed[0], *composed[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     num_classes = options[0]
@@ -201,9 +202,9 @@ def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch
     assert sums.not_finite == 0
     backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, *native[2:], *options[1:])
     torch.testing.assert_close(
-        cross_entropy_op.cross_entropy_gradient(*backward), cross_entropy_op.cross_entropy_gradient._init_fn(*backward)
+        operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient._init_fn(*backward)
     )
-    words = cross_entropy_op.cross_entropy._init_fn(logits, targets, classes, weight, 3, *options[1:])[1]
+    words = operators.cross_entropy._init_fn(logits, targets, classes, weight, 3, *options[1:])[1]
     with pytest.raises(ValueError, match=r"classes must be in \[0, 3\)"):
         DeviceClassLoss(3, logits.device, words).read()
 
@@ -212,10 +213,10 @@ def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch
 def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(torch.float32, weighted)
     targets[2], targets[5] = logits.shape[1], -7
-    outputs = cross_entropy_op.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
+    outputs = operators.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
     assert outputs[0].isnan()
     backward = (torch.tensor(2.0), logits, targets, weight, *outputs[2:], *options)
-    gradient = cross_entropy_op.cross_entropy_gradient._init_fn(*backward)
+    gradient = operators.cross_entropy_gradient._init_fn(*backward)
     assert gradient.isnan().any(1).nonzero().flatten().tolist() == [2, 5]
     assert gradient.is_contiguous()
     sums = DeviceClassLoss(num_classes, logits.device, outputs[1])
@@ -228,11 +229,11 @@ def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_operators_are_registered_as_torch_demands(weighted: bool) -> None:
     given = arguments(torch.float32, weighted)
-    torch.library.opcheck(cross_entropy_op.cross_entropy, given)
+    torch.library.opcheck(operators.cross_entropy, given)
     logits, targets, _, weight, *_ = given
-    saved = [output.detach() for output in cross_entropy_op.cross_entropy(*given)[2:]]
+    saved = [output.detach() for output in operators.cross_entropy(*given)[2:]]
     backward = (torch.tensor(2.0), logits.detach(), targets, weight, *saved, -100, 0.1)
-    torch.library.opcheck(cross_entropy_op.cross_entropy_gradient, backward)
+    torch.library.opcheck(operators.cross_entropy_gradient, backward)
 
 
 COMPILED = """
@@ -254,7 +255,7 @@ for f in (torch.compile(step, fullgraph=True, backend="aot_eager"), step):
 assert results[:13] == results[13:], results
 
 # What it does on a device, where the sums are words to be read later.
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast.losses.device import DeviceClassLoss
 
 def on_device(x):
     return DeviceClassLoss(2, x.device, (x * 2).view(torch.int64))

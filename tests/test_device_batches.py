@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_fast import Balanced, Learn2Mix, Loader, Normalized, batch_source, device_batches
+from l2m_fast import Balanced, Learn2Mix, Loader, Normalized, batch_source
 from l2m_fast import arguments as arguments_module
+from l2m_fast.data import device as device_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from l2m_fast.data import Field
+    from l2m_fast.data.fields import Field
 
 N = 107
 DATA = {
@@ -104,7 +105,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     """Makes loaders whose batches go where the mode says."""
     mode = request.param
     Stream.current = Stream()
-    monkeypatch.setattr(device_batches, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", entered)
@@ -112,15 +113,15 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setattr(
         torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
     )
-    monkeypatch.setattr(device_batches, "_cuda", SimpleNamespace(Gather=Gather))
-    monkeypatch.setattr(device_batches, "by_kernel", lambda _: mode != "resident, by torch")
+    monkeypatch.setattr(device_data, "_cuda", SimpleNamespace(Gather=Gather))
+    monkeypatch.setattr(device_data, "by_kernel", lambda _: mode != "resident, by torch")
 
     def is_one_of(field: Field, dimensions: tuple[int, ...]) -> bool:
         return isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim in dimensions)
 
     resident = mode.startswith("resident") or mode == "mixed"
-    monkeypatch.setattr(device_batches, "lives_on", lambda _, field: resident and is_one_of(field, (1, 4)))
-    monkeypatch.setattr(device_batches, "reads", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
+    monkeypatch.setattr(device_data, "lives_on", lambda _, field: resident and is_one_of(field, (1, 4)))
+    monkeypatch.setattr(device_data, "reads", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
 
     def make(**settings: Any) -> Loader:
         with pytest.MonkeyPatch.context() as for_now:
@@ -201,7 +202,7 @@ def test_what_is_raised_on_the_way_loses_nothing(
 ) -> None:
     plain, loader = Loader(**settings()), make(**settings())
     batches = iter(loader)
-    owner = device_batches if where == "pinned_empty" else device_batches.DeviceBatches
+    owner = device_data if where == "pinned_empty" else device_data.DeviceBatches
     calls, whole = 0, getattr(owner, where)
 
     def interrupted(*arguments: Any) -> Any:
@@ -247,13 +248,13 @@ def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], 
 @pytest.mark.parametrize("make", ["resident"], indirect=True)
 def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
-    send = device_batches.DeviceBatches.send
+    send = device_data.DeviceBatches.send
 
     def noted(self: Any, batches: list[Any]) -> list[Any]:
         sent.append(len(batches))
         return send(self, batches)
 
-    monkeypatch.setattr(device_batches.DeviceBatches, "send", noted)
+    monkeypatch.setattr(device_data.DeviceBatches, "send", noted)
     data = {name: DATA[name] for name in "xy"}
     with make(**settings(data=data, batch_size=2, prefetch=4)) as loader:
         for _ in loader:
@@ -278,7 +279,7 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
         weakref.finalize(array, died)
         return torch.from_numpy(array)
 
-    monkeypatch.setattr(device_batches, "pinned_empty", counted)
+    monkeypatch.setattr(device_data, "pinned_empty", counted)
     loader = make(**settings(prefetch=3))
     fields = 5
     for _ in range(3):
@@ -297,14 +298,14 @@ def test_as_many_batches_come_ahead_as_were_asked_for(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
     sent, least = 0, []
-    send = device_batches.DeviceBatches.send
+    send = device_data.DeviceBatches.send
 
     def counted(self: Any, batches: list[Any]) -> list[Any]:
         nonlocal sent
         sent += len(batches)
         return send(self, batches)
 
-    monkeypatch.setattr(device_batches.DeviceBatches, "send", counted)
+    monkeypatch.setattr(device_data.DeviceBatches, "send", counted)
     with make(**settings(prefetch=prefetch)) as loader:
         for step, _ in enumerate(loader, 1):
             time.sleep(0.01)  # time for the threads
@@ -317,7 +318,7 @@ def test_without_room_for_several_batches_they_come_one_by_one(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = 0
-    copy = device_batches.DeviceBatches._copy
+    copy = device_data.DeviceBatches._copy
 
     def scarce(self: Any, array: torch.Tensor) -> torch.Tensor:
         nonlocal alive
@@ -334,7 +335,7 @@ def test_without_room_for_several_batches_they_come_one_by_one(
         weakref.finalize(copied, died)
         return copied
 
-    monkeypatch.setattr(device_batches.DeviceBatches, "_copy", scarce)
+    monkeypatch.setattr(device_data.DeviceBatches, "_copy", scarce)
     plain, loader = Loader(**settings()), make(**settings())
     raised = 0
     batches = iter(loader)

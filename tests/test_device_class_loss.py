@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from l2m_fast import Learn2Mix, Loader
-from l2m_fast import device_class_loss as device_class_loss_module
 from l2m_fast import loader as loader_module
-from l2m_fast.class_loss import ClassLoss, LossWindow
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast.losses import device as device_losses
+from l2m_fast.losses.device import DeviceClassLoss
+from l2m_fast.losses.window import ClassLoss, LossWindow
 
 NUM_CLASSES = 7
 LOSS_TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -34,7 +34,7 @@ class Twin(DeviceClassLoss):
 def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
     """Return sums by the kernel where there is one, else by its twin."""
     place = torch.device(device)
-    return (DeviceClassLoss if device_class_loss_module.by_kernel(place) else Twin)(num_classes, place)
+    return (DeviceClassLoss if device_losses.by_kernel(place) else Twin)(num_classes, place)
 
 
 def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dtype, n: int, num_classes: int) -> None:

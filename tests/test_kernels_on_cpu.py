@@ -21,9 +21,11 @@ import pybind11
 import pytest
 import torch
 
-from l2m_fast import Learn2Mix, Loader, Normalized, batch_source, cross_entropy_cuda, cross_entropy_op, device_batches
-from l2m_fast import device_class_loss as device_class_loss_module
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast import Learn2Mix, Loader, Normalized, batch_source
+from l2m_fast.data import device as device_data
+from l2m_fast.losses import cuda_operators, operators
+from l2m_fast.losses import device as device_losses
+from l2m_fast.losses.device import DeviceClassLoss
 from test_cross_entropy import DTYPES, arguments
 from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
@@ -53,9 +55,9 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture(autouse=True)
 def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the package take the CPU for a device."""
-    for user in (device_class_loss_module, device_batches, cross_entropy_cuda):
+    for user in (device_losses, device_data, cuda_operators):
         monkeypatch.setattr(user, "_cuda", module)
-    for user in (device_class_loss_module, device_batches):
+    for user in (device_losses, device_data):
         monkeypatch.setattr(user, "by_kernel", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
@@ -109,8 +111,8 @@ def test_sums_of_sums() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(dtype, weighted)
-    expected = cross_entropy_op.cross_entropy(logits, targets, classes, weight, num_classes, *options)
-    result = cross_entropy_cuda.cross_entropy(logits, targets, classes, weight, num_classes, *options)
+    expected = operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
+    result = cuda_operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
     for mine, theirs in zip((result[0], *result[2:]), (expected[0], *expected[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     sums = DeviceClassLoss(num_classes, CPU, result[1])
@@ -119,13 +121,13 @@ def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -
     assert sums.not_finite == 0
     backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, *expected[2:], *options)
     torch.testing.assert_close(
-        cross_entropy_cuda.cross_entropy_gradient(*backward), cross_entropy_op.cross_entropy_gradient(*backward)
+        cuda_operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient(*backward)
     )
 
 
 def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> None:
     logits, targets, classes = torch.randn(4, 3), torch.tensor([0, 3, -100, 2]), torch.tensor([0, 0, 7, 5])
-    loss, words, *_ = cross_entropy_cuda.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
+    loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
     sums = DeviceClassLoss(2, CPU, words)
     assert loss.isnan()
     for message in (r"classes must be in \[0, 2\) \(got 1 others", r"targets must be columns or ignore_index \(got 1 "):
@@ -135,7 +137,7 @@ def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> N
 
 
 def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_batches, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
     image = torch.arange(50 * 48, dtype=torch.uint8).reshape(50, 3, 4, 4)
     data: dict[str, Any] = {
         "x": torch.randn(50, 7),

@@ -12,8 +12,8 @@ from benchmarks.race import OURS
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_3072, SEED, Workload
 from l2m_fast import Loader, Normalized
-from l2m_fast.data import fields_of
-from l2m_fast.device_batches import Gathering, Normalize
+from l2m_fast.data.device import Gathering, Normalize
+from l2m_fast.data.fields import fields_of
 
 _CUDA = torch.device("cuda", 0)
 

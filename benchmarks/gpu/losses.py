@@ -11,7 +11,7 @@ from benchmarks.gpu.timing import Work, device_times, host_times, microseconds
 from benchmarks.race import OURS, Times
 from benchmarks.report import Goal, Report
 from l2m_fast import Learn2Mix, Loader, cross_entropy
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast.losses.device import DeviceClassLoss
 
 _CUDA = torch.device("cuda", 0)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from l2m_fast._build_info import build_info
 from l2m_fast._core import __version__
-from l2m_fast.class_loss import ClassLoss, class_loss
-from l2m_fast.cross_entropy import cross_entropy
+from l2m_fast.data.normalize import Normalized
 from l2m_fast.loader import Loader
+from l2m_fast.losses.cross_entropy import cross_entropy
+from l2m_fast.losses.window import ClassLoss, class_loss
 from l2m_fast.mixing import (
     Balanced,
     EffectiveNumber,
@@ -17,7 +18,6 @@ from l2m_fast.mixing import (
     Static,
     Temperature,
 )
-from l2m_fast.normalized import Normalized
 
 __all__ = [
     "Balanced",

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from l2m_fast import _core
 from l2m_fast._checks import choice, flag, whole
 from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
-from l2m_fast.class_loss import MAX_COUNT
-from l2m_fast.data import fields_of, normalizing
+from l2m_fast.data.fields import fields_of, normalizing
+from l2m_fast.data.labels import class_ids
 from l2m_fast.distributed import warn_of_ranks
-from l2m_fast.labels import class_ids
+from l2m_fast.losses.window import MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from l2m_fast.data import Field, Format
+    from l2m_fast.data.fields import Field, Format
     from l2m_fast.mixing import Floats
 
 _MAX_THREADS = 1024
@@ -102,13 +102,13 @@ class BatchSource:
         outputs = [field.output for field in self.fields]
         prefetch, lend, transfer = self.prefetch, None, None
         if self.device is not None:
-            from l2m_fast.device_batches import DeviceBatches
+            from l2m_fast.data.device import DeviceBatches
 
             transfer = DeviceBatches(self.fields, self.device, self.batch_size, self.prefetch)
             memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
             prefetch += transfer.ahead
         elif self.pin_memory:
-            from l2m_fast.device_batches import pinned_memory
+            from l2m_fast.data.device import pinned_memory
 
             lend = pinned_memory([(field.row_shape, field.torch_dtype) for field in self.fields], self.batch_size)
         return _core.Prefetcher(

@@ -12,7 +12,9 @@ from l2m_fast import _core, state
 from l2m_fast._checks import shortened, whole
 from l2m_fast.arguments import checked_mixing, checked_seed, refuse_unknown, warn_of_epochs
 from l2m_fast.batch_source import batch_source
-from l2m_fast.class_loss import (
+from l2m_fast.data.fields import DataView, Format
+from l2m_fast.fingerprint import by_value
+from l2m_fast.losses.window import (
     MAX_COUNT,
     ClassLoss,
     class_array,
@@ -21,8 +23,6 @@ from l2m_fast.class_loss import (
     is_on_device,
     loss_array,
 )
-from l2m_fast.data import DataView, Format
-from l2m_fast.fingerprint import by_value
 from l2m_fast.mixing import MixingPolicy, follows_losses
 from l2m_fast.progress import Course, Progress
 

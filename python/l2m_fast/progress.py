@@ -14,9 +14,9 @@ import numpy as np
 from l2m_fast import _core, state
 from l2m_fast._checks import cut, shortened
 from l2m_fast.arguments import draw_seed
-from l2m_fast.class_loss import ClassLoss, LossWindow, without_gaps
 from l2m_fast.distributed import summed_over_ranks
 from l2m_fast.history import History, Recorder
+from l2m_fast.losses.window import ClassLoss, LossWindow, without_gaps
 from l2m_fast.mixing import MixingPolicy, follows_losses
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2m_fast import class_loss, cross_entropy, cross_entropy_op
-from l2m_fast.class_loss import device_classes
+from l2m_fast import class_loss, cross_entropy
+from l2m_fast.losses import operators
+from l2m_fast.losses.window import device_classes
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.0], [1.0, 1.5, -0.5, 0.25], [0.0, 0.0, 3.0, -2.0], [2.0, 1.0, 0.0, -1.0]])
 T = torch.tensor([0, 1, 2, 1])
@@ -44,7 +45,7 @@ def by_torch_operations(
     logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, label_smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the package has for devices without its kernels."""
-    operators, of_weight = cross_entropy_op, weight.double()
+    of_weight = weight.double()
     loss, _, *saved = operators.cross_entropy._init_fn(logits, targets, targets, of_weight, 4, -100, label_smoothing)
     backward = (torch.tensor(1.0), logits, targets, of_weight, *saved, -100, label_smoothing)
     return loss, operators.cross_entropy_gradient._init_fn(*backward)

@@ -281,7 +281,8 @@ def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
 def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from l2m_fast import batch_source, device_batches
+    from l2m_fast import batch_source
+    from l2m_fast.data import device as device_data
 
     monkeypatch.setattr(batch_source, "can_pin", lambda *_: True)
     closing: list[Loader] = []
@@ -291,7 +292,7 @@ def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pyt
             closing.pop().close()
         return torch.empty(shape, dtype=dtype)
 
-    monkeypatch.setattr(device_batches, "pinned_empty", lend)
+    monkeypatch.setattr(device_data, "pinned_empty", lend)
     loader = Loader(np.arange(N), batch_size=6, pin_memory=True, seed=0)
     batches = iter(loader)
     next(batches)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from l2m_fast import Balanced, Loader, Normalized
-from l2m_fast.data import fields_of
-from l2m_fast.device_batches import DeviceBatches, Gathering
+from l2m_fast.data.device import DeviceBatches, Gathering
+from l2m_fast.data.fields import fields_of
 
 N = 503
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from l2m_fast import ClassLoss, Learn2Mix, Loader, class_loss
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast.losses.device import DeviceClassLoss
 from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
 

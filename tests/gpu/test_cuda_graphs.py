@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from l2m_fast import class_loss, cross_entropy
-from l2m_fast.device_class_loss import DeviceClassLoss
+from l2m_fast.losses.device import DeviceClassLoss
 from test_cross_entropy import case
 
 Result = TypeVar("Result")

@@ -1,4 +1,4 @@
-"""The operators of cross_entropy_op.py by kernels of this package, on a CUDA device."""
+"""The operators of operators.py by kernels of this package, on a CUDA device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l2m_fast._build_info import _cuda
-from l2m_fast.device_class_loss import DeviceClassLoss, name_of
+from l2m_fast.losses.device import DeviceClassLoss, name_of
 
 
 def cross_entropy(

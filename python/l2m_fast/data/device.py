@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from l2m_fast._build_info import _cuda
-from l2m_fast.device_class_loss import by_kernel
+from l2m_fast.losses.device import by_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from l2m_fast.data import Field
-    from l2m_fast.normalized import Normalized
+    from l2m_fast.data.fields import Field
+    from l2m_fast.data.normalize import Normalized
 
     Memory = tuple[int, int, int]
     Output = tuple[None, int, int, list[int]]

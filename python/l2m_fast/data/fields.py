@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from l2m_fast._checks import cut, has_memory, not_plain, shortened
-from l2m_fast.normalized import Normalized
+from l2m_fast.data.normalize import Normalized
 
 Format = Literal["torch", "numpy"]
 Build = Callable[[Iterator[Any]], Any]

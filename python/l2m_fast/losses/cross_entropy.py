@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from l2m_fast._checks import cut, has_memory, not_plain, shortened, whole
-from l2m_fast.class_loss import MOST_CLASSES, ClassLoss
+from l2m_fast.losses.window import MOST_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def cross_entropy(
         ImportError: torch is missing or too old.
     """
     torch = _torch()
-    from l2m_fast import cross_entropy_op
-    from l2m_fast.device_class_loss import DeviceClassLoss
+    from l2m_fast.losses import operators
+    from l2m_fast.losses.device import DeviceClassLoss
 
     num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     ignore_index = whole("ignore_index", ignore_index, -_LARGEST, _LARGEST)
@@ -93,7 +93,7 @@ def cross_entropy(
         _check_differentiation(torch, logits, weight)
     try:
         narrow = logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type)
-        loss, words, *_ = cross_entropy_op.cross_entropy(
+        loss, words, *_ = operators.cross_entropy(
             logits.float() if narrow else logits,
             targets,
             targets if classes is None else classes.to(torch.int64),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from l2m_fast._build_info import _cuda, cuda_usable
-from l2m_fast.class_loss import ClassLoss
+from l2m_fast.losses.window import ClassLoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
 
-    from l2m_fast.device_class_loss import DeviceClassLoss
+    from l2m_fast.losses.device import DeviceClassLoss
 
     Floats = NDArray[np.float64]
     Sizes = NDArray[np.int64]
@@ -74,7 +74,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
         msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {shortened(int(num_classes))})"
         raise ValueError(msg)
     if is_on_device(losses):
-        from l2m_fast.device_class_loss import DeviceClassLoss
+        from l2m_fast.losses.device import DeviceClassLoss
 
         on_device = DeviceClassLoss(int(num_classes), losses.device)
         on_device.add(losses, device_classes(losses, classes))
@@ -128,7 +128,7 @@ def is_on_device(losses: object) -> TypeGuard[torch.Tensor]:
 
 def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:
     """Whether these are sums on a device."""
-    module = sys.modules.get("l2m_fast.device_class_loss")
+    module = sys.modules.get("l2m_fast.losses.device")
     return module is not None and isinstance(losses, module.DeviceClassLoss)
 
 
@@ -239,7 +239,7 @@ class LossWindow:
     def on_device(self, device: torch.device) -> DeviceClassLoss:
         """Where losses of a device are added; waits for the one before where it is another."""
         if self._on_device is None or self._on_device.device != device:
-            from l2m_fast.device_class_loss import DeviceClassLoss
+            from l2m_fast.losses.device import DeviceClassLoss
 
             self._here, self._on_device = self.pending, DeviceClassLoss(len(self._here.sum), device)
         return self._on_device

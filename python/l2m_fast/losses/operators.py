@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from l2m_fast import _core
 from l2m_fast._build_info import cuda_usable
-from l2m_fast.device_class_loss import TARGETS, DeviceClassLoss, num_words
+from l2m_fast.losses.device import TARGETS, DeviceClassLoss, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -207,7 +207,7 @@ def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 if cuda_usable():
-    from l2m_fast import cross_entropy_cuda
+    from l2m_fast.losses import cuda_operators
 
-    cross_entropy.register_kernel("cuda")(cross_entropy_cuda.cross_entropy)
-    cross_entropy_gradient.register_kernel("cuda")(cross_entropy_cuda.cross_entropy_gradient)
+    cross_entropy.register_kernel("cuda")(cuda_operators.cross_entropy)
+    cross_entropy_gradient.register_kernel("cuda")(cuda_operators.cross_entropy_gradient)
