@@ -26,6 +26,7 @@ from l2m_fast import (
     class_loss,
 )
 from l2m_fast.fingerprint import by_value
+from l2m_fast.losses.sums import ClassSums
 
 K = 5
 CLASSES = np.array([0, 3, 3, 1, 0, 3, 4, 0])
@@ -35,7 +36,7 @@ SUMS, COUNTS = [1.0, 2.0, 0.0, 11.25, 0.0], [3, 1, 0, 3, 1]
 # ---- class_loss
 
 
-def assert_is(result: ClassLoss, sums: Any, counts: Any) -> None:
+def assert_is(result: ClassSums, sums: Any, counts: Any) -> None:
     assert isinstance(result, ClassLoss)
     assert result.sum.dtype == np.float64
     assert result.count.dtype == np.int64

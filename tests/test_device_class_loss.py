@@ -13,7 +13,8 @@ from l2m_fast import Learn2Mix, Loader
 from l2m_fast import loader as loader_module
 from l2m_fast.losses import device as device_losses
 from l2m_fast.losses.device import DeviceClassLoss
-from l2m_fast.losses.window import ClassLoss, LossWindow
+from l2m_fast.losses.sums import ClassLoss
+from l2m_fast.losses.window import LossWindow
 
 NUM_CLASSES = 7
 LOSS_TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -6,8 +6,9 @@ from l2m_fast._build_info import build_info
 from l2m_fast._core import __version__
 from l2m_fast.data.normalize import Normalized
 from l2m_fast.loader import Loader
+from l2m_fast.losses.class_loss import class_loss
 from l2m_fast.losses.cross_entropy import cross_entropy
-from l2m_fast.losses.window import ClassLoss, class_loss
+from l2m_fast.losses.sums import ClassLoss
 from l2m_fast.mixing import (
     Balanced,
     EffectiveNumber,

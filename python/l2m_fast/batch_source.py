@@ -11,7 +11,7 @@ from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
 from l2m_fast.data.fields import fields_of, normalizing
 from l2m_fast.data.labels import class_ids
 from l2m_fast.distributed import warn_of_ranks
-from l2m_fast.losses.window import MAX_COUNT
+from l2m_fast.losses.sums import MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,15 +14,9 @@ from l2m_fast.arguments import checked_mixing, checked_seed, refuse_unknown, war
 from l2m_fast.batch_source import batch_source
 from l2m_fast.data.fields import DataView, Format
 from l2m_fast.fingerprint import by_value
-from l2m_fast.losses.window import (
-    MAX_COUNT,
-    ClassLoss,
-    class_array,
-    device_classes,
-    is_device_class_loss,
-    is_on_device,
-    loss_array,
-)
+from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
+from l2m_fast.losses.class_loss import is_device_class_loss
+from l2m_fast.losses.sums import MAX_COUNT, ClassLoss
 from l2m_fast.mixing import MixingPolicy, follows_losses
 from l2m_fast.progress import Course, Progress
 
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Never, Self
 
     from l2m_fast.history import History
+    from l2m_fast.losses.sums import ClassSums
     from l2m_fast.mixing import Floats, Sizes
 
 
@@ -200,7 +195,7 @@ class Loader:
     # ---- losses
 
     def record(
-        self, losses: torch.Tensor | ArrayLike | ClassLoss, classes: torch.Tensor | ArrayLike | None = None
+        self, losses: torch.Tensor | ArrayLike | ClassSums, classes: torch.Tensor | ArrayLike | None = None
     ) -> None:
         """Add per-sample losses to the current window. Works with every mixing; two calls for a batch add up.
 

@@ -16,7 +16,8 @@ from l2m_fast._checks import cut, shortened
 from l2m_fast.arguments import draw_seed
 from l2m_fast.distributed import summed_over_ranks
 from l2m_fast.history import History, Recorder
-from l2m_fast.losses.window import ClassLoss, LossWindow, without_gaps
+from l2m_fast.losses.sums import ClassLoss
+from l2m_fast.losses.window import LossWindow, without_gaps
 from l2m_fast.mixing import MixingPolicy, follows_losses
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from l2m_fast._checks import shortened
-from l2m_fast.losses.window import LARGEST_SUM, MAX_COUNT
+from l2m_fast.losses.sums import LARGEST_SUM, MAX_COUNT
 
 VERSION = 3  # 1: permutations by Philox alone; 2: due times that moved by up to an interval
 MAX_EPOCH = 2**52  # for set_epoch(): far enough below for all epochs that may follow

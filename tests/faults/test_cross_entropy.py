@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2m_fast import class_loss, cross_entropy
 from l2m_fast.losses import operators
-from l2m_fast.losses.window import device_classes
+from l2m_fast.losses.arrays import device_classes
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.0], [1.0, 1.5, -0.5, 0.25], [0.0, 0.0, 3.0, -2.0], [2.0, 1.0, 0.0, -1.0]])
 T = torch.tensor([0, 1, 2, 1])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_fast import ClassLoss, Learn2Mix, Loader, class_loss
+from l2m_fast import Learn2Mix, Loader, class_loss
 from l2m_fast.losses.device import DeviceClassLoss
+from l2m_fast.losses.sums import ClassSums
 from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
 
@@ -21,7 +22,7 @@ def watching(values: list[Any], *watched: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.kernels if value in watched else ()) for value in values]
 
 
-def assert_exact(sums: ClassLoss, losses: torch.Tensor, classes: torch.Tensor, times: int = 1) -> None:
+def assert_exact(sums: ClassSums, losses: torch.Tensor, classes: torch.Tensor, times: int = 1) -> None:
     """Compare sums and counts of whole numbers, which torch adds exactly too."""
     k = len(sums.sum)
     expected = torch.zeros(k, dtype=torch.float64, device=losses.device).index_add_(0, classes, losses.double())

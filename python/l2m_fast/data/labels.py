@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2m_fast._checks import shortened
-from l2m_fast.losses.window import class_array
+from l2m_fast.losses.arrays import class_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from l2m_fast._checks import cut, has_memory, not_plain, shortened, whole
-from l2m_fast.losses.window import MOST_CLASSES, ClassLoss
+from l2m_fast.losses.sums import MOST_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
 
 if TYPE_CHECKING:
     import torch
+
+    from l2m_fast.losses.sums import ClassSums
 
 _LARGEST = 2**63 - 1
 
@@ -23,7 +25,7 @@ def cross_entropy(
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, ClassLoss]:
+) -> tuple[torch.Tensor, ClassSums]:
     """Mean cross entropy, and the loss sum and count of each class that `Loader.record` takes.
 
     The mean is `torch.nn.functional.cross_entropy(logits, targets, weight, ignore_index=..., label_smoothing=...)` in
@@ -112,7 +114,7 @@ def cross_entropy(
             if tensor is not None and not has_memory(tensor):
                 raise TypeError(not_plain(name, tensor, str(tensor.dtype))) from error
         raise
-    return loss, DeviceClassLoss(num_classes, logits.device, words)  # type: ignore[return-value]  # it is read as one
+    return loss, DeviceClassLoss(num_classes, logits.device, words)
 
 
 def _torch() -> Any:

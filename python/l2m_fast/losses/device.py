@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from l2m_fast._build_info import _cuda, cuda_usable
-from l2m_fast.losses.window import ClassLoss
+from l2m_fast.losses.sums import ClassLoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class DeviceClassLoss:
-    """Sum and number of the losses of each class, on the device of the losses: a `ClassLoss` that is read when needed.
+    """Sum and number of the losses of each class, on the device of the losses: `ClassSums` that are read when needed.
 
     Each `add()` adds to every class's sum the float64 nearest to the sum of its losses, which are summed without rounding:
     the same bits on every device and in every order (gpu-to-gpu deterministic). Where the package was built without a CUDA
