@@ -9,6 +9,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,10 @@ def wrong_includes(root: Path) -> list[str]:
     return wrong
 
 
-def imported_modules(file: Path, package: str) -> set[str]:
-    """Absolute names of all modules that `file`, a module inside `package`, imports anywhere, also inside functions."""
+def imported_modules(statements: Iterable[ast.AST], package: str) -> set[str]:
+    """Return the absolute names of all modules that statements of a module inside `package` import."""
     modules = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in statements:
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -71,12 +72,49 @@ def wrong_imports(root: Path) -> list[str]:
         part = place.with_suffix("").parts[0]
         below = TOP_OF_PACKAGE[: TOP_OF_PACKAGE.index(part) + 1] if part in TOP_OF_PACKAGE else ()
         package = ".".join(["l2m_fast", *place.parts[:-1]])
-        for module in sorted(imported_modules(file, package)):
+        for module in sorted(imported_modules(ast.walk(ast.parse(file.read_text())), package)):
             name, *rest = module.split(".")
             above = name == "l2m_fast" and bool(rest) and rest[0] in TOP_OF_PACKAGE and rest[0] not in below
             if name in OUTSIDE_PACKAGE or above:
                 wrong.append(f"{file.relative_to(root)} imports {module}")
     return wrong
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what is below a node, also inside functions, but not what only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from executed(child)
+
+
+def import_circles(root: Path) -> list[str]:
+    """Return every group of modules under root/python/l2m_fast that import each other, as `module, module`."""
+    imported = {}
+    for file in [*root.glob("python/l2m_fast/**/*.py"), *root.glob("python/l2m_fast/**/*.pyi")]:
+        package = ".".join(file.relative_to(root / "python").parts[:-1])
+        name = package if file.stem == "__init__" else f"{package}.{file.stem}"
+        imported[name] = imported_modules(executed(ast.parse(file.read_text())), package)
+    # What is imported from a module is a name in it or, from a package, perhaps a module.
+    edges = {
+        name: {module if module in imported else module.rpartition(".")[0] for module in modules} & imported.keys()
+        for name, modules in imported.items()
+    }
+    reached = {name: reachable(name, edges) for name in edges}
+    circles = {frozenset(other for other in reached[name] if name in reached[other]) for name in edges}
+    return sorted(", ".join(sorted(circle)) for circle in circles if circle)
+
+
+def reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
+    """Return all nodes of a graph to which a path of at least one edge leads."""
+    found: set[str] = set()
+    unfollowed = [start]
+    while unfollowed:
+        new = edges[unfollowed.pop()] - found
+        found |= new
+        unfollowed += new
+    return found
 
 
 def test_no_include_points_back() -> None:
@@ -87,6 +125,10 @@ def test_no_include_points_back() -> None:
 def test_no_import_points_back() -> None:
     assert list(ROOT.glob("python/l2m_fast/*.py"))
     assert wrong_imports(ROOT) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert import_circles(ROOT) == []
 
 
 @pytest.mark.parametrize(
@@ -137,6 +179,27 @@ def test_an_import_that_points_back_is_found(tmp_path: Path, file: str, statemen
     planted.parent.mkdir(parents=True)
     planted.write_text(f"import numpy\n\ndef late():\n    {statement}\n")
     assert wrong_imports(tmp_path) == [f"python/l2m_fast/{file} imports {module}"]
+
+
+@pytest.mark.parametrize(
+    ("files", "circles"),
+    [
+        ({"a.py": "import l2m_fast.b", "b.py": "from l2m_fast import a"}, ["a, b"]),
+        ({"a.py": "def late():\n    from l2m_fast.b import x", "b.py": "from .a import y"}, ["a, b"]),
+        ({"a.py": "from .b import x", "b.py": "from .c import x", "c.py": "if x:\n    from . import a"}, ["a, b, c"]),
+        ({"part/a.py": "from ..b import x", "b.py": "from .part import a", "c.py": "from . import b"}, ["b, part.a"]),
+        ({"part/__init__.py": "from .a import x", "part/a.py": "from . import y"}, ["part, part.a"]),
+        ({"a.py": "from .b import x", "b.py": "from .a import x", "c.py": "import l2m_fast.c"}, ["a, b", "c"]),
+        ({"a.py": "from .b import x", "b.py": "if TYPE_CHECKING:\n    from .a import y"}, []),
+        ({"part/__init__.py": "from .a import x", "part/a.py": "from . import _core", "part/_core.pyi": ""}, []),
+    ],
+)
+def test_modules_that_import_each_other_are_found(tmp_path: Path, files: dict[str, str], circles: list[str]) -> None:
+    for name, text in files.items():
+        planted = tmp_path / "python/l2m_fast" / name
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_text(text)
+    assert [circle.replace("l2m_fast.", "") for circle in import_circles(tmp_path)] == circles
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
