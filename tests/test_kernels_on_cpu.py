@@ -26,8 +26,8 @@ from l2m_fast.data import device as device_data
 from l2m_fast.losses import cuda_operators, operators
 from l2m_fast.losses import device as device_losses
 from l2m_fast.losses.device import DeviceClassLoss
-from test_cross_entropy import DTYPES, arguments
-from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
+from losses.cross_entropy_cases import DTYPES, arguments
+from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
 CPP = Path(__file__).parents[1] / "cpp"
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import torch
 from l2m_fast import Learn2Mix, Loader, class_loss
 from l2m_fast.losses.device import DeviceClassLoss
 from l2m_fast.losses.sums import ClassSums
-from test_device_class_loss import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
+from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, check_against_fsum, totals
 
 
 def watching(values: list[Any], *watched: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from l2m_fast import Learn2Mix, Loader, cross_entropy
-from test_cross_entropy import DTYPES, case, gradient_of
+from losses.cross_entropy_cases import DTYPES, case, gradient_of
 
 
 def both(

@@ -13,7 +13,7 @@ import torch
 
 from l2m_fast import class_loss, cross_entropy
 from l2m_fast.losses.device import DeviceClassLoss
-from test_cross_entropy import case
+from losses.cross_entropy_cases import case
 
 Result = TypeVar("Result")
 

@@ -11,58 +11,10 @@ import torch
 
 from l2m_fast import Learn2Mix, Loader
 from l2m_fast import loader as loader_module
-from l2m_fast.losses import device as device_losses
 from l2m_fast.losses.device import DeviceClassLoss
 from l2m_fast.losses.sums import ClassLoss
 from l2m_fast.losses.window import LossWindow
-
-NUM_CLASSES = 7
-LOSS_TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-CLASS_TYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
-
-
-class Twin(DeviceClassLoss):
-    """Sums on the CPU, by the reference implementation of the kernel."""
-
-    def add(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        import _testing  # here, because tests/gpu imports this file where that module is not built
-
-        bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
-        count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
-        _testing.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), unusual.numpy())
-
-
-def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
-    """Return sums by the kernel where there is one, else by its twin."""
-    place = torch.device(device)
-    return (DeviceClassLoss if device_losses.by_kernel(place) else Twin)(num_classes, place)
-
-
-def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dtype, n: int, num_classes: int) -> None:
-    generator = torch.Generator().manual_seed(n)
-    losses = torch.exp(6 * torch.randn(n, generator=generator, dtype=torch.float64)).clamp(max=6e4).to(loss_type)
-    losses *= torch.randint(0, 2, (n,), generator=generator) * 2 - 1
-    classes = torch.randint(num_classes, (n,), generator=generator).to(class_type)
-    losses[::97] = math.nan
-    classes[5::101] = -1 if class_type.is_signed else 200
-    sums = totals(device, num_classes)
-    for half in (slice(n // 2), slice(n // 2, None)):
-        sums.add(losses[half].to(device), classes[half].to(device))
-
-    wrong = (classes < 0) | (classes >= num_classes)
-    finite = losses.isfinite()
-    assert sums.not_finite == int((~wrong & ~finite).sum())
-    if wrong.any():
-        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} others, left out, on {device}"):
-            sums.read()
-    result = sums.read()
-    for k in range(num_classes):
-        halves = []
-        for half in (slice(n // 2), slice(n // 2, None)):
-            of_class = losses[half][(classes[half] == k) & finite[half]].double()
-            halves.append(math.fsum(of_class.tolist()))
-        assert result.sum[k] == halves[0] + halves[1]
-    assert result.count.tolist() == [int(((classes == k) & finite).sum()) for k in range(num_classes)]
+from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, NUM_CLASSES, check_against_fsum, totals
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)

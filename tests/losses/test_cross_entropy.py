@@ -15,19 +15,7 @@ from torch.nn import functional
 from l2m_fast import ClassLoss, Learn2Mix, Loader, _core, class_loss, cross_entropy
 from l2m_fast.losses import operators
 from l2m_fast.losses.device import DeviceClassLoss
-
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-
-
-def case(n: int, columns: int, dtype: torch.dtype = torch.float32, scale: float = 3.0) -> tuple[Any, Any]:
-    generator = torch.Generator().manual_seed(n * 1000 + columns)
-    logits = (torch.randn(n, columns, generator=generator) * scale).to(dtype).requires_grad_()
-    return logits, torch.randint(columns, (n,), generator=generator)
-
-
-def gradient_of(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    (gradient,) = torch.autograd.grad(loss * 3, logits)
-    return gradient
+from losses.cross_entropy_cases import DTYPES, arguments, case, gradient_of
 
 
 def expected_of(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> tuple[Any, Any, Any]:
@@ -178,13 +166,6 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
         _core.cross_entropy_gradient(values, ids, None, -100, 0.1, log_sum_exp, 1 / n, gradient, num_threads)
         results.add((mean, log_sum_exp.tobytes(), sums.sum.tobytes(), sums.count.tobytes(), gradient.tobytes()))
     assert len(results) == 1
-
-
-def arguments(dtype: torch.dtype, weighted: bool) -> tuple[Any, ...]:
-    logits, targets = case(12, 5, dtype)
-    targets[3] = -100
-    weight = torch.linspace(0.5, 2, 5).double() if weighted else None
-    return logits, targets, torch.arange(12) % 4, weight, 4, -100, 0.1
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
