@@ -1,0 +1,10 @@
+"""Rows of four classes, of which the last has one row."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+N = 60
+CLASSES = np.repeat([0, 1, 2, 3], [30, 20, 9, 1])
+IMAGES = torch.arange(N * 300).reshape(N, 300)

@@ -1,0 +1,105 @@
+"""Losses that are summed over ranks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2m_fast import (
+    Balanced,
+    Learn2Mix,
+)
+from loader.recording import START, record_means, stepped
+from loader.small import STEPS, make
+
+
+def test_stop_iteration_of_all_reduce_is_an_error_and_no_end_of_the_epoch() -> None:
+    def all_reduce(sums: Any) -> None:  # noqa: ARG001
+        raise StopIteration
+
+    loader = make(mixing=Learn2Mix(), update_every=2, rank=0, world_size=2, all_reduce=all_reduce)
+    with pytest.raises(RuntimeError, match=r"all_reduce.* raised StopIteration"):
+        list(loader)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_with_all_reduce_follow_the_losses_of_all(world_size: int, every: Any) -> None:
+    mailbox: list[Any] = []
+
+    def all_reduce(sums: Any) -> None:
+        assert sums.dtype == np.float64
+        assert sums.shape == (9,)
+        sums[:] = [*np.sum(mailbox, axis=0), world_size]
+
+    def post() -> None:
+        states = [loader.state_dict() for loader in ranks]
+        mailbox[:] = [np.array(state["window_sum"] + state["window_count"]) for state in states]
+
+    options: dict[str, Any] = {"update_every": every, "steps_per_epoch": 4}
+    whole = make(batch_size=6, **options)
+    ranks = [
+        make(batch_size=6 // world_size, rank=rank, world_size=world_size, all_reduce=all_reduce, **options)
+        for rank in range(world_size)
+    ]
+    for _ in range(4):
+        post()
+        iterators = [iter(loader) for loader in ranks]
+        for rows in whole:
+            whole.record(np.sqrt(rows + 1.0))
+            post()
+            parts = [next(batches) for batches in iterators]
+            assert sorted(np.concatenate(parts).tolist()) == sorted(rows.tolist())
+            for loader, part in zip(ranks, parts, strict=True):
+                loader.record(np.sqrt(part + 1.0))
+        post()
+        assert [next(batches, None) for batches in iterators] == [None] * world_size
+        for loader in ranks:
+            np.testing.assert_allclose(loader.proportions, whole.proportions, rtol=1e-13)
+    assert len(whole.history) == len(ranks[0].history) > 1
+
+
+def test_a_rank_that_recorded_nothing_still_takes_part() -> None:
+    def all_reduce(sums: Any) -> None:
+        sums += [1, 2, 0, 3, 1, 1, 0, 1, 1]
+
+    loader = make(batch_size=3, rank=0, world_size=2, all_reduce=all_reduce)
+    list(loader)
+    np.testing.assert_allclose(loader.proportions, stepped(START, [1, 2, 0, 3]))
+
+
+def test_a_fixed_policy_needs_no_all_reduce() -> None:
+    def never(_: Any) -> None:
+        pytest.fail("a fixed policy communicates nothing")
+
+    for all_reduce in (None, never):
+        loader = make(mixing=Balanced(), batch_size=3, rank=1, world_size=2, all_reduce=all_reduce)
+        for _batch in loader:
+            loader.record(np.ones(3))
+    assert loader.class_losses[[0, 1, 3]].tolist() == [1, 1, 1]
+
+
+def test_an_all_reduce_that_raises_loses_no_losses() -> None:
+    works = [False]
+
+    def all_reduce(sums: Any) -> None:
+        sums *= 2
+        if not works[0]:
+            msg = "the network is gone"
+            raise OSError(msg)
+
+    loader = make(batch_size=3, rank=0, world_size=2, all_reduce=all_reduce)
+    batches = iter(loader)
+    for _batch in itertools.islice(batches, STEPS):
+        record_means(loader, 1.0, 2.0, 3.0)
+    before = loader.state_dict()
+    for _ in range(2):
+        with pytest.raises(OSError, match="the network is gone"):
+            next(batches)
+        assert loader.state_dict() == before
+    works[0] = True
+    assert list(batches) == []
+    assert loader.history[0]["counts"].tolist() == [2 * STEPS, 2 * STEPS, 0, 2 * STEPS]

@@ -1,0 +1,126 @@
+"""States of several ranks, resumed on any number of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2m_fast import Loader
+from loader.small import FORMATS, losses_of, make
+
+# ---- ranks
+
+
+def _ranks(world_size: int, mailbox: list[Any], **options: Any) -> list[Loader]:
+    """Loaders of all ranks in one process; the sums to be reduced are put in the mailbox by `_reduce_all()`."""
+    return [
+        make(
+            batch_size=12 // world_size,
+            rank=rank,
+            world_size=world_size,
+            all_reduce=lambda sums: np.copyto(sums, [*sum(mailbox), world_size]),
+            **options,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def _steps(ranks: list[Loader], steps: int) -> list[Any]:
+    """So many steps of a new iter() of all ranks, every rank recording; global batches as sorted rows."""
+    batches = [iter(loader) for loader in ranks]
+    seen = []
+    for _ in range(steps):
+        parts = [next(of_rank) for of_rank in batches]
+        seen.append(sorted(np.concatenate(parts).tolist()))
+        for loader, part in zip(ranks, parts, strict=True):
+            loader.record(losses_of(part))
+    return seen
+
+
+def _post(ranks: list[Loader], mailbox: list[Any]) -> None:
+    mailbox[:] = [
+        np.array(state["window_sum"] + state["window_count"]) for state in (loader.state_dict() for loader in ranks)
+    ]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_the_states_of_all_ranks_resume_on_any_number_of_ranks(before: int, after: int) -> None:
+    def settle(ranks: list[Loader], mailbox: list[Any]) -> list[float]:
+        """Ends the epoch on all ranks with what they recorded."""
+        _post(ranks, mailbox)
+        for loader in ranks:
+            next(iter(loader))
+        shares = {tuple(loader.proportions.tolist()) for loader in ranks}
+        assert len(shares) == 1
+        return list(shares.pop())
+
+    mailbox: list[Any] = []
+    ranks = _ranks(before, mailbox)
+    _steps(ranks, 2)
+    states = FORMATS["json"]([loader.state_dict() for loader in ranks])
+    resumed_mailbox: list[Any] = []
+    resumed = _ranks(after, resumed_mailbox)
+    for loader in resumed:
+        loader.load_state_dict(states)
+    pending = np.sum([loader.state_dict()["window_sum"] for loader in resumed], axis=0)
+    np.testing.assert_allclose(pending, np.sum([state["window_sum"] for state in states], axis=0), rtol=1e-15)
+
+    same_ranks = _ranks(before, mailbox)
+    for loader, state in zip(same_ranks, states, strict=True):
+        loader.load_state_dict(state)
+    assert _steps(resumed, len(ranks[0]) - 2) == _steps(same_ranks, len(ranks[0]) - 2)
+    np.testing.assert_allclose(settle(resumed, resumed_mailbox), settle(same_ranks, mailbox), rtol=1e-13)
+
+
+def test_a_state_without_pending_losses_resumes_on_other_ranks_alone() -> None:
+    states = [loader.state_dict() for loader in _ranks(2, [])]
+    (whole,) = _ranks(1, [])
+    whole.load_state_dict(states[1])
+    assert len(list(whole)) == 3
+
+
+def test_pending_losses_of_the_other_ranks_are_not_forgotten() -> None:
+    ranks = _ranks(2, [])
+    for loader in ranks:
+        loader.record(losses_of(next(iter(loader))))
+    (whole,) = _ranks(1, [])
+    before = whole.state_dict()
+    with pytest.raises(ValueError, match=r"rank 1 of 2, cannot go on as rank 0 of 1 alone"):
+        whole.load_state_dict(ranks[1].state_dict())
+    assert whole.state_dict() == before
+
+
+def test_a_list_must_hold_the_states_of_all_ranks_at_one_moment() -> None:
+    states = [loader.state_dict() for loader in _ranks(3, [])]
+    (whole,) = _ranks(1, [])
+    later = {**states[2], "total_step": 1, "step": 1}
+    for given, message in (
+        ([], "an empty list"),
+        (states[:2], r"each of the 3 ranks once \(got ranks \[0, 1\]\)"),
+        ([states[0], states[0], states[1]], r"got ranks \[0, 0, 1\]"),
+        ([*states, states[0]], r"got ranks \[0, 0, 1, 2\]"),
+        ([*states[:2], later], "not of one moment: step, total_step differ"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            whole.load_state_dict(given)
+    whole.load_state_dict(states[::-1])
+    assert len(list(whole)) == 3
+
+
+# ---- states that do not fit
+
+
+def test_sums_of_ranks_stop_at_the_largest_float() -> None:
+    mailbox: list[Any] = []
+    ranks = _ranks(2, mailbox)
+    for loader in ranks:
+        losses = np.full(loader.num_classes, 1.7e308)
+        loader.record(losses, np.arange(loader.num_classes))
+    state = [json.loads(json.dumps(loader.state_dict())) for loader in ranks]
+    resumed = _ranks(2, mailbox)[0]
+    resumed.load_state_dict(state)
+    assert resumed.state_dict()["window_sum"] == [np.finfo(np.float64).max] * resumed.num_classes

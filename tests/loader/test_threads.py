@@ -1,0 +1,160 @@
+"""Loaders in several threads."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from l2m_fast import Loader
+from loader.lifecycle import CLASSES, DATA, N, make, rows_of
+
+
+def _error_of(function: Any) -> RuntimeError | None:
+    with pytest.raises(RuntimeError) as raised:
+        function()
+    return raised.value
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_close_from_another_thread_ends_the_consumer_with_an_error(num_threads: int) -> None:
+    for _ in range(20):
+        loader = make(num_threads=num_threads, steps_per_epoch=10**6)
+        errors: list[Any] = []
+        began = threading.Event()
+
+        def consume(loader: Loader = loader, began: threading.Event = began) -> None:
+            for _ in loader:
+                began.set()
+
+        thread = threading.Thread(target=lambda consume=consume, errors=errors: errors.append(_error_of(consume)))
+        thread.start()
+        began.wait()
+        loader.close()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert [type(error) for error in errors] == [RuntimeError]
+
+
+def _in_thread(function: Any) -> Any:
+    """What `function` returns or raises in a thread of its own, which has ended."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        return future.exception() or future.result()
+
+
+def test_two_threads_at_a_time_are_an_error_and_not_a_race() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    slow = threading.local()
+
+    class Pair(NamedTuple):
+        first: Any
+
+    class Slow(Pair):
+        def __new__(cls, *arrays: Any) -> Slow:  # noqa: PYI034
+            if getattr(slow, "wanted", False):
+                entered.set()
+                leave.wait(60)
+            return super().__new__(cls, *arrays)
+
+    loader = Loader(Slow(DATA), batch_size=20, classes=CLASSES, format="numpy", num_threads=2, seed=0)
+    batches = iter(loader)
+    got = [next(batches)]
+
+    def consume() -> None:
+        slow.wanted = True
+        got.append(next(batches))
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    entered.wait(60)
+    uses: list[Any] = [
+        lambda: next(batches),
+        lambda: iter(loader),
+        lambda: loader.record(np.ones(20)),
+        lambda: loader.set_epoch(3),
+        lambda: loader.load_state_dict({}),
+        lambda: loader.history,
+        loader.state_dict,
+        loader.update,
+    ]
+    for use in uses:
+        with pytest.raises(RuntimeError, match="one consumer at a time: another thread is using it"):
+            use()
+    assert (loader.epoch, loader.step, len(loader)) == (0, 1, N // 20)
+    leave.set()
+    thread.join()
+    got += batches
+    assert rows_of(pair.first for pair in got) == rows_of(make())
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_the_thread_that_consumes_may_change_from_batch_to_batch(num_threads: int) -> None:
+    loader = make(num_threads=num_threads)
+    batches = iter(loader)
+    with ThreadPoolExecutor(4) as pool:
+        got = [pool.submit(next, batches).result() for _ in range(len(loader))]
+        assert pool.submit(next, batches, None).result() is None
+    assert rows_of(got) == rows_of(make())
+
+    async def consume() -> list[Any]:
+        batches = iter(loader)
+        return [await asyncio.to_thread(next, batches) for _ in range(len(loader))]
+
+    expected = make()
+    list(expected)
+    assert rows_of(asyncio.run(consume())) == rows_of(expected)
+
+
+def test_another_thread_may_take_over_when_the_consumer_has_ended() -> None:
+    loader = make()
+    batches = iter(loader)
+    got = []
+    for _ in range(3):
+        got += _in_thread(lambda: rows_of(itertools.islice(batches, 4)))
+    got += rows_of(batches)
+    assert got == rows_of(make())
+
+
+def test_another_thread_may_begin_the_next_epoch() -> None:
+    loader = make()
+    first = rows_of(loader)
+    second = _in_thread(lambda: rows_of(loader))
+    expected = make()
+    assert [first, second] == [rows_of(expected), rows_of(expected)]
+
+
+def test_loaders_in_several_threads_do_not_disturb_each_other() -> None:
+    expected = rows_of(make(num_threads=0))
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(rows_of(make(num_threads=2)))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 6
+
+
+def test_a_batch_may_die_in_another_thread() -> None:
+    for batch_format in ("numpy", "torch"):
+        loader = make(format=batch_format, steps_per_epoch=300)
+        kept: list[Any] = []
+        stop = threading.Event()
+
+        def drop(kept: list[Any] = kept, stop: threading.Event = stop) -> None:
+            while not stop.is_set() or kept:
+                if kept:
+                    kept.pop()
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        for batch in loader:
+            assert (batch[:, 0] == batch[:, -1]).all()
+            kept.append(batch)
+        stop.set()
+        thread.join()
