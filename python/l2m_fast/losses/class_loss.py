@@ -63,6 +63,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
 
 
 def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:
-    """Return whether these are sums on a device. Where there are any, their module is imported."""
+    """Return whether these are sums on a device."""
+    # Where there are such sums, their module has been imported; importing it here would import torch.
     module = sys.modules.get("l2m_fast.losses.device")
     return module is not None and isinstance(losses, module.DeviceClassLoss)
