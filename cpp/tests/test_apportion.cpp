@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "l2m/mixing/learn2mix.hpp"
 #include "l2m/base/random.hpp"
+#include "l2m/mixing/learn2mix.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

@@ -9,10 +9,10 @@
 #include <mutex>
 #include <vector>
 
-#include "l2m/run/block_pool.hpp"
-#include "l2m/plan/class_index.hpp"
 #include "l2m/data/gather.hpp"
+#include "l2m/plan/class_index.hpp"
 #include "l2m/plan/sampler.hpp"
+#include "l2m/run/block_pool.hpp"
 #include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
