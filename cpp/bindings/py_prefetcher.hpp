@@ -21,7 +21,7 @@ struct Output {
 /// Where batches go, if not to pageable memory.
 struct Destination {
   py::object lend;      ///< None, or lend(f): a tensor that has room for a batch of field f; it becomes one
-  py::object transfer;  ///< None, or what takes batches to a device, see device_batches.py
+  py::object transfer;  ///< None, or what takes batches to a device, see data/device.py
   std::int64_t ahead;   ///< batches on their way to the device at most, that which is handed over included
   std::int64_t refill;  ///< more are sent where fewer than this are on their way
 };

@@ -80,9 +80,9 @@ def _numbers(value: Any) -> list[Any] | str | None:
     if array.dtype.kind not in "biuf":
         return None
     if array.dtype.kind != "f" and array.size > 0 and max(abs(int(array.min())), abs(int(array.max()))) > 2**53:
-        content, _kind = np.ascontiguousarray(array), array.dtype.str
+        content = np.ascontiguousarray(array)
     else:
-        content, _kind = np.ascontiguousarray(array, "<f8"), "<f8"
+        content = np.ascontiguousarray(array, "<f8")
     if content.size <= _MAX_NUMBERS:
         numbers: list[Any] = _listed(content.tolist())
         return numbers
