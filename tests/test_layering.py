@@ -21,7 +21,7 @@ POSIX = r"(sys/)?\w+\.h"
 # What the files that a pattern selects may include. The first pattern that selects a file decides.
 ALLOWED_INCLUDES = {
     "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
-    "cpp/src/data/gather.cpp": rf"{CORE}|emmintrin\.h",  # the one that knows a processor: writes around the cache
+    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the one that knows a processor: writes around the cache
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
@@ -134,19 +134,19 @@ def test_no_modules_import_each_other() -> None:
 @pytest.mark.parametrize(
     ("file", "header"),
     [
-        ("cpp/include/l2m/data/gather.hpp", "Python.h"),
-        ("cpp/include/l2m/data/gather.hpp", "register.hpp"),
+        ("cpp/include/l2m/data/field.hpp", "Python.h"),
+        ("cpp/include/l2m/data/field.hpp", "register.hpp"),
         ("cpp/include/l2m/base/platform.hpp", "unistd.h"),
-        ("cpp/src/data/gather.cpp", "../bindings/convert.hpp"),
-        ("cpp/src/data/gather.cpp", "cuda_runtime.h"),
-        ("cpp/src/data/gather.cpp", "pthread.h"),
-        ("cpp/src/data/gather.cpp", "pybind11/pybind11.h"),
-        ("cpp/src/data/gather.cpp", "sys/mman.h"),
+        ("cpp/src/data/dense.cpp", "../bindings/convert.hpp"),
+        ("cpp/src/data/dense.cpp", "cuda_runtime.h"),
+        ("cpp/src/data/dense.cpp", "pthread.h"),
+        ("cpp/src/data/dense.cpp", "pybind11/pybind11.h"),
+        ("cpp/src/data/dense.cpp", "sys/mman.h"),
         ("cpp/src/base/platform.cpp", "pybind11/pybind11.h"),
         ("cpp/bindings/module.cpp", "cuda_runtime.h"),
         ("cpp/cuda/class_loss.hpp", "cuda_runtime.h"),
         ("cpp/bindings/module.cpp", "torch/extension.h"),
-        ("cpp/tests/test_gather.cpp", "pybind11/embed.h"),
+        ("cpp/tests/test_fields.cpp", "pybind11/embed.h"),
     ],
 )
 def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header: str) -> None:

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "l2m/run/thread_pool.hpp"
-#include "register.hpp"
 
 namespace l2m::bindings {
 
@@ -36,20 +35,10 @@ void Guard::exit() {
   }
 }
 
-bool Guard::defer(py::object function) {
+bool Guard::defer(std::function<void()> function) {
   if (!is_inside() || thread_ != std::this_thread::get_id()) return false;
   deferred_ = std::move(function);
   return true;
-}
-
-void register_guard(py::module_& m) {
-  py::classh<Guard>(m, "Guard",
-                    "Lets one call at a time use a loader, as a context manager; a second one is a RuntimeError.")
-      .def(py::init<>())
-      .def("__enter__", &Guard::enter)
-      .def("__exit__", [](Guard& self, const py::args&) { self.exit(); })
-      .def("defer", &Guard::defer, py::arg("function"),
-           "Call `function` when the call of this thread that is inside has ended; False where there is none.");
 }
 
 }  // namespace l2m::bindings

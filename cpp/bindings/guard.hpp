@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <atomic>
+#include <functional>
 #include <thread>
 
 namespace l2m::bindings {
@@ -15,16 +16,16 @@ class Guard {
   void enter();
   void exit();
 
-  /// Calls `function` when the call of this thread that is inside has ended. Returns false where there is none.
-  bool defer(pybind11::object function);
-
- private:
   [[nodiscard]] bool is_inside() const;
 
+  /// Calls `function` when the call of this thread that is inside has ended. Returns false where there is none.
+  bool defer(std::function<void()> function);
+
+ private:
   std::atomic<bool> busy_{false};
   int forks_ = 0;
   std::thread::id thread_;
-  pybind11::object deferred_;
+  std::function<void()> deferred_;
 };
 
 /// One call, to its end.

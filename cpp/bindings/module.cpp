@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "interrupt.hpp"
 #include "l2m/base/platform.hpp"
 #include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
@@ -29,8 +30,8 @@ PYBIND11_MODULE(_core, m) {
   register_class_index(m);
   register_class_loss(m);
   register_cross_entropy(m);
-  register_guard(m);
-  register_learn2mix(m);
-  register_prefetcher(m);
-  register_iteration(m);
+  register_fields(m);
+  register_interrupt();
+  register_policies(m);
+  register_loader(m);
 }

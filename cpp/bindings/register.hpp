@@ -8,9 +8,8 @@ namespace l2m::bindings {
 void register_class_index(pybind11::module_& m);
 void register_class_loss(pybind11::module_& m);
 void register_cross_entropy(pybind11::module_& m);
-void register_guard(pybind11::module_& m);
-void register_iteration(pybind11::module_& m);
-void register_learn2mix(pybind11::module_& m);
-void register_prefetcher(pybind11::module_& m);
+void register_fields(pybind11::module_& m);
+void register_loader(pybind11::module_& m);
+void register_policies(pybind11::module_& m);
 
 }  // namespace l2m::bindings

@@ -184,6 +184,7 @@ class ReferenceSampler {
       : class_rows_(std::move(class_rows)), options_(options), apportioner_(options.seed, options.global_batch) {
     state_.due = apportioner_.start(proportions, 0);
     state_.cursors.resize(class_rows_.size());
+    state_.drawn.resize(class_rows_.size());
     state_.proportions = std::move(proportions);
   }
 
@@ -202,6 +203,7 @@ class ReferenceSampler {
     const bool one_class = class_rows_.size() == 1;
     const auto quotas = one_class ? std::vector{global_rows} : apportioner_.next(state_.proportions, state_.due);
     std::vector<PlannedRow> global;
+    for (std::size_t k = 0; k < quotas.size(); ++k) state_.drawn[k] += quotas[k];
     for (std::size_t k = 0; k < quotas.size(); ++k)
       for (const std::int64_t row : draw(k, quotas[k])) global.push_back({row, static_cast<std::int32_t>(k)});
     ++state_.total_step;

@@ -11,7 +11,7 @@
 
 #include "check.hpp"
 #include "l2m/base/random.hpp"
-#include "l2m/mixing/learn2mix.hpp"
+#include "l2m/mixing/proportions.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -21,7 +21,7 @@ Proportions normalised(Proportions proportions) {
   double sum = 0;
   for (const double p : proportions) sum += p;
   for (double& p : proportions) p /= sum;
-  normalise(proportions, std::vector<std::int64_t>(proportions.size(), 1));
+  normalize(proportions, std::vector<std::int64_t>(proportions.size(), 1));
   return proportions;
 }
 

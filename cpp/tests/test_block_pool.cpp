@@ -25,7 +25,7 @@ bool is_filled(const Block& block, std::size_t size, int value) {
 
 void test_blocks_are_aligned_and_apart() {
   for (const std::size_t size : {1U, 63U, 64U, 100U, 4097U}) {
-    const auto pool = std::make_shared<BlockPool>(size, 3);
+    const auto pool = std::make_shared<HeapPool>(size, 3);
     std::vector<Block> blocks;
     for (int i = 0; i < 10; ++i) {
       blocks.push_back(pool->take());
@@ -38,7 +38,7 @@ void test_blocks_are_aligned_and_apart() {
 }
 
 void test_blocks_are_used_again() {
-  const auto pool = std::make_shared<BlockPool>(1000, 2);
+  const auto pool = std::make_shared<HeapPool>(1000, 2);
   std::set<const std::byte*> seen;
   for (int i = 0; i < 100; ++i) {
     const Block one = pool->take(), other = pool->take();
@@ -51,7 +51,7 @@ void test_blocks_are_used_again() {
 
 void test_no_more_idle_blocks_are_kept_than_asked_for() {
   for (const int max_idle : {0, 1, 4}) {
-    const auto pool = std::make_shared<BlockPool>(10, static_cast<std::size_t>(max_idle));
+    const auto pool = std::make_shared<HeapPool>(10, static_cast<std::size_t>(max_idle));
     {
       std::vector<Block> blocks;
       for (int i = 0; i < 6; ++i) blocks.push_back(pool->take());
@@ -63,7 +63,7 @@ void test_no_more_idle_blocks_are_kept_than_asked_for() {
 }
 
 void test_blocks_may_outlive_the_maker_of_the_pool() {
-  auto pool = std::make_shared<BlockPool>(100, 2);
+  auto pool = std::make_shared<HeapPool>(100, 2);
   const std::weak_ptr<BlockPool> watched = pool;
   Block kept = pool->take();
   {
@@ -79,7 +79,7 @@ void test_blocks_may_outlive_the_maker_of_the_pool() {
 }
 
 void test_blocks_move() {
-  const auto pool = std::make_shared<BlockPool>(100, 0);
+  const auto pool = std::make_shared<HeapPool>(100, 0);
   Block one = pool->take();
   const std::byte* const data = one.data();
   Block other(std::move(one));
@@ -97,7 +97,7 @@ void test_blocks_move() {
 }
 
 void test_blocks_are_given_back_on_any_thread() {
-  const auto pool = std::make_shared<BlockPool>(64, 4);
+  const auto pool = std::make_shared<HeapPool>(64, 4);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&pool, thread] {
@@ -118,7 +118,7 @@ void test_blocks_are_given_back_on_any_thread() {
 }
 
 void test_lack_of_memory_is_told() {
-  const auto pool = std::make_shared<BlockPool>(64, 4);
+  const auto pool = std::make_shared<HeapPool>(64, 4);
   {
     const Block idle = pool->take();
   }
@@ -131,7 +131,7 @@ void test_lack_of_memory_is_told() {
 
 void test_lent_memory_is_used_until_it_is_taken_away() {
   std::byte memory[3][8];
-  const auto pool = std::make_shared<BlockPool>();
+  const auto pool = std::make_shared<LentPool>();
   CHECK_THROWS(std::logic_error, pool->take());
   pool->lend(memory[0]);
   pool->lend(memory[1]);

@@ -19,6 +19,7 @@
 #include "block_memory.hpp"
 #include "check.hpp"
 #include "in_child.hpp"
+#include "l2m/data/dense.hpp"
 #include "l2m/run/thread_pool.hpp"
 #include "reference.hpp"
 
@@ -29,6 +30,8 @@ using namespace std::chrono_literals;
 
 constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
 constexpr int kPrefetches[] = {0, 1, 2, 4, 9};
+
+SamplerState state_of(const Prefetcher& prefetcher) { return prefetcher.state_at(prefetcher.total_step()); }
 
 /// Arrays of random bytes, one for each row size; the second one lies backwards.
 class Data {
@@ -42,26 +45,26 @@ class Data {
         std::memcpy(&bytes[i], &word, std::min<std::size_t>(8, bytes.size() - i));
       }
       const bool backwards = fields_.size() == 1;
-      fields_.push_back(
-          {backwards ? bytes.data() + (num_rows - 1) * size : bytes.data(), backwards ? -size : size, size});
+      fields_.push_back(std::make_shared<Dense>(backwards ? bytes.data() + (num_rows - 1) * size : bytes.data(),
+                                                backwards ? -size : size, size));
     }
   }
 
-  [[nodiscard]] const std::vector<Field>& fields() const { return fields_; }
+  [[nodiscard]] Fields fields() const { return {fields_.begin(), fields_.end()}; }
 
   void check(const std::vector<Block>& blocks, BatchPlan rows) const {
     CHECK(blocks.size() == fields_.size());
     for (std::size_t f = 0; f < fields_.size(); ++f) {
-      const auto& [data, stride, size, row_ids] = fields_[f];
+      const std::int64_t size = fields_[f]->row_size();
       for (std::size_t i = 0; i < rows.size(); ++i)
-        CHECK(std::memcmp(blocks[f].data() + static_cast<std::int64_t>(i) * size, data + rows[i].row * stride,
+        CHECK(std::memcmp(blocks[f].data() + static_cast<std::int64_t>(i) * size, fields_[f]->row(rows[i]),
                           static_cast<std::size_t>(size)) == 0);
     }
   }
 
  private:
   std::vector<std::vector<std::byte>> memory_;
-  std::vector<Field> fields_;
+  std::vector<std::shared_ptr<const Dense>> fields_;
 };
 
 /// A run with its data and all that must come of it.
@@ -110,7 +113,7 @@ class Consumer {
   /// Waits for the next batch.
   void wait() {
     announce_changes();
-    if (consumed() % 3 == 0) CHECK(prefetcher_.state() == due().before);  // often: after several batches
+    if (consumed() % 3 == 0) CHECK(state_of(prefetcher_) == due().before);  // often: after several batches
     while (!prefetcher_.wait(50ms)) continue;
   }
 
@@ -120,11 +123,11 @@ class Consumer {
     const Batch& batch = due();
     CHECK(prefetcher_.num_rows() == std::ssize(batch.rows));
     std::vector<Block> blocks = prefetcher_.take_blocks();
-    if (consumed() % 5 == 0) CHECK(prefetcher_.state() == batch.before);
+    if (consumed() % 5 == 0) CHECK(state_of(prefetcher_) == batch.before);
     prefetcher_.commit();
-    CHECK(std::ranges::equal(prefetcher_.plan(), batch.rows));
+    CHECK(std::ranges::equal(prefetcher_.plan().value_or(BatchPlan()), batch.rows));
     if (consumed() % 7 == 0)
-      CHECK(prefetcher_.state().cursors == batch.after.cursors && prefetcher_.state().held == batch.after.held);
+      CHECK(state_of(prefetcher_).cursors == batch.after.cursors && state_of(prefetcher_).held == batch.after.held);
     expected_.data.check(blocks, batch.rows);
     return blocks;
   }
@@ -262,8 +265,8 @@ void test_a_batch_is_not_consumed_before_commit() {
     for (int attempt = 0; attempt < 3; ++attempt) {
       consumer.wait();
       one_class_run().data.check(consumer.prefetcher().take_blocks(), due.rows);
-      CHECK(consumer.prefetcher().state() == due.before);
-      CHECK(std::ranges::equal(consumer.prefetcher().plan(), one_class_run().batches[2].rows));
+      CHECK(state_of(consumer.prefetcher()) == due.before);
+      CHECK(std::ranges::equal(consumer.prefetcher().plan().value_or(BatchPlan()), one_class_run().batches[2].rows));
       consumer.prefetcher().retry();
     }
     consumer.consume_all();
@@ -288,10 +291,10 @@ void test_restored_at_any_step_the_rest_is_repeated() {
 void test_a_broken_state_changes_nothing() {
   Consumer consumer(mixed_run(), 2, 4);
   consumer.consume(7);
-  SamplerState broken = consumer.prefetcher().state();
+  SamplerState broken = state_of(consumer.prefetcher());
   broken.cursors[0].position = 100;
   CHECK_THROWS(std::invalid_argument, consumer.prefetcher().set_state(broken));
-  CHECK(std::ranges::equal(consumer.prefetcher().plan(), mixed_run().batches[6].rows));
+  CHECK(std::ranges::equal(consumer.prefetcher().plan().value_or(BatchPlan()), mixed_run().batches[6].rows));
   consumer.consume_all();
 }
 
@@ -327,10 +330,10 @@ void test_close_drops_what_is_in_flight() {
       consumer.begin();
       consumer.consume(std::min<std::uint64_t>(consumed, 6));
       Prefetcher& prefetcher = consumer.prefetcher();
-      const SamplerState state = prefetcher.state();
+      const SamplerState state = state_of(prefetcher);
       prefetcher.close();
       prefetcher.close();
-      CHECK(prefetcher.state() == state);
+      CHECK(state_of(prefetcher) == state);
       CHECK_THROWS(std::runtime_error, consumer.begin());
       CHECK_THROWS(std::runtime_error, prefetcher.wait(0ms));
       CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
@@ -426,7 +429,7 @@ void test_wait_ends_in_time() {
 void test_a_second_thread_is_refused() {
   Consumer consumer(mixed_run(), 1, 4);
   Prefetcher& prefetcher = consumer.prefetcher();
-  const SamplerState state = prefetcher.state();
+  const SamplerState state = state_of(prefetcher);
   const HeldBlocks held;
   consumer.begin();
   {
@@ -519,19 +522,20 @@ void test_an_error_surfaces_at_its_batch() {
         bool failed = false;
         while (!failed) {
           if (consumer.consumed() % expected.run.steps == 0) consumer.begin();
-          const std::vector<PlannedRow> plan(consumer.prefetcher().plan().begin(), consumer.prefetcher().plan().end());
+          const std::vector<PlannedRow> plan(consumer.prefetcher().plan().value_or(BatchPlan()).begin(),
+                                             consumer.prefetcher().plan().value_or(BatchPlan()).end());
           consumer.wait();
           try {
             kept.push_back(consumer.prefetcher().take_blocks());
             consumer.prefetcher().commit();
           } catch (const std::bad_alloc&) {
             failed = true;
-            CHECK(std::ranges::equal(consumer.prefetcher().plan(), plan));
+            CHECK(std::ranges::equal(consumer.prefetcher().plan().value_or(BatchPlan()), plan));
           }
         }
         CHECK(consumer.consumed() <= failing + about && consumer.consumed() + about >= failing);
         CHECK(blocks_until_failure == -1);
-        CHECK(consumer.prefetcher().state() == consumer.due().before);
+        CHECK(state_of(consumer.prefetcher()) == consumer.due().before);
         for (std::size_t i = 0; i < kept.size(); ++i) expected.data.check(kept[i], expected.batches[first + i].rows);
         consumer.consume(8);  // that batch first
       }

@@ -353,6 +353,8 @@ void test_states_that_cannot_be_are_refused() {
   refused([&](SamplerState& state) { state.held[2] = {rows[2][0]}; });
   refused([](SamplerState& state) { state.proportions.push_back(0.0); });
   refused([](SamplerState& state) { state.due.due.pop_back(); });
+  refused([](SamplerState& state) { state.drawn.pop_back(); });
+  refused([](SamplerState& state) { state.drawn[0] = -1; });
   refused([](SamplerState& state) { state.due.visits.pop_back(); });
   refused([](SamplerState& state) { state.due.offsets.pop_back(); });
   refused([](SamplerState& state) { state.total_step = (std::uint64_t{1} << 53) + 1; });

@@ -18,6 +18,7 @@ from l2m_fast.mixing import (
     Proportional,
     Static,
     Temperature,
+    Window,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Proportional",
     "Static",
     "Temperature",
+    "Window",
     "__version__",
     "build_info",
     "class_loss",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import reprlib
+import sys
+import warnings
 from collections.abc import Sized
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,14 @@ def shortened(value: object, most: int = 200) -> str:
 def cut(text: str, most: int = 200) -> str:
     """Return a text of at most so many characters; a longer one ends in "..."."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def warn(message: str) -> None:
+    """Issue a RuntimeWarning that points at the first frame outside of this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("l2m_fast"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

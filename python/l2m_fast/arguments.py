@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast._checks import shortened, whole
+from l2m_fast._checks import shortened, warn, whole
 from l2m_fast.distributed import check_all_reduce
-from l2m_fast.mixing import MixingPolicy, Proportional, follows_losses
+from l2m_fast.mixing import MixingPolicy, Proportional, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -143,9 +142,7 @@ def can_pin(pin_memory: bool, batch_format: str) -> bool:
     import torch
 
     if not torch.cuda.is_available():
-        warnings.warn(
-            "pin_memory=True without a CUDA device: batches are in pageable memory", RuntimeWarning, stacklevel=3
-        )
+        warn("pin_memory=True without a CUDA device: batches are in pageable memory")
     return torch.cuda.is_available()
 
 
@@ -181,7 +178,7 @@ def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> Mixi
             raise TypeError(msg)
     if all_reduce is not None:
         check_all_reduce(all_reduce)
-    if not follows_losses(policy):
+    if kind_of(policy) != "follows losses":
         return policy
     if source.classless:
         msg = f"{shortened(policy)} follows the losses of classes, and needs classes=, the class of each row (got None)"
@@ -204,10 +201,10 @@ def warn_of_epochs(source: BatchSource) -> None:
             f"a batch of {source.global_batch} rows repeats rows, since there are {source.index.num_rows}: use a smaller "
             "batch_size"
         )
-        warnings.warn(msg, RuntimeWarning, stacklevel=3)
+        warn(msg)
     if not source.shuffle:
         msg = (
             "shuffle=False with classes= takes each class in order but mixes the classes by quotas: an epoch is not every row "
             "once. For validation data use classes=None"
         )
-        warnings.warn(msg, RuntimeWarning, stacklevel=3)
+        warn(msg)

@@ -1,4 +1,4 @@
-"""What a loader's batches are made of and how: everything that stays the same over a run but the proportions."""
+"""What a loader's batches are made of and how: its arguments, checked and converted to what the core takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2m_fast import _core
-from l2m_fast._checks import choice, flag, whole
+from l2m_fast._checks import choice, flag, shortened, whole
 from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
-from l2m_fast.data.fields import fields_of, normalizing
+from l2m_fast.data.fields import fields_of, with_included
 from l2m_fast.data.labels import class_ids
 from l2m_fast.distributed import warn_of_ranks
 from l2m_fast.losses.sums import MAX_COUNT
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 
     import torch
 
-    from l2m_fast.data.fields import Field, Format
-    from l2m_fast.mixing import Floats
+    from l2m_fast.data.device import DeviceBatches, PinnedBatches
+    from l2m_fast.data.fields import BuildBatch, Field, Format
 
 _MAX_THREADS = 1024
+_INCLUDABLE = ("rows", "classes", "step")
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Makes prefetchers.
+    """What batches are made of and how: everything that stays the same over a run but the proportions.
 
     Attributes:
         fields: Of the data.
-        build: Makes a batch of the list of its arrays.
+        build: Makes a batch of the list of its arrays and of what is included.
+        include: What a batch has besides its fields.
         format: Of the batches.
         index: Rows of each class.
         batch_size: Rows of a batch of this rank.
@@ -41,6 +43,9 @@ class BatchSource:
         drop_last: A short last batch is left out.
         classless: There are no classes.
         steps_per_epoch: Given number of batches; None: as many as the rows make.
+        total_steps: Batches of the whole training; None: unknown.
+        update_every: Steps of a window of losses; None: an epoch.
+        lookahead: Batches that may have been taken beyond the one whose losses are recorded.
         prefetch: Batches prepared ahead.
         num_threads: Threads used at most.
         device: CUDA device of the batches; None: they are on the CPU.
@@ -49,7 +54,8 @@ class BatchSource:
     """
 
     fields: list[Field]
-    build: Callable[[list[Any]], Any]
+    build: BuildBatch
+    include: tuple[str, ...]
     format: Format
     index: _core.ClassIndex
     batch_size: int
@@ -60,6 +66,9 @@ class BatchSource:
     drop_last: bool
     classless: bool
     steps_per_epoch: int | None
+    total_steps: int | None
+    update_every: int | None
+    lookahead: int
     prefetch: int
     num_threads: int
     device: torch.device | None
@@ -76,63 +85,64 @@ class BatchSource:
         """True where rows come in the order of the data, which nothing random decides."""
         return self.classless and not self.shuffle
 
-    def epoch_shape(self) -> tuple[int, int]:
-        """Return the steps of an epoch, and the rows of its last batch over all ranks.
+    def loader(self, **how: Any) -> _core.Loader:
+        """Return the core's loader.
 
-        Raises:
-            ValueError: The rows make no batch.
+        Args:
+            **how: Its arguments about mixing and seed.
         """
-        if self.steps_per_epoch is not None:
-            return self.steps_per_epoch, self.global_batch
-        full, short = divmod(self.index.num_rows, self.global_batch)
-        if not self.classless:
-            return max(full, 1), self.global_batch
-        # In order every row is delivered; in training a rest smaller than world_size is dropped.
-        if short >= (1 if self.in_order else self.world_size) and not self.drop_last:
-            return full + 1, short
-        if full == 0:
-            need = "batch_size * world_size must be at most" if self.drop_last else "world_size must be at most"
-            msg = f"{need} the number of rows, {self.index.num_rows} (got {self.batch_size} * {self.world_size})"
-            raise ValueError(msg)
-        return full, self.global_batch
-
-    def prefetcher(self, seed: int, proportions: Floats) -> _core.Prefetcher:
-        """Return what plans and fills batches, from the beginning of training on."""
-        memory: list[tuple[int, int, int] | None] = [field.memory for field in self.fields]
-        outputs = [field.output for field in self.fields]
-        prefetch, lend, transfer = self.prefetch, None, None
+        core_fields = [field.in_core() for field in self.fields]
+        outputs = [field.output(field.batch_dtype) for field in self.fields]
+        prefetch = self.prefetch
+        destination: DeviceBatches | PinnedBatches | None = None
         if self.device is not None:
             from l2m_fast.data.device import DeviceBatches
 
-            transfer = DeviceBatches(self.fields, self.device, self.batch_size, self.prefetch)
-            memory, outputs, lend = transfer.memory, transfer.outputs, transfer.lend
-            prefetch += transfer.ahead
+            to_device = DeviceBatches(self.fields, self.device, self.batch_size, self.prefetch)
+            core_fields, outputs, destination = to_device.core_fields, to_device.outputs, to_device
+            prefetch += to_device.ahead
         elif self.pin_memory:
-            from l2m_fast.data.device import pinned_memory
+            import torch
 
-            lend = pinned_memory([(field.row_shape, field.torch_dtype) for field in self.fields], self.batch_size)
-        return _core.Prefetcher(
-            self.index,
-            memory,
-            self.fields,
-            [field.watched for field in self.fields],
-            outputs,
-            self.from_dlpack,
-            lend,
-            transfer,
-            1 if transfer is None else transfer.ahead,
-            1 if transfer is None else transfer.refill,
-            proportions,
-            seed=seed,
-            global_batch=self.global_batch,
+            from l2m_fast.data.device import PinnedBatches
+
+            destination = PinnedBatches(
+                [
+                    (field.row_shape, getattr(torch, field.batch_dtype or "", field.torch_dtype))
+                    for field in self.fields
+                ],
+                self.batch_size,
+            )
+        from_numpy = None
+        if self.format == "torch":
+            import torch
+
+            from_numpy = torch.from_numpy
+        return _core.Loader(
+            index=self.index,
+            fields=core_fields,
+            owner=(self.fields, self.index),
+            watched=[field.watched for field in self.fields],
+            outputs=outputs,
+            build=self.build,
+            from_dlpack=self.from_dlpack,
+            from_numpy=from_numpy,
+            destination=destination,
+            include=list(self.include),
+            batch_size=self.batch_size,
             rank=self.rank,
             world_size=self.world_size,
+            has_classes=not self.classless,
             shuffle=self.shuffle,
             grouped=self.grouped,
-            epoch_is_pass=self.classless and self.steps_per_epoch is None,
-            in_order=self.in_order,
+            drop_last=self.drop_last,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
+            update_every=self.update_every,
+            lookahead=self.lookahead,
             prefetch=prefetch,
             num_threads=self.num_threads,
+            **how,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -147,6 +157,8 @@ class BatchSource:
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
             "steps_per_epoch": self.steps_per_epoch,
+            "update_every": self.update_every,
+            "lookahead": self.lookahead,
         }
 
 
@@ -163,6 +175,11 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
     shuffle, pin_memory = flag("shuffle", arguments["shuffle"]), flag("pin_memory", arguments["pin_memory"])
     from_dlpack = torch_from_dlpack() if batch_format == "torch" else None
 
+    update_every, lookahead = arguments["update_every"], arguments["lookahead"]
+    update_every = None if update_every is None else whole("update_every", update_every, 1, MAX_COUNT)
+    total_steps = arguments["total_steps"]
+    include = _checked_include(arguments["include"])
+
     fields, build = fields_of(data, batch_format)
     device = cuda_device(arguments["device"], {field.array.device for field in fields if field.on_cuda}, batch_format)
     num_rows = fields[0].num_rows
@@ -170,7 +187,8 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
     rows = row_ids(arguments["rows"], num_rows)
     source = BatchSource(
         fields=fields,
-        build=build if device is not None else normalizing(fields, build),
+        build=with_included(data, build, len(fields), include),
+        include=include,
         format=batch_format,
         index=_core.ClassIndex(
             ids, num_classes, num_rows, rows, max(num_threads, 1), as_given=ids is None and not shuffle
@@ -183,6 +201,9 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         drop_last=flag("drop_last", arguments["drop_last"]),
         classless=ids is None,
         steps_per_epoch=None if steps is None else whole("steps_per_epoch", steps, 1, MAX_COUNT),
+        total_steps=None if total_steps is None else whole("total_steps", total_steps, 1, MAX_COUNT),
+        update_every=update_every,
+        lookahead=whole("lookahead", lookahead, 0, 2**16 if update_every is None else min(update_every, 2**16)),
         prefetch=whole("prefetch", arguments["prefetch"], 0, 2**16),
         num_threads=num_threads,
         device=device,
@@ -190,6 +211,17 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         from_dlpack=from_dlpack,
     )
     return source, labels
+
+
+def _checked_include(include: object) -> tuple[str, ...]:
+    if (
+        not isinstance(include, (tuple, list))
+        or not set(include) <= set(_INCLUDABLE)
+        or len(set(include)) < len(include)
+    ):
+        msg = f"include must be a tuple of any of {_INCLUDABLE}, each once (got {shortened(include)})"
+        raise (ValueError if isinstance(include, (tuple, list)) else TypeError)(msg)
+    return tuple(include)
 
 
 def _checked_rank(rank: object, world_size: object) -> tuple[int, int]:

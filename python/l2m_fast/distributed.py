@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast._checks import shortened
+from l2m_fast._checks import shortened, warn
+from l2m_fast.losses.sums import LARGEST_SUM, MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +36,14 @@ def check_all_reduce(all_reduce: object) -> None:
         raise TypeError(msg)
 
 
-def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int) -> Floats:
+def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int, num_counts: int) -> Floats:
     """Return the sums of all ranks.
 
     Args:
         sums: Of this rank, shape `[n]`.
         all_reduce: Sums an array over the ranks, in place or into the array that it returns.
         world_size: Number of ranks.
+        num_counts: How many of the last ones count something.
 
     Raises:
         RuntimeError: The result is not the sum of `world_size` arrays.
@@ -52,7 +54,7 @@ def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int) -> F
         array = _as_floats(result)
         if array is None or array.shape != given.shape or array[-1] != world_size:
             continue
-        return array[:-1].copy()
+        return _checked_counts(array[:-1].copy(), num_counts, MAX_COUNT * world_size)
     if returned is None or returned is given:
         got = (
             f"a value that is 1 on every rank came back as {given[-1]:g}, and {world_size} ranks add up to {world_size}"
@@ -64,6 +66,50 @@ def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int) -> F
         f"It may have averaged, summed over another group, summed a copy, or returned before the sum was there; {_HOW_TO_WRITE_IT}"
     )
     raise RuntimeError(msg)
+
+
+def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int, world_size: int) -> dict[str, Any]:
+    """Return the state of all ranks: that of rank 0, with the losses of all.
+
+    Args:
+        state: Of this rank.
+        all_reduce: Sums an array over the ranks, in place or into the array that it returns.
+        rank: Of this process.
+        world_size: Number of ranks.
+
+    Raises:
+        ValueError: There is no `all_reduce`.
+    """
+    if all_reduce is None:
+        msg = f"state_dict(shared=True) on {world_size} ranks needs all_reduce (got None)"
+        raise ValueError(msg)
+    known = [math.nan if loss is None else loss for loss in state["class_losses"]]
+    class_losses = np.where(np.isnan(known), -1.0, known) if rank == 0 else np.zeros(len(known))
+    sums, counts = np.array(state["window_sums"], np.float64), np.array(state["window_counts"], np.float64)
+    total = summed_over_ranks(
+        np.concatenate([class_losses, sums.ravel(), counts.ravel()]), all_reduce, world_size, counts.size
+    )
+    class_losses, total_sums, total_counts = np.split(total, [len(known), len(known) + sums.size])
+    return {
+        **state,
+        "rank": 0,
+        "world_size": 1,
+        "class_losses": [None if loss < 0 else loss for loss in class_losses.tolist()],
+        "window_sums": np.clip(total_sums, -LARGEST_SUM, LARGEST_SUM).reshape(sums.shape).tolist(),
+        "window_counts": total_counts.astype(np.int64).reshape(counts.shape).tolist(),
+    }
+
+
+def _checked_counts(sums: Floats, num_counts: int, most: int) -> Floats:
+    counts = sums[len(sums) - num_counts :]
+    countable = (counts >= 0) & (counts <= most) & (counts == np.floor(counts))
+    if not countable.all():
+        msg = (
+            f"all_reduce must return sums (got {counts[~countable][0]:g} for the number of losses of a class, which is an "
+            "integer up to 2**53 per rank): it may sum in a type that is too narrow; reduce float64"
+        )
+        raise RuntimeError(msg)
+    return sums
 
 
 def _as_floats(result: Any) -> Floats | None:
@@ -90,7 +136,7 @@ def warn_of_ranks() -> None:
             "torch.distributed is initialized, but this loader was not told its rank: every process gets all batches. Pass "
             "rank= and world_size= (rank=0, world_size=1 if that is what you want)"
         )
-        warnings.warn(msg, RuntimeWarning, stacklevel=3)
+        warn(msg)
 
 
 _warned_of_ranks = False

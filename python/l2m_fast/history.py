@@ -81,18 +81,20 @@ class Recorder:
         self._chunks: deque[NDArray[np.void]] = deque()
         self._filled = 0  # records of the last chunk
 
-    def append(self, **record: Any) -> None:
-        """Add a record, and drop the oldest ones where there is no room."""
+    def append(self, *record: Any) -> None:
+        """Add a record, its entries in the order of `History`'s, and drop the oldest ones where there is no room."""
         if not self._chunks or self._filled == self._chunk_size:
             # Memory is taken as it is needed: most trainings have few updates.
             self._chunks.append(np.zeros(self._chunk_size, self._dtype))
             self._filled = 0
             while len(self._chunks) > self._max_chunks:
                 self._chunks.popleft()
-        row = self._chunks[-1][self._filled]
-        for name, value in record.items():
-            row[name] = value
+        self._chunks[-1][self._filled] = record
         self._filled += 1
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._chunks.clear()
 
     def snapshot(self) -> History:
         """Return the records so far."""

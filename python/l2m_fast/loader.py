@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import multiprocessing.context
+import sys
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from l2m_fast import _core, state
-from l2m_fast._checks import shortened, whole
-from l2m_fast.arguments import checked_mixing, checked_seed, refuse_unknown, warn_of_epochs
+from l2m_fast import state
+from l2m_fast._checks import shortened, warn, whole
+from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_of_epochs
 from l2m_fast.batch_source import batch_source
 from l2m_fast.data.fields import DataView, Format
+from l2m_fast.distributed import shared_state, summed_over_ranks
 from l2m_fast.fingerprint import by_value
+from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
 from l2m_fast.losses.class_loss import is_device_class_loss
-from l2m_fast.losses.sums import MAX_COUNT, ClassLoss
-from l2m_fast.mixing import MixingPolicy, follows_losses
-from l2m_fast.progress import Course, Progress
+from l2m_fast.losses.sums import ClassLoss, checked_sums
+from l2m_fast.mixing import MixingPolicy, in_core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import SupportsIndex
 
@@ -29,9 +34,22 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Never, Self
 
+    from l2m_fast import _core
     from l2m_fast.history import History
+    from l2m_fast.losses.device import DeviceClassLoss
     from l2m_fast.losses.sums import ClassSums
     from l2m_fast.mixing import Floats, Sizes
+
+_HISTORY_BYTES = 64 << 20
+
+_open: weakref.WeakSet[_core.Loader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Threads must not read arrays that the interpreter is about to free.
+    for core in list(_open):
+        core.close()
 
 
 class Loader:
@@ -74,6 +92,13 @@ class Loader:
             classes also the short last one.
         update_every: Steps per window of losses, counted across epochs; window w takes effect from the first batch of window
             w + 2. None: the window is the epoch, and takes effect from the next.
+        total_steps: Batches of the whole training, for policies that want to know.
+        lookahead: Batches that may have been taken beyond the one whose losses are recorded, in [0, update_every]: for
+            loops that record late, such as a pipeline of several batches. A window then closes that many batches later, and
+            `record(step=)` says which batch the losses belong to. With `update_every=None` an epoch's window closes when the
+            next epoch begins. A state describes the run just after the last batch with losses.
+        include: What a batch has besides its arrays, any of "rows" (int64 ids), "classes" (int64) and "step" (an int, batches
+            since the beginning of training), on the CPU: appended to a tuple or list, keys of a dict; an array becomes a tuple.
         seed: In [0, 2^64). The same seed gives the same batches, and two loaders of equal seed and length pair their rows alike
             in every epoch: give them seeds of their own. None: drawn at the first batch, from torch's default generator
             (so that `torch.manual_seed` governs it) or, with `format="numpy"`, from the operating system; `state_dict()` has it.
@@ -107,13 +132,13 @@ class Loader:
         "__weakref__",
         "_arguments",
         "_class_sizes",
-        "_course",
+        "_core",
         "_data",
         "_fingerprint_of_data",
         "_fingerprint_of_mixing",
-        "_guard",
         "_labels",
-        "_progress",
+        "_mixing",
+        "_recorder",
         "_source",
     )
 
@@ -129,7 +154,10 @@ class Loader:
         order: Literal["shuffled", "grouped"] = "shuffled",
         drop_last: bool = False,
         steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
         update_every: int | None = None,
+        lookahead: int = 0,
+        include: Sequence[Literal["rows", "classes", "step"]] = (),
         seed: int | None = None,
         num_threads: int | None = None,
         prefetch: int = 4,
@@ -144,35 +172,40 @@ class Loader:
         refuse_unknown(unknown)
         self._arguments: dict[str, Any] = {
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
-            "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "update_every": update_every, "seed": seed,
-            "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
+            "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
+            "lookahead": lookahead, "include": include, "seed": seed, "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
             "world_size": world_size, "all_reduce": all_reduce, "format": format,
         }  # fmt: skip
         self._data = data
-        self._guard = _core.Guard()
         self._source, self._labels = batch_source(data, self._arguments)
         self._class_sizes = self._source.index.class_sizes
         warn_of_epochs(self._source)
-        steps, last_batch_rows = self._source.epoch_shape()
-        mixing = checked_mixing(mixing, all_reduce, self._source)
-        self._course = Course(
-            steps,
-            steps - (last_batch_rows <= self._source.rank),
-            last_batch_rows,
-            None if update_every is None else whole("update_every", update_every, 1, MAX_COUNT),
-            mixing,
-            self._class_sizes,
-            all_reduce if follows_losses(mixing) and self._source.world_size > 1 else None,
-            self._source.world_size,
-        )
-        self._fingerprint_of_mixing = by_value(mixing)
-        self._fingerprint_of_data: dict[str, Any] | None = (
-            None  # made when it is asked for: it takes a look at every row
-        )
-        self._progress = self._new_progress(checked_seed(seed, self._source))
+        self._mixing = checked_mixing(mixing, all_reduce, self._source)
+        self._fingerprint_of_mixing = by_value(self._mixing)
+        # Made when it is asked for: it takes a look at every row.
+        self._fingerprint_of_data: dict[str, Any] | None = None
+        self._core = self._new_core(checked_seed(seed, self._source), all_reduce)
 
-    def _new_progress(self, seed: int | None) -> Progress:
-        return Progress(self._course, self._source, self._guard, seed)
+    def _new_core(self, seed: int | None, all_reduce: Callable[[Floats], object] | None) -> _core.Loader:
+        source, num_classes = self._source, len(self._class_sizes)
+        self._recorder = Recorder(num_classes, _HISTORY_BYTES)
+        reduced = None
+        if all_reduce is not None:
+            reduced = partial(
+                summed_over_ranks, all_reduce=all_reduce, world_size=source.world_size, num_counts=num_classes
+            )
+        core = source.loader(
+            policy=in_core(self._mixing, num_classes),
+            policy_name=shortened(self._mixing),
+            all_reduce=reduced,
+            draw_seed=partial(draw_seed, source.format),
+            warn=warn,
+            check=partial(_check_epoch, source.fields),
+            observe=self._recorder.append,
+            seed=seed,
+        )
+        _open.add(core)
+        return core
 
     # ---- iteration
 
@@ -181,87 +214,103 @@ class Loader:
 
         The same on all ranks, but for dataset order, in which ranks that get no row of the last batch have one less.
         """
-        return self._course.own_steps
+        return len(self._core)
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over the next epoch, or over the rest of the one that a loaded state was in the middle of.
 
         The epoch begins at the iterator's first `next()`; an iterator that is never advanced changes nothing.
         """
-        with self._guard:
-            self._progress.check_usable()
-            return self._progress.iterate()
+        return self._core.iterate(forever=False)
+
+    def forever(self) -> Iterator[Any]:
+        """Return an iterator over this and all later epochs, without end.
+
+        Raises:
+            ValueError: Windows are epochs and `lookahead` is above 0: give `update_every`. Or this rank gets no rows.
+        """
+        if self._source.lookahead > 0 and self._source.update_every is None:
+            msg = f"forever() with lookahead={self._source.lookahead} needs update_every (got None)"
+            raise ValueError(msg)
+        if len(self) == 0:
+            msg = f"forever() needs a batch for this rank in each epoch (got none for rank {self._source.rank})"
+            raise ValueError(msg)
+        return self._core.iterate(forever=True)
 
     # ---- losses
 
     def record(
-        self, losses: torch.Tensor | ArrayLike | ClassSums, classes: torch.Tensor | ArrayLike | None = None
+        self,
+        losses: torch.Tensor | ArrayLike | ClassSums,
+        classes: torch.Tensor | ArrayLike | None = None,
+        *,
+        step: int | None = None,
     ) -> None:
-        """Add per-sample losses to the current window. Works with every mixing; two calls for a batch add up.
+        """Add per-sample losses to the window of their batch. Works with every mixing; two calls for a batch add up.
 
         Args:
-            losses: Loss of each row of the last batch yielded, shape `[batch_size]`; float16, bfloat16, float32 or
+            losses: Loss of each row of the batch, shape `[batch_size]`; float16, bfloat16, float32 or
                 float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
                 needed: half a window after the window's end, or at its end where `all_reduce` is called then. Losses that are
                 not finite are left out, with one warning. Or what `class_loss()` or `cross_entropy()` made of all classes.
             classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
-                last batch. With it the length is free.
+                batch. With it the length is free.
+            step: Of the batch, as `include=("step",)` tells it; one of the last `lookahead + 1` yielded. None: the last one
+                yielded.
 
         Raises:
-            RuntimeError: No batch has been yielded, another thread is iterating, or the loader was closed.
+            RuntimeError: No batch has been yielded, `step` is not of the last ones or its window is closed, another thread is
+                iterating, or the loader was closed.
             TypeError: Losses are not floats or classes are not integers; nothing was added.
             ValueError: Wrong length or shape, or a class out of range; nothing was added. Classes on a device are looked at
                 there: one out of range is left out, and raises where the sums are next needed.
         """
-        with self._guard:
-            self._progress.check_usable()
-            self._record(losses, classes)
-            self._progress.note_losses()
-
-    def _record(self, losses: Any, classes: Any) -> None:
-        window = self._progress.window
+        core = self._core
+        if step is not None:
+            step = whole("step", step, 0, state.MAX_COUNT)
         if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
-            if classes is not None:
-                msg = "a ClassLoss has its classes: classes must be None"
-                raise ValueError(msg)
-            window.add_sums(losses)
-            return
-        if is_on_device(losses):
-            ids = device_classes(losses, self._last_classes() if classes is None else classes)
-            on_device = window.on_device(losses.device)
-            if classes is None and self._source.grouped:
-                on_device.add_grouped(losses, ids.numpy())
-            else:
-                on_device.add(losses, ids)
-            return
-        values = loss_array(losses)
+            self._record_sums(losses, classes, step)
+        elif is_on_device(losses):
+            self._record_on_device(losses, classes, step)
+        else:
+            core.record(loss_array(losses), None if classes is None else class_array(classes), step)
+
+    def _record_sums(self, losses: ClassLoss | DeviceClassLoss, classes: object, step: int | None) -> None:
         if classes is not None:
-            window.add(values, class_array(classes), self._source.num_threads)
-            return
-        of_batch = self._last_classes()
-        if len(values) != len(of_batch):
-            msg = (
-                f"losses must have one value for each of the {len(of_batch)} rows of the last batch (got {len(values)})"
-            )
+            msg = "a ClassLoss has its classes: classes must be None"
             raise ValueError(msg)
-        window.add(values, of_batch, self._source.num_threads)
+        if isinstance(losses, ClassLoss):
+            self._core.record_sums(*checked_sums(losses, self.num_classes), step)
+            return
+        if losses.num_classes != self.num_classes:
+            msg = f"the sums of losses must be of {self.num_classes} classes (got {losses.num_classes})"
+            raise ValueError(msg)
+        self._add_on_device(lambda sums: sums.add_sums(losses), losses.device, step)
+
+    def _record_on_device(self, losses: torch.Tensor, classes: Any, step: int | None) -> None:
+        of_batch = self._core.classes_to_record(step, len(losses)) if classes is None else None
+        ids = device_classes(losses, of_batch if classes is None else classes)
+        if of_batch is not None and self._source.grouped:
+            self._add_on_device(lambda sums: sums.add_grouped(losses, of_batch), losses.device, step)
+        else:
+            self._add_on_device(lambda sums: sums.add(losses, ids), losses.device, step)
+
+    def _add_on_device(self, add: Callable[[DeviceClassLoss], None], device: torch.device, step: int | None) -> None:
+        from l2m_fast.losses.device import DeviceClassLoss
+
+        self._core.record_on_device(add, device, partial(DeviceClassLoss, self.num_classes, device), step)
 
     def update(self) -> None:
         """Close the window now; it takes effect from the next epoch. Called automatically at the end of an epoch with losses.
 
         Losses that are recorded after the loop over an epoch, as the authors of Learn2Mix do, belong to the window of the
-        next epoch: call `update()` after them to make them take effect in it.
+        next epoch: call `update()` after them to make them take effect in it. An epoch whose window was closed while it ran
+        is not closed again at its end.
 
         Raises:
             RuntimeError: The loader updates every `update_every` steps, or was closed.
         """
-        with self._guard:
-            self._progress.check_usable()
-            if self._course.update_every is not None:
-                every = self._course.update_every
-                msg = f"update() works with update_every=None: this loader updates every {every} steps by itself"
-                raise RuntimeError(msg)
-            self._progress.update()
+        self._core.update()
 
     # ---- what there is to see
 
@@ -283,14 +332,13 @@ class Loader:
     @property
     def proportions(self) -> Floats:
         """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
-        with self._guard:
-            return self._progress.prefetcher.proportions
+        return self._core.proportions
 
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
-        with self._guard:
-            return self._progress.class_losses
+        self._core.settle()
+        return self._core.class_losses
 
     @property
     def class_sizes(self) -> Sizes:
@@ -310,12 +358,17 @@ class Loader:
     @property
     def epoch(self) -> int:
         """Epoch of the next batch to be yielded."""
-        return self._progress.epoch
+        return self._core.epoch
 
     @property
     def step(self) -> int:
         """Batches of this epoch that were yielded."""
-        return self._progress.step
+        return self._core.step
+
+    @property
+    def total_step(self) -> int:
+        """Batches since the beginning of training."""
+        return self._core.total_step
 
     @property
     def history(self) -> History:
@@ -324,8 +377,8 @@ class Loader:
         A sequence of dicts with `epoch` and `total_step` (when the update was made, in batches since the beginning of
         training), `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
         """
-        with self._guard:
-            return self._progress.history
+        self._core.settle()
+        return self._recorder.snapshot()
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
@@ -334,9 +387,7 @@ class Loader:
         Raises:
             RuntimeError: No batch has been yielded.
         """
-        with self._guard:
-            self._last_classes()
-            return self._as_batch(self._progress.prefetcher.rows)
+        return self._as_batch(self._core.rows)
 
     @property
     def batch_classes(self) -> NDArray[np.int64] | torch.Tensor:
@@ -345,15 +396,7 @@ class Loader:
         Raises:
             RuntimeError: No batch has been yielded.
         """
-        with self._guard:
-            return self._as_batch(self._last_classes().astype(np.int64))
-
-    def _last_classes(self) -> NDArray[np.int32]:
-        classes = self._progress.prefetcher.classes
-        if len(classes) == 0:
-            msg = "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass classes"
-            raise RuntimeError(msg)
-        return classes
+        return self._as_batch(self._core.classes)
 
     def _as_batch(self, array: NDArray[np.int64]) -> NDArray[np.int64] | torch.Tensor:
         if self._source.format == "numpy":
@@ -366,32 +409,40 @@ class Loader:
         source = self._source
         parts = [f"{source.fields[0].num_rows} rows", f"batch_size={source.batch_size}"]
         if not source.classless:
-            parts += [f"{self.num_classes} classes", f"mixing={shortened(self._course.mixing)}"]
+            parts += [f"{self.num_classes} classes", f"mixing={shortened(self._mixing)}"]
         if source.world_size > 1:
             parts.append(f"rank {source.rank} of {source.world_size}")
-        return f"<Loader of {', '.join(parts)}, seed={self._progress.seed}, at epoch {self.epoch}, step {self.step}>"
+        return f"<Loader of {', '.join(parts)}, seed={self._core.seed}, at epoch {self.epoch}, step {self.step}>"
 
     # ---- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, shared: bool = False, step: int | None = None) -> dict[str, Any]:
         """Return what was consumed so far, O(num_classes + held rows): ints, floats, strings, bools, None, lists and dicts.
 
         json, pickle and torch.load(weights_only=True) all take it. Loading it into a loader of the same data and
         settings repeats the rest of the run exactly, losses recorded since the last update included. Draws the seed where it
         is still to be drawn.
-        """
-        with self._guard:
-            self._progress.check_usable()
-            return self._state()
 
-    def _state(self) -> dict[str, Any]:
-        return {
+        Args:
+            shared: Several ranks: all of them call this at the same batch, and each gets the same complete state, with the
+                losses of all. For checkpoints that keep one rank's only. Needs `all_reduce`.
+            step: With `lookahead`: the batch after which the run is described; at most `lookahead` before the last one yielded.
+                None: the last one whose losses were recorded. Batches beyond it are delivered again.
+
+        Raises:
+            ValueError: The state after `step` is not known, or `shared` without `all_reduce` on several ranks.
+        """
+        if step is not None:
+            step = whole("step", step, 0, state.MAX_COUNT)
+        described = {
             "version": state.VERSION,
             "fingerprint": self._fingerprint(),
-            "rank": self._source.rank,
-            "world_size": self._source.world_size,
-            **self._progress.state(),
+            **self._core.state(step),
         }
+        source = self._source
+        if not shared or source.world_size == 1:
+            return described
+        return shared_state(described, self._arguments["all_reduce"], source.rank, source.world_size)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Go on from a saved state at the next iteration: in the middle of its epoch, or with the next one.
@@ -408,20 +459,9 @@ class Loader:
             ValueError: Of another version, or of a loader of other data or settings, named in the message. The loader
                 goes on as it was.
         """
-        with self._guard:
-            self._progress.check_usable()
-            self._load(state_dict)
-
-    def _load(self, state_dict: Any) -> None:
-        source = self._source
-        loaded = state.merged(state_dict, self._fingerprint(), source.rank, source.world_size, self.num_classes)
-        progress = self._new_progress(loaded["seed"])
-        progress.load(loaded)
-        before = self._progress
-        self._progress = progress  # at once: a Ctrl-C leaves nothing half loaded
-        before.replaced()
-        if before.closed:  # meanwhile, from inside
-            progress.close()
+        read = partial(state.checked, state_dict, self._fingerprint())
+        self._core.load(read, self._source.rank, self._source.world_size)
+        self._recorder.clear()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`.
@@ -429,9 +469,7 @@ class Loader:
         Nothing else changes if it would have been anyway; otherwise every class starts a fresh pass addressed by
         `epoch`.
         """
-        with self._guard:
-            self._progress.check_usable()
-            self._progress.request(whole("epoch", epoch, 0, state.MAX_EPOCH))
+        self._core.set_epoch(whole("epoch", epoch, 0, state.MAX_EPOCH))
 
     def _fingerprint(self) -> dict[str, Any]:
         if self._fingerprint_of_data is None:
@@ -439,7 +477,6 @@ class Loader:
         return copy.deepcopy(
             {
                 **self._fingerprint_of_data,
-                "update_every": self._course.update_every,
                 "mixing": self._fingerprint_of_mixing,
             }
         )
@@ -453,11 +490,10 @@ class Loader:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Loader:
         """Return a loader of the same arrays at the same place in the same run, which goes on by itself."""
-        with self._guard:
-            self._progress.check_usable()
-            copied = Loader(self._data, **self._arguments)
-            copied._load(self._state())
-            return copied
+        copied = Loader(self._data, **self._arguments)
+        consumed = self._core.total_step
+        copied.load_state_dict(self.state_dict(step=consumed - 1 if consumed > 0 else None))
+        return copied
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse before any tensor is touched: a process that is spawned would move them to shared memory."""
@@ -474,7 +510,7 @@ class Loader:
 
         From inside one of its own calls, such as a signal handler during `next()`, it takes effect when that call ends.
         """
-        self._progress.close()
+        self._core.close()
 
     def __enter__(self) -> Self:
         return self
@@ -483,3 +519,21 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_epoch(fields: list[Any]) -> None:
+    """Check what may have changed since the last epoch."""
+    for one in fields:
+        one.check_shape()
+    torch = sys.modules.get("torch")
+    global _warned_of_workers
+    if torch is None or _warned_of_workers or torch.utils.data.get_worker_info() is None:
+        return
+    _warned_of_workers = True  # once in a process
+    warn(
+        "a Loader runs in a worker process of a torch DataLoader: every worker repeats its whole epoch. Iterate over the "
+        "Loader itself, whose threads take the place of workers"
+    )
+
+
+_warned_of_workers = False

@@ -38,8 +38,8 @@ class Custom:
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()
 
-    def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
-        return proportions
+    def update(self, window: Any) -> Any:
+        return window.proportions
 
 
 class Slotted(Custom):
@@ -145,7 +145,7 @@ def test_a_policy_that_holds_a_function_resumes_in_another_process() -> None:
         class Following:
             def __init__(self, f): self.f = f
             def initial(self, sizes): return sizes / sizes.sum()
-            def update(self, proportions, losses, sizes): return self.f(proportions)
+            def update(self, window): return self.f(window.proportions)
         def same(p): return p
         loader = Loader(np.arange(24), batch_size=6, classes=np.arange(24) % 3, mixing=Following(same), format="numpy", seed=0)
         if sys.argv[1:]:

@@ -120,7 +120,7 @@ def test_records_take_the_memory_that_their_numbers_need() -> None:
 
 
 def test_the_oldest_records_go_where_the_newest_need_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2m_fast.progress._HISTORY_BYTES", 1 << 20)
+    monkeypatch.setattr("l2m_fast.loader._HISTORY_BYTES", 1 << 20)
     monkeypatch.setattr("l2m_fast.history._CHUNK_BYTES", 1 << 12)
     loader = make()
     for i in range(20_000):

@@ -45,8 +45,8 @@ class Garbage:
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()
 
-    def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
-        return proportions * (math.nan if class_losses.max() > 10 else 1)
+    def update(self, window: Any) -> Any:
+        return window.proportions * (math.nan if window.class_losses.max() > 10 else 1)
 
 
 @pytest.mark.parametrize("update_every", [None, 2])

@@ -26,10 +26,6 @@ CALLS: dict[str, Callable[[Loader, Any], object]] = {
     "state_dict": lambda loader, _: loader.state_dict(),
     "load_state_dict": lambda loader, _: loader.load_state_dict({}),
     "set_epoch": lambda loader, _: loader.set_epoch(3),
-    "proportions": lambda loader, _: loader.proportions,
-    "class_losses": lambda loader, _: loader.class_losses,
-    "history": lambda loader, _: loader.history,
-    "batch_rows": lambda loader, _: loader.batch_rows,
 }
 INSIDE = "the loader is in use: this call comes from inside another one"
 
@@ -93,9 +89,9 @@ class Policy:
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()
 
-    def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
+    def update(self, window: Any) -> Any:
         self._caller()
-        return proportions
+        return window.proportions
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
@@ -258,24 +254,77 @@ def test_close_from_a_policy_takes_effect_when_the_call_ends() -> None:
 
 
 def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
-    loader: Loader
-    armed = False
+    loader = Loader(np.arange(N), batch_size=6, format="numpy", seed=0)
 
-    class Closing:
-        def initial(self, class_sizes: Any) -> Any:
-            if armed:
-                loader.close()
-            return class_sizes / class_sizes.sum()
+    class Closing(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            loader.close()
+            return super().get(key, default)
 
-        def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
-            return proportions
-
-    loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Closing(), format="numpy", seed=0)
-    state = loader.state_dict()
-    armed = True
-    loader.load_state_dict(state)
+    loader.load_state_dict(Closing(loader.state_dict()))
     with pytest.raises(RuntimeError, match="the loader is closed"):
         next(iter(loader))
+
+
+READS: dict[str, Callable[[Loader], object]] = {
+    "proportions": lambda loader: loader.proportions,
+    "class_losses": lambda loader: loader.class_losses,
+    "history": lambda loader: loader.history,
+    "batch_rows": lambda loader: loader.batch_rows,
+    "epoch and step": lambda loader: (loader.epoch, loader.step, loader.total_step, repr(loader)),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_what_there_is_to_see_can_be_seen_from_inside(read: Any) -> None:
+    caller = Caller(lambda loader, _: read(loader))
+    options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "format": "numpy", "seed": 0}
+    loader = Loader(np.arange(N), mixing=Policy(caller), update_every=2, **options)
+    caller.loader = loader
+    for _ in loader:
+        caller.armed = True
+        loader.record(np.ones(6))
+    assert caller.errors == []
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_thread_that_looks_on_disturbs_nothing(num_threads: int) -> None:
+    def make() -> Loader:
+        classes = np.arange(4000) % 50
+        return Loader(
+            np.arange(4000), batch_size=32, classes=classes, mixing=Learn2Mix(), update_every=5, num_threads=num_threads,
+            format="numpy", seed=0,
+        )  # fmt: skip
+
+    def look_on() -> None:
+        while not done.is_set():
+            for name, read in READS.items():
+                if name != "batch_rows" or loader.total_step > 0:
+                    read(loader)
+
+    loader, done = make(), threading.Event()
+    ended_well: list[bool] = []
+
+    def run() -> None:
+        look_on()
+        ended_well.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    rows = []
+    for _ in range(10):
+        for batch in loader:
+            rows.append(batch.tolist())
+            loader.record(1.0 + batch % 50)
+    done.set()
+    thread.join()
+    assert ended_well
+    expected, alone = [], make()
+    for _ in range(10):
+        for batch in alone:
+            expected.append(batch.tolist())
+            alone.record(1.0 + batch % 50)
+    assert rows == expected
 
 
 def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +372,7 @@ def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert loader.state_dict()["window_count"] == [*added, 0]
+    assert loader.state_dict()["window_counts"][0] == [*added, 0]
     assert sum(added) > 0
     assert all("one consumer at a time" in message for message in refused)
 
@@ -334,6 +383,7 @@ def test_a_callback_of_a_thread_that_holds_the_interpreter_crashes_nothing() -> 
         import random, signal, threading
         x, y = np.arange(2000), np.arange(2000) % 5
         loader = Loader((x, y), batch_size=64, classes=y, mixing=Learn2Mix(), update_every=3, format="numpy", num_threads=2, seed=0)
+        loader.record(np.ones(3), [0, 1, 2])
         rng = random.Random(0)
         batches = [iter(loader)]
         def act():

@@ -70,9 +70,13 @@ def test_huge_counts_are_refused_at_once() -> None:
         for value in (2**53 + 1, 2**62, 2**63, 2**70):
             with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {2**53}\]"):
                 make().load_state_dict({**state, name: value})
-    for name in ("passes", "visits", "window_count"):
+    cases: list[tuple[str, Any]] = [
+        *((name, [2**53 + 1, 0, 0]) for name in ("passes", "visits", "drawn")),
+        ("window_counts", [[2**53 + 1, 0, 0]]),
+    ]
+    for name, entry in cases:
         with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {2**53}\]"):
-            make().load_state_dict({**state, name: [2**53 + 1, 0, 0]})
+            make().load_state_dict({**state, name: entry})
 
 
 def test_the_largest_epoch_that_can_be_set_can_be_saved_and_resumed() -> None:
@@ -96,7 +100,7 @@ def nested(levels: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["held", "passes", "due", "fingerprint", "version", "seed", "class_losses", "window_sum"]
+    "name", ["held", "passes", "due", "fingerprint", "version", "seed", "class_losses", "window_sums", "memory"]
 )
 def test_deep_nesting_is_refused(name: str) -> None:
     loader = make()
@@ -127,7 +131,7 @@ def test_counts_of_losses_that_add_up_beyond_what_a_state_holds_are_refused() ->
     ranks = [make(batch_size=5, mixing=Static([0.2, 0.4, 0.4]), rank=r, world_size=2) for r in range(2)]
     for rank in ranks:
         rank.record(most)
-    with pytest.raises(ValueError, match="window_count"):
+    with pytest.raises(ValueError, match="window_counts"):
         make(mixing=Static([0.2, 0.4, 0.4])).load_state_dict([rank.state_dict() for rank in ranks])
 
 

@@ -48,7 +48,7 @@ losses, classes = np.ones(3_000_000, np.float32), np.arange(3_000_000) % 3
 print(class_loss(losses, classes, 3).count.tolist())
 loader = Loader(np.arange(300_000), batch_size=8, classes=classes[:300_000], num_threads=0, format="numpy")
 loader.record(losses, classes)
-print(loader.state_dict()["window_sum"])
+print(loader.state_dict()["window_sums"][0])
 """
     )
     assert run(program) == "[1000000, 1000000, 1000000]\n[1000000.0, 1000000.0, 1000000.0]\n"

@@ -38,6 +38,7 @@ class Case:
             ),
             "steps_per_epoch": rng.choice([None, 3, 20]),
             "update_every": rng.choice([None, 1, 2, 5]),
+            "lookahead": rng.choice([0, 0, 1]),
             "shuffle": rng.random() < 0.8,
             "num_threads": rng.choice([0, 0, 2]),
             "rank": rng.randrange(world_size),

@@ -176,7 +176,7 @@ def test_steps_do_not_block_the_host(
             loader.record(losses)
             loader.record(losses, zeros)
             loader.record(class_loss(losses, torch.zeros(50, dtype=torch.int32), 5))
-    assert loader.state_dict()["window_count"][0] == 6 * (10 + 50 + 50)
+    assert loader.state_dict()["window_counts"][0][0] == 6 * (10 + 50 + 50)
 
 
 def test_what_is_wrong_is_said() -> None:
@@ -190,11 +190,11 @@ def test_what_is_wrong_is_said() -> None:
         loader.record(torch.ones(50, device="cuda"), torch.ones(50))
     with pytest.raises(ValueError, match="both losses and classes on a CUDA device"):
         class_loss(torch.ones(5), torch.zeros(5, dtype=torch.int64, device="cuda"), 2)
-    assert loader.state_dict()["window_count"] == [0] * 5
+    assert loader.state_dict()["window_counts"][0] == [0] * 5
     loader.record(torch.ones(2, device="cuda"), torch.tensor([5, 0], device="cuda"))
     with pytest.raises(ValueError, match=r"classes must be in \[0, 5\) \(got 1 others, left out, on cuda:0\)"):
         loader.state_dict()
-    assert loader.state_dict()["window_count"] == [1, 0, 0, 0, 0]
+    assert loader.state_dict()["window_counts"][0] == [1, 0, 0, 0, 0]
 
 
 def test_sums_on_the_device_are_sums() -> None:

@@ -136,7 +136,7 @@ def test_steps_do_not_block_the_host(asynchronous: Callable[[], AbstractContextM
             loss, sums = cross_entropy(linear(inputs), targets, 4)
             loader.record(sums)
             loss.backward()
-    assert loader.state_dict()["window_count"] == [40, 0, 0, 0]
+    assert loader.state_dict()["window_counts"][0] == [40, 0, 0, 0]
 
 
 def test_compile_traces_through_it_in_one_graph() -> None:

@@ -35,9 +35,9 @@ class Spy:
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()
 
-    def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:
-        self.calls.append((proportions.tolist(), class_losses.tolist(), class_sizes.tolist()))
-        return self._answer(proportions)
+    def update(self, window: Any) -> Any:
+        self.calls.append((window.proportions.tolist(), window.class_losses.tolist(), window.class_sizes.tolist()))
+        return self._answer(window.proportions)
 
     def __repr__(self) -> str:
         return "Spy()"

@@ -7,6 +7,7 @@ is kept for that stream.
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 import weakref
 from contextlib import contextmanager, nullcontext
@@ -251,14 +252,14 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
     def counted(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         nonlocal alive
         alive += 1
-        array = np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype)
+        array = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
 
         def died() -> None:
             nonlocal alive
             alive -= 1
 
         weakref.finalize(array, died)
-        return torch.from_numpy(array)
+        return torch.from_numpy(array).view(dtype).view(shape)
 
     monkeypatch.setattr(device_data, "pinned_empty", counted)
     loader = make(**settings(prefetch=3))

@@ -37,7 +37,7 @@ def test_ranks_with_all_reduce_follow_the_losses_of_all(world_size: int, every: 
 
     def post() -> None:
         states = [loader.state_dict() for loader in ranks]
-        mailbox[:] = [np.array(state["window_sum"] + state["window_count"]) for state in states]
+        mailbox[:] = [np.array(state["window_sums"][0] + state["window_counts"][0]) for state in states]
 
     options: dict[str, Any] = {"update_every": every, "steps_per_epoch": 4}
     whole = make(batch_size=6, **options)

@@ -43,8 +43,8 @@ def test_the_losses_of_a_batch_are_those_of_its_classes(convert: Any, batch_form
         np.add.at(total, CLASSES[np.asarray(rows)], losses)
         np.add.at(count, CLASSES[np.asarray(rows)], 1)
         state = loader.state_dict()
-        assert state["window_sum"] == total.tolist()
-        assert state["window_count"] == count.tolist()
+        assert state["window_sums"][0] == total.tolist()
+        assert state["window_counts"][0] == count.tolist()
 
 
 def test_two_calls_for_one_batch_add_up() -> None:
@@ -54,8 +54,8 @@ def test_two_calls_for_one_batch_add_up() -> None:
     once = loader.state_dict()
     loader.record(np.full(6, 2.0))
     twice = loader.state_dict()
-    assert twice["window_sum"] == [3 * total for total in once["window_sum"]]
-    assert twice["window_count"] == [2 * count for count in once["window_count"]]
+    assert twice["window_sums"][0] == [3 * total for total in once["window_sums"][0]]
+    assert twice["window_counts"][0] == [2 * count for count in once["window_counts"][0]]
 
 
 def test_the_classes_given_decide_and_any_length_will_do() -> None:
@@ -64,8 +64,8 @@ def test_the_classes_given_decide_and_any_length_will_do() -> None:
     loader.record([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0], classes=torch.tensor([3, 3, 0, 1, 0, 3, 1]))
     loader.record(np.zeros(0), classes=np.zeros(0, np.int64))
     state = loader.state_dict()
-    assert state["window_sum"] == [20, 72, 0, 35]
-    assert state["window_count"] == [2, 2, 0, 3]
+    assert state["window_sums"][0] == [20, 72, 0, 35]
+    assert state["window_counts"][0] == [2, 2, 0, 3]
 
 
 def test_a_class_loss_adds_its_sums_and_counts() -> None:
@@ -74,8 +74,8 @@ def test_a_class_loss_adds_its_sums_and_counts() -> None:
         losses = np.sqrt(rows)
         loader.record(losses)
         other.record(class_loss(losses, CLASSES[rows], 4))
-    np.testing.assert_allclose(other.state_dict()["window_sum"], loader.state_dict()["window_sum"], rtol=1e-14)
-    assert other.state_dict()["window_count"] == loader.state_dict()["window_count"]
+    np.testing.assert_allclose(other.state_dict()["window_sums"][0], loader.state_dict()["window_sums"][0], rtol=1e-14)
+    assert other.state_dict()["window_counts"][0] == loader.state_dict()["window_counts"][0]
 
 
 def test_losses_that_are_not_finite_are_left_out_with_one_warning() -> None:
@@ -95,8 +95,8 @@ def test_a_class_loss_that_is_not_finite_counts_for_no_class_that_has_it() -> No
     loader = make()
     with pytest.warns(RuntimeWarning, match="not finite"):
         loader.record(ClassLoss(np.array([math.nan, 2.0, 0.0, math.inf]), np.array([3, 1, 0, 1])))
-    assert loader.state_dict()["window_count"] == [0, 1, 0, 0]
-    assert loader.state_dict()["window_sum"] == [0, 2, 0, 0]
+    assert loader.state_dict()["window_counts"][0] == [0, 1, 0, 0]
+    assert loader.state_dict()["window_sums"][0] == [0, 2, 0, 0]
 
 
 def test_a_window_without_any_finite_loss_changesnullcontext() -> None:

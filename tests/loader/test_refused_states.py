@@ -72,7 +72,7 @@ _MISSING = object()
 _COUNTS = ("rank", "world_size", "epoch", "step", "total_step", "windows")
 _LISTS = (
     *("passes", "positions", "visits", "offsets", "due", "held", "proportions", "next_proportions", "class_losses"),
-    *("window_sum", "window_count"),
+    *("drawn", "window_sums", "window_counts", "memory"),
 )
 _NAN, _INF = float("nan"), float("inf")
 # Field -> broken values, TypeErrors and ValueErrors apart.
@@ -82,13 +82,20 @@ _WRONG_TYPE: dict[str, list[Any]] = {
     **{name: [1.5, None, True, "0", [0]] for name in _COUNTS},
     **{name: [None, 1, "x", {}, (0, 0, 0, 0)] for name in _LISTS},
 }
-for _name in ("passes", "positions", "visits", "offsets", "window_count"):
+for _name in ("passes", "positions", "visits", "offsets", "drawn"):
     _WRONG_TYPE[_name] += [[0, 0, 0, 0.0], [0, 0, 0, None], [0, 0, 0, True], [0, 0, 0, "a"]]
-for _name in ("due", "proportions", "next_proportions", "window_sum"):
+for _name in ("due", "proportions", "next_proportions"):
     _WRONG_TYPE[_name] += [[0.5, 0.5, 0.0, "a"], [0.5, 0.5, 0.0, None], [0.5, 0.5, 0.0, [0.0]]]
+_WRONG_TYPE["updated"] = [None, 0, 1, "x"]
+_WRONG_TYPE["window_counts"] += [[[0, 0, 0, 0.0]], [[0, 0, 0, None]], [[0, 0, 0, True]], [0, 0, 0, 0]]
+_WRONG_TYPE["window_sums"] += [[[0.5, 0.5, 0.0, "a"]], [[0.5, 0.5, 0.0, None]], [[0, 0, 0, 0]], [0.0] * 4]
+_WRONG_TYPE["memory"] += [[0.0], [[0.0, 0.0, 0.0, None]]]
 _WRONG_TYPE["class_losses"] += [[0.0, 0.0, None, "a"], [0.0, 0.0, None, True]]
 _WRONG_VALUE: dict[str, list[Any]] = {
-    "version": [0, 1, 2, 4, "3", None, _MISSING],
+    "version": [0, 1, 2, 3, 5, "4", None, _MISSING],
+    "updated": [_MISSING],
+    "drawn": [[0, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2**53 + 1], _MISSING],
+    "memory": [[[0.0] * 4], [[0.0] * 3], [[_NAN] * 4], _MISSING],
     "seed": [-1, 2**64, _MISSING],
     "fingerprint": [{}, _MISSING],
     "rank": [-1, 1, 5, 2**70, _MISSING],
@@ -117,8 +124,14 @@ _WRONG_VALUE: dict[str, list[Any]] = {
         *([], [0.5, 0.5, 0.0, 0.0, 0.0], [_INF, 0.0, 0.0, 0.0], _MISSING),
     ],
     "class_losses": [[0.0] * 3, [_NAN, 0.0, 0.0, 0.0], [_INF, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], _MISSING],
-    "window_sum": [[0.0] * 5, [_NAN, 0.0, 0.0, 0.0], [_INF, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], _MISSING],
-    "window_count": [[0] * 5, [-1, 0, 0, 0], [2**63, 0, 0, 0], [0, 0, 0, 0], [2**60, 1, 0, 1], _MISSING],
+    "window_sums": [
+        *([], [[0.0] * 5], [[_NAN, 0.0, 0.0, 0.0]], [[_INF, 0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0]], [[0.0] * 4] * 2),
+        _MISSING,
+    ],
+    "window_counts": [
+        *([], [[0] * 5], [[-1, 0, 0, 0]], [[2**63, 0, 0, 0]], [[0, 0, 0, 0]], [[2**60, 1, 0, 1]], [[0] * 4] * 2),
+        _MISSING,
+    ],
 }
 
 
@@ -137,7 +150,7 @@ def state() -> dict[str, Any]:
     for rows in itertools.islice(loader, 3):
         loader.record(losses_of(rows))
     state = loader.state_dict()
-    assert min(state["window_count"][k] for k in (0, 1, 3)) > 0
+    assert min(state["window_counts"][0][k] for k in (0, 1, 3)) > 0
     return state
 
 
@@ -172,7 +185,7 @@ def test_what_is_not_a_state_is_refused(given: Any) -> None:
 
 
 def test_an_empty_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"of version 3 \(got None\)"):
+    with pytest.raises(ValueError, match=r"of version 4 \(got None\)"):
         make().load_state_dict({})
 
 
@@ -182,7 +195,7 @@ def test_windows_must_agree_with_the_steps() -> None:
     state = loader.state_dict()
     assert state["windows"] == 2
     for windows in (0, 1, 3):
-        with pytest.raises(ValueError, match=r"windows of the state must be in \[2\]"):
+        with pytest.raises(ValueError, match=r"windows of the state must be in \[2, 2\]"):
             loader.load_state_dict({**state, "windows": windows})
     loader.load_state_dict(state)
 
@@ -209,8 +222,8 @@ def test_a_custom_policy_is_recognised_by_its_parameters() -> None:
         def initial(self, class_sizes: Any) -> Any:
             return class_sizes / class_sizes.sum()
 
-        def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:  # noqa: ARG002
-            return proportions
+        def update(self, window: Any) -> Any:
+            return window.proportions
 
     state = make(mixing=Follow(0.5)).state_dict()
     make(mixing=Follow(0.5)).load_state_dict(state)

@@ -42,7 +42,8 @@ def _steps(ranks: list[Loader], steps: int) -> list[Any]:
 
 def _post(ranks: list[Loader], mailbox: list[Any]) -> None:
     mailbox[:] = [
-        np.array(state["window_sum"] + state["window_count"]) for state in (loader.state_dict() for loader in ranks)
+        np.array(state["window_sums"][0] + state["window_counts"][0])
+        for state in (loader.state_dict() for loader in ranks)
     ]
 
 
@@ -66,8 +67,8 @@ def test_the_states_of_all_ranks_resume_on_any_number_of_ranks(before: int, afte
     resumed = _ranks(after, resumed_mailbox)
     for loader in resumed:
         loader.load_state_dict(states)
-    pending = np.sum([loader.state_dict()["window_sum"] for loader in resumed], axis=0)
-    np.testing.assert_allclose(pending, np.sum([state["window_sum"] for state in states], axis=0), rtol=1e-15)
+    pending = np.sum([loader.state_dict()["window_sums"][0] for loader in resumed], axis=0)
+    np.testing.assert_allclose(pending, np.sum([state["window_sums"][0] for state in states], axis=0), rtol=1e-15)
 
     same_ranks = _ranks(before, mailbox)
     for loader, state in zip(same_ranks, states, strict=True):
@@ -123,4 +124,4 @@ def test_sums_of_ranks_stop_at_the_largest_float() -> None:
     state = [json.loads(json.dumps(loader.state_dict())) for loader in ranks]
     resumed = _ranks(2, mailbox)[0]
     resumed.load_state_dict(state)
-    assert resumed.state_dict()["window_sum"] == [np.finfo(np.float64).max] * resumed.num_classes
+    assert resumed.state_dict()["window_sums"][0] == [np.finfo(np.float64).max] * resumed.num_classes

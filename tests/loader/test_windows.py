@@ -131,7 +131,7 @@ def test_losses_recorded_after_an_epoch_belong_to_the_next_window() -> None:
     list(loader)
     loader.record(np.ones(6))
     assert loader.history == []
-    assert sum(loader.state_dict()["window_count"]) == 6
+    assert sum(loader.state_dict()["window_counts"][0]) == 6
     list(loader)
     assert [update["epoch"] for update in loader.history] == [1]
     assert loader.history[0]["counts"].sum() == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,6 @@ from l2m_fast import Learn2Mix, Loader
 from l2m_fast import loader as loader_module
 from l2m_fast.losses.device import DeviceClassLoss
 from l2m_fast.losses.sums import ClassLoss
-from l2m_fast.losses.window import LossWindow
 from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, NUM_CLASSES, check_against_fsum, totals
 
 
@@ -105,43 +105,51 @@ def test_a_stream_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> N
 # ---- a window of losses that are on a device
 
 
-def window() -> LossWindow:
-    return LossWindow(NUM_CLASSES)
+def taken_for_on_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
+    """A loader that has yielded a batch of 50 rows, and takes some losses for those of a device."""
+    monkeypatch.setattr(loader_module, "is_on_device", is_on_device)
+    y = torch.arange(50) % NUM_CLASSES
+    loader = Loader(y, batch_size=50, classes=y, mixing=Learn2Mix(), seed=0, steps_per_epoch=9)
+    next(iter(loader))
+    return loader
 
 
-CPU = torch.device("cpu")
+def pending(loader: Loader) -> tuple[list[float], list[int]]:
+    state = loader.state_dict()
+    return state["window_sums"][0], state["window_counts"][0]
 
 
-def test_a_window_goes_on_wherever_the_losses_are() -> None:
+def test_a_window_goes_on_wherever_the_losses_are(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    here, there = window(), window()
+    there = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    here = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     for step in range(6):
         losses, classes = rng.random(50), rng.integers(0, NUM_CLASSES, 50)
-        here.add(losses, classes, 0)
+        here.record(losses, classes)
         if step == 3:
-            there.add(losses, classes, 0)
+            there.record(losses, classes)
         elif step == 4:
             sums = totals("cpu")
             sums.add(torch.from_numpy(losses), torch.from_numpy(classes))
-            there.add_sums(sums)
+            there.record(sums)
         else:
-            there.on_device(CPU).add(torch.from_numpy(losses), torch.from_numpy(classes))
-        assert there.pending.count.tolist() == here.pending.count.tolist()
-        np.testing.assert_allclose(there.pending.sum, here.pending.sum, rtol=1e-14)
-    assert there.pending.count.sum() == 300
+            there.record(torch.from_numpy(losses), torch.from_numpy(classes))
+        assert pending(there)[1] == pending(here)[1]
+        np.testing.assert_allclose(pending(there)[0], pending(here)[0], rtol=1e-14)
+    assert sum(pending(there)[1]) == 300
     with pytest.raises(ValueError, match=r"of 7 classes \(got 8\)"):
-        there.add_sums(totals("cpu", 8))
+        there.record(totals("cpu", 8))
 
 
-def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read() -> None:
-    some = window()
-    some.on_device(CPU).add(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
+def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    loader.record(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
     with pytest.warns(RuntimeWarning, match="not finite"):
-        assert some.pending.count.sum() == 1
-    some.on_device(CPU).add(torch.tensor([1.0, 2.0]), torch.tensor([7, 0]))
+        assert sum(pending(loader)[1]) == 1
+    loader.record(torch.tensor([1.0, 2.0]), torch.tensor([7, 0]))
     with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 others, left out, on cpu\)"):
-        _ = some.pending
-    assert some.pending.sum.tolist() == [3, 0, 0, 0, 0, 0, 0]
+        pending(loader)
+    assert pending(loader)[0] == [3, 0, 0, 0, 0, 0, 0]
 
 
 # ---- a loader whose losses are taken for those of a device: they are read half a window after its end

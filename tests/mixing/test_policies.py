@@ -18,6 +18,7 @@ from l2m_fast import (
     Proportional,
     Static,
     Temperature,
+    Window,
 )
 from l2m_fast.fingerprint import by_value
 
@@ -98,7 +99,7 @@ def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor
     sizes, p, losses = window
     count = len(nonempty(sizes))
     least = floor / count * (1 - 1e-12)
-    got = Learn2Mix(rate, min_share=least).update(p, losses, sizes)
+    got = Learn2Mix(rate, min_share=least).update(Window.of(p, losses, sizes))
     total = math.fsum(losses)
     if total == 0:
         assert got.tolist() == p.tolist()
@@ -121,14 +122,14 @@ def test_learn2mix_raises_its_start_to_the_min_share(sizes: Any, floor: float, s
 
 def test_learn2mix_reaches_the_loss_shares_in_one_step_of_1() -> None:
     sizes, losses = np.array([5, 5, 0, 10]), np.array([1.0, 2.0, 0.0, 5.0])
-    assert Learn2Mix(1.0).update(np.array([0.25, 0.25, 0, 0.5]), losses, sizes).tolist() == [0.125, 0.25, 0, 0.625]
+    assert Learn2Mix(1.0).update(Window.of([0.25, 0.25, 0, 0.5], losses, sizes)).tolist() == [0.125, 0.25, 0, 0.625]
 
 
 def test_learn2mix_converges_on_the_loss_shares() -> None:
     sizes, losses = np.array([900, 90, 10]), np.array([0.1, 0.3, 0.6])
     p = Learn2Mix(0.1).initial(sizes)
     for _ in range(300):
-        p = Learn2Mix(0.1).update(p, losses, sizes)
+        p = Learn2Mix(0.1).update(Window.of(p, losses, sizes))
     np.testing.assert_allclose(p, losses, rtol=1e-9)
 
 
@@ -137,11 +138,11 @@ def test_learn2mix_converges_on_the_loss_shares() -> None:
 def test_group_dro_weighs_the_shares_by_the_exponents_of_the_losses(window: Any, step_size: float) -> None:
     sizes, p, losses = window
     expected = normal([share * math.exp(step_size * loss) for share, loss in zip(p, losses, strict=True)])
-    assert_close(GroupDRO(step_size).update(p, losses, sizes), expected)
+    assert_close(GroupDRO(step_size).update(Window.of(p, losses, sizes)), expected)
 
 
 def test_group_dro_does_not_overflow() -> None:
-    got = GroupDRO(100.0).update(np.array([0.5, 0.5, 0.0]), np.array([1e4, 1.0, 0.0]), np.array([3, 3, 0]))
+    got = GroupDRO(100.0).update(Window.of([0.5, 0.5, 0.0], [1e4, 1.0, 0.0], [3, 3, 0]))
     assert got.tolist() == [1, 0, 0]
 
 
@@ -150,8 +151,7 @@ def test_group_dro_does_not_overflow() -> None:
 )
 def test_fixed_policies_say_so_and_keep_what_they_have(policy: Any) -> None:
     assert policy.fixed is True
-    p = np.array([0.25, 0.75])
-    assert policy.update(p, np.array([1.0, 9.0]), np.array([4, 4])).tolist() == [0.25, 0.75]
+    assert policy.update(Window.of([0.25, 0.75], [1.0, 9.0], [4, 4])).tolist() == [0.25, 0.75]
 
 
 def test_policies_that_follow_losses_are_not_fixed() -> None:
@@ -162,7 +162,7 @@ def test_policies_that_follow_losses_are_not_fixed() -> None:
 def test_policies_leave_their_arguments_alone(policy: Any) -> None:
     arguments = np.array([0.25, 0.75]), np.array([1.0, 9.0]), np.array([4, 4])
     before = [argument.tolist() for argument in arguments]
-    policy.update(*arguments)
+    policy.update(Window.of(*arguments))
     policy.initial(arguments[2])
     assert [argument.tolist() for argument in arguments] == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -22,6 +23,7 @@ from l2m_fast import (
     Proportional,
     Static,
     Temperature,
+    Window,
 )
 from loader.recording import SIZES, START, Spy, record_means
 from loader.small import STEPS, make
@@ -54,10 +56,11 @@ def test_a_custom_policy_is_called_with_copies() -> None:
             class_sizes[:] = 0
             return shares
 
-        def update(self, proportions: Any, class_losses: Any, class_sizes: Any) -> Any:
-            super().update(proportions, class_losses, class_sizes)
-            for array in (proportions, class_losses, class_sizes):
-                array[:] = 0
+        def update(self, window: Any) -> Any:
+            super().update(window)
+            for field in dataclasses.fields(window):
+                if isinstance(array := getattr(window, field.name), np.ndarray):
+                    array[:] = 0
             return [0.5, 0.25, 0, 0.25]
 
     spy = Vandal()
@@ -72,7 +75,7 @@ def test_a_custom_policy_is_called_with_copies() -> None:
 
 
 def test_a_custom_policy_may_return_a_list_or_a_tensor() -> None:
-    for answer in ([0.5, 0.25, 0, 0.25], (0.5, 0.25, 0, 0.25), torch.tensor([0.5, 0.25, 0, 0.25])):
+    for answer in ([0.5, 0.25, 0, 0.25], np.array([0.5, 0.25, 0, 0.25]), torch.tensor([0.5, 0.25, 0, 0.25])):
         loader = make(mixing=Spy(lambda _, answer=answer: answer))
         record_means(loader, 1.0)
         loader.update()
@@ -191,7 +194,7 @@ def test_group_dro_goes_on_where_a_share_has_become_nothing() -> None:
     policy = GroupDRO(1.0)
     proportions = np.array([0.5, 0.5])
     for losses in ([1000.0, 0.0], [1000.0, 0.0], [0.0, 2000.0]):
-        proportions = policy.update(proportions, np.array(losses), np.array([10, 10]))
+        proportions = policy.update(Window.of(proportions, losses, [10, 10]))
     assert proportions.tolist() == [1, 0]
 
 

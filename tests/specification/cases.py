@@ -7,19 +7,12 @@ statistics would fail for a fresh seed although the oracle is right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from oracle import (
-    Floats,
-    Ints,
-    OracleLoader,
-    learn2mix,
-    with_min_share,
-)
+from oracle import Floats, Ints, OracleLoader
 
 FALSE_ALARM = 1e-6
 MAX_WORD = 2**64 - 1
@@ -34,36 +27,6 @@ def assert_uniform(counts: ArrayLike, degrees_of_freedom: int | None = None) -> 
     z = NormalDist().inv_cdf(1 - FALSE_ALARM)
     limit = df * (1 - 2 / (9 * df) + z * (2 / (9 * df)) ** 0.5) ** 3  # Wilson and Hilferty (1931)
     assert ((observed - expected) ** 2 / expected).sum() < limit
-
-
-@dataclass
-class Classical:
-    fixed: bool = True
-
-    def initial(self, class_sizes: Ints, /) -> Floats:
-        return np.asarray(class_sizes / class_sizes.sum())
-
-    def update(self, _proportions: Floats, _class_losses: Floats, _class_sizes: Ints, /) -> Floats:
-        raise AssertionError
-
-
-@dataclass
-class Uniform(Classical):
-    def initial(self, class_sizes: Ints, /) -> Floats:
-        return np.asarray((class_sizes > 0) / (class_sizes > 0).sum())
-
-
-@dataclass
-class Mixing(Classical):
-    fixed: bool = False
-    mixing_rate: float = 0.3
-    min_share: float = 0.0
-
-    def initial(self, class_sizes: Ints, /) -> Floats:
-        return with_min_share(super().initial(class_sizes), class_sizes, self.min_share)
-
-    def update(self, proportions: Floats, class_losses: Floats, class_sizes: Ints, /) -> Floats:
-        return learn2mix(proportions, class_losses, class_sizes, self.mixing_rate, self.min_share)
 
 
 def long_tail(num_rows: int = 60, num_classes: int = 5) -> Ints:

@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import (
-    OracleLoader,
-    sequence,
-    throw_dice,
-)
-from specification.cases import Classical, Uniform, assert_uniform, epoch_of, long_tail, rows_of
+from oracle import Balanced, OracleLoader, Proportional, sequence, throw_dice
+from specification.cases import assert_uniform, epoch_of, long_tail, rows_of
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -22,7 +18,7 @@ def test_ranks_slice_the_global_plan(world_size: int, shuffle: bool) -> None:
     def batches_of(rank: int, world_size: int, order: str) -> list[tuple[list[int], list[int]]]:
         options: dict[str, Any] = {"shuffle": shuffle, "order": order, "rank": rank, "world_size": world_size}
         size = 12 // world_size
-        return epoch_of(OracleLoader(60, batch_size=size, classes=long_tail(), mixing=Classical(), **options))
+        return epoch_of(OracleLoader(60, batch_size=size, classes=long_tail(), mixing=Proportional(), **options))
 
     grouped = [batches_of(rank, world_size, "grouped") for rank in range(world_size)]
     shuffled = [batches_of(rank, world_size, "shuffled") for rank in range(world_size)]
@@ -38,7 +34,7 @@ def test_ranks_slice_the_global_plan(world_size: int, shuffle: bool) -> None:
 
 def test_rows_follow_their_classes_in_a_shuffled_batch() -> None:
     classes = long_tail()
-    loader = OracleLoader(60, batch_size=16, classes=classes, mixing=Uniform())
+    loader = OracleLoader(60, batch_size=16, classes=classes, mixing=Balanced())
     for rows, batch_classes in loader:
         assert np.array_equal(classes[rows], batch_classes)
         assert np.array_equal(np.bincount(batch_classes, minlength=5), loader.quotas)
@@ -47,17 +43,17 @@ def test_rows_follow_their_classes_in_a_shuffled_batch() -> None:
 
 def test_order_within_a_shuffled_batch_is_uniform() -> None:
     classes = np.arange(4)
-    loader = OracleLoader(4, batch_size=4, classes=classes, mixing=Classical(), steps_per_epoch=2400)
+    loader = OracleLoader(4, batch_size=4, classes=classes, mixing=Proportional(), steps_per_epoch=2400)
     assert_uniform(list(Counter(tuple(rows.tolist()) for rows, _ in loader).values()))
 
 
 def test_only_the_given_rows_are_drawn_and_classes_are_numbered_over_all() -> None:
     classes = np.array([0, 1, 2, 0, 1, 5])
     rows = np.array([4, 0, 3])
-    loader = OracleLoader(6, batch_size=2, classes=classes, mixing=Classical(), rows=rows, shuffle=False)
+    loader = OracleLoader(6, batch_size=2, classes=classes, mixing=Proportional(), rows=rows, shuffle=False)
     assert loader.class_sizes.tolist() == [2, 1, 0, 0, 0, 0]
     assert Counter(row for _ in range(30) for row in rows_of(loader)) == {0: 20, 3: 20, 4: 20}
-    assert epoch_of(OracleLoader(6, batch_size=3, mixing=Classical(), rows=rows, shuffle=False)) == [
+    assert epoch_of(OracleLoader(6, batch_size=3, mixing=Proportional(), rows=rows, shuffle=False)) == [
         ([4, 0, 3], [0] * 3)  # in the order given
     ]
 
@@ -65,7 +61,7 @@ def test_only_the_given_rows_are_drawn_and_classes_are_numbered_over_all() -> No
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 7, 8, 9, 11, 12, 13, 16, 17, 23, 24, 25])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_in_dataset_order_every_row_comes_once_over_all_ranks(num_rows: int, world_size: int) -> None:
-    options: dict[str, Any] = {"batch_size": 3, "mixing": Classical(), "shuffle": False, "world_size": world_size}
+    options: dict[str, Any] = {"batch_size": 3, "mixing": Proportional(), "shuffle": False, "world_size": world_size}
     loaders = [OracleLoader(num_rows, rank=rank, **options) for rank in range(world_size)]
     for _ in range(2):
         batches = [[rows.tolist() for rows, _ in loader] for loader in loaders]

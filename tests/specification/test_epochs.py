@@ -8,31 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import (
-    OracleLoader,
-    permutation,
-)
-from specification.cases import Classical, Mixing, epoch_of, long_tail, loss_of, rows_of
+from oracle import Learn2Mix, OracleLoader, Proportional, permutation
+from specification.cases import epoch_of, long_tail, loss_of, rows_of
 
 
 def test_without_classes_an_epoch_is_a_pass() -> None:
-    loader = OracleLoader(10, batch_size=4, mixing=Classical(), seed=2)
+    loader = OracleLoader(10, batch_size=4, mixing=Proportional(), seed=2)
     for epoch in range(3):
         assert rows_of(loader) == permutation(2, 0, epoch, 10).tolist()
-    assert epoch_of(OracleLoader(5, batch_size=3, mixing=Classical(), shuffle=False)) == [
+    assert epoch_of(OracleLoader(5, batch_size=3, mixing=Proportional(), shuffle=False)) == [
         ([0, 1, 2], [0, 0, 0]),
         ([3, 4], [0, 0]),
     ]
 
 
 def test_a_dropped_tail_does_not_come_in_the_next_epoch() -> None:
-    loader = OracleLoader(10, batch_size=4, mixing=Classical(), drop_last=True)
+    loader = OracleLoader(10, batch_size=4, mixing=Proportional(), drop_last=True)
     for epoch in range(2):
         assert rows_of(loader) == permutation(0, 0, epoch, 10)[:8].tolist()
 
 
 def test_steps_per_epoch_lets_passes_run_on() -> None:
-    loader = OracleLoader(10, batch_size=4, mixing=Classical(), steps_per_epoch=3)
+    loader = OracleLoader(10, batch_size=4, mixing=Proportional(), steps_per_epoch=3)
     assert Counter(row for _ in range(5) for row in rows_of(loader)) == dict.fromkeys(range(10), 6)
 
 
@@ -55,7 +52,9 @@ def test_number_of_steps(num_rows: int, world_size: int, options: dict[str, Any]
     if "classes" in options:
         options = {**options, "classes": np.arange(num_rows) % 3}
     for rank in range(world_size):
-        loader = OracleLoader(num_rows, batch_size=4, mixing=Classical(), rank=rank, world_size=world_size, **options)
+        loader = OracleLoader(
+            num_rows, batch_size=4, mixing=Proportional(), rank=rank, world_size=world_size, **options
+        )
         assert len(loader) == len(epoch_of(loader)) == steps
 
 
@@ -65,16 +64,16 @@ def test_number_of_steps(num_rows: int, world_size: int, options: dict[str, Any]
         (3, {"batch_size": 4, "drop_last": True}),
         (3, {"batch_size": 4, "world_size": 4}),
         (3, {"batch_size": 2**31}),
-        (30, {"batch_size": 4, "world_size": 2, "mixing": Mixing()}),
+        (30, {"batch_size": 4, "world_size": 2, "mixing": Learn2Mix(0.3)}),
     ],
 )
 def test_options_that_make_no_batch_are_refused(num_rows: int, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"make no batch|at most|all_reduce"):
-        OracleLoader(num_rows, **{"mixing": Classical(), **options})
+        OracleLoader(num_rows, **{"mixing": Proportional(), **options})
 
 
 def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     first = iter(loader)
     rows, _ = next(first)
     loader.record(loss_of(rows))
@@ -97,7 +96,7 @@ def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
 
 def test_set_epoch_changes_nothing_where_the_epoch_would_have_been_next_anyway() -> None:
     def run(set_epoch: bool) -> list[Any]:
-        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Classical())
+        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Proportional())
         seen: list[Any] = []
         for epoch in range(3):
             if set_epoch:
@@ -113,7 +112,7 @@ def test_set_epoch_changes_nothing_where_the_epoch_would_have_been_next_anyway()
 
 
 def test_set_epoch_starts_passes_addressed_by_the_epoch() -> None:
-    loader = OracleLoader(60, batch_size=7, classes=long_tail(), mixing=Classical(), seed=3)
+    loader = OracleLoader(60, batch_size=7, classes=long_tail(), mixing=Proportional(), seed=3)
     epoch_of(loader)
     before = loader.state_dict()
     loader.set_epoch(9)
@@ -126,8 +125,8 @@ def test_set_epoch_starts_passes_addressed_by_the_epoch() -> None:
 
 
 def test_set_epoch_waits_for_the_running_iterator() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Classical())
-    expected = epoch_of(OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Classical()))
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Proportional())
+    expected = epoch_of(OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Proportional()))
     batches = iter(loader)
     seen = [next(batches)]
     loader.set_epoch(4)
@@ -138,7 +137,7 @@ def test_set_epoch_waits_for_the_running_iterator() -> None:
 
 def test_set_epoch_goes_on_with_a_restored_epoch_or_leaves_it() -> None:
     def restored() -> OracleLoader:
-        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
         rows, _ = next(iter(loader))
         loader.record(loss_of(rows))
         state = loader.state_dict()

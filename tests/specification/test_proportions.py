@@ -7,7 +7,6 @@ import pytest
 
 from oracle import (
     checked_proportions,
-    learn2mix,
     neumaier_sum,
 )
 
@@ -37,12 +36,3 @@ def test_bad_proportions_are_refused(proportions: list[float], message: str) -> 
 
 def test_proportions_are_renormalised() -> None:
     assert checked_proportions([0.5000004, 0.5000004], np.array([1, 1])).tolist() == [0.5, 0.5]
-
-
-def test_learn2mix_steps_towards_the_loss_shares() -> None:
-    proportions, sizes = np.array([0.5, 0.25, 0.25, 0.0]), np.array([2, 1, 1, 0])
-    new = learn2mix(proportions, np.array([1.0, 3.0, 0.0, 0.0]), sizes, mixing_rate=0.5)
-    assert new.tolist() == [0.375, 0.5, 0.125, 0.0]
-    assert learn2mix(proportions, np.zeros(4), sizes).tolist() == proportions.tolist()
-    floored = learn2mix(proportions, np.array([1.0, 3.0, 0.0, 0.0]), sizes, mixing_rate=0.5, min_share=0.25)
-    assert floored.tolist() == [0.34375, 0.375, 0.28125, 0.0]

@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracle import (
-    OracleLoader,
-)
-from specification.cases import MAX_WORD, Classical, Mixing, Uniform, epoch_of, long_tail, loss_of, recording
+from oracle import Balanced, Learn2Mix, OracleLoader, Proportional
+from specification.cases import MAX_WORD, epoch_of, long_tail, loss_of, recording
 
 CONFIGURATIONS: list[dict[str, Any]] = [
-    {"mixing": Mixing(), "classes": long_tail(), "batch_size": 7},
-    {"mixing": Mixing(min_share=0.05), "classes": long_tail(), "batch_size": 7, "update_every": 3},
-    {"mixing": Mixing(), "classes": long_tail(), "batch_size": 7, "update_every": 1, "steps_per_epoch": 4},
-    {"mixing": Uniform(), "classes": long_tail(), "batch_size": 20, "shuffle": False, "update_every": 2},
-    {"mixing": Classical(), "batch_size": 9},
-    {"mixing": Classical(), "batch_size": 9, "drop_last": True, "rank": 1, "world_size": 2},
-    {"mixing": Classical(), "batch_size": 9, "steps_per_epoch": 5, "seed": MAX_WORD},
+    {"mixing": Learn2Mix(0.3), "classes": long_tail(), "batch_size": 7},
+    {"mixing": Learn2Mix(0.3, min_share=0.05), "classes": long_tail(), "batch_size": 7, "update_every": 3},
+    {"mixing": Learn2Mix(0.3), "classes": long_tail(), "batch_size": 7, "update_every": 1, "steps_per_epoch": 4},
+    {"mixing": Balanced(), "classes": long_tail(), "batch_size": 20, "shuffle": False, "update_every": 2},
+    {"mixing": Proportional(), "batch_size": 9},
+    {"mixing": Proportional(), "batch_size": 9, "drop_last": True, "rank": 1, "world_size": 2},
+    {"mixing": Proportional(), "batch_size": 9, "steps_per_epoch": 5, "seed": MAX_WORD},
 ]
 
 
@@ -65,13 +63,13 @@ def test_restored_loader_repeats_the_uninterrupted_run(options: dict[str, Any], 
 
 
 def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     batches = iter(loader)
     for rows, _ in itertools.islice(batches, len(loader)):
         loader.record(loss_of(rows))
     state = loader.state_dict()
     assert (state["epoch"], state["step"]) == (0, len(loader))
-    restored = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    restored = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     restored.load_state_dict(state)
     assert next(batches, None) is None
     assert epoch_of(restored) == epoch_of(loader)
@@ -89,7 +87,7 @@ def test_state_is_of_plain_types_and_small(options: dict[str, Any]) -> None:
 
 
 def test_without_classes_the_cursor_is_epoch_and_step() -> None:
-    loader = OracleLoader(10, batch_size=4, mixing=Classical())
+    loader = OracleLoader(10, batch_size=4, mixing=Proportional())
     for epoch in range(3):
         for step, _ in enumerate(loader, 1):
             state = loader.state_dict()
@@ -99,7 +97,7 @@ def test_without_classes_the_cursor_is_epoch_and_step() -> None:
 def test_a_state_of_another_number_of_ranks_goes_on_with_the_same_global_batches() -> None:
     def loader(rank: int, world_size: int) -> OracleLoader:
         return OracleLoader(
-            60, batch_size=12 // world_size, classes=long_tail(), mixing=Uniform(), rank=rank, world_size=world_size
+            60, batch_size=12 // world_size, classes=long_tail(), mixing=Balanced(), rank=rank, world_size=world_size
         )
 
     one = loader(0, 1)

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from oracle import (
-    Floats,
-    Ints,
-    OracleLoader,
-)
-from specification.cases import Classical, Mixing, Uniform, long_tail, loss_of, recording
+from oracle import Balanced, Floats, Ints, Learn2Mix, OracleLoader, Proportional, Window
+from specification.cases import long_tail, loss_of, recording
 
 
 @dataclass
@@ -28,16 +24,16 @@ class Given:
     def initial(self, _class_sizes: Ints, /) -> list[float]:
         return self.start
 
-    def update(self, _proportions: Floats, class_losses: Floats, _class_sizes: Ints, /) -> list[float]:
-        return self.change(class_losses.tolist())
+    def update(self, window: Window, /) -> list[float]:
+        return self.change(window.class_losses.tolist())
 
 
 def test_an_epochs_window_acts_from_the_next_epoch() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     for epoch, group in itertools.groupby(enumerate(recording(loader, 4)), lambda item: item[0] // 10):
         in_force = {tuple(proportions) for _, (_, proportions) in group}
         assert len(in_force) == 1
-        start = Mixing().initial(loader.class_sizes).tolist()
+        start = Learn2Mix(0.3).initial(loader.class_sizes).tolist()
         assert list(in_force.pop()) == (loader.history[epoch - 1]["proportions"] if epoch else start)
     assert len(loader.history) == 4
 
@@ -66,7 +62,7 @@ def test_window_w_acts_from_the_first_batch_of_window_w_plus_2(every: int) -> No
 
 
 def test_every_update_starts_from_the_newest_proportions() -> None:
-    loader = OracleLoader(4, batch_size=4, classes=np.array([0, 0, 0, 1]), mixing=Mixing(mixing_rate=0.5))
+    loader = OracleLoader(4, batch_size=4, classes=np.array([0, 0, 0, 1]), mixing=Learn2Mix(0.5))
     next(iter(loader))
     for _ in range(2):
         loader.record([1.0, 3.0], classes=[0, 1])
@@ -76,7 +72,7 @@ def test_every_update_starts_from_the_newest_proportions() -> None:
 
 
 def test_update_closes_the_window_now_and_acts_from_the_next_epoch() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     batches = iter(loader)
     start = loader.proportions.tolist()
     rows, _ = next(batches)
@@ -88,7 +84,7 @@ def test_update_closes_the_window_now_and_acts_from_the_next_epoch() -> None:
     assert len(loader.history) == 1, "nothing was recorded since"
     assert loader.proportions.tolist() == loader.history[0]["proportions"]
     with pytest.raises(RuntimeError, match="update_every=None"):
-        OracleLoader(60, batch_size=6, mixing=Classical(), update_every=3).update()
+        OracleLoader(60, batch_size=6, mixing=Proportional(), update_every=3).update()
 
 
 def test_class_losses_are_the_means_of_the_finite_losses() -> None:
@@ -112,19 +108,19 @@ def test_class_losses_are_the_means_of_the_finite_losses() -> None:
 
 
 def test_bad_records_add_nothing() -> None:
-    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Mixing())
+    loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     with pytest.raises(RuntimeError, match="needs a batch"):
         loader.record([1.0])
     next(iter(loader))
     for losses, classes in (([1.0], None), ([1.0, 2.0], [0]), ([1.0, 2.0], [0, 5]), ([1.0, 2.0], [0, -1])):
         with pytest.raises(ValueError, match="one class in"):
             loader.record(losses, classes)
-    assert sum(loader.state_dict()["window_count"]) == 0
+    assert sum(loader.state_dict()["window_counts"][0]) == 0
 
 
 def test_fixed_policies_keep_their_proportions_and_the_class_losses() -> None:
     for every in (None, 3):
-        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Uniform(), update_every=every)
+        loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Balanced(), update_every=every)
         assert {tuple(proportions) for _, proportions in recording(loader, 2)} == {(0.2,) * 5}
         assert None not in loader.class_losses
         assert loader.history == []
@@ -139,7 +135,7 @@ def test_ranks_that_sum_their_losses_agree_with_one_process() -> None:
             60,
             batch_size=12 // world_size,
             classes=long_tail(),
-            mixing=Mixing(),
+            mixing=Learn2Mix(0.3),
             update_every=4,
             rank=rank,
             world_size=world_size,

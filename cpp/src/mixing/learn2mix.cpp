@@ -3,63 +3,50 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
-#include <vector>
 
 #include "l2m/base/errors.hpp"
 #include "l2m/base/sums.hpp"
+#include "l2m/mixing/fixed.hpp"
 
 namespace l2m {
 namespace {
 
-void check_length(const char* what, std::size_t got, std::size_t num_classes) {
-  if (got != num_classes)
-    throw std::invalid_argument(
-        message(what, " must have one value for each of ", num_classes, " classes (got ", got, ")"));
+std::int64_t nonempty(std::span<const std::int64_t> class_sizes) {
+  return std::ranges::count_if(class_sizes, [](auto size) { return size > 0; });
 }
 
 }  // namespace
 
-void learn2mix(std::span<double> proportions, std::span<const double> class_losses,
-               std::span<const std::int64_t> class_sizes, double mixing_rate, double min_share) {
-  check_length("class_losses", class_losses.size(), proportions.size());
-  check_length("class_sizes", class_sizes.size(), proportions.size());
-  double total = compensated_sum(class_losses);
-  double scale = 1;
-  if (!std::isfinite(total)) {  // losses near the largest double: their shares are those of the halved, and so on
-    scale = 0x1p-64;
-    std::vector<double> scaled(class_losses.begin(), class_losses.end());
-    for (double& loss : scaled) loss *= scale;
-    total = compensated_sum(scaled);
-  }
-  if (total == 0) return;
-  for (std::size_t k = 0; k < proportions.size(); ++k)
-    proportions[k] += mixing_rate * (class_losses[k] * scale / total - proportions[k]);
-  raise_to_min_share(proportions, class_sizes, min_share);
+std::vector<double> Learn2Mix::initial(std::span<const std::int64_t> class_sizes) const {
+  if (min_share_ * static_cast<double>(nonempty(class_sizes)) > 1)
+    throw std::invalid_argument(message("min_share must be at most 1 / ", nonempty(class_sizes),
+                                        ", the number of classes that have rows (got ", min_share_, ")"));
+  std::vector<double> proportions =
+      start_ == Start::kProportional ? Proportional().initial(class_sizes) : Balanced().initial(class_sizes);
+  raise_to_min_share(proportions, class_sizes);
+  return proportions;
 }
 
-void raise_to_min_share(std::span<double> proportions, std::span<const std::int64_t> class_sizes, double min_share) {
-  check_length("class_sizes", class_sizes.size(), proportions.size());
-  if (min_share == 0) return;
-  const auto nonempty = static_cast<double>(std::ranges::count_if(class_sizes, [](auto size) { return size > 0; }));
+Policy::Update Learn2Mix::update(const Window& window) const {
+  std::vector<double> proportions(window.proportions.begin(), window.proportions.end());
+  std::vector<double> losses(window.class_losses.begin(), window.class_losses.end());
+  double total = compensated_sum(losses);
+  if (!std::isfinite(total)) {  // losses near the largest double: their shares are those of smaller ones
+    for (double& loss : losses) loss *= 0x1p-64;
+    total = compensated_sum(losses);
+  }
+  if (total == 0) return {std::move(proportions), {}};
   for (std::size_t k = 0; k < proportions.size(); ++k)
-    if (class_sizes[k] > 0) proportions[k] = min_share + (1 - nonempty * min_share) * proportions[k];
+    proportions[k] += mixing_rate_ * (losses[k] / total - proportions[k]);
+  raise_to_min_share(proportions, window.class_sizes);
+  return {std::move(proportions), {}};
 }
 
-void normalise(std::span<double> proportions, std::span<const std::int64_t> class_sizes) {
-  check_length("proportions", proportions.size(), class_sizes.size());
-  for (std::size_t k = 0; k < proportions.size(); ++k) {
-    const double p = proportions[k];
-    if (!std::isfinite(p) || p < 0)
-      throw std::invalid_argument(message("proportions must be finite and >= 0 (got ", p, " for class ", k, ")"));
-    if (p > 0 && class_sizes[k] == 0)
-      throw std::invalid_argument(
-          message("a class without rows must have proportion 0 (got ", p, " for class ", k, ")"));
-  }
-  const double sum = compensated_sum(proportions);
-  if (!(std::abs(sum - 1) <= 1e-6))
-    throw std::invalid_argument(
-        message("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(), " classes)"));
-  for (double& p : proportions) p /= sum;
+void Learn2Mix::raise_to_min_share(std::span<double> proportions, std::span<const std::int64_t> class_sizes) const {
+  if (min_share_ == 0) return;
+  const auto classes = static_cast<double>(nonempty(class_sizes));
+  for (std::size_t k = 0; k < proportions.size(); ++k)
+    if (class_sizes[k] > 0) proportions[k] = min_share_ + (1 - classes * min_share_) * proportions[k];
 }
 
 }  // namespace l2m

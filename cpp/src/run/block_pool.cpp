@@ -10,43 +10,24 @@ constexpr std::align_val_t kAlignment{64};
 
 }  // namespace
 
-BlockPool::~BlockPool() {
-  if (block_size_ == 0) return;
+HeapPool::~HeapPool() {
   for (std::byte* data : idle_) ::operator delete(data, kAlignment);
 }
 
-Block BlockPool::take() {
+std::byte* HeapPool::take_memory() {
   {
     const std::scoped_lock lock(mutex_);
     if (!idle_.empty()) {
       std::byte* const data = idle_.back();
       idle_.pop_back();
-      return {data, shared_from_this()};
+      return data;
     }
-    if (block_size_ == 0)
-      throw std::logic_error("all pinned memory is in use: a forked child cannot go on with what its parent pinned");
     idle_.reserve(max_idle_);  // so that give_back() cannot fail
   }
-  return {static_cast<std::byte*>(::operator new(block_size_, kAlignment)), shared_from_this()};
+  return static_cast<std::byte*>(::operator new(block_size_, kAlignment));
 }
 
-void BlockPool::lend(std::byte* data) {
-  const std::scoped_lock lock(mutex_);
-  if (++lent_ > idle_.capacity()) idle_.reserve(2 * lent_);  // so that give_back() cannot fail
-  idle_.push_back(data);
-}
-
-void BlockPool::forget() {
-  const std::scoped_lock lock(mutex_);
-  --lent_;
-}
-
-void BlockPool::give_back(std::byte* data) noexcept {
-  if (block_size_ == 0) {
-    const std::scoped_lock lock(mutex_);
-    idle_.push_back(data);
-    return;
-  }
+void HeapPool::give_back(std::byte* data) noexcept {
   // Never waits: in a forked child the lock may be held for ever by a thread that does not exist there.
   if (mutex_.try_lock()) {
     const bool keep = idle_.size() < max_idle_;
@@ -55,6 +36,36 @@ void BlockPool::give_back(std::byte* data) noexcept {
     if (keep) return;
   }
   ::operator delete(data, kAlignment);
+}
+
+void LentPool::lend(std::byte* data) {
+  const std::scoped_lock lock(mutex_);
+  if (++lent_ > idle_.capacity()) idle_.reserve(2 * lent_);  // so that give_back() cannot fail
+  idle_.push_back(data);
+}
+
+std::size_t LentPool::lent() {
+  const std::scoped_lock lock(mutex_);
+  return lent_;
+}
+
+std::byte* LentPool::take_memory() {
+  const std::scoped_lock lock(mutex_);
+  if (idle_.empty())
+    throw std::logic_error("all pinned memory is in use: a forked child cannot go on with what its parent pinned");
+  std::byte* const data = idle_.back();
+  idle_.pop_back();
+  return data;
+}
+
+void LentPool::give_back(std::byte* data) noexcept {
+  const std::scoped_lock lock(mutex_);
+  idle_.push_back(data);
+}
+
+void LentPool::forget() {
+  const std::scoped_lock lock(mutex_);
+  --lent_;
 }
 
 }  // namespace l2m

@@ -36,14 +36,14 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
   pools_ = settings.pools;
-  for (const Field& field : settings.fields) {
-    if (field.data == nullptr && !field.row_ids) throw std::invalid_argument("a field must have an address");
-    row_bytes_ += field.row_size;
+  for (const auto& field : settings.fields) {
+    row_bytes_ += field->row_size();
+    row_cost_ += field->row_cost();
     if (!settings.pools.empty()) continue;
-    pools_.push_back(std::make_shared<BlockPool>(static_cast<std::size_t>(rows_ * field.row_size),
-                                                 static_cast<std::size_t>(settings.prefetch) + 2));
+    pools_.push_back(std::make_shared<HeapPool>(static_cast<std::size_t>(rows_ * field->row_size()),
+                                                static_cast<std::size_t>(settings.prefetch) + 2));
   }
-  const std::int64_t chunks = std::clamp<std::int64_t>(rows_ * row_bytes_ / kChunkBytes, 1, rows_);
+  const std::int64_t chunks = std::clamp<std::int64_t>(rows_ * row_cost_ / kChunkBytes, 1, rows_);
   chunk_rows_ = (rows_ + chunks - 1) / chunks;
   writes_ = rows_ * row_bytes_ > kMostCachedBytes ? Writes::kAroundCache : Writes::kToCache;
 }
@@ -123,10 +123,11 @@ bool Pipeline::ready(std::int64_t ahead) {
   return slot.stage == Stage::kReady && !slot.batch.error;
 }
 
-void Pipeline::next(std::shared_ptr<BatchPlans>& plans) {
+void Pipeline::next(std::vector<std::shared_ptr<BatchPlans>>& unneeded) {
   Lock lock = locked_soon(mutex_);
+  unneeded.clear();
   Slot& slot = slots_[slot_of(taken_)];
-  plans = std::move(slot.batch.plans);
+  slot.batch.plans.reset();
   slot.stage = Stage::kFree;
   ++taken_;
   filled_ = std::max(filled_, taken_);
@@ -316,9 +317,9 @@ void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk) const {
   const std::int64_t count = std::min(chunk_rows_, std::ssize(rows) - begin);
   std::vector<std::byte*> outs;
   for (std::size_t f = 0; f < settings_.fields.size(); ++f)
-    outs.push_back(slot.batch.blocks[f].data() + begin * settings_.fields[f].row_size);
-  gather(settings_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs,
-         writes_);
+    outs.push_back(slot.batch.blocks[f].data() + begin * settings_.fields[f]->row_size());
+  copy_fields(settings_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs,
+              writes_);
 }
 
 void Pipeline::make_ready(Slot& slot) {

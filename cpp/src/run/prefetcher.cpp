@@ -1,5 +1,7 @@
 #include "l2m/run/prefetcher.hpp"
 
+#include <algorithm>
+#include <ranges>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -36,21 +38,17 @@ class Prefetcher::Use {
   Prefetcher& prefetcher_;
 };
 
-Prefetcher::Prefetcher(PipelineSettings settings, std::vector<double> proportions)
+Prefetcher::Prefetcher(PipelineSettings settings, std::vector<double> proportions, std::int64_t lookahead,
+                       bool before_changes)
     : settings_(std::move(settings)),
       pipeline_(std::make_unique<Pipeline>(settings_)),
+      lookahead_(static_cast<std::uint64_t>(lookahead)),
+      before_changes_(before_changes),
       forks_(forks()),
-      state_(pipeline_->sampler().initial_state(std::move(proportions))) {}
+      state_(pipeline_->sampler().initial_state(proportions)),
+      proportions_(std::move(proportions)) {}
 
 Prefetcher::~Prefetcher() { close(); }
-
-void Prefetcher::reseed(std::uint64_t seed) {
-  const Use use(*this);
-  pipeline_.reset();
-  settings_.sampler.seed = seed;
-  pipeline_ = std::make_unique<Pipeline>(settings_);
-  state_ = pipeline_->sampler().initial_state(std::move(state_.proportions));
-}
 
 void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
   const Use use(*this);
@@ -60,15 +58,51 @@ void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 }
 
 void Prefetcher::restart() {
-  settle();
   suspended_ = false;
-  pipeline_->start(range_, state_, schedule_, plan_until_);
+  settle(oldest());
+  if (state_.total_step == total_step_ && changed_.empty()) {
+    pipeline_->start(range_, state_, schedule_, plan_until_);
+  } else {
+    SamplerState state = state_;
+    advance(state, total_step_, true);
+    pipeline_->start(range_, state, schedule_, plan_until_);
+  }
 }
 
-/// Brings state_ up to what was consumed.
-void Prefetcher::settle() {
-  if (settled_ < consumed_) plans_->advance(state_, settled_, consumed_);
-  settled_ = consumed_;
+/// Brings state_ up to `total_step`.
+void Prefetcher::settle(std::uint64_t total_step) {
+  advance(state_, total_step, !before_changes_);
+  for (; !consumed_.empty() && consumed_.front().end <= total_step; consumed_.pop_front())
+    if (consumed_.front().plans) unneeded_.push_back(std::move(consumed_.front().plans));
+  while (!changed_.empty() && changed_.front().step < total_step + (before_changes_ ? 0 : 1)) changed_.pop_front();
+}
+
+/// Moves a state from where state_ is up to `to`. @param changes  also those of the proportions that act from `to` on.
+void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) const {
+  auto change = changed_.begin();
+  const auto apply_changes = [&] {
+    for (; change != changed_.end() && change->step <= state.total_step && (changes || change->step < to); ++change)
+      pipeline_->sampler().change_proportions(state, change->proportions);
+  };
+  apply_changes();
+  for (const Consumed& batches : consumed_) {
+    while (state.total_step < std::min(to, batches.end)) {
+      std::uint64_t next = std::min(to, batches.end);
+      if (change != changed_.end()) next = std::min(next, change->step);
+      if (batches.plans) {
+        const auto index = [&](std::uint64_t step) {
+          return batches.index + static_cast<std::int64_t>(step - batches.begin);
+        };
+        batches.plans->advance(state, index(state.total_step), index(next));
+      } else {
+        ++state.total_step;
+        if (batches.pass) state.cursors[0] = {.pass = *batches.pass, .position = 0};
+        state.cursors[0].position += batches.global_rows;
+        state.drawn[0] += batches.global_rows;
+      }
+      apply_changes();
+    }
+  }
 }
 
 void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until) {
@@ -81,10 +115,9 @@ void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, s
 }
 
 void Prefetcher::apply_schedule() {
-  while (!schedule_.empty() && schedule_.front().step == total_step()) {
-    settle();
-    pipeline_->sampler().change_proportions(state_, std::move(schedule_.front().proportions));
-    schedule_.pop_front();
+  for (; !schedule_.empty() && schedule_.front().step <= total_step_; schedule_.pop_front()) {
+    proportions_ = schedule_.front().proportions;
+    changed_.push_back(std::move(schedule_.front()));
   }
 }
 
@@ -116,6 +149,12 @@ std::int64_t Prefetcher::num_rows(std::int64_t ahead) {
   return batch.error ? 0 : std::ssize(batch.plans->rows(batch.index));
 }
 
+BatchPlan Prefetcher::due() {
+  const Use use(*this);
+  const Pipeline::Batch& batch = pipeline_->due(0);
+  return batch.plans->rows(batch.index);
+}
+
 void Prefetcher::retry() {
   const Use use(*this);
   restart();
@@ -131,34 +170,73 @@ void Prefetcher::commit() {
   const Use use(*this);
   const Pipeline::Batch& batch = pipeline_->due(0);
   const std::int64_t index = batch.index;
-  if (batch.plans != plans_) {
-    settle();
-    settled_ = index;
+  if (consumed_.empty() || consumed_.back().plans != batch.plans) {
+    settle(oldest());
+    consumed_.push_back({total_step_, total_step_, batch.plans, index});
   }
-  pipeline_->next(plans_);
-  consumed_ = index + 1;
-  if (!plans_->rows(index).empty()) {
-    yielded_ = plans_;
-    yielded_index_ = index;
+  if (!batch.plans->rows(index).empty()) {
+    if (yielded_.size() > lookahead_) {
+      unneeded_.push_back(std::move(yielded_.front().plans));
+      std::ranges::move(yielded_ | std::views::drop(1), yielded_.begin());
+      yielded_.pop_back();
+    }
+    yielded_.push_back({total_step_, batch.plans, index});
   }
+  pipeline_->next(unneeded_);
+  consumed_.back().end = ++total_step_;
   ++range_.first_step;
   apply_schedule();
 }
 
-BatchPlan Prefetcher::plan() const { return yielded_ ? BatchPlan(yielded_->rows(yielded_index_)) : BatchPlan(); }
+void Prefetcher::commit_empty(std::int64_t global_rows, std::optional<std::uint64_t> pass) {
+  const Use use(*this);
+  consumed_.push_back({total_step_, total_step_ + 1, nullptr, 0, global_rows, pass});
+  ++total_step_;
+  apply_schedule();
+}
 
-const SamplerState& Prefetcher::state() {
-  settle();
-  return state_;
+std::optional<BatchPlan> Prefetcher::plan(std::optional<std::uint64_t> step) const {
+  for (const Yielded& batch : std::ranges::reverse_view(yielded_))
+    if (!step || batch.step == *step) return batch.plans->rows(batch.index);
+  return {};
+}
+
+SamplerState Prefetcher::state_at(std::uint64_t total_step) const {
+  SamplerState state = state_;
+  advance(state, total_step, !before_changes_);
+  return state;
+}
+
+std::uint64_t Prefetcher::oldest() const {
+  return std::max(state_.total_step, total_step_ - std::min(total_step_, lookahead_));
 }
 
 void Prefetcher::set_state(SamplerState state) {
   const Use use(*this);
   suspended_ = true;
   pipeline_->check(state);
+  proportions_ = state.proportions;
   state_ = std::move(state);
+  total_step_ = state_.total_step;
+  consumed_.clear();
+  changed_.clear();
   schedule_.clear();
-  settled_ = consumed_;
+  yielded_.clear();
+}
+
+void Prefetcher::forget_before() {
+  advance(state_, total_step_, true);
+  consumed_.clear();
+  changed_.clear();
+}
+
+void Prefetcher::start_passes(std::uint64_t pass) {
+  const Use use(*this);
+  pipeline_->stop();
+  suspended_ = true;
+  forget_before();
+  for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
+  state_.held.clear();
 }
 
 void Prefetcher::close() {

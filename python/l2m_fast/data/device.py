@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from l2m_fast import _core
 from l2m_fast._build_info import _cuda
 from l2m_fast.losses.device import by_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from l2m_fast.data.fields import Field
+    from l2m_fast.data.fields import Field, Output
     from l2m_fast.data.normalize import Normalized
 
-    Memory = tuple[int, int, int]
-    Output = tuple[None, int, int, list[int]]
 
 _ROW_IDS: Output = (None, 0, 64, [])  # of the field of the core that has the ids of the rows
 _BLOCK = 16  # steps whose ids go over together
@@ -27,16 +26,27 @@ def pinned_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
 
 
-def pinned_memory(
-    fields: Sequence[tuple[tuple[int, ...], torch.dtype]], num_rows: int
-) -> Callable[[int], torch.Tensor]:
-    """What makes room for `num_rows` rows of field f, of a shape and dtype, in pinned memory."""
+class PinnedBatches:
+    """Gives batches pinned memory.
 
-    def lend(f: int) -> torch.Tensor:
-        row_shape, dtype = fields[f]
-        return pinned_empty((num_rows, *row_shape), dtype)
+    Args:
+        fields: Shape of a row and dtype of each field.
+        num_rows: Of a batch, at most.
 
-    return lend
+    Attributes:
+        ahead: Batches on their way to a device: none.
+        refill: Likewise.
+    """
+
+    ahead = refill = 0
+
+    def __init__(self, fields: Sequence[tuple[tuple[int, ...], torch.dtype]], num_rows: int) -> None:
+        self._fields, self._num_rows = fields, num_rows
+
+    def lend(self, f: int) -> torch.Tensor:
+        """Return room for a batch of field f."""
+        row_shape, dtype = self._fields[f]
+        return pinned_empty((self._num_rows, *row_shape), dtype)
 
 
 class Sent(NamedTuple):
@@ -145,8 +155,8 @@ class DeviceBatches:
         prefetch: Batches that come ahead of the consumer's. Where only ids are sent, which take no memory to speak of, more.
 
     Attributes:
-        memory: Of the fields that the core gathers; None: the ids of the rows.
-        outputs: Likewise.
+        core_fields: Fields that the core gathers.
+        outputs: How their batches look.
         lend: Makes room for a batch of them.
         ahead: Batches on their way at most, the consumer's included.
         refill: More are sent where fewer than this are on their way.
@@ -168,14 +178,14 @@ class DeviceBatches:
         if self._pinned is not None and self._stream is not None:
             self._pinned.keep_for(self._stream)
         self._users: list[torch.cuda.Stream] = []  # streams on which resident fields were gathered
-        self.memory: list[Memory | None] = [field.memory for field in staged.values()]
-        self.outputs = [field.output for field in staged.values()]
+        self.core_fields = [_core.dense(*field.memory) for field in staged.values()]
+        self.outputs: list[Output] = [field.output() for field in staged.values()]
         rooms = [(field.row_shape, field.torch_dtype) for field in staged.values()]
         if resident or pinned:
-            self.memory.append(None)
+            self.core_fields.append(_core.row_ids())
             self.outputs.append(_ROW_IDS)
             rooms.append(((), torch.int64))
-        self.lend = pinned_memory(rooms, num_rows)
+        self.lend = PinnedBatches(rooms, num_rows).lend
         only_ids = self._stream is None and prefetch > 0
         self.ahead = max(prefetch, _BLOCK) if only_ids else prefetch + 1
         self.refill = self.ahead // 2 + 1 if only_ids else self.ahead

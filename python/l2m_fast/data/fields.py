@@ -6,16 +6,20 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
+from l2m_fast import _core
 from l2m_fast._checks import cut, has_memory, not_plain, shortened
 from l2m_fast.data.normalize import Normalized
 
 Format = Literal["torch", "numpy"]
 Build = Callable[[Iterator[Any]], Any]
+BuildBatch = Callable[[list[Any]], Any]
+Output = tuple[
+    "np.dtype[Any] | None", int, int, list[int]
+]  # of a batch: NumPy dtype, or None and DLPack type code and bits; shape of a row
 
 # DLPack's type code and bits of each dtype of torch that batches may have.
 _DLPACK = {
@@ -70,17 +74,28 @@ class Field:
         """Address, bytes from row to row, bytes of a row."""
         return self.address, self.stride, self.row_bytes
 
+    def in_core(self) -> _core.Field:
+        """Return what the core puts into a batch: the rows, or the floats that they become."""
+        how = self.normalized
+        if how is None:
+            return _core.dense(*self.memory)
+        return _core.normalize(*self.memory, how.mean, how.std, how.channel_size, how.dtype)
+
     @property
     def watched(self) -> tuple[str, Any, int]:
         """Name, what tells the present address, and the address, for the core to notice that memory has moved."""
         return self.name, getattr(self.array, "data_ptr", self.array), self.address
 
-    @property
-    def output(self) -> tuple[np.dtype[Any] | None, int, int, list[int]]:
-        """The numpy dtype of a batch, or None and DLPack's type code and bits; shape of a row."""
+    def output(self, dtype: str | None = None) -> Output:
+        """Return how a batch looks, of its own dtype or of the dtype that it becomes."""
         if self.numpy_dtype is not None:
-            return self.numpy_dtype, 0, 0, list(self.row_shape)
-        return None, *_DLPACK[_name_of(self.torch_dtype)], list(self.row_shape)
+            return self.numpy_dtype if dtype is None else np.dtype(dtype), 0, 0, list(self.row_shape)
+        return None, *_DLPACK[dtype or _name_of(self.torch_dtype)], list(self.row_shape)
+
+    @property
+    def batch_dtype(self) -> str | None:
+        """The dtype that rows become in a batch; None: their own."""
+        return None if self.normalized is None else self.normalized.dtype
 
     def describe(self) -> list[Any]:
         """Return the fingerprint entry for saved states: dtype, row shape, and how bytes become floats."""
@@ -106,7 +121,7 @@ def _layout(array: Any) -> str:
     return f"{array.dtype} of shape {tuple(array.shape)} and strides {tuple(strides)}"
 
 
-def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable[[list[Any]], Any]]:
+def fields_of(data: object, batch_format: Format) -> tuple[list[Field], BuildBatch]:
     """The arrays of a structure, and what builds the same structure from one array for each.
 
     Raises:
@@ -132,23 +147,29 @@ def fields_of(data: object, batch_format: Format) -> tuple[list[Field], Callable
     return fields, lambda arrays: build(iter(arrays))
 
 
-def normalizing(fields: list[Field], build: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
-    """What makes floats of the arrays that are to become floats, on the CPU, before `build` gets them."""
-    changes: list[Callable[[Any], Any] | None] = []
-    for field in fields:
-        normalized = field.normalized
-        if normalized is None or field.numpy_dtype is not None:
-            changes.append(None if normalized is None else normalized.of_numpy)
-        else:
-            import torch
+def with_included(data: object, build: BuildBatch, num_fields: int, include: tuple[str, ...]) -> BuildBatch:
+    """Return what builds batches from the arrays of the fields and of what is included besides.
 
-            mean, std = torch.from_numpy(normalized.mean), torch.from_numpy(normalized.std)
-            changes.append(partial(normalized.of_torch, mean=mean, std=std))
-    if not any(changes):
+    Raises:
+        TypeError: The data are a namedtuple, which has no room for more.
+        ValueError: A key of the data is the name of what is included.
+    """
+    if not include or build is tuple:  # of a plain tuple, all arrays follow each other
         return build
-    return lambda arrays: build(
-        [array if change is None else change(array) for array, change in zip(arrays, changes, strict=True)]
-    )
+    if isinstance(data, Mapping):
+        clash = sorted(set(include) & set(data))
+        if clash:
+            msg = f"include must not name keys of data (got {shortened(clash[0])}): rename that key"
+            raise ValueError(msg)
+        return lambda arrays: {**build(arrays[:num_fields]), **dict(zip(include, arrays[num_fields:], strict=True))}
+    if hasattr(data, "_fields"):
+        msg = f"include needs data in a tuple, list or dict (got the namedtuple {type(data).__name__})"
+        raise TypeError(msg)
+    if isinstance(data, list):
+        return lambda arrays: [*build(arrays[:num_fields]), *arrays[num_fields:]]
+    if isinstance(data, tuple):
+        return lambda arrays: (*build(arrays[:num_fields]), *arrays[num_fields:])
+    return tuple
 
 
 def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -> Build:

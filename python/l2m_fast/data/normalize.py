@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast._checks import choice, shortened, whole
+from l2m_fast._checks import choice, shortened, warn, whole
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +20,8 @@ _ABSURD = 256.0  # what no byte that is normalized in units of the bytes comes n
 class Normalized:
     """Data of bytes whose batches are `(x - mean) / std`, channel by channel; put it where `data` has the array.
 
-    Computed in float32 and rounded once to `dtype`: the same bits wherever a batch is made. Where a CUDA device gathers the
-    rows, it is done in the same pass; elsewhere on the batch.
+    Computed in float32 and rounded once to `dtype`: the same bits wherever a batch is made. Done while the rows are
+    gathered, where the core or a kernel of this package gathers them; elsewhere on the batch.
 
     Args:
         array: uint8, shape `[N, ...]`: a torch tensor, a numpy array or np.memmap.
@@ -90,7 +89,7 @@ class Normalized:
                 f"a byte of channel {channel} becomes {ends[channel]:.0f} in absolute value: mean and std are in units of the "
                 "bytes, 0 to 255; multiply those of data scaled to 0..1 by 255"
             )
-            warnings.warn(msg, RuntimeWarning, stacklevel=4)
+            warn(msg)
 
     def copy(self) -> Normalized:
         """Return one of the same array that nobody else can change."""
@@ -101,13 +100,6 @@ class Normalized:
     def describe(self) -> list[Any]:
         """Return the fingerprint entry for saved states."""
         return [self.dtype, self.mean.tolist(), self.std.tolist(), self.num_channels, self.channel_size]
-
-    def of_numpy(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the floats of a batch."""
-        floats = batch.astype(np.float32)
-        floats -= self.mean.reshape(self._shape)
-        floats /= self.std.reshape(self._shape)
-        return floats.astype(self.dtype, copy=False)
 
     def of_torch(self, batch: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
         """Return the floats of a batch, with the `mean` and `std` of this where the batch is."""

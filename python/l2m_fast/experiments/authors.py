@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from l2m_fast import Learn2Mix, class_loss
+from l2m_fast import Learn2Mix, Window, class_loss
 
 
 def form_batches(
@@ -119,4 +119,4 @@ class AuthorsBatches:
             return
         last = class_loss(self._losses.cpu(), self._classes, len(self._parts))
         class_losses = last.sum / np.maximum(last.count, 1)
-        self.proportions = self._policy.update(self.proportions, class_losses, self._class_sizes)
+        self.proportions = self._policy.update(Window.of(self.proportions, class_losses, self._class_sizes))

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from l2m_fast import Learn2Mix
+from l2m_fast import Learn2Mix, Window
 
 Floats = NDArray[np.float64]
 
@@ -154,7 +154,7 @@ def descend(
     for _ in range(steps):
         losses, gradients = problem.losses(theta), problem.gradients(theta)
         theta = theta - learning_rate * proportions @ gradients
-        proportions = policy.update(proportions, losses, class_sizes)
+        proportions = policy.update(Window.of(proportions, losses, class_sizes))
         thetas.append(theta)
         mixes.append(proportions)
     return Trajectory(np.array(thetas), np.array(mixes))

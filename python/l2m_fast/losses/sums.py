@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -44,3 +45,23 @@ class ClassLoss(NamedTuple):
 
     sum: Floats
     count: Sizes  # type: ignore[assignment]  # shadows tuple.count, which nobody calls
+
+
+def checked_sums(loss: ClassLoss, num_classes: int) -> tuple[Floats, Sizes]:
+    """Return sums and counts as float64 and int64. The core checks their values.
+
+    Raises:
+        TypeError: Not floats and integers.
+        ValueError: Another number of classes, or counts beyond 2^53.
+    """
+    total, count = np.asarray(loss.sum), np.asarray(loss.count)
+    if total.dtype.kind != "f" or count.dtype.kind not in "iu":
+        msg = f"a ClassLoss must have a sum of floats and a count of integers (got {total.dtype} and {count.dtype})"
+        raise TypeError(msg)
+    if total.shape != (num_classes,) or count.shape != (num_classes,):
+        msg = f"a ClassLoss must have sum and count of shape {(num_classes,)} (got {total.shape} and {count.shape})"
+        raise ValueError(msg)
+    if count.min() < 0 or count.max() > MAX_COUNT:
+        msg = f"the counts of a ClassLoss must be in [0, 2**53] (got {count.min()} to {count.max()})"
+        raise ValueError(msg)
+    return np.ascontiguousarray(total, np.float64), np.ascontiguousarray(count, np.int64)

@@ -39,6 +39,7 @@ struct SamplerState {
   DueTimes due;                     ///< [K]
   std::vector<Cursor> cursors;      ///< [K]
   HeldRows held;                    ///< by class, no empty entries
+  std::vector<std::int64_t> drawn;  ///< [K] rows drawn since the beginning of training
 
   bool operator==(const SamplerState&) const = default;
 };
@@ -60,6 +61,7 @@ class BatchPlans {
   void advance(SamplerState& state, std::int64_t from, std::int64_t to) const;
 
  private:
+  friend class RowDrawer;
   friend class Sampler;
 
   /// Where a batch left a class in which it did more than draw the next rows of a pass.

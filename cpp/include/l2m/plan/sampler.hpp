@@ -8,7 +8,7 @@
 #include "l2m/plan/apportion.hpp"
 #include "l2m/plan/batch_plan.hpp"
 #include "l2m/plan/class_index.hpp"
-#include "l2m/plan/permutation.hpp"
+#include "l2m/plan/row_drawer.hpp"
 
 namespace l2m {
 
@@ -23,16 +23,14 @@ struct SamplerOptions {
   bool in_order = false;       ///< rank r gets the rows r, r + world_size, ... of every global batch
 };
 
-/// Plans batches: apportions the rows of each batch to classes and draws them from the passes.
+/// Plans batches: an Apportioner turns proportions into quotas, which need no rows, and a RowDrawer draws the rows.
 ///
 /// A pure function of settings and state; neither thread count nor timing matters, nor how many batches are planned
-/// together. Without replacement inside a class, over epochs too; a row that the batch already has is held for the
-/// class's next batch, unless the class is smaller than its quota. One thread at a time, but for arrange() and passes().
+/// together. One thread at a time, but for arrange() and passes().
 class Sampler {
  public:
   /// @param in_background  whether other threads work on the passes.
   Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& options, bool in_background);
-  ~Sampler();
   Sampler(const Sampler&) = delete;
   Sampler& operator=(const Sampler&) = delete;
 
@@ -68,27 +66,15 @@ class Sampler {
   void arrange(std::uint64_t epoch, std::uint64_t step, std::span<PlannedRow> rows) const;
 
   /// For threads that have nothing better to do: see Passes::work().
-  [[nodiscard]] Passes& passes() { return passes_; }
+  [[nodiscard]] Passes& passes() { return drawer_.passes(); }
 
  private:
-  class Dealer;
   void check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor);
-  void draw(const Quotas::Class& quota, BatchPlans& plans);
-  void draw_extras(const Quotas::Class& quota, BatchPlans& plans);
-  void draw_wholes(const Quotas::Class& quota, BatchPlans& plans);
-  void draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, BatchPlans& plans);
-  void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::vector<std::int64_t>& held);
-  [[nodiscard]] bool holds(std::int64_t class_id) const {
-    return !state_.held.empty() && state_.held.contains(class_id);
-  }
 
-  const std::shared_ptr<const ClassIndex> index_;
   const SamplerOptions options_;
-  Passes passes_;
+  RowDrawer drawer_;
   Apportioner apportioner_;
   SamplerState state_;
-  const std::unique_ptr<Dealer> dealer_;
-  std::vector<std::int64_t> drawn_;  // by draw_for_batch()
 };
 
 }  // namespace l2m

@@ -8,17 +8,10 @@
 
 namespace l2m {
 
-/// Memory blocks of one size that are used again when their last user is gone, since fresh ones cost page faults. Or, of
-/// memory that is lent, blocks for one use each: their last user takes them away.
+/// Where the memory of batches comes from: blocks of one size.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
-  /// @param max_idle  blocks kept while nobody uses them; those beyond are freed.
-  BlockPool(std::size_t block_size, std::size_t max_idle) : block_size_(block_size), max_idle_(max_idle) {}
-  /// Of lent memory.
-  BlockPool() = default;
-  ~BlockPool();
-  BlockPool(const BlockPool&) = delete;
-  BlockPool& operator=(const BlockPool&) = delete;
+  virtual ~BlockPool() = default;
 
   /// A block's single owner; it may outlive whoever made the pool, and die on any thread.
   class Block {
@@ -34,7 +27,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
       if (data_ != nullptr) pool_->give_back(data_);
     }
     [[nodiscard]] std::byte* data() const { return data_; }
-    /// Takes the memory away from the pool that it was lent to.
+    /// Takes the memory away from its pool.
     std::byte* release() {
       pool_->forget();
       return std::exchange(data_, nullptr);
@@ -47,23 +40,55 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
     std::shared_ptr<BlockPool> pool_;
   };
 
-  /// A block, aligned to 64 bytes where it is not lent, with any content.
-  /// @throws std::bad_alloc  @throws std::logic_error  all that was lent is in use.
-  Block take();
-  /// Lends memory, of the size of a block, that outlives the pool or is released before.
-  void lend(std::byte* data);
+  /// A block with any content.
+  /// @throws std::bad_alloc
+  Block take() { return {take_memory(), shared_from_this()}; }
 
- private:
-  void give_back(std::byte* data) noexcept;
-  void forget();
-
-  const std::size_t block_size_ = 0;  // 0: memory is lent
-  const std::size_t max_idle_ = 0;
-  std::mutex mutex_;
-  std::vector<std::byte*> idle_;
-  std::size_t lent_ = 0;  // and not taken away
+ protected:
+  virtual std::byte* take_memory() = 0;
+  virtual void give_back(std::byte* data) noexcept = 0;
+  virtual void forget() {}
 };
 
 using Block = BlockPool::Block;
+
+/// Memory of the process, aligned to 64 bytes, that is used again when its last user is gone: fresh memory costs page faults.
+class HeapPool final : public BlockPool {
+ public:
+  /// @param block_size  bytes.
+  /// @param max_idle    blocks kept while nobody uses them; those beyond are freed.
+  HeapPool(std::size_t block_size, std::size_t max_idle) : block_size_(block_size), max_idle_(max_idle) {}
+  ~HeapPool() override;
+  HeapPool(const HeapPool&) = delete;
+  HeapPool& operator=(const HeapPool&) = delete;
+
+ private:
+  std::byte* take_memory() override;
+  void give_back(std::byte* data) noexcept override;
+
+  const std::size_t block_size_;
+  const std::size_t max_idle_;
+  std::mutex mutex_;
+  std::vector<std::byte*> idle_;
+};
+
+/// Memory that somebody lends, such as pinned memory: a block is for one use, and its last user takes it away.
+class LentPool final : public BlockPool {
+ public:
+  /// Lends memory that has room for a batch, and outlives the pool or is released before.
+  void lend(std::byte* data);
+  /// Blocks that were lent and not taken away.
+  std::size_t lent();
+
+ private:
+  /// @throws std::logic_error  all that was lent is in use.
+  std::byte* take_memory() override;
+  void give_back(std::byte* data) noexcept override;
+  void forget() override;
+
+  std::mutex mutex_;
+  std::vector<std::byte*> idle_;
+  std::size_t lent_ = 0;
+};
 
 }  // namespace l2m

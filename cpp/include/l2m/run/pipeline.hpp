@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "l2m/data/gather.hpp"
+#include "l2m/data/field.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/sampler.hpp"
 #include "l2m/run/block_pool.hpp"
@@ -19,12 +19,12 @@ namespace l2m {
 
 struct PipelineSettings {
   std::shared_ptr<const ClassIndex> index;
-  std::vector<Field> fields;  ///< all with the rows that `index` names, valid as long as the pipeline lives
+  Fields fields;  ///< all with the rows that `index` names
   SamplerOptions sampler;
   int prefetch = 4;     ///< batches filled ahead of the consumer
   int num_threads = 0;  ///< threads used at most, the waiting consumer being one; 0: everything happens in wait()
   int taken_ahead = 0;  ///< of `prefetch`, batches whose blocks the consumer takes before it consumes them
-  /// Of lent memory, one a field: at any time as much as max(prefetch, 1) batches need. Empty: the pipeline makes its own.
+  /// Memory of the batches, one pool for each field; blocks for max(prefetch, 1) batches at least. Empty: the pipeline makes its own.
   std::vector<std::shared_ptr<BlockPool>> pools = {};
 };
 
@@ -84,8 +84,8 @@ class Pipeline {
   [[nodiscard]] Batch& due(std::int64_t ahead) { return slots_[slot_of(taken_ + ahead)].batch; }
   /// Whether the batch `ahead` of the next is there, without an error.
   [[nodiscard]] bool ready(std::int64_t ahead);
-  /// Goes on to the batch after it. `plans` are exchanged: those of the batch that was due for those no longer needed.
-  void next(std::shared_ptr<BatchPlans>& plans);
+  /// Goes on to the batch after it, and lets go of plans that are no longer needed, so that they can be used again.
+  void next(std::vector<std::shared_ptr<BatchPlans>>& unneeded);
 
  private:
   enum class Stage { kFree, kOpening, kFilling, kReady };
@@ -137,6 +137,7 @@ class Pipeline {
   const int most_busy_;
   const std::int64_t rows_;     // of a batch of this rank, at most
   std::int64_t row_bytes_ = 0;  // of all fields
+  std::int64_t row_cost_ = 0;   // likewise
   std::int64_t chunk_rows_ = 1;
   Writes writes_ = Writes::kToCache;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one a field

@@ -1,12 +1,15 @@
-#include "l2m/data/gather.hpp"
+#include "l2m/data/dense.hpp"
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <type_traits>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
+
+#include "l2m/base/errors.hpp"
 
 namespace l2m {
 namespace {
@@ -30,16 +33,11 @@ std::size_t rows_ahead(std::int64_t row_size) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMostRowsAhead));
 }
 
-const std::byte* row_of(const Field& field, const PlannedRow& planned) {
-  return field.data + planned.row * field.stride;
-}
-
-/// Whether rows may lie in one line more than their size needs.
-bool may_straddle(const Field& field) {
-  const auto place = reinterpret_cast<std::uintptr_t>(field.data) | static_cast<std::uintptr_t>(field.stride);
+bool may_straddle(const std::byte* data, std::int64_t stride, std::int64_t row_size) {
+  const auto place = reinterpret_cast<std::uintptr_t>(data) | static_cast<std::uintptr_t>(stride);
   const auto alignment = static_cast<std::int64_t>(std::min<std::uintptr_t>(place & (~place + 1), kLine));
-  const std::int64_t lines = (field.row_size + kLine - 1) / kLine;
-  return kLine - std::max<std::int64_t>(alignment, 1) + field.row_size > lines * kLine;
+  const std::int64_t lines = (row_size + kLine - 1) / kLine;
+  return kLine - std::max<std::int64_t>(alignment, 1) + row_size > lines * kLine;
 }
 
 /// Copies whole words.
@@ -83,75 +81,63 @@ inline void copy_row(std::byte* to, const std::byte* from, const std::byte* comi
   }
 }
 
-/// Requests the first rows of a field.
-void request(const Field& field, BatchPlan plan) {
-  if (field.row_ids) return;
-  for (const PlannedRow& planned : plan.first(std::min(rows_ahead(field.row_size), plan.size())))
-    for (std::int64_t at = 0; at < std::min(field.row_size, kAheadBytes); at += kLine)
-      __builtin_prefetch(row_of(field, planned) + at);
-}
-
 /// Copies rows of `size` bytes, of a size known to the compiler in a few moves; the first of them have been requested.
 /// While the last ones are copied, the first rows of `next`, the field to be copied then, are requested.
 template <bool kMayStraddle, Writes kWrites, class Size>
-void copy_rows(const Field& field, BatchPlan plan, std::byte* out, Size size, const Field* next) {
+void copy_rows(const Dense& field, BatchPlan plan, std::byte* out, Size size, const Field* next) {
   const std::size_t inside = plan.size() - std::min(rows_ahead(size), plan.size());
   const PlannedRow* const coming = plan.data() + rows_ahead(size);
   for (std::size_t i = 0; i < inside; ++i, out += size)
-    copy_row<kMayStraddle, kWrites>(out, row_of(field, plan[i]), row_of(field, coming[i]), size);
-  if (next != nullptr) request(*next, plan);
-  for (std::size_t i = inside; i < plan.size(); ++i, out += size)
-    copy_words<kWrites>(out, row_of(field, plan[i]), size);
-}
-
-void write_ids(BatchPlan plan, std::byte* out, const Field* next) {
-  if (next != nullptr) request(*next, plan);
-  for (const PlannedRow& planned : plan) {
-    std::memcpy(out, &planned.row, sizeof(planned.row));
-    out += sizeof(planned.row);
-  }
-}
-
-void copy_field(const Field& field, BatchPlan plan, std::byte* out, Writes writes, const Field* next) {
-  if (field.row_ids) return write_ids(plan, out, next);
-  const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(field.row_size);
-  const bool around = kCanWriteAroundCache && writes == Writes::kAroundCache && place % kWord == 0;
-  const auto copy = [&](auto size) {
-    if (around) {
-      copy_rows<true, Writes::kAroundCache>(field, plan, out, size, next);
-      end_writes_around_cache();
-    } else if (may_straddle(field)) {
-      copy_rows<true, Writes::kToCache>(field, plan, out, size, next);
-    } else {
-      copy_rows<false, Writes::kToCache>(field, plan, out, size, next);
-    }
-  };
-  switch (field.row_size) {
-    case 1:
-      return copy(std::integral_constant<std::int64_t, 1>{});
-    case 2:
-      return copy(std::integral_constant<std::int64_t, 2>{});
-    case 4:
-      return copy(std::integral_constant<std::int64_t, 4>{});
-    case 8:
-      return copy(std::integral_constant<std::int64_t, 8>{});
-    case 16:
-      return copy(std::integral_constant<std::int64_t, 16>{});
-    case 32:
-      return copy(std::integral_constant<std::int64_t, 32>{});
-    case 64:
-      return copy(std::integral_constant<std::int64_t, 64>{});
-    default:
-      return copy(field.row_size);
-  }
+    copy_row<kMayStraddle, kWrites>(out, field.row(plan[i]), field.row(coming[i]), size);
+  if (next != nullptr) next->request(plan);
+  for (std::size_t i = inside; i < plan.size(); ++i, out += size) copy_words<kWrites>(out, field.row(plan[i]), size);
 }
 
 }  // namespace
 
-void gather(std::span<const Field> fields, BatchPlan plan, std::span<std::byte* const> outs, Writes writes) {
-  if (!fields.empty()) request(fields[0], plan);
-  for (std::size_t f = 0; f < fields.size(); ++f)
-    copy_field(fields[f], plan, outs[f], writes, f + 1 < fields.size() ? &fields[f + 1] : nullptr);
+Dense::Dense(const std::byte* data, std::int64_t stride, std::int64_t row_size)
+    : data_(data), stride_(stride), row_size_(row_size), may_straddle_(may_straddle(data, stride, row_size)) {
+  if (data == nullptr || row_size <= 0)
+    throw std::invalid_argument(message("a field must have an address and rows of at least one byte (got ",
+                                        data == nullptr ? "no address" : "an address", " and ", row_size, ")"));
+}
+
+void Dense::request(BatchPlan plan) const {
+  for (const PlannedRow& planned : plan.first(std::min(rows_ahead(row_size_), plan.size())))
+    for (std::int64_t at = 0; at < std::min(row_size_, kAheadBytes); at += kLine) __builtin_prefetch(row(planned) + at);
+}
+
+void Dense::copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const {
+  const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(row_size_);
+  const bool around = kCanWriteAroundCache && writes == Writes::kAroundCache && place % kWord == 0;
+  const auto copy_sized = [&](auto size) {
+    if (around) {
+      copy_rows<true, Writes::kAroundCache>(*this, plan, out, size, next);
+      end_writes_around_cache();
+    } else if (may_straddle_) {
+      copy_rows<true, Writes::kToCache>(*this, plan, out, size, next);
+    } else {
+      copy_rows<false, Writes::kToCache>(*this, plan, out, size, next);
+    }
+  };
+  switch (row_size_) {
+    case 1:
+      return copy_sized(std::integral_constant<std::int64_t, 1>{});
+    case 2:
+      return copy_sized(std::integral_constant<std::int64_t, 2>{});
+    case 4:
+      return copy_sized(std::integral_constant<std::int64_t, 4>{});
+    case 8:
+      return copy_sized(std::integral_constant<std::int64_t, 8>{});
+    case 16:
+      return copy_sized(std::integral_constant<std::int64_t, 16>{});
+    case 32:
+      return copy_sized(std::integral_constant<std::int64_t, 32>{});
+    case 64:
+      return copy_sized(std::integral_constant<std::int64_t, 64>{});
+    default:
+      return copy_sized(row_size_);
+  }
 }
 
 }  // namespace l2m

@@ -10,6 +10,9 @@
 #include "check.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/base/sums.hpp"
+#include "l2m/mixing/fixed.hpp"
+#include "l2m/mixing/group_dro.hpp"
+#include "l2m/mixing/proportions.hpp"
 
 namespace l2m::test {
 namespace {
@@ -37,6 +40,14 @@ Values shares_of(const Values& values) {
   Values shares;
   for (const double value : values) shares.push_back(static_cast<double>(value / sum));
   return shares;
+}
+
+void learn2mix(Values& p, const Values& losses, const Sizes& sizes, double rate, double min_share) {
+  Window window;
+  window.proportions = p;
+  window.class_losses = losses;
+  window.class_sizes = sizes;
+  p = Learn2Mix(rate, min_share, Learn2Mix::Start::kProportional).update(window).proportions;
 }
 
 void test_known_step() {
@@ -85,35 +96,66 @@ void test_without_losses_proportions_stay() {
   CHECK((p == Values{0.7, 0.2, 0.1}));
 }
 
-void test_raising_to_the_least_share() {
-  Values p{1.0, 0.0, 0.0, 0.0};
-  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 0.0);
-  CHECK((p == Values{1.0, 0.0, 0.0, 0.0}));
-  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 0.1);
-  CHECK(nearly_equal(p, {0.8, 0.1, 0.1, 0.0}));
-  raise_to_min_share(p, Sizes{9, 9, 9, 0}, 1.0 / 3);
-  CHECK(nearly_equal(p, {1.0 / 3, 1.0 / 3, 1.0 / 3, 0.0}));
+void test_starts() {
+  const Sizes sizes{8, 1, 0, 7};
+  CHECK(nearly_equal(Proportional().initial(sizes), {0.5, 0.0625, 0.0, 0.4375}));
+  CHECK(nearly_equal(Balanced().initial(sizes), {1.0 / 3, 1.0 / 3, 0.0, 1.0 / 3}));
+  CHECK((Static({0.5, 0.25, 0.0, 0.25}).initial(sizes) == Values{0.5, 0.25, 0.0, 0.25}));
+  CHECK(nearly_equal(Temperature(1).initial(sizes), Proportional().initial(sizes)));
+  CHECK(nearly_equal(Temperature(2).initial(sizes), shares_of({std::sqrt(8.0), 1.0, 0.0, std::sqrt(7.0)})));
+  CHECK(nearly_equal(Temperature(std::numeric_limits<double>::infinity()).initial(sizes), Balanced().initial(sizes)));
+  CHECK((EffectiveNumber(0).initial(sizes) == Proportional().initial(sizes)));
+  const auto effective = [](double n) { return n == 0 ? 0 : n * (1 - 0.9) / (1 - std::pow(0.9, n)); };
+  CHECK(nearly_equal(EffectiveNumber(0.9).initial(sizes), shares_of({effective(8), effective(1), 0, effective(7)})));
+  CHECK(nearly_equal(GroupDro(0.5).initial(sizes), Balanced().initial(sizes)));
+  const auto start = [&](double min_share, Learn2Mix::Start from) {
+    return Learn2Mix(0.1, min_share, from).initial(sizes);
+  };
+  CHECK((start(0, Learn2Mix::Start::kProportional) == Proportional().initial(sizes)));
+  CHECK(nearly_equal(start(0.1, Learn2Mix::Start::kProportional), {0.45, 0.14375, 0.0, 0.40625}));
+  CHECK(nearly_equal(start(1.0 / 3, Learn2Mix::Start::kProportional), Balanced().initial(sizes)));
+  CHECK_THROWS(std::invalid_argument, start(0.34, Learn2Mix::Start::kBalanced));
 }
 
-void test_normalising() {
+void test_exponentiated_steps() {
+  const Values p{0.5, 0.25, 0.25, 0.0}, losses{1.0, 2.0, 1e308, 5.0};
+  const Sizes sizes{1, 1, 1, 1};
+  Window window;
+  window.proportions = p;
+  window.class_losses = losses;
+  window.class_sizes = sizes;
+  CHECK(nearly_equal(GroupDro(0.5).update(window).proportions, {0.0, 0.0, 1.0, 0.0}));
+  const Values small{1.0, 2.0, 0.0, 5.0};
+  window.class_losses = small;
+  CHECK(nearly_equal(GroupDro(0.5).update(window).proportions,
+                     shares_of({0.5 * std::exp(0.5), 0.25 * std::exp(1.0), 0.25, 0.0})));
+}
+
+void test_gaps_take_the_mean_of_the_others() {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), huge = std::numeric_limits<double>::max();
+  CHECK((without_gaps(Values{1, nan, 4, 9}, Sizes{1, 1, 1, 0}) == Values{1, 2.5, 4, 0}));
+  CHECK((without_gaps(Values{huge, nan, huge}, Sizes{1, 1, 1}) == Values{huge, huge, huge}));
+}
+
+void test_normalizing() {
   for (const std::size_t num_classes : {1U, 3U, 1000U, 1'000'000U}) {
     Values p = random_values(num_classes, 7);
     const double sum = compensated_sum(p);
     for (double& value : p) value /= sum * (1 + 5e-7);
     const Values before = p;
-    normalise(p, Sizes(num_classes, 1));
+    normalize(p, Sizes(num_classes, 1));
     CHECK(nearly_equal(p, shares_of(before)));
     CHECK(std::abs(compensated_sum(p) - 1) < 1e-12);
   }
   Values exact{0.25, 0.0, 0.75};
-  normalise(exact, Sizes{1, 0, 1});
+  normalize(exact, Sizes{1, 0, 1});
   CHECK((exact == Values{0.25, 0.0, 0.75}));
 }
 
 void test_bad_proportions_are_refused() {
   const auto refused = [](const Values& proportions, const Sizes& sizes) {
     Values p = proportions;
-    CHECK_THROWS(std::invalid_argument, normalise(p, sizes));
+    CHECK_THROWS(std::invalid_argument, normalize(p, sizes));
   };
   refused({0.5, 0.5}, {1, 1, 1});
   refused({0.5, 0.6, -0.1}, {1, 1, 1});
@@ -124,10 +166,6 @@ void test_bad_proportions_are_refused() {
   refused({0.5, 0.25, 0.25 + 2e-6}, {1, 1, 1});
   refused({0.0, 0.0, 0.0}, {1, 1, 1});
   refused({}, {});
-  Values p{0.5, 0.5};
-  CHECK_THROWS(std::invalid_argument, learn2mix(p, Values{1.0}, Sizes{1, 1}, 0.1, 0.0));
-  CHECK_THROWS(std::invalid_argument, learn2mix(p, Values{1.0, 1.0}, Sizes{1}, 0.1, 0.0));
-  CHECK_THROWS(std::invalid_argument, raise_to_min_share(p, Sizes{1}, 0.1));
 }
 
 void test_compensated_sum_does_not_lose_the_small() {
@@ -146,8 +184,10 @@ int main() {
   test_known_step();
   test_steps_are_those_of_the_formula();
   test_without_losses_proportions_stay();
-  test_raising_to_the_least_share();
-  test_normalising();
+  test_starts();
+  test_exponentiated_steps();
+  test_gaps_take_the_mean_of_the_others();
+  test_normalizing();
   test_bad_proportions_are_refused();
   test_compensated_sum_does_not_lose_the_small();
 }

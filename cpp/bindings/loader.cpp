@@ -1,0 +1,304 @@
+#include "l2m/loader.hpp"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "interrupt.hpp"
+#include "loader_state.hpp"
+#include "py_loader.hpp"
+#include "py_policy.hpp"
+#include "register.hpp"
+
+namespace l2m::bindings {
+namespace {
+
+/// The iterator over an epoch, or over all that follow. It is not written in Python since between two lines of Python a Ctrl-C
+/// can fall, and with it the batch that was about to be returned.
+class Iteration {
+ public:
+  Iteration(py::object loader, bool forever)
+      : loader_(std::move(loader)),
+        core_(&loader_.cast<PyLoader&>()),
+        number_(core_->core().iterate()),
+        forever_(forever) {}
+
+  py::object next() {
+    if (core_ == nullptr) throw py::stop_iteration();
+    py::object batch = core_->next(number_, forever_);
+    if (batch) return batch;
+    clear();
+    throw py::stop_iteration();
+  }
+
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(loader_.ptr());
+    return 0;
+  }
+  /// Ends it for good.
+  void clear() {
+    core_ = nullptr;
+    loader_ = py::object();
+  }
+
+ private:
+  py::object loader_;
+  PyLoader* core_;
+  const std::uint64_t number_;
+  const bool forever_;
+};
+
+/// A loader may be reachable from what it holds: a trainer that has both may be what reduces the losses.
+template <class T, class Traverse, class Clear>
+py::custom_type_setup takes_part_in_garbage_collection(Traverse, Clear) {
+  return py::custom_type_setup([](PyHeapTypeObject* heap_type) {
+    PyTypeObject& type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+      Py_VISIT(Py_TYPE(self));
+      return py::detail::is_holder_constructed(self) ? Traverse{}(py::cast<T&>(py::handle(self)), visit, arg) : 0;
+    };
+    type.tp_clear = [](PyObject* self) {
+      if (py::detail::is_holder_constructed(self)) Clear{}(py::cast<T&>(py::handle(self)));
+      return 0;
+    };
+  });
+}
+
+using WatchedTuple = std::tuple<std::string, py::object, std::uintptr_t>;
+using OutputTuple = std::tuple<py::object, int, int, std::vector<std::int64_t>>;
+using PolicyTuple = std::tuple<py::object, std::string, std::int64_t>;
+
+std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<Held>& held) {
+  if (py::isinstance<Policy>(policy)) return policy.cast<std::shared_ptr<Policy>>();
+  using enum Policy::Kind;
+  const auto [object, kind, memory_rows] = policy.cast<PolicyTuple>();
+  held->policy = object;
+  return std::make_shared<PythonPolicy>(held,
+                                        kind == "fixed"      ? kFixed
+                                        : kind == "schedule" ? kSchedule
+                                                             : kFollowsLosses,
+                                        memory_rows);
+}
+
+LossSums summed(Held& held, const LossSums& sums) {
+  py::array_t<double> array(static_cast<py::ssize_t>(2 * sums.sum.size()));
+  double* out = array.mutable_data();
+  for (const double sum : sums.sum) *out++ = sum;
+  for (const std::int64_t count : sums.count) *out++ = static_cast<double>(count);
+  const auto result = held.all_reduce(array).cast<Array<double>>();
+  LossSums all(sums.sum.size());
+  const double* in = result.data();
+  for (double& sum : all.sum) sum = *in++;
+  for (std::int64_t& count : all.count) count = static_cast<std::int64_t>(*in++);
+  return all;
+}
+
+/// Has the core call what Python gave.
+void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
+  options.draw_seed = [held] { return interruptible([&] { return held->draw_seed().cast<std::uint64_t>(); }); };
+  options.warn = [held](const std::string& text) { interruptible([&] { held->warn(text); }); };
+  options.observe = [held](const UpdateRecord& record) {
+    interruptible([&] {
+      held->observe(record.epoch, record.total_step, to_array(record.proportions), to_array(record.class_losses),
+                    to_array(record.counts));
+    });
+  };
+  if (held->all_reduce.is_none()) return;
+  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return summed(*held, sums); }); };
+}
+
+std::unique_ptr<PyLoader> make_loader(
+    std::shared_ptr<ClassIndex> index, const std::vector<std::shared_ptr<Field>>& fields, py::object owner,
+    const std::vector<WatchedTuple>& watched, const std::vector<OutputTuple>& outputs, py::object build,
+    py::object from_dlpack, py::object from_numpy, py::object destination, std::vector<std::string> include,
+    const py::object& policy, std::string policy_name, py::object all_reduce, py::object draw_seed, py::object warn,
+    py::object check, py::object observe, std::int64_t batch_size, std::int64_t rank, std::int64_t world_size,
+    bool has_classes, bool shuffle, bool grouped, bool drop_last, std::optional<std::int64_t> steps_per_epoch,
+    std::optional<std::uint64_t> total_steps, std::optional<std::int64_t> update_every, std::int64_t lookahead,
+    std::optional<std::uint64_t> seed, int prefetch, int num_threads) {
+  const auto held =
+      std::make_shared<Held>(Held{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy),
+                                  py::none(), std::move(all_reduce), std::move(draw_seed), std::move(warn),
+                                  std::move(check), std::move(observe), std::move(destination)});
+  std::vector<Watched> all_watched;
+  for (const auto& [name, array, address] : watched) all_watched.push_back({name, array, address});
+  std::vector<Output> all_outputs;
+  for (const auto& [dtype, code, bits, shape] : outputs)
+    all_outputs.push_back({dtype, {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), 1}, shape});
+  LoaderOptions options;
+  options.index = std::move(index);
+  options.fields.assign(fields.begin(), fields.end());
+  options.mixing = policy_of(policy, held);
+  options.mixing_name = std::move(policy_name);
+  options.batch_size = batch_size;
+  options.rank = rank;
+  options.world_size = world_size;
+  options.has_classes = has_classes;
+  options.shuffle = shuffle;
+  options.grouped = grouped;
+  options.drop_last = drop_last;
+  options.steps_per_epoch = steps_per_epoch;
+  options.total_steps = total_steps;
+  options.update_every = update_every;
+  options.lookahead = lookahead;
+  options.seed = seed;
+  options.prefetch = prefetch;
+  options.num_threads = num_threads;
+  set_callbacks(options, held);
+  return std::make_unique<PyLoader>(held, std::move(all_watched), std::move(all_outputs), std::move(include),
+                                    std::move(options));
+}
+
+/// The source on a device into which losses of a batch go, which make() makes where there is none for the device.
+py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const py::object& device,
+                       const py::object& make) {
+  LossSlot& slot = self.core().slot(step);
+  if (slot.there) {
+    const py::object sums = std::static_pointer_cast<PySource>(slot.there)->sums();
+    if (py::object(sums.attr("device")).equal(device)) return sums;
+  }
+  py::object sums = make();
+  LossSums here = slot.total();  // waits for the device of before
+  slot.here = std::move(here);
+  slot.there = std::make_shared<PySource>(sums);
+  return sums;
+}
+
+py::array_t<std::int64_t> rows_of(const PyLoader& self, bool classes) {
+  const auto plan = const_cast<PyLoader&>(self).core().plan();
+  if (!plan)
+    throw std::runtime_error(
+        "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
+        "classes");
+  return to_array<std::int64_t>(
+      *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
+}
+
+/// A call that changes the loader.
+template <class Result, class... Args>
+auto guarded(Result (*call)(PyLoader&, Args...)) {
+  return [call](PyLoader& self, Args... args) {
+    const Guarded guard(self.guard());
+    return call(self, args...);
+  };
+}
+
+}  // namespace
+
+void register_loader(py::module_& m) {
+  using Step = std::optional<std::uint64_t>;
+  const auto traverse = [](PyLoader& self, visitproc visit, void* arg) {
+    int result = 0;
+    self.held().visit([&](const py::object& object) {
+      if (result == 0 && object) result = visit(object.ptr(), arg);
+    });
+    return result;
+  };
+  const auto clear = [](PyLoader& self) { self.held().visit([](py::object& object) { object = py::none(); }); };
+  py::classh<PyLoader>(m, "Loader", "The loader: see the core's loader.hpp.",
+                       takes_part_in_garbage_collection<PyLoader>(traverse, clear))
+      .def(
+          py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("owner"),
+          py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"), py::arg("from_numpy"),
+          py::arg("destination"), py::arg("include"), py::arg("policy"), py::arg("policy_name"), py::arg("all_reduce"),
+          py::arg("draw_seed"), py::arg("warn"), py::arg("check"), py::arg("observe"), py::arg("batch_size"),
+          py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"),
+          py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"),
+          py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          "Args:\n"
+          "    fields: Made by dense(), normalize() and row_ids(), of memory that `owner` keeps alive.\n"
+          "    watched: (name, array or data_ptr() of a tensor, address) of each array: what moved is an error.\n"
+          "    outputs: (numpy dtype, or None and then DLPack type code and bits; shape of a row) of each field.\n"
+          "    build: Makes a batch of the list of its arrays and of what is included.\n"
+          "    policy: A Policy, or (policy, \"fixed\", \"schedule\" or \"follows losses\", rows of its memory), whose\n"
+          "        initial(class_sizes) returns float64 [K] and whose update(proportions, class_losses, class_sizes, counts,\n"
+          "        rows_drawn, passes, step, total_steps, memory) returns that and the new memory, or None.\n"
+          "    destination: None, or what has lend(f), ahead, refill, send(batches) and receive(sent): see data/device.py.\n"
+          "    The others: as the core's options, and None where there is no such thing.")
+      .def("__len__", [](PyLoader& self) { return self.core().size(); })
+      .def(
+          "iterate",
+          [](const py::object& self, bool forever) {
+            auto& loader = self.cast<PyLoader&>();
+            const Guarded guard(loader.guard());
+            loader.core().check_usable();
+            return std::make_unique<Iteration>(self, forever);
+          },
+          py::arg("forever"), "An iterator over the next epoch, or without end.")
+      .def("record", &PyLoader::record, py::arg("losses"), py::arg("classes"), py::arg("step"),
+           "Add losses, arrays [n]; classes None: those of the batch. int16 holds the bits of bfloat16.")
+      .def("record_sums",
+           guarded(+[](PyLoader& self, const Array<double>& sum, const Array<std::int64_t>& count, Step step) {
+             LossSums sums;
+             sums.sum = to_vector(sum);
+             sums.count = to_vector(count);
+             self.core().record(sums, step);
+           }),
+           py::arg("sum"), py::arg("count"), py::arg("step"), "Add sums and counts, arrays [K].")
+      .def("record_on_device",
+           guarded(
+               +[](PyLoader& self, const py::object& add, const py::object& device, const py::object& make, Step step) {
+                 self.core().check_usable();
+                 add(device_sums(self, step, device, make));
+                 self.core().recorded(step, true);
+               }),
+           py::arg("add"), py::arg("device"), py::arg("make"), py::arg("step"),
+           "Call add(sums) with the sums on a device to which the losses of a batch belong; make() makes them.")
+      .def(
+          "classes_to_record",
+          [](PyLoader& self, Step step, std::size_t num_losses) {
+            self.core().check_usable();
+            return to_array(self.core().classes_of(step, num_losses));
+          },
+          py::arg("step"), py::arg("num_losses"), "int32 class of each row of a batch, of which there must be so many.")
+      .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window, which is the epoch.")
+      .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
+           py::arg("epoch"))
+      .def("state", guarded(+[](PyLoader& self, Step step) { return to_dict(self.core().state(step)); }),
+           py::arg("step"), "What was consumed, without version and fingerprint.")
+      .def("load", guarded(+[](PyLoader& self, const py::object& read, std::int64_t rank, std::int64_t world_size) {
+             self.core().check_usable();
+             std::vector<LoaderState> states;
+             for (const py::handle dict : py::list(read()))
+               states.push_back(to_state(py::reinterpret_borrow<py::dict>(dict)));
+             self.load(merged(std::move(states), rank, world_size));
+           }),
+           py::arg("states"), py::arg("rank"), py::arg("world_size"),
+           "Go on from one state, or from those of all ranks.")
+      .def(
+          "settle",
+          [](PyLoader& self) {
+            if (self.guard().is_inside()) return;  // what there is to see is as it was before that call
+            const Guarded guard(self.guard());
+            self.core().settle();
+          },
+          "Have a window that has ended act, unless a call is inside.")
+      .def("close", &PyLoader::close, "Stop the threads and free what was prefetched; idempotent.")
+      .def_property_readonly("closed", [](PyLoader& self) { return self.core().is_closed(); })
+      .def_property_readonly("epoch", [](PyLoader& self) { return self.core().epoch(); })
+      .def_property_readonly("step", [](PyLoader& self) { return self.core().step(); })
+      .def_property_readonly("total_step", [](PyLoader& self) { return self.core().total_step(); })
+      .def_property_readonly("seed", [](PyLoader& self) { return self.core().seed(); })
+      .def_property_readonly("proportions", [](PyLoader& self) { return to_array<double>(self.core().proportions()); })
+      .def_property_readonly("class_losses",
+                             [](PyLoader& self) { return to_array<double>(self.core().class_losses()); })
+      .def_property_readonly(
+          "rows", [](PyLoader& self) { return rows_of(self, false); }, "int64, of the last batch.")
+      .def_property_readonly(
+          "classes", [](PyLoader& self) { return rows_of(self, true); }, "int64, of the last batch.");
+
+  py::classh<Iteration>(m, "Iteration", "The batches of one epoch, or of all that follow.",
+                        takes_part_in_garbage_collection<Iteration>(
+                            [](Iteration& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
+                            [](Iteration& self) { self.clear(); }))
+      .def("__iter__", [](py::object self) { return self; })
+      .def("__next__", &Iteration::next);
+}
+
+}  // namespace l2m::bindings

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "convert.hpp"
+#include "interrupt.hpp"
+#include "l2m/mixing/policy.hpp"
+#include "py_loader.hpp"
+
+namespace l2m::bindings {
+
+/// The policy that is written in Python: held.policy. What its methods return has been checked for types and shapes.
+class PythonPolicy final : public Policy {
+ public:
+  PythonPolicy(std::shared_ptr<Held> held, Kind kind, std::int64_t memory_rows)
+      : held_(std::move(held)), kind_(kind), memory_rows_(memory_rows) {}
+
+  [[nodiscard]] Kind kind() const override { return kind_; }
+  [[nodiscard]] std::int64_t memory_rows() const override { return memory_rows_; }
+  [[nodiscard]] bool looks_at_rows() const override { return true; }
+
+  [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
+    return interruptible(
+        [&] { return to_vector(held_->policy.attr("initial")(to_array(class_sizes)).cast<Array<double>>()); });
+  }
+
+  [[nodiscard]] Update update(const Window& window) const override {
+    return interruptible([&] {
+      const auto [proportions, memory] =
+          held_->policy
+              .attr("update")(to_array(window.proportions), to_array(window.class_losses), to_array(window.class_sizes),
+                              to_array(window.counts), to_array(window.rows_drawn),
+                              to_array<std::int64_t>(window.passes, [](std::uint64_t pass) { return pass; }),
+                              window.step, window.total_steps, to_array(window.memory))
+              .cast<std::pair<Array<double>, std::optional<Array<double>>>>();
+      Update update{to_vector(proportions), {}};
+      if (memory) update.memory = to_vector(*memory);
+      return update;
+    });
+  }
+
+ private:
+  const std::shared_ptr<Held> held_;
+  const Kind kind_;
+  const std::int64_t memory_rows_;
+};
+
+}  // namespace l2m::bindings

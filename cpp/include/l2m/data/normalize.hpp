@@ -1,0 +1,34 @@
+#pragma once
+
+#include "l2m/base/float_types.hpp"
+#include "l2m/data/dense.hpp"
+
+namespace l2m {
+
+/// Rows of bytes that become floats: (x - mean) / std of their channel, computed in float and rounded once to Float.
+///
+/// A row is [outer, channels, inner] bytes. The result of each byte in each channel is looked up.
+template <class Float>
+class Normalize final : public Field {
+ public:
+  /// @param bytes  whose row size is a multiple of channels * inner.
+  /// @param mean   [channels], finite.
+  /// @param std    [channels], > 0.
+  /// @param inner  bytes of one channel that lie side by side.
+  /// @throws std::invalid_argument  sizes do not fit.
+  Normalize(Dense bytes, std::span<const float> mean, std::span<const float> std, std::int64_t inner);
+
+  [[nodiscard]] std::int64_t row_size() const override {
+    return bytes_.row_size() * static_cast<std::int64_t>(sizeof(Float));
+  }
+  [[nodiscard]] std::int64_t row_cost() const override { return 4 * bytes_.row_size(); }
+  void copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const override;
+  void request(BatchPlan plan) const override { bytes_.request(plan); }
+
+ private:
+  const Dense bytes_;
+  const std::int64_t channels_, inner_;
+  std::vector<Float> table_;  // [channels, 256]
+};
+
+}  // namespace l2m

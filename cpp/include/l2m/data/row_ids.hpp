@@ -1,0 +1,14 @@
+#pragma once
+
+#include "l2m/data/field.hpp"
+
+namespace l2m {
+
+/// The ids of the rows, std::int64_t each.
+class RowIdField final : public Field {
+ public:
+  [[nodiscard]] std::int64_t row_size() const override { return sizeof(std::int64_t); }
+  void copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const override;
+};
+
+}  // namespace l2m

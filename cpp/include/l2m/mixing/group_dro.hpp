@@ -1,0 +1,21 @@
+#pragma once
+
+#include "l2m/mixing/policy.hpp"
+
+namespace l2m {
+
+/// Exponentiated gradient ascent on the class proportions (Sagawa et al. 2020, arXiv 1911.08731, Algorithm 1).
+///
+/// p <- p * exp(step_size * L), normalized; starts uniform. There p weighs the losses; here it is the share of the rows.
+class GroupDro final : public Policy {
+ public:
+  /// @param step_size  above 0 and finite.
+  explicit GroupDro(double step_size) : step_size_(step_size) {}
+  [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
+  [[nodiscard]] Update update(const Window& window) const override;
+
+ private:
+  double step_size_;
+};
+
+}  // namespace l2m

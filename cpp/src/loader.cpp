@@ -1,0 +1,345 @@
+#include "l2m/loader.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "l2m/base/errors.hpp"
+#include "l2m/mixing/fixed.hpp"
+#include "l2m/mixing/proportions.hpp"
+
+namespace l2m {
+namespace {
+
+constexpr std::int64_t kMaxGlobalBatch = std::numeric_limits<std::int32_t>::max();
+constexpr std::uint64_t kMaxEpoch = std::uint64_t{1} << 52;  // far enough below 2^53 for all epochs that may follow
+
+std::vector<std::int64_t> sizes_of(const ClassIndex& index) {
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t k = 0; k < index.num_classes(); ++k) sizes.push_back(index.size(k));
+  return sizes;
+}
+
+}  // namespace
+
+Loader::Loader(LoaderOptions options)
+    : options_(std::move(options)),
+      class_sizes_(sizes_of(*options_.index)),
+      windows_(class_sizes_.size(), options_.update_every, options_.lookahead) {
+  if (!options_.mixing) options_.mixing = std::make_shared<Proportional>();
+  kind_ = options_.mixing->kind();
+  check_options();
+  set_steps();
+  if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) options_.all_reduce = nullptr;
+  may_lack_losses_ = kind_ == Policy::Kind::kFollowsLosses;
+  next_proportions_ = options_.mixing->initial(class_sizes_);
+  normalize(next_proportions_, class_sizes_);
+  class_losses_.assign(class_sizes_.size(), std::numeric_limits<double>::quiet_NaN());
+  memory_.assign(static_cast<std::size_t>(options_.mixing->memory_rows()) * class_sizes_.size(), 0.0);
+  if (options_.destination) {
+    for (std::size_t f = 0; f < options_.fields.size(); ++f) pools_.push_back(std::make_shared<LentPool>());
+    lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)));
+  }
+  prefetcher_ = make_prefetcher(next_proportions_);
+}
+
+Loader::~Loader() { close(); }
+
+void Loader::check_options() const {
+  const LoaderOptions& o = options_;
+  const auto in_range = [](const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+    if (value < low || value > high)
+      throw std::invalid_argument(message(name, " must be in [", low, ", ", high, "] (got ", value, ")"));
+  };
+  in_range("world_size", o.world_size, 1, kMaxGlobalBatch);
+  in_range("rank", o.rank, 0, o.world_size - 1);
+  in_range("batch_size * world_size", o.batch_size, 1, kMaxGlobalBatch / o.world_size);
+  if (o.steps_per_epoch) in_range("steps_per_epoch", *o.steps_per_epoch, 1, std::int64_t{1} << 53);
+  if (o.update_every) in_range("update_every", *o.update_every, 1, std::int64_t{1} << 53);
+  in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
+  if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
+    throw std::invalid_argument(
+        message(o.mixing_name, " follows the losses of classes, and needs the class of each row (got none)"));
+  if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
+    throw std::invalid_argument(
+        message(o.mixing_name, " on ", o.world_size, " ranks needs all_reduce, which sums over all ranks (got none)"));
+  if (!o.seed && !o.draw_seed) throw std::invalid_argument("a loader needs a seed, or what draws one (got neither)");
+}
+
+/// The batches of an epoch.
+void Loader::set_steps() {
+  const LoaderOptions& o = options_;
+  const std::int64_t num_rows = o.index->num_rows(), global_batch = o.batch_size * o.world_size;
+  const std::int64_t full = num_rows / global_batch, rest = num_rows % global_batch;
+  last_batch_rows_ = global_batch;
+  if (o.steps_per_epoch) {
+    steps_ = *o.steps_per_epoch;
+  } else if (o.has_classes) {
+    steps_ = std::max<std::int64_t>(full, 1);
+  } else if (rest >= (o.shuffle ? o.world_size : 1) && !o.drop_last) {
+    // In order every row is delivered; in training a rest smaller than world_size is dropped.
+    steps_ = full + 1;
+    last_batch_rows_ = rest;
+  } else if (full == 0) {
+    throw std::invalid_argument(
+        message(o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most",
+                " the number of rows, ", num_rows, " (got ", o.batch_size, " * ", o.world_size, ")"));
+  } else {
+    steps_ = full;
+  }
+  own_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
+}
+
+std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proportions) const {
+  const LoaderOptions& o = options_;
+  PipelineSettings settings;
+  settings.index = o.index;
+  settings.fields = o.fields;
+  settings.sampler = {.seed = o.seed.value_or(0),
+                      .global_batch = o.batch_size * o.world_size,
+                      .rank = o.rank,
+                      .world_size = o.world_size,
+                      .shuffle = o.shuffle,
+                      .grouped = o.grouped,
+                      .epoch_is_pass = !o.has_classes && !o.steps_per_epoch,
+                      .in_order = !o.has_classes && !o.shuffle};
+  settings.prefetch = o.prefetch;
+  settings.num_threads = o.num_threads;
+  if (o.destination)
+    settings.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
+  settings.pools.assign(pools_.begin(), pools_.end());
+  return std::make_unique<Prefetcher>(std::move(settings), std::move(proportions), o.lookahead, adopts_late());
+}
+
+/// Sees to it that a destination has lent so many blocks for each field.
+void Loader::lend_memory(std::size_t blocks) {
+  for (std::size_t f = 0; f < pools_.size(); ++f)
+    while (pools_[f]->lent() < blocks) pools_[f]->lend(options_.destination->lend(f));
+}
+
+void Loader::draw_seed() {
+  if (options_.seed) return;
+  options_.seed = options_.draw_seed();
+  try {
+    prefetcher_ = make_prefetcher(prefetcher_->proportions());
+  } catch (...) {
+    options_.seed.reset();
+    throw;
+  }
+}
+
+// ---- iteration
+
+bool Loader::prepare(std::uint64_t iteration, bool forever) {
+  if (iteration == newest_ && total_step() < run_until_) return true;
+  check_usable();
+  if (iteration < newest_ || iteration > iterations_)
+    throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
+  if (iteration > newest_) {
+    begin();
+    newest_ = iteration;
+    iterating_ = true;
+  }
+  while (iterating_) {
+    close_windows();
+    if (step_in_epoch() == own_steps_ && own_steps_ < steps_) {
+      consume_empty();
+    } else if (step_in_epoch() < steps_) {
+      break;
+    } else {
+      if (!stays_open()) finish_epoch();
+      iterating_ = false;
+      run_until_ = 0;
+      if (!forever) return false;
+      begin();
+      iterating_ = true;
+    }
+  }
+  if (!iterating_) return false;
+  run_until_ = epoch_began_ + static_cast<std::uint64_t>(own_steps_);
+  if (options_.update_every) {
+    const auto due = [&](std::int64_t steps) { run_until_ = std::min(run_until_, static_cast<std::uint64_t>(steps)); };
+    due((windows_.closed() + (windows_.has_ended() ? 2 : 1)) * *options_.update_every + options_.lookahead);
+    if (windows_.has_ended()) due(static_cast<std::int64_t>(wait_until_));
+  }
+  warn_where_losses_lack();
+  return true;
+}
+
+void Loader::begin() {
+  draw_seed();
+  if (iterating_ || step_in_epoch() == steps_) finish_epoch();
+  if (stays_open() && step_in_epoch() == 0) adopt();
+  if (options_.check) options_.check();
+  sent_ = 0;
+  run_until_ = 0;
+  ++epochs_begun_;
+  if (options_.destination) options_.destination->drop();
+  const std::int64_t last_rows = own_steps_ < steps_ ? options_.batch_size * options_.world_size : last_batch_rows_;
+  prefetcher_->begin({epoch_, step_in_epoch(), own_steps_, last_rows}, plan_until());
+}
+
+void Loader::finish_epoch() {
+  if (!options_.update_every) {
+    if (!updated_) act();
+    updated_ = true;  // where something fails below, the window is not closed again
+    adopt();
+    earliest_ = open_from_ = total_step();
+  }
+  run_until_ = 0;
+  if (next_epoch_) {
+    prefetcher_->start_passes(*next_epoch_);
+    earliest_ = total_step();
+    epochs_.clear();
+  } else {
+    epochs_.push_back({epoch_, epoch_began_});
+    while (epochs_.size() > 1 && epochs_[1].began <= prefetcher_->oldest()) epochs_.pop_front();
+  }
+  updated_ = iterating_ = ended_ = false;
+  epoch_ = next_epoch_.value_or(epoch_ + 1);
+  epoch_began_ = total_step();
+  next_epoch_.reset();
+}
+
+std::optional<FilledBatch> Loader::take() {
+  lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)) + 1);
+  if (!options_.destination || options_.destination->ahead() == 0) {
+    FilledBatch batch{{}, prefetcher_->num_rows()};
+    batch.blocks = prefetcher_->take_blocks();
+    return batch;
+  }
+  if (send_ahead()) return FilledBatch{{}, prefetcher_->num_rows()};
+  return {};
+}
+
+/// Sends what is ready to where it goes: at least the next batch, and some together. Where there is no room for those after it,
+/// they are sent later. Returns false where the next batch is being made anew.
+bool Loader::send_ahead() {
+  BatchDestination& destination = *options_.destination;
+  if (sent_ >= destination.refill()) return true;
+  const std::int64_t most = cautious_ ? sent_ + 1 : destination.ahead();
+  std::vector<FilledBatch> batches;
+  try {
+    for (std::int64_t ahead = sent_; ahead == 0 || (ahead < most && prefetcher_->ready(ahead)); ++ahead) {
+      lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)) + 1 + batches.size());
+      batches.push_back({{}, prefetcher_->num_rows(ahead)});
+      batches.back().blocks = prefetcher_->take_blocks(ahead);
+    }
+    if (batches.empty()) return true;
+    const std::int64_t count = std::ssize(batches);
+    const bool must = sent_ == 0;
+    if (destination.send(batches, must)) {
+      sent_ += count;
+      return true;
+    }
+  } catch (...) {
+    cautious_ = true;
+    retry();
+    throw;
+  }
+  cautious_ = true;
+  retry();
+  return false;
+}
+
+void Loader::commit() {
+  prefetcher_->commit();
+  if (sent_ > 0) {
+    --sent_;
+    options_.destination->handed_over();
+  }
+  if (step_in_epoch() < own_steps_ || own_steps_ == steps_) return;
+  try {
+    consume_empty();
+  } catch (const std::bad_alloc&) {  // then prepare() does it: this batch is not lost
+  }
+}
+
+/// Consumes the last batch of the epoch, of which only other ranks have rows.
+void Loader::consume_empty() {
+  const bool begins_pass = step_in_epoch() == 0;
+  prefetcher_->commit_empty(last_batch_rows_, begins_pass ? std::optional(epoch_) : std::nullopt);
+}
+
+void Loader::retry() { prefetcher_->retry(); }
+
+void Loader::suspend() {
+  prefetcher_->suspend();
+  sent_ = 0;
+  if (options_.destination) options_.destination->drop();
+}
+
+std::optional<FilledBatch> Loader::next(std::uint64_t iteration) {
+  using namespace std::chrono_literals;
+  if (!prepare(iteration)) return {};
+  for (;;) {
+    while (!wait(1s)) continue;
+    std::optional<FilledBatch> batch = take();
+    if (!batch) continue;
+    commit();
+    return batch;
+  }
+}
+
+void Loader::set_epoch(std::uint64_t epoch) {
+  check_usable();
+  if (epoch > kMaxEpoch)
+    throw std::invalid_argument(message("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")"));
+  const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next begins
+  if (epoch == epoch_ + (ends ? 1 : 0)) {
+    next_epoch_.reset();
+    return;
+  }
+  if (iterating_ || (stays_open() && step_in_epoch() > 0)) {
+    next_epoch_ = epoch;
+    ended_ = !iterating_;
+    return;
+  }
+  draw_seed();
+  const std::optional<std::uint64_t> before = next_epoch_;
+  if (step_in_epoch() > 0) {
+    next_epoch_ = epoch;
+    try {
+      finish_epoch();  // the restored one, where it was consumed
+    } catch (...) {
+      next_epoch_ = before;
+      throw;
+    }
+  } else {
+    settle();
+    prefetcher_->start_passes(epoch);
+    earliest_ = total_step();
+    epochs_.clear();
+    epoch_ = epoch;
+    next_epoch_.reset();
+  }
+}
+
+// ---- what there is to see
+
+std::uint64_t Loader::epoch() const { return has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
+
+std::int64_t Loader::step() const { return has_ended() ? 0 : step_in_epoch(); }
+
+void Loader::close() {
+  closed_ = true;
+  run_until_ = 0;
+  prefetcher_->close();
+}
+
+void Loader::check_usable() const {
+  if (closed_) throw std::runtime_error("the loader is closed");
+}
+
+void Loader::warn(const std::string& what) const {
+  if (options_.warn) options_.warn(what);
+}
+
+void Loader::warn_once(Warning warning, const std::string& what) {
+  if ((warned_ & warning) != 0) return;
+  warned_ |= warning;
+  warn(what);
+}
+
+}  // namespace l2m

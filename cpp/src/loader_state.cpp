@@ -1,0 +1,232 @@
+#include "l2m/loader_state.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <ranges>
+#include <stdexcept>
+
+#include "l2m/base/errors.hpp"
+#include "l2m/base/sums.hpp"
+#include "l2m/loader.hpp"
+#include "l2m/mixing/proportions.hpp"
+
+namespace l2m {
+namespace {
+
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;
+
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  throw std::invalid_argument(message(parts...));
+}
+
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value < low || value > high) refuse(name, " of the state must be in [", low, ", ", high, "] (got ", value, ")");
+}
+
+void check_length(const char* name, std::size_t size, std::size_t wanted) {
+  if (size != wanted) refuse(name, " of the state must have ", wanted, " values (got ", size, ")");
+}
+
+/// What differs between the states of two ranks, which is to be of one moment; empty: nothing.
+std::string difference(const LoaderState& a, const LoaderState& b) {
+  std::string names;
+  const auto compare = [&](const char* name, bool equal) {
+    if (!equal) names += (names.empty() ? "" : ", ") + std::string(name);
+  };
+  const auto equal_losses = [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); };
+  compare("class_losses", std::ranges::equal(a.class_losses, b.class_losses, equal_losses));
+  compare("drawn", a.sampler.drawn == b.sampler.drawn);
+  compare("due", a.sampler.due == b.sampler.due);
+  compare("epoch", a.epoch == b.epoch);
+  compare("held", a.sampler.held == b.sampler.held);
+  compare("memory", a.memory == b.memory);
+  compare("next_epoch", a.next_epoch == b.next_epoch);
+  compare("next_proportions", a.next_proportions == b.next_proportions);
+  compare("positions", a.sampler.cursors == b.sampler.cursors);
+  compare("proportions", a.sampler.proportions == b.sampler.proportions);
+  compare("seed", a.seed == b.seed);
+  compare("step", a.step == b.step);
+  compare("total_step", a.sampler.total_step == b.sampler.total_step);
+  compare("updated", a.updated == b.updated);
+  compare("windows", a.windows == b.windows && a.losses.size() == b.losses.size());
+  compare("world_size", a.world_size == b.world_size);
+  return names;
+}
+
+}  // namespace
+
+LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
+  if (states.empty()) refuse("a list of states must hold those of all ranks (got an empty list)");
+  for (const LoaderState& state : states) {
+    check_range("world_size", state.world_size, 1, kMaxCount);
+    check_range("rank", state.rank, 0, state.world_size - 1);
+  }
+  LoaderState first = std::move(states.front());
+  const auto has_losses = [](const LoaderState& state) {
+    return std::ranges::any_of(state.losses, [](const LossSums& sums) { return !sums.empty(); });
+  };
+  if (states.size() == 1) {
+    if (first.rank == rank && first.world_size == world_size) return first;
+    if (first.world_size > 1 && has_losses(first))
+      refuse("a state with losses recorded since the last update, of rank ", first.rank, " of ", first.world_size,
+             ", cannot go on as rank ", rank, " of ", world_size, " alone: pass the list of the states of all ",
+             first.world_size, " ranks");
+  }
+  std::vector<std::int64_t> ranks{first.rank};
+  for (const LoaderState& state : states | std::views::drop(1)) ranks.push_back(state.rank);
+  std::ranges::sort(ranks);
+  if (states.size() > 1) {
+    bool complete = std::ssize(ranks) == first.world_size;
+    for (std::size_t i = 0; i < ranks.size() && complete; ++i) complete = ranks[i] == static_cast<std::int64_t>(i);
+    if (!complete) {
+      std::string got;
+      for (std::size_t i = 0; i < std::min<std::size_t>(ranks.size(), 20); ++i)
+        got += (i > 0 ? ", " : "") + std::to_string(ranks[i]);
+      refuse("a list of states must hold each of the ", first.world_size, " ranks once (got ranks [", got,
+             ranks.size() > 20 ? ", ...])" : "])");
+    }
+    for (const LoaderState& state : states | std::views::drop(1))
+      if (const std::string names = difference(first, state); !names.empty())
+        refuse("the states of the ranks are not of one moment: ", names, " differ");
+  }
+  for (const LoaderState& state : states | std::views::drop(1))
+    for (std::size_t w = 0; w < first.losses.size(); ++w) first.losses[w].add(state.losses[w]);
+  for (LossSums& sums : first.losses) {
+    for (const std::int64_t count : sums.count) check_range("window_counts", count, 0, kMaxCount);
+    if (rank != 0) sums = LossSums(sums.sum.size());
+  }
+  first.rank = rank;
+  first.world_size = world_size;
+  return first;
+}
+
+// ---- of a loader
+
+LoaderState Loader::state(std::optional<std::uint64_t> step) {
+  check_usable();
+  draw_seed();
+  settle();
+  const std::uint64_t low = std::max(prefetcher_->oldest(), earliest_), high = total_step();
+  std::uint64_t at = low;
+  if (step) {
+    if (*step + 1 < low || *step >= high)
+      refuse("step must be in [", static_cast<std::int64_t>(low) - 1, ", ", static_cast<std::int64_t>(high) - 1,
+             "], the batches after which the state of this loader is known (got ", *step, ")");
+    at = *step + 1;
+  } else if (windows_.newest()) {
+    at = std::clamp(static_cast<std::uint64_t>(*windows_.newest() + 1), low, high);
+  }
+  LoaderState state;
+  state.seed = *options_.seed;
+  state.rank = options_.rank;
+  state.world_size = options_.world_size;
+  Epoch of{epoch_, epoch_began_};
+  if (at >= epoch_began_) {
+    state.next_epoch = next_epoch_;
+  } else {
+    of = *std::ranges::find_if(std::ranges::reverse_view(epochs_), [&](const Epoch& e) { return e.began <= at; });
+  }
+  state.epoch = of.number;
+  state.step = at == high ? step_in_epoch() : static_cast<std::int64_t>(at - of.began);
+  state.updated = updated_;
+  state.windows = windows_.closed();
+  state.sampler = prefetcher_->state_at(at);
+  state.next_proportions = next_proportions_;
+  state.class_losses = class_losses_;
+  state.losses = windows_.as_of(static_cast<std::int64_t>(at));
+  state.memory = memory_;
+  if (!windows_.all_finite()) warn_once(kNotFinite, kNotFiniteText);
+  return state;
+}
+
+/// Refuses what cannot be a state of this loader, but for what the sampler knows.
+void Loader::check(const LoaderState& state) const {
+  const std::size_t num_classes = class_sizes_.size();
+  const auto total = static_cast<std::int64_t>(state.sampler.total_step);
+  if (state.sampler.total_step > static_cast<std::uint64_t>(kMaxCount) ||
+      state.epoch > static_cast<std::uint64_t>(kMaxCount) ||
+      state.next_epoch.value_or(0) > static_cast<std::uint64_t>(kMaxCount))
+    refuse("epoch, next_epoch and total_step of the state must be in [0, ", kMaxCount, "]");
+  check_range("rank", state.rank, 0, state.world_size - 1);
+  const bool left = stays_open() && state.step == steps_;
+  if (state.step < 0 || (state.step > std::min(steps_, total) && !left))
+    refuse("step of the state must be at most ", steps_, ", and total_step (got step ", state.step, ", total_step ",
+           total, ")");
+  const std::int64_t every = options_.update_every.value_or(0);
+  if (every == 0) {
+    check_range("windows", state.windows, 0, 0);
+  } else {
+    // As many as have closed: the newest one that acted had ended, and that which is to act next may be due.
+    const std::int64_t least = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
+    check_range("windows", state.windows, total <= options_.lookahead ? 0 : least, total / every);
+  }
+  const std::int64_t begun = every == 0 ? 1 : std::max<std::int64_t>(total - 1, 0) / every - state.windows + 1;
+  check_length("window_sums", state.losses.size(), static_cast<std::size_t>(std::max<std::int64_t>(begun, 1)));
+  for (const LossSums& sums : state.losses) {
+    check_length("window_sums", sums.sum.size(), num_classes);
+    check_length("window_counts", sums.count.size(), num_classes);
+    for (const double sum : sums.sum)
+      if (!std::isfinite(sum)) refuse("window_sums of the state must be finite (got ", sum, ")");
+    for (const std::int64_t count : sums.count) check_range("window_counts", count, 0, kMaxCount);
+    for (std::size_t k = 0; k < num_classes; ++k)
+      if (sums.count[k] == 0 && sums.sum[k] != 0)
+        refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k], " for class ", k,
+               ")");
+  }
+  check_length("class_losses", state.class_losses.size(), num_classes);
+  for (const double loss : state.class_losses)
+    if (loss < 0 || std::isinf(loss)) refuse("class_losses of the state must be finite and >= 0 (got ", loss, ")");
+  check_length("next_proportions", state.next_proportions.size(), num_classes);
+  std::vector<double> normalized = state.next_proportions;  // they are to stay as they are
+  normalize(normalized, class_sizes_);
+  if (const double sum = compensated_sum(state.next_proportions); !(std::abs(sum - 1) <= 1e-12))
+    refuse("next_proportions of the state must sum to 1 within 1e-12 (got ", sum, ")");
+  check_length("memory", state.memory.size(), memory_.size());
+  for (const double value : state.memory)
+    if (!std::isfinite(value)) refuse("memory of the state must be finite (got ", value, ")");
+}
+
+void Loader::load(LoaderState state) {
+  check_usable();
+  check(state);
+  const std::optional<std::uint64_t> seed = std::exchange(options_.seed, state.seed);
+  std::unique_ptr<Prefetcher> prefetcher;
+  OpenWindows windows = windows_;
+  try {
+    prefetcher = make_prefetcher(state.next_proportions);
+    prefetcher->set_state(std::move(state.sampler));
+    windows.restore(state.windows, std::move(state.losses));
+    const std::uint64_t total = prefetcher->total_step();
+    if (options_.update_every && kind_ != Policy::Kind::kFixed) {
+      const auto every = static_cast<std::uint64_t>(*options_.update_every);
+      const std::uint64_t acts_from = (static_cast<std::uint64_t>(state.windows) + 1) * every;
+      if (total < acts_from || (total == acts_from && adopts_late()))
+        prefetcher->schedule(acts_from, state.next_proportions, acts_from + every);
+    }
+  } catch (...) {
+    options_.seed = seed;
+    throw;
+  }
+  prefetcher_.swap(prefetcher);
+  windows_ = std::move(windows);
+  if (options_.destination) options_.destination->drop();
+  sent_ = 0;
+  epoch_ = state.epoch;
+  epoch_began_ = total_step() - std::min(total_step(), static_cast<std::uint64_t>(state.step));
+  ended_ = stays_open() && state.step == steps_;
+  epochs_.clear();
+  next_epoch_ = state.next_epoch;
+  updated_ = state.updated;
+  earliest_ = open_from_ = total_step();
+  next_proportions_ = std::move(state.next_proportions);
+  class_losses_ = std::move(state.class_losses);
+  memory_ = std::move(state.memory);
+  policy_failed_ = false;
+  newest_ = ++iterations_;  // iterators end
+  iterating_ = false;
+  run_until_ = 0;
+}
+
+}  // namespace l2m

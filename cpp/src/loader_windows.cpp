@@ -1,0 +1,256 @@
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+
+#include "l2m/base/errors.hpp"
+#include "l2m/loader.hpp"
+#include "l2m/mixing/proportions.hpp"
+
+// Of the loader: losses, windows of them, and the proportions that follow.
+
+namespace l2m {
+namespace {
+
+constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // plan as far as you like
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;    // exact as a double
+constexpr double kLargest = std::numeric_limits<double>::max();
+
+}  // namespace
+
+// ---- recording
+
+/// The batch whose losses are recorded, checked where it was named.
+std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
+  const auto last = static_cast<std::int64_t>(total_step()) - 1;
+  if (!step) return prefetcher_->newest() ? static_cast<std::int64_t>(*prefetcher_->newest()) : last;
+  if (!prefetcher_->plan(step)) {
+    throw std::runtime_error(message("step must be that of one of the last ", options_.lookahead + 1,
+                                     " batches yielded since the loader was made or its state loaded (got ", *step,
+                                     ", and ", last + 1, " were yielded in all)"));
+  }
+  const auto batch = static_cast<std::int64_t>(*step);
+  const bool too_late = options_.update_every ? !windows_.takes(batch) : *step < open_from_;
+  if (too_late) throw std::runtime_error(message("the window of step ", *step, " is closed: its losses come too late"));
+  return batch;
+}
+
+std::span<const std::int32_t> Loader::classes_of(std::optional<std::uint64_t> step, std::size_t num_losses) {
+  check_usable();
+  const std::optional<BatchPlan> plan = prefetcher_->plan(step);
+  if (!plan && !step)
+    throw std::runtime_error(
+        "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
+        "classes");
+  if (!plan) (void)batch_of(step);  // says why
+  if (plan->size() != num_losses)
+    throw std::invalid_argument(message("losses must have one value for each of the ", plan->size(), " rows of ",
+                                        step ? "the batch" : "the last batch", " (got ", num_losses, ")"));
+  classes_.clear();
+  for (const PlannedRow& planned : *plan) classes_.push_back(planned.class_id);
+  return classes_;
+}
+
+LossSlot& Loader::slot(std::optional<std::uint64_t> step) {
+  check_usable();
+  return windows_.slot(batch_of(step));
+}
+
+void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
+  // A batch of which only other ranks have rows, after the last one, counts with it.
+  windows_.added(static_cast<std::int64_t>(step.value_or(total_step() - 1)));
+  may_lack_losses_ = false;
+  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
+}
+
+void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
+  LossSums& to = slot(step).here;
+  if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
+    throw std::invalid_argument(message("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
+                                        sums.sum.size(), " and ", sums.count.size(), ")"));
+  LossSums added(to.sum.size());
+  for (std::size_t k = 0; k < to.sum.size(); ++k) {
+    if (sums.count[k] < 0 || sums.count[k] > kMaxCount)
+      throw std::invalid_argument(
+          message("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k], " for class ", k, ")"));
+    if (sums.count[k] == 0 && sums.sum[k] != 0)
+      throw std::invalid_argument(
+          message("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")"));
+    if (to.count[k] + sums.count[k] > kMaxCount)
+      throw std::invalid_argument(
+          message("the counts of a window must stay in [0, 2**53], and would become ", to.count[k] + sums.count[k]));
+    if (!std::isfinite(sums.sum[k])) continue;
+    added.sum[k] = sums.sum[k];
+    added.count[k] = sums.count[k];
+  }
+  to.add(added);
+  recorded(step, std::ranges::all_of(sums.sum, [](double sum) { return std::isfinite(sum); }));
+}
+
+void Loader::warn_where_losses_lack() {
+  if (!may_lack_losses_) return;
+  const bool should_feel = options_.update_every
+                               ? total_step() >= static_cast<std::uint64_t>(2 * *options_.update_every)
+                               : epoch_ > 0 || epoch_began_ > 0;
+  if (!should_feel) return;
+  may_lack_losses_ = false;
+  if (std::ranges::all_of(class_losses_, [](double loss) { return std::isnan(loss); }) && !windows_.has_losses())
+    warn(
+        options_.mixing_name +
+        " follows losses, and none was recorded: call loader.record(losses) in the loop, with the loss of each row of the "
+        "batch");
+}
+
+// ---- windows
+
+void Loader::update() {
+  check_usable();
+  if (options_.update_every)
+    throw std::runtime_error(message("update() works with update_every=None: this loader updates every ",
+                                     *options_.update_every, " steps by itself"));
+  draw_seed();
+  const bool running = iterating_ || step_in_epoch() > 0;
+  act();
+  earliest_ = total_step();  // the window had losses of all batches before
+  if (running) {
+    updated_ = true;
+  } else {
+    adopt();
+    prefetcher_->forget_before();
+  }
+}
+
+/// Closes the windows that are due before a batch is requested, or at the end of the epoch.
+void Loader::close_windows() {
+  if (!options_.update_every) return;
+  const std::int64_t every = *options_.update_every;
+  const auto total = static_cast<std::int64_t>(total_step());
+  const std::int64_t requested = step_in_epoch() < own_steps_ ? total : total - 1;
+  for (;;) {
+    const std::int64_t due = (windows_.closed() + (windows_.has_ended() ? 2 : 1)) * every + options_.lookahead;
+    if (windows_.has_ended()) {
+      if (total_step() < wait_until_ && requested < due) return;
+      act();
+    } else if (requested < due) {
+      return;
+    } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
+      // Losses on a device have time until half a window later. Ranks act at once: at the same batches, also where one of them
+      // saves its state in between.
+      wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every));
+      windows_.end();
+      ended_in_ = epoch_;
+    } else {
+      act();
+    }
+  }
+}
+
+void Loader::settle() {
+  if (windows_.has_ended()) act();
+}
+
+/// Has the oldest window act. What is thrown changes nothing.
+///
+/// Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
+/// with some losses must not keep the run from going on.
+void Loader::act() {
+  LossSums sums = windows_.total();
+  const bool all_finite = windows_.all_finite();
+  if (options_.all_reduce) options_.all_reduce(sums);
+  std::vector<double> class_losses = class_losses_;
+  bool recorded = false, negative = false;
+  for (std::size_t k = 0; k < class_losses.size(); ++k) {
+    // NaN: sums of ranks too large for a double, of both signs.
+    if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
+    const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
+    negative = negative || mean < 0;
+    recorded = true;
+    class_losses[k] = std::max(mean, 0.0);
+  }
+  const bool updates = kind_ == Policy::Kind::kSchedule || (kind_ == Policy::Kind::kFollowsLosses && recorded);
+  std::vector<double> known;
+  Policy::Update update{next_proportions_, {}};
+  std::string failure;
+  if (updates) {
+    const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
+    known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
+    try {
+      update = updated(sums, known);
+    } catch (const std::exception& error) {
+      if (!policy_failed_) {
+        policy_failed_ = true;
+        throw;
+      }
+      failure = error.what();
+      failure = failure.substr(0, std::min<std::size_t>(failure.find('\n'), 200));
+    }
+  }
+  const std::int64_t closed = windows_.closed() + (options_.update_every ? 1 : 0);
+  const auto requested = options_.update_every
+                             ? static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead)
+                             : total_step();
+  const std::uint64_t epoch = windows_.has_ended() ? ended_in_ : epoch_;
+  schedule(closed, update.proportions);
+  next_proportions_ = std::move(update.proportions);
+  class_losses_ = std::move(class_losses);
+  if (update.memory) memory_ = std::move(*update.memory);
+  policy_failed_ = false;
+  windows_.drop(options_.update_every.has_value());
+  if (updates && failure.empty() && options_.observe)
+    options_.observe({epoch, requested, next_proportions_, known, sums.count});
+  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
+  if (negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
+  if (!failure.empty())
+    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + failure);
+}
+
+/// What the policy makes of a window, checked.
+Policy::Update Loader::updated(const LossSums& sums, std::span<const double> known) {
+  Window window;
+  window.proportions = next_proportions_;
+  window.class_losses = known;
+  window.class_sizes = class_sizes_;
+  window.counts = sums.count;
+  window.step = total_step();
+  if (options_.update_every) window.step = static_cast<std::uint64_t>((windows_.closed() + 1) * *options_.update_every);
+  window.total_steps = options_.total_steps;
+  window.memory = memory_;
+  SamplerState drawn;
+  std::vector<std::uint64_t> passes;
+  if (options_.mixing->looks_at_rows()) {
+    drawn = prefetcher_->state_at(total_step());
+    for (const Cursor& cursor : drawn.cursors) passes.push_back(cursor.pass);
+    window.rows_drawn = drawn.drawn;
+    window.passes = passes;
+  }
+  Policy::Update update = options_.mixing->update(window);
+  normalize(update.proportions, class_sizes_);
+  if (update.memory && update.memory->size() != memory_.size())
+    throw std::invalid_argument(
+        message("the memory of a policy must have ", memory_.size(), " values (got ", update.memory->size(), ")"));
+  if (update.memory && !std::ranges::all_of(*update.memory, [](double value) { return std::isfinite(value); }))
+    throw std::invalid_argument("the memory of a policy must be finite");
+  return update;
+}
+
+/// Brings the newest proportions into force for the next batch.
+void Loader::adopt() {
+  if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), next_proportions_, kAllSteps);
+}
+
+/// Says what acts from the window after the next on, where that is not in force yet; for windows of some steps.
+void Loader::schedule(std::int64_t closed, const std::vector<double>& proportions) {
+  if (closed_ || !options_.update_every || kind_ == Policy::Kind::kFixed) return;
+  const auto every = static_cast<std::uint64_t>(*options_.update_every);
+  const std::uint64_t acts_from = (static_cast<std::uint64_t>(closed) + 1) * every;
+  if (total_step() <= acts_from) prefetcher_->schedule(acts_from, proportions, acts_from + every);
+}
+
+/// The total step whose proportions are not known yet.
+std::uint64_t Loader::plan_until() const {
+  if (!options_.update_every || kind_ == Policy::Kind::kFixed) return kAllSteps;
+  return static_cast<std::uint64_t>((windows_.closed() + 2) * *options_.update_every);
+}
+
+}  // namespace l2m

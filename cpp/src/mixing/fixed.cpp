@@ -1,0 +1,41 @@
+#include "l2m/mixing/fixed.hpp"
+
+#include <algorithm>
+
+#include "l2m/base/math.hpp"
+#include "l2m/mixing/proportions.hpp"
+
+namespace l2m {
+namespace {
+
+/// The shares of classes whose rows count as amount_of(rows); those without rows get none.
+template <class F>
+std::vector<double> shares_of(std::span<const std::int64_t> class_sizes, F&& amount_of) {
+  std::vector<double> amounts;
+  for (const std::int64_t size : class_sizes) amounts.push_back(size > 0 ? amount_of(static_cast<double>(size)) : 0);
+  return shares(std::move(amounts));
+}
+
+}  // namespace
+
+std::vector<double> Proportional::initial(std::span<const std::int64_t> class_sizes) const {
+  return shares_of(class_sizes, [](double n) { return n; });
+}
+
+std::vector<double> Balanced::initial(std::span<const std::int64_t> class_sizes) const {
+  return shares_of(class_sizes, [](double /*n*/) { return 1.0; });
+}
+
+std::vector<double> Temperature::initial(std::span<const std::int64_t> class_sizes) const {
+  const auto largest = static_cast<double>(std::ranges::max(class_sizes));
+  return shares_of(class_sizes, [&](double n) { return pow(n / largest, 1 / t_); });
+}
+
+std::vector<double> EffectiveNumber::initial(std::span<const std::int64_t> class_sizes) const {
+  if (beta_ == 0) return Proportional().initial(class_sizes);
+  const double log_beta = log(beta_);
+  // (1 - beta^n) / (1 - beta) without loss of digits where beta is near 1.
+  return shares_of(class_sizes, [&](double n) { return n / (expm1(n * log_beta) / (beta_ - 1)); });
+}
+
+}  // namespace l2m

@@ -1,0 +1,26 @@
+#include "l2m/mixing/group_dro.hpp"
+
+#include <algorithm>
+
+#include "l2m/base/math.hpp"
+#include "l2m/mixing/fixed.hpp"
+#include "l2m/mixing/proportions.hpp"
+
+namespace l2m {
+
+std::vector<double> GroupDro::initial(std::span<const std::int64_t> class_sizes) const {
+  return Balanced().initial(class_sizes);
+}
+
+Policy::Update GroupDro::update(const Window& window) const {
+  // The largest loss is taken off all: the same shares, and exp() cannot overflow. What has become 0, by underflow too, stays 0.
+  double largest = 0;
+  for (std::size_t k = 0; k < window.proportions.size(); ++k)
+    if (window.proportions[k] > 0) largest = std::max(largest, window.class_losses[k]);
+  std::vector<double> proportions(window.proportions.begin(), window.proportions.end());
+  for (std::size_t k = 0; k < proportions.size(); ++k)
+    if (proportions[k] > 0) proportions[k] *= exp(step_size_ * (window.class_losses[k] - largest));
+  return {shares(std::move(proportions)), {}};
+}
+
+}  // namespace l2m

@@ -1,0 +1,127 @@
+#include "l2m/plan/row_drawer.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace l2m {
+namespace {
+
+bool holds(const SamplerState& state, std::int64_t class_id) {
+  return !state.held.empty() && state.held.contains(class_id);
+}
+
+}  // namespace
+
+/// Draws what a class gives to the batches.
+void RowDrawer::draw(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
+  quota.whole == 0 ? draw_extras(quota, state, plans) : draw_wholes(quota, state, plans);
+  state.drawn[static_cast<std::size_t>(quota.class_id)] +=
+      quota.whole * plans.size() + static_cast<std::int64_t>(quota.end - quota.begin);
+}
+
+/// Of a class that has one row in some batches: no batch can have a row twice, so passes simply follow each other.
+void RowDrawer::draw_extras(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
+  const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
+  Cursor& cursor = state.cursors[static_cast<std::size_t>(quota.class_id)];
+  const std::int64_t size = index_->size(quota.class_id);
+  for (std::size_t i = quota.begin; i < quota.end;) {
+    if (holds(state, quota.class_id)) {  // from when it had more
+      draw_for_batch(quota.class_id, 1, batch_of[i++], state, plans);
+      continue;
+    }
+    if (cursor.position == size) {
+      cursor = {.pass = cursor.pass + 1, .position = 0};
+      plans.turns_.push_back({quota.class_id, batch_of[i], {.pass = cursor.pass, .position = 1}, {}});
+    }
+    passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
+      const std::size_t end = i + std::min(quota.end - i, static_cast<std::size_t>(size - cursor.position));
+      std::int64_t position = cursor.position;
+      for (; i < end; ++i) dealer_.deal(batch_of[i], quota.class_id, row_at(position++));
+      cursor.position = position;
+    });
+  }
+}
+
+/// Of a class that has rows in every batch.
+void RowDrawer::draw_wholes(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
+  const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
+  Cursor& cursor = state.cursors[static_cast<std::size_t>(quota.class_id)];
+  const std::int64_t size = index_->size(quota.class_id);
+  std::size_t extra = quota.begin;
+  const auto rows_in = [&](std::int64_t batch) {
+    return quota.whole + (extra < quota.end && batch_of[extra] == batch ? 1 : 0);
+  };
+  for (std::int64_t batch = 0; batch < plans.size(); ++batch) {
+    std::int64_t rows = rows_in(batch);
+    if (cursor.position + rows <= size && !holds(state, quota.class_id)) {
+      passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
+        while (cursor.position + rows <= size) {
+          dealer_.deal(batch, quota.class_id, rows, [&](std::int64_t i) { return row_at(cursor.position + i); });
+          cursor.position += rows;
+          extra += static_cast<std::size_t>(rows - quota.whole);
+          if (++batch == plans.size()) return;
+          rows = rows_in(batch);
+        }
+      });
+      if (batch == plans.size()) return;
+    }
+    draw_for_batch(quota.class_id, rows, batch, state, plans);
+    extra += static_cast<std::size_t>(rows - quota.whole);
+  }
+}
+
+/// Draws the next `count` rows of a class for one batch, whatever may happen on the way.
+void RowDrawer::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, SamplerState& state,
+                               BatchPlans& plans) {
+  Cursor& cursor = state.cursors[static_cast<std::size_t>(class_id)];
+  std::vector<std::int64_t> held;
+  if (holds(state, class_id)) {
+    held = std::move(state.held[class_id]);
+    state.held.erase(class_id);
+  }
+  drawn_.clear();
+  draw_one_by_one(class_id, count, cursor, held);
+  dealer_.deal(batch, class_id, count, [&](std::int64_t i) { return drawn_[static_cast<std::size_t>(i)]; });
+  plans.turns_.push_back({class_id, batch, cursor, held});
+  if (!held.empty()) state.held[class_id] = std::move(held);
+}
+
+/// The general case: rows are held over, or a pass ends in this batch.
+void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor,
+                                std::vector<std::int64_t>& held) {
+  const std::int64_t size = index_->size(class_id);
+  // A round takes every row of the class at most once; a quota larger than the class takes several rounds.
+  std::size_t round = 0;                                        // where it began in drawn_
+  std::vector<std::int64_t> waiting = std::exchange(held, {});  // held from before the round
+  std::size_t waited = 0;                                       // of those, how many have been drawn
+  std::vector<std::int64_t> tail;  // what the round had when the pass ended, sorted: the new pass may repeat it
+  while (std::ssize(drawn_) < count) {
+    if (std::ssize(drawn_) - static_cast<std::int64_t>(round) == size) {
+      round = drawn_.size();
+      waiting = std::exchange(held, {});
+      waited = 0;
+      tail.clear();
+    }
+    if (waited < waiting.size()) {
+      drawn_.push_back(waiting[waited++]);
+      continue;
+    }
+    if (cursor.position == size) {
+      cursor = {.pass = cursor.pass + 1, .position = 0};
+      tail.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
+      std::ranges::sort(tail);
+    }
+    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
+      const std::int64_t most = std::min(size - cursor.position, count - std::ssize(drawn_));
+      if (tail.empty()) {
+        for (std::int64_t i = 0; i < most; ++i) drawn_.push_back(row_at(cursor.position++));
+        return;
+      }
+      const std::int64_t row = row_at(cursor.position++);
+      (std::ranges::binary_search(tail, row) ? held : drawn_).push_back(row);
+    });
+  }
+  held.insert(held.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(waited), waiting.end());
+}
+
+}  // namespace l2m
