@@ -210,7 +210,7 @@ class ReferenceSampler {
 
     const auto world_size = static_cast<std::uint64_t>(options_.world_size);
     std::uint64_t offset = 0;
-    if (world_size > 1) {
+    if (world_size > 1 && !options_.in_order) {
       Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step));
       offset = reference_dice({world_size}, random)[0];
     }
