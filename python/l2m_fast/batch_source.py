@@ -213,14 +213,12 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
     return source, labels
 
 
-def _checked_include(include: object) -> tuple[str, ...]:
-    if (
-        not isinstance(include, (tuple, list))
-        or not set(include) <= set(_INCLUDABLE)
-        or len(set(include)) < len(include)
-    ):
+def _checked_include(include: Any) -> tuple[str, ...]:
+    is_list = isinstance(include, (tuple, list))
+    names = {name for name in include if isinstance(name, str)} if is_list else set()
+    if not is_list or len(names) < len(include) or not names <= set(_INCLUDABLE):
         msg = f"include must be a tuple of any of {_INCLUDABLE}, each once (got {shortened(include)})"
-        raise (ValueError if isinstance(include, (tuple, list)) else TypeError)(msg)
+        raise (ValueError if is_list else TypeError)(msg)
     return tuple(include)
 
 
