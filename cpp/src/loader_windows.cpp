@@ -135,9 +135,9 @@ void Loader::close_windows() {
     } else if (requested < due) {
       return;
     } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
-      // Losses on a device have time until half a window later. Ranks act at once: at the same batches, also where one of them
-      // saves its state in between.
-      wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every));
+      // Losses on a device have time until half a window later, as long as nobody sees the proportions that they change. Ranks
+      // act at once: at the same batches, also where one of them saves its state in between.
+      wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every - 1));
       windows_.end();
       ended_in_ = epoch_;
     } else {

@@ -25,7 +25,7 @@ namespace l2m {
 /// An update of the proportions.
 struct UpdateRecord {
   std::uint64_t epoch;
-  std::uint64_t total_step;              ///< batches until the end of the window
+  std::uint64_t total_step;              ///< batches consumed when it was due
   std::span<const double> proportions;   ///< [K] the new ones
   std::span<const double> class_losses;  ///< [K] with which they were made
   std::span<const std::int64_t> counts;  ///< [K] losses recorded in the window
