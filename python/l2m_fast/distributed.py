@@ -79,24 +79,36 @@ def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int,
 
     Raises:
         ValueError: There is no `all_reduce`.
+        RuntimeError: It does not sum, or the states of the ranks are of different steps.
     """
     if all_reduce is None:
         msg = f"state_dict(shared=True) on {world_size} ranks needs all_reduce (got None)"
         raise ValueError(msg)
     known = [math.nan if loss is None else loss for loss in state["class_losses"]]
     class_losses = np.where(np.isnan(known), -1.0, known) if rank == 0 else np.zeros(len(known))
-    sums, counts = np.array(state["window_sums"], np.float64), np.array(state["window_counts"], np.float64)
-    total = summed_over_ranks(
-        np.concatenate([class_losses, sums.ravel(), counts.ravel()]), all_reduce, world_size, counts.size
+    steps = np.zeros(world_size)
+    steps[rank] = state["total_step"]
+    open_windows = len(state["window_sums"])
+    losses = np.zeros((2, 2, len(known)))  # sums and counts of two windows, so that all ranks reduce as many numbers
+    losses[0, :open_windows], losses[1, :open_windows] = state["window_sums"], state["window_counts"]
+    reduced = summed_over_ranks(
+        np.concatenate([steps, class_losses, losses.ravel()]), all_reduce, world_size, losses[1].size
     )
-    class_losses, total_sums, total_counts = np.split(total, [len(known), len(known) + sums.size])
+    steps, class_losses, losses = np.split(reduced, [world_size, world_size + len(known)])
+    if (steps != state["total_step"]).any():
+        msg = (
+            "state_dict(shared=True) must describe the same batch on all ranks (got the steps "
+            f"{shortened([int(total_step) - 1 for total_step in steps])}): pass step="
+        )
+        raise RuntimeError(msg)
+    sums, counts = losses.reshape(2, 2, len(known))[:, :open_windows]
     return {
         **state,
         "rank": 0,
         "world_size": 1,
         "class_losses": [None if loss < 0 else loss for loss in class_losses.tolist()],
-        "window_sums": np.clip(total_sums, -LARGEST_SUM, LARGEST_SUM).reshape(sums.shape).tolist(),
-        "window_counts": total_counts.astype(np.int64).reshape(counts.shape).tolist(),
+        "window_sums": np.clip(sums, -LARGEST_SUM, LARGEST_SUM).tolist(),
+        "window_counts": counts.astype(np.int64).tolist(),
     }
 
 

@@ -431,6 +431,7 @@ class Loader:
 
         Raises:
             ValueError: The state after `step` is not known, or `shared` without `all_reduce` on several ranks.
+            RuntimeError: `all_reduce` does not sum, the shared states are of different steps, or the loader was closed.
         """
         if step is not None:
             step = whole("step", step, 0, state.MAX_COUNT)
