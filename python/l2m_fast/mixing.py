@@ -39,8 +39,8 @@ class Window:
             recorded yet, 0 for classes without rows, and all 0 where none was ever recorded.
         class_sizes: Rows of each class, int64, shape `[num_classes]`.
         counts: Losses recorded in the window, int64, shape `[num_classes]`.
-        rows_drawn: Rows drawn since the beginning of training, int64, shape `[num_classes]`.
-        passes: Number of the pass over its rows that each class is in, int64, shape `[num_classes]`.
+        rows_drawn: Rows drawn from the beginning of training until the window is closed, int64, shape `[num_classes]`.
+        passes: Number of the pass over its rows that each class is in by then, int64, shape `[num_classes]`.
         step: Batches from the beginning of training to the end of the window.
         total_steps: Batches of the whole training; None: the loader was not told.
         memory: What the last update left, float64, shape `[policy.memory_rows, num_classes]`; zeros at first.

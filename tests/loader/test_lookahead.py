@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_fast import Learn2Mix, Loader, class_loss
+from l2m_fast import Learn2Mix, Loader, Window, class_loss
 from l2m_fast import loader as loader_module
 from loader.ranks import on_ranks
 
@@ -130,6 +130,21 @@ def test_class_losses_of_a_late_window_are_means_over_exactly_its_batches() -> N
     total = (record["class_losses"] * record["counts"])[[0, 1, 3]].sum()
     assert total == 6 * 1.0 + 6 * 3.0
     assert record["total_step"] == 4
+
+
+def test_a_policy_sees_the_rows_drawn_until_its_window_is_closed() -> None:
+    class Noting(Learn2Mix):
+        def update(self, window: Window) -> Any:
+            windows.append(window)
+            return super().update(window)
+
+    windows: list[Window] = []
+    loader = make(mixing=Noting(0.5), update_every=3, lookahead=2, steps_per_epoch=100)
+    for _, rows, step in islice(loader, 9):
+        loader.record(losses_of(rows), step=step)
+    assert [window.step for window in windows] == [3, 6]
+    assert [window.counts.sum() for window in windows] == [18, 18]
+    assert [window.rows_drawn.sum() for window in windows] == [5 * 6, 8 * 6]
 
 
 def test_an_epochs_losses_are_taken_until_the_next_epoch_begins() -> None:

@@ -1,4 +1,4 @@
-"""The loader equals tests/oracle.py bit for bit: row ids, classes, proportions and states."""
+"""The loader equals tests/oracle bit for bit: row ids, classes, proportions and states."""
 
 from __future__ import annotations
 
