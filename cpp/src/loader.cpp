@@ -244,7 +244,12 @@ bool Loader::send_ahead() {
 }
 
 void Loader::commit() {
-  prefetcher_->commit();
+  try {
+    prefetcher_->commit();
+  } catch (const std::bad_alloc&) {
+    retry();  // its memory was taken
+    throw;
+  }
   if (sent_ > 0) {
     --sent_;
     options_.destination->handed_over();

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <exception>
 #include <limits>
+#include <new>
 #include <stdexcept>
 
 #include "l2m/base/errors.hpp"
@@ -177,6 +178,8 @@ void Loader::act() {
     known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
     try {
       update = updated(sums, known);
+    } catch (const std::bad_alloc&) {
+      throw;  // it tells nothing of the losses
     } catch (const std::exception& error) {
       if (!policy_failed_) {
         policy_failed_ = true;

@@ -72,6 +72,12 @@ inline float loss_of(const PlannedRow& row, std::uint64_t step) {
   return static_cast<float>((static_cast<std::uint64_t>(row.row * 7 + row.class_id * 5) + step) % 13);
 }
 
+inline std::vector<float> losses_of(const std::vector<PlannedRow>& rows, std::uint64_t step) {
+  std::vector<float> losses;
+  for (const PlannedRow& row : rows) losses.push_back(loss_of(row, step));
+  return losses;
+}
+
 /// A training and all that must come of it, by the rules of windows written out for losses that are all recorded in time.
 class Expected {
  public:
@@ -233,8 +239,7 @@ class Trainer {
  private:
   void record_until(std::uint64_t end) {
     for (; recorded_ < end; ++recorded_) {
-      std::vector<float> losses;
-      for (const PlannedRow& row : expected_.batches[recorded_]) losses.push_back(loss_of(row, recorded_));
+      const std::vector<float> losses = losses_of(expected_.batches[recorded_], recorded_);
       if (losses.empty()) continue;
       const std::span<const float> values = losses;
       if (delay_ == 0) {

@@ -106,8 +106,7 @@ class Receiver {
     }
     check(*batch, step);
     loader_.commit();
-    std::vector<float> losses;
-    for (const PlannedRow& row : expected_.batches[step]) losses.push_back(loss_of(row, step));
+    const std::vector<float> losses = losses_of(expected_.batches[step], step);
     loader_.record(std::span<const float>(losses));
     return true;
   }

@@ -139,7 +139,7 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
     if (size > most_times) return false;  // hardly so in training, but a state may come from anywhere
     // One extra row at most in each batch, and the time after them.
     const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
-    if (most_size > times.size()) {
+    if (most_size > quotas.offset.size()) {  // the last to grow: it may lack where memory did
       times.resize(2 * most_size);
       quotas.offset.resize(2 * most_size);
     }
