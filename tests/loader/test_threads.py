@@ -79,14 +79,15 @@ def test_two_threads_at_a_time_are_an_error_and_not_a_race() -> None:
         lambda: loader.record(np.ones(20)),
         lambda: loader.set_epoch(3),
         lambda: loader.load_state_dict({}),
-        lambda: loader.history,
         loader.state_dict,
         loader.update,
     ]
     for use in uses:
         with pytest.raises(RuntimeError, match="one consumer at a time: another thread is using it"):
             use()
-    assert (loader.epoch, loader.step, len(loader)) == (0, 1, N // 20)
+    assert (loader.epoch, loader.step, len(loader), len(loader.history)) == (0, 1, N // 20, 0), (
+        "looking on is no use of it"
+    )
     leave.set()
     thread.join()
     got += batches
