@@ -1,11 +1,15 @@
 #include "l2m/plan/batch_plan.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace l2m {
 
 void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to) const {
   if (from == to) return;
+  HeldRows held;  // where each class was left; first, so that nothing fails halfway
+  for (const Turn& turn : turns_)
+    if (turn.batch >= from && turn.batch < to) held[turn.class_id] = turn.held;
   state.total_step += static_cast<std::uint64_t>(to - from);
   if (pass_ && from == 0) {
     state.cursors[0] = {.pass = *pass_, .position = 0};
@@ -28,14 +32,14 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
       if (turn->batch < from || turn->batch >= to) continue;
       since = turn->batch + 1;
       state.cursors[k] = turn->cursor;
-      if (turn->held.empty()) {
-        state.held.erase(class_id);
-      } else {
-        state.held[class_id] = turn->held;
-      }
     }
     state.cursors[k].position += whole * (to - since) + (last - extra_at(since));
     state.drawn[k] += whole * (to - from) + (last - first);
+  }
+  while (!held.empty()) {
+    auto left = held.extract(held.begin());
+    state.held.erase(left.key());
+    if (!left.mapped().empty()) state.held.insert(std::move(left));
   }
 }
 

@@ -35,6 +35,7 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       queue_(settings.num_threads),
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
+  planned_.reserve(2);  // so that to add one cannot fail
   pools_ = settings.pools;
   for (const auto& field : settings.fields) {
     row_bytes_ += field->row_size();
@@ -193,7 +194,7 @@ Pipeline::Claim Pipeline::next_claim(Worker worker) {
     slot.batch.plans = planned.plans;
     slot.batch.index = step - planned.first_step;
     slot.batch.error = planned.error;
-    if (opened_ == planned.end_step) planned_.pop_front();
+    if (opened_ == planned.end_step) planned_.erase(planned_.begin());
     return {kOpen, step};
   }
   if (can_plan()) return planning_ = true, Claim{kPlan};

@@ -77,9 +77,10 @@ void Prefetcher::settle(std::uint64_t total_step) {
   while (!changed_.empty() && changed_.front().step < total_step + (before_changes_ ? 0 : 1)) changed_.pop_front();
 }
 
-/// Moves a state from where state_ is up to `to`. @param changes  also those of the proportions that act from `to` on.
+/// Moves a state from where state_ is up to `to`. Where memory runs out, it stays in between, and can be moved on.
+/// @param changes  also those of the proportions that act from `to` on.
 void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) const {
-  auto change = changed_.begin();
+  auto change = std::ranges::find_if(changed_, [&](const Scheduled& of) { return of.step >= state.total_step; });
   const auto apply_changes = [&] {
     for (; change != changed_.end() && change->step <= state.total_step && (changes || change->step < to); ++change)
       pipeline_->sampler().change_proportions(state, change->proportions);
@@ -116,8 +117,9 @@ void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, s
 
 void Prefetcher::apply_schedule() {
   for (; !schedule_.empty() && schedule_.front().step <= total_step_; schedule_.pop_front()) {
-    proportions_ = schedule_.front().proportions;
+    if (schedule_.front().proportions == proportions_) continue;
     changed_.push_back(std::move(schedule_.front()));
+    proportions_ = changed_.back().proportions;
   }
 }
 

@@ -148,7 +148,7 @@ class Pipeline {
   std::mutex mutex_;  // guards all below, but for the insides of a batch between its claim and its ready
   std::condition_variable changed_;
   std::vector<Slot> slots_;
-  std::deque<Planned> planned_;
+  std::vector<Planned> planned_;  // two at most
   std::vector<std::shared_ptr<BatchPlans>> all_plans_;
   EpochRange range_;
   std::deque<Scheduled> schedule_;

@@ -1,0 +1,142 @@
+#include <cstddef>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <new>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/loader.hpp"
+#include "loader_runs.hpp"
+
+// Every allocation of every call of a Loader fails once: the call then did nothing, and does all of it when it is called again.
+
+namespace l2m::test {
+namespace {
+
+thread_local int allocations_until_failure = -1;  // 0: the next one fails; negative: none does
+
+void* allocate(std::size_t size, std::size_t alignment) {
+  if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) throw std::bad_alloc();
+  void* const memory = std::aligned_alloc(alignment, (size / alignment + 1) * alignment);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+void* operator new(std::size_t size) { return l2m::test::allocate(size, alignof(std::max_align_t)); }
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return l2m::test::allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace l2m::test {
+namespace {
+
+/// Calls again and again, with one more allocation that works each time, until none fails.
+/// @return  how often it failed.
+int call_without_memory(const std::function<void()>& call, const std::function<void()>& check_unchanged) {
+  for (int works = 0;; ++works) {
+    try {
+      allocations_until_failure = works;
+      call();
+      allocations_until_failure = -1;
+      return works;
+    } catch (const std::bad_alloc&) {
+      CHECK(allocations_until_failure == -1);
+      check_unchanged();
+    }
+  }
+}
+
+/// Trains to the end. Nothing that fails may change a batch or the state at the end.
+void train_without_memory(const Expected& expected) {
+  Trainer untouched(expected, expected.options());
+  Trainer trainer(expected, expected.options());
+  Loader& loader = trainer.loader();
+  std::uint64_t iteration = loader.iterate();
+  int failures = 0;
+  while (loader.epoch() < expected.training.run.epochs) {
+    const std::uint64_t step = loader.total_step();
+    std::optional<FilledBatch> batch;
+    failures += call_without_memory([&] { batch = loader.next(iteration); },
+                                    [&] { CHECK(loader.total_step() == step && !batch); });
+    untouched.step();
+    if (!batch) {
+      iteration = loader.iterate();
+      continue;
+    }
+    trainer.check(*batch, step);
+    const std::vector<float> losses = losses_of(expected.batches[step], step);
+    const LoaderState before = newest_state(loader);
+    failures += call_without_memory([&] { loader.record(std::span<const float>(losses), step); },
+                                    [&] { CHECK(same(newest_state(loader), before)); });
+    LoaderState state;
+    failures += call_without_memory([&] { state = newest_state(loader); }, [] {});
+    const LoaderState after = newest_state(untouched.loader());
+    // A batch of which only other ranks have rows may be consumed later.
+    if (loader.total_step() == untouched.loader().total_step()) CHECK(same(state, after));
+    if (step % 5 == 4) {
+      failures += call_without_memory([&] { loader.load(after); }, [&] { CHECK(same(newest_state(loader), state)); });
+      iteration = loader.iterate();
+    }
+  }
+  CHECK(failures > 100);
+  CHECK(same(newest_state(loader), newest_state(untouched.loader())));
+}
+
+void test_a_call_without_memory_does_nothing() {
+  for (const std::int64_t lookahead : {0, 2}) {
+    train_without_memory(Expected(following(3, lookahead)));
+    train_without_memory(Expected(following({}, lookahead)));
+  }
+  Run one_class{.sizes = {98},
+                .proportions = {},
+                .options = {.seed = 5,
+                            .global_batch = 16,
+                            .rank = 3,
+                            .world_size = 4,
+                            .shuffle = false,
+                            .epoch_is_pass = true,
+                            .in_order = true},
+                .epochs = 3,
+                .steps = 7,
+                .last_batch_rows = 2};
+  train_without_memory(Expected({one_class}));
+}
+
+/// update() and set_epoch(), in an epoch and between two.
+void test_an_update_without_memory_does_nothing() {
+  for (const std::int64_t lookahead : {0, 2}) {
+    const Expected expected(following({}, lookahead));
+    for (const std::uint64_t batches : {0U, 3U, 7U}) {
+      for (const bool sets_epoch : {false, true}) {
+        Trainer trainer(expected, expected.options()), untouched(expected, expected.options());
+        trainer.train(batches);
+        untouched.train(batches);
+        const auto call = [&](Loader& loader) { sets_epoch ? loader.set_epoch(6) : loader.update(); };
+        const LoaderState before = trainer.loader().state();
+        call_without_memory([&] { call(trainer.loader()); }, [&] { CHECK(same(trainer.loader().state(), before)); });
+        call(untouched.loader());
+        CHECK(same(trainer.loader().state(), untouched.loader().state()));
+        CHECK(trainer.loader().proportions() == untouched.loader().proportions());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_a_call_without_memory_does_nothing();
+  test_an_update_without_memory_does_nothing();
+}
