@@ -1,0 +1,137 @@
+#include <algorithm>
+#include <barrier>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/loader.hpp"
+#include "loader_runs.hpp"
+
+// Several ranks, each with a Loader on a thread of its own.
+
+namespace l2m::test {
+namespace {
+
+constexpr std::int64_t kRanks = 3;
+
+/// Sums losses over the threads that call it.
+class AllReduce {
+ public:
+  void operator()(std::size_t rank, LossSums& sums) {
+    parts_[rank] = sums;
+    barrier_.arrive_and_wait();
+    sums = parts_[0];
+    for (std::size_t other = 1; other < parts_.size(); ++other) sums.add(parts_[other]);
+    barrier_.arrive_and_wait();
+  }
+
+ private:
+  std::barrier<> barrier_{kRanks};
+  std::vector<LossSums> parts_{std::size_t{kRanks}};
+};
+
+/// What must come of a training on one rank of several.
+std::unique_ptr<Expected> expected_of(Training training, std::int64_t rank, std::int64_t world_size) {
+  training.run.options.rank = rank;
+  training.run.options.world_size = world_size;
+  return std::make_unique<Expected>(std::move(training));
+}
+
+/// A training on all ranks.
+class Ranks {
+ public:
+  explicit Ranks(const Training& training) {
+    for (std::int64_t rank = 0; rank < kRanks; ++rank) {
+      expected_.push_back(expected_of(training, rank, kRanks));
+      LoaderOptions options = expected_.back()->options(static_cast<int>(rank));
+      options.all_reduce = [this, rank](LossSums& sums) { all_reduce_(static_cast<std::size_t>(rank), sums); };
+      trainers_.push_back(std::make_unique<Trainer>(*expected_.back(), std::move(options),
+                                                    static_cast<std::uint64_t>(training.lookahead)));
+    }
+  }
+
+  /// Calls f with each rank's trainer, all at once.
+  void at_once(const std::function<void(Trainer&)>& f) {
+    std::vector<std::thread> threads;
+    for (const auto& trainer : trainers_) threads.emplace_back([&f, &trainer] { f(*trainer); });
+    for (std::thread& thread : threads) thread.join();
+  }
+  [[nodiscard]] std::vector<LoaderState> states() {
+    std::vector<LoaderState> states;
+    for (const auto& trainer : trainers_) states.push_back(trainer->loader().state());
+    return states;
+  }
+  void load(const std::vector<LoaderState>& states) {
+    for (std::int64_t rank = 0; rank < kRanks; ++rank)
+      trainers_[static_cast<std::size_t>(rank)]->load(merged(states, rank, kRanks));
+  }
+
+ private:
+  AllReduce all_reduce_;
+  std::vector<std::unique_ptr<Expected>> expected_;
+  std::vector<std::unique_ptr<Trainer>> trainers_;
+};
+
+void test_ranks_follow_the_losses_of_all() {
+  for (const Training& training : {following(3), following(3, 2), following({}), following({}, 2)})
+    Ranks(training).at_once([](Trainer& trainer) { trainer.train_all(); });
+}
+
+void test_merged_states_go_on_on_as_many_ranks_or_on_one() {
+  for (const Training& training : {following(3), following(3, 2), following({}, 1)}) {
+    const auto expected_alone = expected_of(training, 0, 1);
+    Ranks ranks(training);
+    for (int round = 0; round < 5; ++round) {
+      ranks.at_once([](Trainer& trainer) { trainer.train(5); });
+      const std::vector<LoaderState> states = ranks.states();
+      Ranks others(training);
+      others.load(states);
+      others.at_once([](Trainer& trainer) { trainer.train_all(); });
+      Trainer alone(*expected_alone, expected_alone->options(), static_cast<std::uint64_t>(training.lookahead));
+      alone.load(merged(states, 0, 1));
+      alone.train_all();
+    }
+  }
+}
+
+void test_states_that_do_not_belong_together_are_refused() {
+  Ranks ranks(following(3));
+  ranks.at_once([](Trainer& trainer) { trainer.train(5); });
+  const std::vector<LoaderState> states = ranks.states();
+  const auto refuses = [&](std::vector<LoaderState> wrong, std::int64_t world_size) {
+    CHECK_THROWS(std::invalid_argument, merged(std::move(wrong), 0, world_size));
+  };
+  refuses({}, 3);
+  refuses({states[0], states[1]}, 3);
+  refuses({states[0], states[1], states[1]}, 3);
+  refuses({states[1]}, 1);  // its losses would be lost
+  refuses({states[1]}, 3);
+  std::vector<LoaderState> later = states;
+  later[2].sampler.total_step += 1;
+  refuses(later, 3);
+  later = states;
+  later[2].losses[0].count[0] = std::int64_t{1} << 60;
+  refuses(later, 3);
+  CHECK(same(merged({states[1]}, 1, 3), states[1]));
+  LossSums sums = states[0].losses[0];
+  sums.add(states[1].losses[0]);
+  sums.add(states[2].losses[0]);
+  CHECK(merged(states, 0, 3).losses[0] == sums && merged({states[2], states[0], states[1]}, 0, 2).losses[0] == sums);
+  CHECK(merged(states, 1, 3).losses[0].empty());
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  test_ranks_follow_the_losses_of_all();
+  test_merged_states_go_on_on_as_many_ranks_or_on_one();
+  test_states_that_do_not_belong_together_are_refused();
+}

@@ -1,0 +1,172 @@
+#include "l2m/loss/window.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+#include "l2m/base/random.hpp"
+
+namespace l2m::test {
+namespace {
+
+/// Sums as a device would keep them.
+class FakeSource final : public LossSource {
+ public:
+  void start_reading() override { ++reads_started; }
+  LossSums read() override { return sums; }
+  bool all_finite() override { return finite; }
+
+  LossSums sums{3};
+  bool finite = true;
+  int reads_started = 0;
+};
+
+LossSums of(std::int64_t k, double loss) {
+  LossSums sums(3);
+  sums.sum[static_cast<std::size_t>(k)] = loss;
+  sums.count[static_cast<std::size_t>(k)] = 1;
+  return sums;
+}
+
+/// The sums of each window and batch, in a map.
+class Slow {
+ public:
+  Slow(std::optional<std::int64_t> every) : every_(every) {}
+
+  void add(std::int64_t first_open, std::int64_t batch, const LossSums& sums) {
+    const std::int64_t window = every_ ? std::max(first_open, batch < 0 ? 0 : batch / *every_) : first_open;
+    sums_.try_emplace({window, batch}, 3).first->second.add(sums);
+  }
+  [[nodiscard]] LossSums total(std::int64_t window, std::int64_t before) const {
+    LossSums total(3);
+    for (const auto& [at, sums] : sums_)
+      if (at.first == window && at.second < before) total.add(sums);
+    return total;
+  }
+
+ private:
+  std::optional<std::int64_t> every_;
+  std::map<std::pair<std::int64_t, std::int64_t>, LossSums> sums_;
+};
+
+/// Batches come and go, losses of any of the last ones are recorded, and windows close when the rules say so.
+void test_sums_are_those_of_a_map(std::optional<std::int64_t> every, std::int64_t lookahead, std::uint64_t seed) {
+  const RandomStream random(seed, Purpose::kBatchOrder, static_cast<std::uint64_t>(lookahead));
+  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+  OpenWindows windows(3, every, lookahead);
+  Slow slow(every);
+  std::int64_t closed = 0, earliest = 1;  // total step that is known
+  std::uint64_t word = 0;
+  const auto dice = [&](std::uint64_t sides) { return static_cast<std::int64_t>(random.word(word++) % sides); };
+  for (std::int64_t batch = 0; batch < 60; ++batch) {
+    const bool closes = every ? batch == (closed + 1) * *every + lookahead : dice(8) == 0;
+    if (closes) {
+      CHECK(windows.total() == slow.total(closed, kAll));
+      CHECK(windows.has_losses() == !slow.total(closed, kAll).empty());
+      const bool ends_first = dice(2) == 0;
+      if (ends_first) windows.end();
+      CHECK(windows.has_ended() == ends_first && windows.total() == slow.total(closed, kAll));
+      windows.drop(every.has_value());
+      ++closed;
+      CHECK(!windows.has_ended() && windows.closed() == (every ? closed : 0));
+    }
+    for (std::int64_t n = dice(4); n > 0; --n) {
+      const std::int64_t of_batch = std::max<std::int64_t>(batch - dice(static_cast<std::uint64_t>(lookahead) + 1), 0);
+      if (!windows.takes(of_batch)) {
+        CHECK(every && of_batch / *every < closed);
+        continue;
+      }
+      const LossSums sums = of(dice(3), static_cast<double>(dice(100)));
+      LossSlot& slot = windows.slot(of_batch);
+      if (dice(2) == 0) {
+        slot.here.add(sums);
+      } else {
+        if (!slot.there) slot.there = std::make_shared<FakeSource>();
+        static_cast<FakeSource&>(*slot.there).sums.add(sums);
+      }
+      windows.added(of_batch);
+      slow.add(closed, of_batch, sums);
+    }
+    // With lookahead, any of the last batches may be left out.
+    for (std::int64_t total = std::max(batch + 1 - lookahead, earliest); total <= batch + 1; ++total) {
+      if (every && total < closed * *every) continue;
+      const std::vector<LossSums> open = windows.as_of(total);
+      const std::int64_t newest = every ? std::max(closed, (total - 1) / *every) : closed;
+      CHECK(std::ssize(open) == newest - closed + 1);
+      for (std::int64_t w = closed; w <= newest; ++w)
+        CHECK(open[static_cast<std::size_t>(w - closed)] == slow.total(w, lookahead == 0 ? kAll : total));
+    }
+    if (dice(10) == 0) {
+      const std::vector<LossSums> open = windows.as_of(batch + 1);
+      windows.restore(windows.closed(), open);
+      earliest = batch + 1;
+      CHECK(windows.as_of(earliest) == open && !windows.newest());
+    }
+  }
+}
+
+void test_losses_of_a_window_that_has_ended_go_to_the_next() {
+  OpenWindows windows(3, 2, 1);
+  windows.slot(1).here.add(of(0, 5));
+  windows.end();
+  CHECK(!windows.takes(1) && windows.takes(2));
+  windows.slot(2).here.add(of(1, 7));
+  CHECK(windows.total() == of(0, 5));
+  windows.drop(true);
+  CHECK(windows.total() == of(1, 7));
+}
+
+void test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends() {
+  OpenWindows windows(3, 2, 0);
+  const auto source = std::make_shared<FakeSource>();
+  CHECK(!windows.is_elsewhere() && !windows.has_losses());
+  windows.slot(0).there = source;
+  CHECK(windows.is_elsewhere() && windows.has_losses() && windows.all_finite());
+  source->finite = false;
+  CHECK(!windows.all_finite() && source->reads_started == 0);
+  windows.end();
+  CHECK(source->reads_started == 1 && windows.is_elsewhere() && !windows.all_finite());
+  windows.drop(true);
+  CHECK(!windows.is_elsewhere() && windows.all_finite());
+}
+
+void test_the_newest_batch_with_losses_is_known() {
+  OpenWindows windows(3, 2, 1);
+  CHECK(!windows.newest());
+  windows.added(3);
+  windows.added(2);
+  CHECK(windows.newest() == 3);
+}
+
+void test_sums_stop_at_the_largest_double() {
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  LossSums sums = of(0, kLargest);
+  sums.add(of(0, kLargest));
+  CHECK(sums.sum[0] == kLargest && sums.count[0] == 2 && !sums.empty());
+  sums.add(of(0, -kLargest));
+  CHECK(sums.sum[0] == 0);
+}
+
+}  // namespace
+}  // namespace l2m::test
+
+int main() {
+  using namespace l2m::test;
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    for (const std::int64_t lookahead : {0, 1, 3}) {
+      test_sums_are_those_of_a_map(3, lookahead, seed);
+      test_sums_are_those_of_a_map(5, lookahead, seed);
+      test_sums_are_those_of_a_map({}, lookahead, seed);
+    }
+  }
+  test_losses_of_a_window_that_has_ended_go_to_the_next();
+  test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends();
+  test_the_newest_batch_with_losses_is_known();
+  test_sums_stop_at_the_largest_double();
+}
