@@ -40,8 +40,9 @@ void HeapPool::give_back(std::byte* data) noexcept {
 
 void LentPool::lend(std::byte* data) {
   const std::scoped_lock lock(mutex_);
-  if (++lent_ > idle_.capacity()) idle_.reserve(2 * lent_);  // so that give_back() cannot fail
+  if (lent_ == idle_.capacity()) idle_.reserve(2 * lent_ + 1);  // so that give_back() cannot fail
   idle_.push_back(data);
+  ++lent_;
 }
 
 std::size_t LentPool::lent() {
