@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/max_count.hpp"
 
 // The one place where the schema of a state is written down: names, types and order.
 
@@ -15,8 +16,6 @@ namespace l2m::bindings {
 namespace {
 
 namespace py = pybind11;
-
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;
 
 std::string shown(const py::handle& value) {
   std::string text;
@@ -79,12 +78,12 @@ struct Reader {
     if (!py::isinstance<py::bool_>(value)) wrong_type(key, "bool", value, false);
     member = value.cast<bool>();
   }
-  void operator()(const char* key, std::optional<std::uint64_t>& member) const {
+  void operator()(const char* key, std::optional<std::uint64_t>& member, std::uint64_t most) const {
     const py::object value = entry(key);
     member.reset();
     if (value.is_none()) return;
     if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) wrong_type(key, "int or NoneType", value, false);
-    member = to_int<std::uint64_t>(key, value, kMaxCount, false);
+    member = to_int<std::uint64_t>(key, value, most, false);
   }
   /// Members of the items of a list, one for each class; `set` stores one.
   template <class Int, class F>
@@ -200,7 +199,7 @@ LoaderState to_state(const py::dict& dict) {
   read("rank", state.rank, kMaxCount);
   read("world_size", state.world_size, kMaxCount);
   read("epoch", state.epoch, static_cast<std::uint64_t>(kMaxCount));
-  read("next_epoch", state.next_epoch);
+  read("next_epoch", state.next_epoch, kMaxEpoch);
   read("step", state.step, kMaxCount);
   read("total_step", state.sampler.total_step, static_cast<std::uint64_t>(kMaxCount));
   read("updated", state.updated);

@@ -13,7 +13,6 @@ namespace l2m {
 namespace {
 
 constexpr std::int64_t kMaxGlobalBatch = std::numeric_limits<std::int32_t>::max();
-constexpr std::uint64_t kMaxEpoch = std::uint64_t{1} << 52;  // far enough below 2^53 for all epochs that may follow
 
 std::vector<std::int64_t> sizes_of(const ClassIndex& index) {
   std::vector<std::int64_t> sizes;
@@ -55,8 +54,8 @@ void Loader::check_options() const {
   in_range("world_size", o.world_size, 1, kMaxGlobalBatch);
   in_range("rank", o.rank, 0, o.world_size - 1);
   in_range("batch_size * world_size", o.batch_size, 1, kMaxGlobalBatch / o.world_size);
-  if (o.steps_per_epoch) in_range("steps_per_epoch", *o.steps_per_epoch, 1, std::int64_t{1} << 53);
-  if (o.update_every) in_range("update_every", *o.update_every, 1, std::int64_t{1} << 53);
+  if (o.steps_per_epoch) in_range("steps_per_epoch", *o.steps_per_epoch, 1, kMaxCount);
+  if (o.update_every) in_range("update_every", *o.update_every, 1, kMaxCount);
   in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     throw std::invalid_argument(
@@ -157,7 +156,8 @@ bool Loader::prepare(std::uint64_t iteration, bool forever) {
     }
   }
   if (!iterating_) return false;
-  run_until_ = epoch_began_ + static_cast<std::uint64_t>(own_steps_);
+  check_counts();
+  run_until_ = std::min(epoch_began_ + static_cast<std::uint64_t>(own_steps_), counted_until_);
   if (options_.update_every) {
     const auto due = [&](std::int64_t steps) { run_until_ = std::min(run_until_, static_cast<std::uint64_t>(steps)); };
     due((windows_.closed() + (windows_.has_ended() ? 2 : 1)) * *options_.update_every + options_.lookahead);
@@ -167,7 +167,15 @@ bool Loader::prepare(std::uint64_t iteration, bool forever) {
   return true;
 }
 
+/// Refuses a batch after which a state could not hold what is counted.
+void Loader::check_counts() const {
+  if (epoch_ >= std::uint64_t{kMaxCount} || total_step() >= counted_until_)
+    throw std::runtime_error(message("the loader cannot count further: its state holds counts up to ", kMaxCount,
+                                     " (epoch is ", epoch_, ", total_step ", total_step(), ")"));
+}
+
 void Loader::begin() {
+  check_counts();
   draw_seed();
   if (iterating_ || step_in_epoch() == steps_) finish_epoch();
   if (stays_open() && step_in_epoch() == 0) adopt();

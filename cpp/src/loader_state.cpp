@@ -7,14 +7,13 @@
 #include <stdexcept>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/max_count.hpp"
 #include "l2m/base/sums.hpp"
 #include "l2m/loader.hpp"
 #include "l2m/mixing/proportions.hpp"
 
 namespace l2m {
 namespace {
-
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
@@ -91,10 +90,15 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
       if (const std::string names = difference(first, state); !names.empty())
         refuse("the states of the ranks are not of one moment: ", names, " differ");
   }
-  for (const LoaderState& state : states | std::views::drop(1))
-    for (std::size_t w = 0; w < first.losses.size(); ++w) first.losses[w].add(state.losses[w]);
-  for (LossSums& sums : first.losses) {
-    for (const std::int64_t count : sums.count) check_range("window_counts", count, 0, kMaxCount);
+  for (std::size_t w = 0; w < first.losses.size(); ++w) {
+    LossSums& sums = first.losses[w];
+    for (const LoaderState& state : states | std::views::drop(1)) {
+      check_length("window_counts", state.losses[w].count.size(), sums.count.size());
+      check_length("window_sums", state.losses[w].sum.size(), sums.sum.size());
+      for (std::size_t k = 0; k < sums.count.size(); ++k)
+        check_range("window_counts", sums.count[k] + state.losses[w].count[k], 0, kMaxCount);
+      sums.add(state.losses[w]);
+    }
     if (rank != 0) sums = LossSums(sums.sum.size());
   }
   first.rank = rank;
@@ -103,6 +107,21 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
 }
 
 // ---- of a loader
+
+namespace {
+
+/// The total step up to which no count of the sampler can become larger than a state holds. Each grows by at most one for a row, and
+/// by one for a change of the proportions.
+std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows_of_batch) {
+  std::uint64_t largest = state.total_step;
+  for (std::size_t k = 0; k < state.drawn.size(); ++k)
+    largest =
+        std::max({largest, state.cursors[k].pass, state.due.visits[k], static_cast<std::uint64_t>(state.drawn[k])});
+  return state.total_step +
+         (kMaxCount - std::min(largest, std::uint64_t{kMaxCount})) / static_cast<std::uint64_t>(rows_of_batch + 1);
+}
+
+}  // namespace
 
 LoaderState Loader::state(std::optional<std::uint64_t> step) {
   check_usable();
@@ -145,10 +164,9 @@ LoaderState Loader::state(std::optional<std::uint64_t> step) {
 void Loader::check(const LoaderState& state) const {
   const std::size_t num_classes = class_sizes_.size();
   const auto total = static_cast<std::int64_t>(state.sampler.total_step);
-  if (state.sampler.total_step > static_cast<std::uint64_t>(kMaxCount) ||
-      state.epoch > static_cast<std::uint64_t>(kMaxCount) ||
-      state.next_epoch.value_or(0) > static_cast<std::uint64_t>(kMaxCount))
-    refuse("epoch, next_epoch and total_step of the state must be in [0, ", kMaxCount, "]");
+  if (std::max(state.sampler.total_step, state.epoch) > std::uint64_t{kMaxCount})
+    refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "]");
+  if (state.next_epoch.value_or(0) > kMaxEpoch) refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "]");
   check_range("rank", state.rank, 0, state.world_size - 1);
   const bool left = stays_open() && state.step == steps_;
   if (state.step < 0 || (state.step > std::min(steps_, total) && !left))
@@ -192,11 +210,13 @@ void Loader::load(LoaderState state) {
   check_usable();
   check(state);
   const std::optional<std::uint64_t> seed = std::exchange(options_.seed, state.seed);
+  std::uint64_t counted_until = 0;
   std::unique_ptr<Prefetcher> prefetcher;
   OpenWindows windows = windows_;
   try {
     prefetcher = make_prefetcher(state.next_proportions);
-    prefetcher->set_state(std::move(state.sampler));
+    prefetcher->set_state(state.sampler);
+    counted_until = step_of_largest_count(state.sampler, options_.batch_size * options_.world_size);
     windows.restore(state.windows, std::move(state.losses));
     const std::uint64_t total = prefetcher->total_step();
     if (options_.update_every && kind_ != Policy::Kind::kFixed) {
@@ -220,6 +240,7 @@ void Loader::load(LoaderState state) {
   next_epoch_ = state.next_epoch;
   updated_ = state.updated;
   earliest_ = open_from_ = total_step();
+  counted_until_ = counted_until;
   next_proportions_ = std::move(state.next_proportions);
   class_losses_ = std::move(state.class_losses);
   memory_ = std::move(state.memory);

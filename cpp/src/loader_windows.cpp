@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/max_count.hpp"
 #include "l2m/loader.hpp"
 #include "l2m/mixing/proportions.hpp"
 
@@ -15,7 +16,6 @@ namespace l2m {
 namespace {
 
 constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // plan as far as you like
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;    // exact as a double
 constexpr double kLargest = std::numeric_limits<double>::max();
 
 }  // namespace

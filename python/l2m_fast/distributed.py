@@ -108,7 +108,7 @@ def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int,
         "world_size": 1,
         "class_losses": [None if loss < 0 else loss for loss in class_losses.tolist()],
         "window_sums": np.clip(sums, -LARGEST_SUM, LARGEST_SUM).tolist(),
-        "window_counts": counts.astype(np.int64).tolist(),
+        "window_counts": np.minimum(counts, MAX_COUNT).astype(np.int64).tolist(),
     }
 
 

@@ -22,7 +22,7 @@ from l2m_fast.fingerprint import by_value
 from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
 from l2m_fast.losses.class_loss import is_device_class_loss
-from l2m_fast.losses.sums import ClassLoss, checked_sums
+from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
 from l2m_fast.mixing import MixingPolicy, in_core
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Loader:
         """
         core = self._core
         if step is not None:
-            step = whole("step", step, 0, state.MAX_COUNT)
+            step = whole("step", step, 0, MAX_COUNT)
         if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
             self._record_sums(losses, classes, step)
         elif is_on_device(losses):
@@ -434,7 +434,7 @@ class Loader:
             RuntimeError: `all_reduce` does not sum, the shared states are of different steps, or the loader was closed.
         """
         if step is not None:
-            step = whole("step", step, 0, state.MAX_COUNT)
+            step = whole("step", step, 0, MAX_COUNT)
         described = {
             "version": state.VERSION,
             "fingerprint": self._fingerprint(),

@@ -7,7 +7,6 @@ from typing import Any
 from l2m_fast._checks import shortened
 
 VERSION = 4  # 3: without lookahead, rows drawn and memory of policies; 2: due times that moved by up to an interval
-MAX_COUNT = 2**53  # of whatever a state counts: exact as a float
 MAX_EPOCH = 2**52  # for set_epoch(): far enough below for all epochs that may follow
 
 State = dict[str, Any]

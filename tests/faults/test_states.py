@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from faults.programs import run
-from l2m_fast import Balanced, ClassLoss, Loader, Static
+from l2m_fast import Balanced, ClassLoss, Learn2Mix, Loader, Static
 
 N = 24
 CLASSES = np.array([0] * 3 + [1] * 9 + [2] * 12)
@@ -66,9 +66,9 @@ def test_ranks_that_are_missing_by_the_million_take_no_memory() -> None:
 
 def test_huge_counts_are_refused_at_once() -> None:
     state = make().state_dict()
-    for name in ("epoch", "total_step", "next_epoch"):
-        for value in (2**53 + 1, 2**62, 2**63, 2**70):
-            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {2**53}\]"):
+    for name, most in {"epoch": 2**53, "total_step": 2**53, "next_epoch": 2**52}.items():
+        for value in (most + 1, 2**62, 2**63, 2**70):
+            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {most}\]"):
                 make().load_state_dict({**state, name: value})
     cases: list[tuple[str, Any]] = [
         *((name, [2**53 + 1, 0, 0]) for name in ("passes", "visits", "drawn")),
@@ -119,6 +119,35 @@ def test_deep_nesting_of_the_data_is_refused() -> None:
         Loader(data, batch_size=2)
 
 
+@pytest.mark.filterwarnings("ignore:Learn2Mix.*none was recorded")
+@pytest.mark.parametrize("name", ["epoch", "total_step", "passes", "visits", "drawn", "window_counts"])
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_a_run_ends_before_its_state_cannot_hold_what_is_counted(name: str, lookahead: int) -> None:
+    def loader() -> Loader:
+        return make(mixing=Learn2Mix(), update_every=3 if name == "window_counts" else None, lookahead=lookahead)
+
+    for least in (2**53 - 40, 2**53):
+        state = loader().state_dict()
+        if name == "window_counts":
+            state[name] = [[least] * 3]
+            state["window_sums"] = [[1.0] * 3]
+        else:
+            state[name] = [least] * 3 if isinstance(state[name], list) else least
+        counting = loader()
+        counting.load_state_dict(state)
+        refused = ""
+        for _ in range(60):
+            try:
+                next(iter(counting))
+            except RuntimeError as error:
+                refused = str(error)
+                break
+            counting.record(np.ones(10))
+            loader().load_state_dict(counting.state_dict())
+        loader().load_state_dict(counting.state_dict())
+        assert ("the loader cannot count further" in refused) == (name != "window_counts")
+
+
 def test_counts_of_losses_that_add_up_beyond_what_a_state_holds_are_refused() -> None:
     loader = make()
     most = ClassLoss(np.array([1.0, 0, 0]), np.array([2**53, 0, 0]))
@@ -152,8 +181,15 @@ def test_a_state_that_is_damaged_anywhere_is_refused_or_followed(seed: int) -> N
             resumed.load_state_dict(damaged)
         except (TypeError, ValueError, OverflowError):
             continue
-        for batch in zip(range(20), resumed, strict=False):
-            rows = batch[1].tolist()
+        batches = iter(resumed)
+        for _ in range(20):
+            try:
+                rows = next(batches).tolist()
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                assert "the loader cannot count further" in str(error)
+                break
             assert len(rows) == 7
             assert np.array_equal(resumed.batch_classes, CLASSES[rows])
             for k, size in enumerate((3, 9, 12)):

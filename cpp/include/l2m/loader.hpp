@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "l2m/base/max_count.hpp"
 #include "l2m/data/field.hpp"
 #include "l2m/loader_state.hpp"
 #include "l2m/loss/class_loss.hpp"
@@ -174,6 +175,7 @@ class Loader {
   void draw_seed();
 
   void begin();
+  void check_counts() const;
   void finish_epoch();
   void close_windows();
   void act();
@@ -221,7 +223,8 @@ class Loader {
   bool ended_ = false;          // the epoch was left, and is finished when the next one begins
   std::uint64_t earliest_ = 0;  // total step before which states are not known
   std::uint64_t epochs_begun_ = 0;
-  std::uint64_t run_until_ = 0;  // total step up to which nothing is due before a batch
+  std::uint64_t run_until_ = 0;              // total step up to which nothing is due before a batch
+  std::uint64_t counted_until_ = kMaxCount;  // total step up to which a state can hold what is counted
 
   OpenWindows windows_;
   std::uint64_t wait_until_ = 0;  // total step at which a window that has ended acts

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <limits>
 
+#include "l2m/base/max_count.hpp"
+
 namespace l2m {
 
 void LossSums::add(const LossSums& other) {
   constexpr double kLargest = std::numeric_limits<double>::max();
   for (std::size_t k = 0; k < sum.size(); ++k) {
     sum[k] = std::clamp(sum[k] + other.sum[k], -kLargest, kLargest);
-    count[k] += other.count[k];
+    count[k] = std::min(count[k] + other.count[k], kMaxCount);
   }
 }
 
@@ -18,7 +20,8 @@ bool LossSums::empty() const {
 }
 
 LossSums LossSlot::total() const {
-  LossSums sums = here;
+  LossSums sums(here.sum.size());
+  sums.add(here);
   if (there) sums.add(there->read());
   return sums;
 }

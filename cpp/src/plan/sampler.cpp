@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/max_count.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/base/sums.hpp"
 
 namespace l2m {
 namespace {
 
-constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 53;
 constexpr double kMaxDue = 0x1p512;  // fractions are at least 2^-500
 
 constexpr std::size_t kAhead = 16;  // classes whose cursor is fetched ahead of their turn
@@ -100,10 +100,10 @@ void Sampler::check(const SamplerState& state) {
     const std::int64_t position = state.cursors[k].position;
     if (position < 0 || position > size)
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
-    if (state.drawn[k] < 0 || state.drawn[k] > static_cast<std::int64_t>(kMaxCount))
+    if (state.drawn[k] < 0 || state.drawn[k] > kMaxCount)
       refuse("drawn must be in [0, ", kMaxCount, "] for class ", k, " (got ", state.drawn[k], ")");
     // Far from where pass + 1 and the like would wrap.
-    if (state.cursors[k].pass > kMaxCount || state.due.visits[k] > kMaxCount || state.total_step > kMaxCount)
+    if (std::max({state.cursors[k].pass, state.due.visits[k], state.total_step}) > std::uint64_t{kMaxCount})
       refuse("passes, visits and total_step must be at most ", kMaxCount);
     if (!(std::abs(state.due.due[k]) <= kMaxDue))
       refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");

@@ -18,7 +18,7 @@ struct LossSums {
   std::vector<double> sum;          ///< [K]
   std::vector<std::int64_t> count;  ///< [K]
 
-  /// Adds others; sums that would not be finite stop at the largest double.
+  /// Adds others; sums that would not be finite stop at the largest double, and counts at kMaxCount.
   void add(const LossSums& other);
   [[nodiscard]] bool empty() const;
   bool operator==(const LossSums&) const = default;
