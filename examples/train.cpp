@@ -65,7 +65,7 @@ int main() {
   Weights weights{};
   const double before = error(weights, points, labels);
   while (loader.epoch() < 20) {
-    const std::uint64_t iteration = loader.iterate();
+    const l2m::Iteration iteration = loader.iterate();
     while (const auto batch = loader.next(iteration)) {
       const auto* x = reinterpret_cast<const Point*>(batch->blocks[0].data());
       const auto* y = reinterpret_cast<const std::int64_t*>(batch->blocks[1].data());

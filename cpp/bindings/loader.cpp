@@ -20,17 +20,14 @@ namespace {
 
 /// The iterator over an epoch, or over all that follow. It is not written in Python since between two lines of Python a Ctrl-C
 /// can fall, and with it the batch that was about to be returned.
-class Iteration {
+class Iterator {
  public:
-  Iteration(py::object loader, bool forever)
-      : loader_(std::move(loader)),
-        core_(&loader_.cast<PyLoader&>()),
-        number_(core_->core().iterate()),
-        forever_(forever) {}
+  Iterator(py::object loader, bool forever)
+      : loader_(std::move(loader)), core_(&loader_.cast<PyLoader&>()), iteration_(core_->core().iterate(forever)) {}
 
   py::object next() {
     if (core_ == nullptr) throw py::stop_iteration();
-    py::object batch = core_->next(number_, forever_);
+    py::object batch = core_->next(iteration_);
     if (batch) return batch;
     clear();
     throw py::stop_iteration();
@@ -49,8 +46,7 @@ class Iteration {
  private:
   py::object loader_;
   PyLoader* core_;
-  const std::uint64_t number_;
-  const bool forever_;
+  const Iteration iteration_;
 };
 
 /// A loader may be reachable from what it holds: a trainer that has both may be what reduces the losses.
@@ -227,8 +223,7 @@ void register_loader(py::module_& m) {
           [](const py::object& self, bool forever) {
             auto& loader = self.cast<PyLoader&>();
             const Guarded guard(loader.guard());
-            loader.core().check_usable();
-            return std::make_unique<Iteration>(self, forever);
+            return std::make_unique<Iterator>(self, forever);
           },
           py::arg("forever"), "An iterator over the next epoch, or without end.")
       .def("record", &PyLoader::record, py::arg("losses"), py::arg("classes"), py::arg("step"),
@@ -293,12 +288,12 @@ void register_loader(py::module_& m) {
       .def_property_readonly(
           "classes", [](PyLoader& self) { return rows_of(self, true); }, "int64, of the last batch.");
 
-  py::classh<Iteration>(m, "Iteration", "The batches of one epoch, or of all that follow.",
-                        takes_part_in_garbage_collection<Iteration>(
-                            [](Iteration& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
-                            [](Iteration& self) { self.clear(); }))
+  py::classh<Iterator>(m, "Iteration", "The batches of one epoch, or of all that follow.",
+                       takes_part_in_garbage_collection<Iterator>(
+                           [](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
+                           [](Iterator& self) { self.clear(); }))
       .def("__iter__", [](py::object self) { return self; })
-      .def("__next__", &Iteration::next);
+      .def("__next__", &Iterator::next);
 }
 
 }  // namespace l2m::bindings

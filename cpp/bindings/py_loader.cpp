@@ -142,10 +142,10 @@ void PyLoader::wait() {
   }
 }
 
-py::object PyLoader::next(std::uint64_t iteration, bool forever) {
+py::object PyLoader::next(const Iteration& iteration) {
   const Guarded guarded(guard_);
   const std::uint64_t begun = core_.epochs_begun();
-  if (!core_.prepare(iteration, forever)) return {};
+  if (!core_.prepare(iteration)) return {};
   if (core_.epochs_begun() != begun) arrays_ = py::list();
   check_memory();
   wait();

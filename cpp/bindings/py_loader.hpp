@@ -65,7 +65,7 @@ class PyLoader {
   PyLoader& operator=(const PyLoader&) = delete;
 
   /// The next batch. Whatever is raised on the way, Ctrl-C too, leaves it to be next again. Null: the epoch has ended.
-  py::object next(std::uint64_t iteration, bool forever);
+  py::object next(const Iteration& iteration);
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
   void load(LoaderState state);

@@ -130,14 +130,25 @@ void Loader::draw_seed() {
 
 // ---- iteration
 
-bool Loader::prepare(std::uint64_t iteration, bool forever) {
-  if (iteration == newest_ && total_step() < run_until_) return true;
+Iteration Loader::iterate(bool forever) {
   check_usable();
-  if (iteration < newest_ || iteration > iterations_)
+  if (forever && stays_open())
+    throw std::invalid_argument(
+        message("forever() with lookahead=", options_.lookahead, " needs update_every (got None)"));
+  if (forever && own_steps_ == 0)
+    throw std::invalid_argument(
+        message("forever() needs a batch for this rank in each epoch (got none for rank ", options_.rank, ")"));
+  return {++iterations_, forever};
+}
+
+bool Loader::prepare(const Iteration& iteration) {
+  if (iteration.number == newest_ && total_step() < run_until_) return true;
+  check_usable();
+  if (iteration.number < newest_ || iteration.number > iterations_)
     throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
-  if (iteration > newest_) {
+  if (iteration.number > newest_) {
     begin();
-    newest_ = iteration;
+    newest_ = iteration.number;
     iterating_ = true;
   }
   while (iterating_) {
@@ -150,7 +161,7 @@ bool Loader::prepare(std::uint64_t iteration, bool forever) {
       if (!stays_open()) finish_epoch();
       iterating_ = false;
       run_until_ = 0;
-      if (!forever) return false;
+      if (!iteration.forever) return false;
       begin();
       iterating_ = true;
     }
@@ -275,7 +286,7 @@ void Loader::consume_empty() {
   prefetcher_->commit_empty(last_batch_rows_, begins_pass ? std::optional(epoch_) : std::nullopt);
 }
 
-void Loader::retry() { prefetcher_->retry(); }
+void Loader::retry() { prefetcher_->suspend(); }
 
 void Loader::suspend() {
   prefetcher_->suspend();
@@ -283,7 +294,7 @@ void Loader::suspend() {
   if (options_.destination) options_.destination->drop();
 }
 
-std::optional<FilledBatch> Loader::next(std::uint64_t iteration) {
+std::optional<FilledBatch> Loader::next(const Iteration& iteration) {
   using namespace std::chrono_literals;
   if (!prepare(iteration)) return {};
   for (;;) {

@@ -190,7 +190,7 @@ class Trainer {
       : expected_(expected), delay_(delay), loader_(std::move(options)), iteration_(loader_.iterate()) {}
 
   Loader& loader() { return loader_; }
-  [[nodiscard]] std::uint64_t iteration() const { return iteration_; }
+  [[nodiscard]] const Iteration& iteration() const { return iteration_; }
   [[nodiscard]] std::uint64_t recorded() const { return recorded_; }
   [[nodiscard]] bool is_done() const { return loader_.epoch() == expected_.training.run.epochs; }
 
@@ -253,7 +253,7 @@ class Trainer {
   const Expected& expected_;
   const std::uint64_t delay_;
   Loader loader_;
-  std::uint64_t iteration_;
+  Iteration iteration_;
   std::uint64_t recorded_ = 0;  // batches whose losses were recorded
 };
 

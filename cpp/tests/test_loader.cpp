@@ -124,18 +124,18 @@ void test_an_iteration_can_go_on_forever() {
   for (const int threads : {0, 2}) {
     Trainer trainer(expected, expected.options(threads), 2);
     Loader& loader = trainer.loader();
+    const Iteration iteration = loader.iterate(true);
     while (loader.total_step() < expected.batches.size()) {
-      CHECK(loader.prepare(trainer.iteration(), true));
-      while (!loader.wait(std::chrono::seconds(1))) continue;
-      const FilledBatch batch = loader.take().value();
       const std::uint64_t step = loader.total_step();
+      const FilledBatch batch = loader.next(iteration).value();
       CHECK(loader.epoch() == step / expected.training.run.steps);
-      loader.commit();
       trainer.check(batch, step);
       trainer.record();
     }
-    CHECK(loader.prepare(trainer.iteration(), true) && loader.epoch() == expected.training.run.epochs);
+    CHECK(loader.prepare(iteration) && loader.epoch() == expected.training.run.epochs);
   }
+  Loader windows_of_epochs(Expected(following({}, 2)).options());
+  CHECK_THROWS(std::invalid_argument, windows_of_epochs.iterate(true));
 }
 
 void test_an_iteration_ends_where_a_newer_one_or_a_state_takes_its_place() {
@@ -143,11 +143,11 @@ void test_an_iteration_ends_where_a_newer_one_or_a_state_takes_its_place() {
   Trainer trainer(expected, expected.options());
   Loader& loader = trainer.loader();
   trainer.train(2);
-  const std::uint64_t older = trainer.iteration(), newer = loader.iterate();
+  const Iteration older = trainer.iteration(), newer = loader.iterate();
   CHECK(loader.next(older));  // the newer one was not asked for a batch yet
   CHECK(loader.next(newer) && loader.epoch() == 1);
   CHECK_THROWS(std::runtime_error, loader.next(older));
-  CHECK_THROWS(std::runtime_error, loader.next(newer + 1));
+  CHECK_THROWS(std::runtime_error, loader.next({newer.number + 1, false}));
   loader.load(loader.state());
   CHECK_THROWS(std::runtime_error, loader.next(newer));
   while (loader.next(loader.iterate())) {
@@ -163,10 +163,10 @@ void test_update_closes_the_window_of_an_epoch() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
     Loader loader(expected.options());
-    const std::uint64_t iteration = loader.iterate();
+    const Iteration iteration = loader.iterate();
     const auto epoch = [&](bool updates) {
       for (std::uint64_t step = 0; step < expected.training.run.steps; ++step) {
-        CHECK(loader.next(iteration + loader.epoch()));
+        CHECK(loader.next(iteration));
         const auto plan = loader.plan().value();
         std::vector<float> losses(plan.size(), 3.0F);
         loader.record(std::span<const float>(losses));

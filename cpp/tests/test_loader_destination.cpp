@@ -86,12 +86,12 @@ class Receiver {
   /// Takes batches until all of the training have arrived.
   void receive_all() {
     while (loader_.total_step() < expected_.batches.size()) {
-      const std::uint64_t iteration = loader_.iterate();
+      const Iteration iteration = loader_.iterate();
       while (receive(iteration)) continue;
     }
   }
   /// Takes one batch, however often something fails. Returns false where the epoch has ended.
-  bool receive(std::uint64_t iteration) {
+  bool receive(const Iteration& iteration) {
     if (!loader_.prepare(iteration)) return false;
     const std::uint64_t step = loader_.total_step();
     std::optional<FilledBatch> batch;
@@ -173,7 +173,7 @@ void test_what_was_sent_is_forgotten_where_the_run_changes() {
   const auto destination = std::make_shared<Destination>(3, 2);
   Receiver receiver(expected, destination, 1, 4);
   Loader& loader = receiver.loader();
-  std::uint64_t iteration = loader.iterate();
+  Iteration iteration = loader.iterate();
   for (int i = 0; i < 3; ++i) CHECK(receiver.receive(iteration));
   const LoaderState state = loader.state();
   for (int i = 0; i < 2; ++i) CHECK(receiver.receive(iteration));

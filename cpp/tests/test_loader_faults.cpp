@@ -226,7 +226,7 @@ void test_what_is_wrong_with_losses_is_told_once() {
   options.mixing_name = "Following";
   options.warn = [&](const std::string& warning) { warnings.push_back(warning); };
   Loader loader(std::move(options));
-  const std::uint64_t iteration = loader.iterate();
+  const Iteration iteration = loader.iterate();
   const std::vector<float> bad(24, std::numeric_limits<float>::infinity()), negative(24, -1.0F);
   for (int i = 0; i < 7; ++i) CHECK(loader.next(iteration));
   CHECK(warnings.size() == 1 && warnings[0].starts_with("Following follows losses, and none was recorded"));
@@ -234,7 +234,7 @@ void test_what_is_wrong_with_losses_is_told_once() {
   loader.record(std::span<const float>(bad));
   CHECK(warnings.size() == 2 && warnings[1].find("not finite") != std::string::npos);
   CHECK(loader.state().losses[0].empty());
-  const std::uint64_t next = loader.iterate();
+  const Iteration next = loader.iterate();
   for (int i = 0; i < 7; ++i) {  // two windows
     CHECK(loader.next(next));
     loader.record(std::span<const float>(negative));

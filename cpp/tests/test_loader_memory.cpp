@@ -11,15 +11,20 @@
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
-// Every allocation of every call of a Loader fails once: the call then did nothing, and does all of it when it is called again.
+// Every allocation of every call of a Loader fails once, alone or with all that follow: the call then did nothing, and does all of
+// it when it is called again.
 
 namespace l2m::test {
 namespace {
 
 thread_local int allocations_until_failure = -1;  // 0: the next one fails; negative: none does
+thread_local bool all_fail = false;               // from the first that fails on
 
 void* allocate(std::size_t size, std::size_t alignment) {
-  if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) throw std::bad_alloc();
+  if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) {
+    if (all_fail) allocations_until_failure = 0;
+    throw std::bad_alloc();
+  }
   void* const memory = std::aligned_alloc(alignment, (size / alignment + 1) * alignment);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
@@ -51,7 +56,8 @@ int call_without_memory(const std::function<void()>& call, const std::function<v
       allocations_until_failure = -1;
       return works;
     } catch (const std::bad_alloc&) {
-      CHECK(allocations_until_failure == -1);
+      CHECK(allocations_until_failure == (all_fail ? 0 : -1));
+      allocations_until_failure = -1;
       check_unchanged();
     }
   }
@@ -62,7 +68,7 @@ void train_without_memory(const Expected& expected) {
   Trainer untouched(expected, expected.options());
   Trainer trainer(expected, expected.options());
   Loader& loader = trainer.loader();
-  std::uint64_t iteration = loader.iterate();
+  Iteration iteration = loader.iterate();
   int failures = 0;
   while (loader.epoch() < expected.training.run.epochs) {
     const std::uint64_t step = loader.total_step();
@@ -138,6 +144,9 @@ void test_an_update_without_memory_does_nothing() {
 
 int main() {
   using namespace l2m::test;
-  test_a_call_without_memory_does_nothing();
-  test_an_update_without_memory_does_nothing();
+  for (const bool all : {false, true}) {
+    all_fail = all;
+    test_a_call_without_memory_does_nothing();
+    test_an_update_without_memory_does_nothing();
+  }
 }

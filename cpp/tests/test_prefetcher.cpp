@@ -267,7 +267,7 @@ void test_a_batch_is_not_consumed_before_commit() {
       one_class_run().data.check(consumer.prefetcher().take_blocks(), due.rows);
       CHECK(state_of(consumer.prefetcher()) == due.before);
       CHECK(std::ranges::equal(consumer.prefetcher().plan().value_or(BatchPlan()), one_class_run().batches[2].rows));
-      consumer.prefetcher().retry();
+      consumer.prefetcher().suspend();
     }
     consumer.consume_all();
   }
@@ -339,7 +339,7 @@ void test_close_drops_what_is_in_flight() {
       CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
       CHECK_THROWS(std::runtime_error, prefetcher.num_rows());
       CHECK_THROWS(std::runtime_error, prefetcher.commit());
-      CHECK_THROWS(std::runtime_error, prefetcher.retry());
+      CHECK_THROWS(std::runtime_error, prefetcher.suspend());
       CHECK_THROWS(std::runtime_error, prefetcher.set_state(state));
       CHECK_THROWS(std::runtime_error, prefetcher.schedule(50, {0.5, 0.5}, kNever));
     }
@@ -439,7 +439,7 @@ void test_a_second_thread_is_refused() {
     CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
     CHECK_THROWS(std::runtime_error, prefetcher.num_rows());
     CHECK_THROWS(std::runtime_error, prefetcher.commit());
-    CHECK_THROWS(std::runtime_error, prefetcher.retry());
+    CHECK_THROWS(std::runtime_error, prefetcher.suspend());
     CHECK_THROWS(std::runtime_error, prefetcher.set_state(state));
     CHECK_THROWS(std::runtime_error, prefetcher.schedule(50, mixed_run().run.proportions, kNever));
     HeldBlocks::release();

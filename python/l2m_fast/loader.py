@@ -229,12 +229,6 @@ class Loader:
         Raises:
             ValueError: Windows are epochs and `lookahead` is above 0: give `update_every`. Or this rank gets no rows.
         """
-        if self._source.lookahead > 0 and self._source.update_every is None:
-            msg = f"forever() with lookahead={self._source.lookahead} needs update_every (got None)"
-            raise ValueError(msg)
-        if len(self) == 0:
-            msg = f"forever() needs a batch for this rank in each epoch (got none for rank {self._source.rank})"
-            raise ValueError(msg)
         return self._core.iterate(forever=True)
 
     # ---- losses

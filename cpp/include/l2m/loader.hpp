@@ -59,6 +59,12 @@ struct LoaderOptions {
   std::function<void(const UpdateRecord&)> observe;  ///< called after each update
 };
 
+/// What asks a loader for batches.
+struct Iteration {
+  std::uint64_t number;  ///< the newest one that asked has the loader
+  bool forever;          ///< beyond the end of its epoch
+};
+
 /// The whole loader: epochs, windows of losses, proportions that follow them, batches made ahead, and what a saved state holds.
 ///
 /// A batch is handed over in steps, so that a caller who holds a lock need not hold it while it waits:
@@ -82,11 +88,12 @@ class Loader {
   /// Batches of an epoch of this rank.
   [[nodiscard]] std::int64_t size() const { return own_steps_; }
   /// A new iteration, which begins the next epoch, or goes on in a restored one, when it is first asked for a batch.
-  std::uint64_t iterate() { return ++iterations_; }
+  /// @param forever  then it goes on with the epoch after that, and so on.
+  /// @throws std::invalid_argument  it cannot: windows are epochs and lookahead > 0, or this rank never has rows.
+  Iteration iterate(bool forever = false);
   /// Does what is due before the next batch. Returns false where the epoch has ended.
-  /// @param forever  then go on with the next epoch.
   /// @throws std::runtime_error  a newer iteration or load() took the place of this one, or the loader is closed.
-  bool prepare(std::uint64_t iteration, bool forever = false);
+  bool prepare(const Iteration& iteration);
   /// Waits for the batch, `timeout` at most (0: only looks). Returns whether it is there.
   bool wait(std::chrono::milliseconds timeout) { return prefetcher_->wait(timeout); }
   /// The batch, for which wait() was true. Without blocks where a destination has it, first of those that were sent.
@@ -101,7 +108,7 @@ class Loader {
   /// Drops what lies ready, and stops reading the fields until the next wait().
   void suspend();
   /// All of this. Nothing: the epoch has ended.
-  std::optional<FilledBatch> next(std::uint64_t iteration);
+  std::optional<FilledBatch> next(const Iteration& iteration);
 
   // ---- losses
 

@@ -1,6 +1,7 @@
 #include "l2m/run/pipeline.hpp"
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -54,7 +55,7 @@ Pipeline::~Pipeline() {
   queue_.cancel();
 }
 
-void Pipeline::start(const EpochRange& range, const SamplerState& state, const std::deque<Scheduled>& schedule,
+void Pipeline::start(const EpochRange& range, const SamplerState& state, const Schedule& schedule,
                      std::uint64_t plan_until) {
   stop();
   sampler_.restore(state);
@@ -335,8 +336,14 @@ void Pipeline::call_threads(Lock& lock) {
   if (threads_ >= pool_threads_wanted()) return;
   ++threads_;
   lock.unlock();
-  queue_.push([this] { work(); });
+  bool called = true;
+  try {
+    queue_.push([this] { work(); });
+  } catch (const std::bad_alloc&) {  // then whoever waits does the work
+    called = false;
+  }
   lock_soon(lock);
+  if (!called) --threads_;
 }
 
 /// Task: one claim after the other, until there is nothing to do.

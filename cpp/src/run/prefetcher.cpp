@@ -58,7 +58,7 @@ void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 }
 
 void Prefetcher::restart() {
-  suspended_ = false;
+  suspended_ = true;
   settle(oldest());
   if (state_.total_step == total_step_ && changed_.empty()) {
     pipeline_->start(range_, state_, schedule_, plan_until_);
@@ -67,6 +67,7 @@ void Prefetcher::restart() {
     advance(state, total_step_, true);
     pipeline_->start(range_, state, schedule_, plan_until_);
   }
+  suspended_ = false;
 }
 
 /// Brings state_ up to `total_step`.
@@ -116,9 +117,12 @@ void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, s
 }
 
 void Prefetcher::apply_schedule() {
-  for (; !schedule_.empty() && schedule_.front().step <= total_step_; schedule_.pop_front()) {
-    if (schedule_.front().proportions == proportions_) continue;
-    changed_.push_back(std::move(schedule_.front()));
+  while (!schedule_.empty() && schedule_.front().step <= total_step_) {
+    if (schedule_.front().proportions == proportions_) {
+      schedule_.pop_front();
+      continue;
+    }
+    changed_.splice(changed_.end(), schedule_, schedule_.begin());
     proportions_ = changed_.back().proportions;
   }
 }
@@ -155,11 +159,6 @@ BatchPlan Prefetcher::due() {
   const Use use(*this);
   const Pipeline::Batch& batch = pipeline_->due(0);
   return batch.plans->rows(batch.index);
-}
-
-void Prefetcher::retry() {
-  const Use use(*this);
-  restart();
 }
 
 void Prefetcher::suspend() {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -36,11 +37,12 @@ struct EpochRange {
   std::int64_t last_batch_rows = 0;  ///< global rows of the last batch; the others have sampler.global_batch
 };
 
-/// Proportions (normalised) with which the batches from total_step `step` on are planned.
+/// Proportions (normalized) with which the batches from total_step `step` on are planned.
 struct Scheduled {
   std::uint64_t step;
   std::vector<double> proportions;
 };
+using Schedule = std::list<Scheduled>;  // to move one from a schedule to another cannot fail
 
 /// Plans and fills batches with several threads, and hands them over in order.
 ///
@@ -62,8 +64,7 @@ class Pipeline {
   ///
   /// @param schedule    by step, all of them >= state.total_step.
   /// @param plan_until  batches of this total_step and later wait for extend_schedule().
-  void start(const EpochRange& range, const SamplerState& state, const std::deque<Scheduled>& schedule,
-             std::uint64_t plan_until);
+  void start(const EpochRange& range, const SamplerState& state, const Schedule& schedule, std::uint64_t plan_until);
   void extend_schedule(Scheduled scheduled, std::uint64_t plan_until);
   /// Stops, and refuses a state that cannot be one of these data. @throws std::invalid_argument
   void check(const SamplerState& state);
@@ -151,7 +152,7 @@ class Pipeline {
   std::vector<Planned> planned_;  // two at most
   std::vector<std::shared_ptr<BatchPlans>> all_plans_;
   EpochRange range_;
-  std::deque<Scheduled> schedule_;
+  Schedule schedule_;
   std::uint64_t plan_until_ = 0;
   std::uint64_t planned_total_step_ = 0;  // of the next batch to plan
   // Steps of the epoch: taken_ <= filled_ <= opened_ <= planned_step_.

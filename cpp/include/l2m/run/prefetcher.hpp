@@ -57,9 +57,7 @@ class Prefetcher {
   std::int64_t num_rows(std::int64_t ahead = 0);
   /// The plan of the next batch, for which wait() was true.
   [[nodiscard]] BatchPlan due();
-  /// Makes what lay ready anew, the next batch too.
-  void retry();
-  /// Drops what lies ready and stops copying. The next wait() makes it anew.
+  /// Drops what lies ready, the next batch too, and stops copying. The next wait() makes it anew.
   void suspend();
   /// Consumes the next batch, for which wait() was true.
   void commit();
@@ -128,11 +126,11 @@ class Prefetcher {
   // Enough to begin a pipeline anew at the next batch.
   SamplerState state_;             // lags behind by consumed_ and changed_
   std::deque<Consumed> consumed_;  // since state_
-  std::deque<Scheduled> changed_;  // proportions that came into force since state_
+  Schedule changed_;               // proportions that came into force since state_
   std::vector<double> proportions_;
   std::uint64_t total_step_ = 0;
   EpochRange range_;
-  std::deque<Scheduled> schedule_;  // that acts from batches not yet consumed
+  Schedule schedule_;  // that acts from batches not yet consumed
   std::uint64_t plan_until_ = 0;
   std::vector<Yielded> yielded_;  // the last lookahead + 1 that had rows
   std::vector<std::shared_ptr<BatchPlans>> unneeded_;
