@@ -39,12 +39,12 @@ std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
 
 std::span<const std::int32_t> Loader::classes_of(std::optional<std::uint64_t> step, std::size_t num_losses) {
   check_usable();
+  if (step) (void)batch_of(step);
   const std::optional<BatchPlan> plan = prefetcher_->plan(step);
-  if (!plan && !step)
+  if (!plan)
     throw std::runtime_error(
         "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
         "classes");
-  if (!plan) (void)batch_of(step);  // says why
   if (plan->size() != num_losses)
     throw std::invalid_argument(message("losses must have one value for each of the ", plan->size(), " rows of ",
                                         step ? "the batch" : "the last batch", " (got ", num_losses, ")"));
