@@ -2,6 +2,7 @@
 # make test    what a change has to pass, the quick checks first; some 30 minutes on two cores
 # make test-full    make test with more random configurations and longer fuzzing, an hour more: before a change of the core is done
 # make fuzz    random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
+# make bench-quick   a short form of the benchmarks, in two minutes
 # make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
 # make lint | types | cpp-test | py-test | package-test   one part of `make test`
@@ -31,22 +32,23 @@ FUZZ_SEED ?= 0
 
 BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
+EXPERIMENTS := .venv/.experiments
 TESTING := build/testing/.built
 # Folders too: they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
-                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python benchmarks -not -name '*.pyc' -not -path '*/results*' -not -name __pycache__)
+                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
 CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Sanitizers of older compilers do not find their way in a fully randomised address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-peers format clean
+.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
-build: $(PACKAGE) $(TESTING)
+build: $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 
-demo: $(PACKAGE)
-	$(BIN)/l2m-fast demo
+demo: $(EXPERIMENTS)
+	$(BIN)/l2m-experiments demo
 
 test: lint types cpp-test py-test fuzz package-test
 
@@ -62,7 +64,7 @@ lint: .venv/.dev
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/codespell
 
-types: .venv/.dev $(PACKAGE) $(TESTING)
+types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	echo "== types"
 	$(BIN)/mypy --no-error-summary
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
@@ -102,9 +104,9 @@ gpu-build:
 
 gpu-run:
 	test -d $(GPU_SITE)/l2m_fast || { echo "gpu-run: run make gpu-build first" >&2; exit 1; }
-	PYTHONPATH=$(CURDIR)/$(GPU_SITE) $(PYTHON) tests/gpu/check.py $(GPU_RESULTS)
+	PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(CURDIR)/experiments $(PYTHON) tests/gpu/check.py $(GPU_RESULTS)
 
-py-test: .venv/.dev $(PACKAGE) $(TESTING)
+py-test: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	echo "== pytest"
 	$(BIN)/pytest
 
@@ -115,7 +117,7 @@ fuzz: .venv/.dev $(PACKAGE)
 	done
 
 # The wheels of the sdist in clean environments, and every test again on the one without CUDA kernels.
-package-test: .venv/.dev $(TESTING)
+package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	echo "== wheels"
 	$(BIN)/python tests/package/check.py build/wheels
 	rm -rf build/no-cuda
@@ -124,7 +126,10 @@ package-test: .venv/.dev $(TESTING)
 	export PYTHONPATH=$(CURDIR)/build/no-cuda; \
 	    $(BIN)/python -c 'import l2m_fast, sys; sys.exit(l2m_fast.build_info()["cuda_built"])' && $(BIN)/pytest
 
-bench: .venv/.dev $(PACKAGE) $(TESTING)
+bench-quick: .venv/.dev $(EXPERIMENTS)
+	$(BIN)/python -m benchmarks
+
+bench: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	$(BIN)/pytest benchmarks/ --benchmark-only --results $(BENCH_RESULTS)
 
 bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
@@ -135,7 +140,7 @@ format: .venv/.dev
 	$(BIN)/clang-format -i $(CPP_FILES)
 
 clean:
-	rm -rf build dist .venv/.package-* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist .venv/.package-* .venv/.experiments .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "l2m_fast needs Python >= 3.10: make PYTHON=...")'
@@ -171,6 +176,10 @@ $(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp .venv/.demo
 	    -D L2M_TESTING_MODULE=ON -D L2M_WERROR=$(WERROR) -D Python_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	    -D pybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
 	$(BIN)/cmake --build build/testing -- --quiet
+	touch $@
+
+$(EXPERIMENTS): $(PACKAGE) experiments/pyproject.toml $(shell find experiments/l2m_experiments -name '*.py')
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps ./experiments
 	touch $@
 
 # Not editable: what is tested is what a user gets. The build folder stays, so only what changed is compiled.

@@ -1,10 +1,11 @@
-"""`python -m benchmarks`, which `l2m-fast bench` runs: the short suite, or what changed between two runs."""
+"""`python -m benchmarks`, which `make bench-quick` runs: the short suite, or what changed between two runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,31 @@ from benchmarks.compare import compare
 from benchmarks.report import Report
 
 
-def main() -> int:
-    """Runs one of them; 0: done, 2: bad input."""
-    parser = argparse.ArgumentParser(prog="l2m-fast bench", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of them.
+
+    Args:
+        argv: Arguments without the program's name; default: those of the process.
+
+    Returns:
+        The exit code: 0 done, 2 bad input.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--out", type=Path, default=Path("l2m-fast-bench"), metavar="DIR",
+        "--out", type=Path, default=Path("build/bench"), metavar="DIR",
         help="where bench.json and bench.html go; default: ./%(default)s",
     )  # fmt: skip
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="only tell what changed from one JSON to another"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         if arguments.compare:
             print(compare(*map(_read, arguments.compare)))
             return 0
         arguments.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        print(f"l2m-fast bench: {error}", file=sys.stderr)
+        print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     from tqdm import tqdm
 

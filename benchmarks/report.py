@@ -11,7 +11,7 @@ from benchmarks.compare import aligned
 from benchmarks.page import number, page
 from benchmarks.race import Spread
 from benchmarks.workloads import NUM_THREADS
-from l2m_fast.experiments import machine
+from l2m_experiments import machine
 
 RESULTS_DIR = Path(__file__).parent / "results"
 

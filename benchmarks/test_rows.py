@@ -20,9 +20,9 @@ from benchmarks.peers.take import take
 from benchmarks.race import OURS, Times, race
 from benchmarks.report import Report
 from benchmarks.workloads import NUM_THREADS, REAL_DATA, SEED, Fields, Workload, check_epoch
+from l2m_experiments.datasets import cifar10, wine
+from l2m_experiments.rows import standardised
 from l2m_fast import Loader
-from l2m_fast.experiments.datasets import cifar10, wine
-from l2m_fast.experiments.rows import standardised
 
 _workload = partial(Workload, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
 KINDS = {

@@ -24,9 +24,9 @@ from benchmarks.peers.learn2mix_reference import learn2mix_reference
 from benchmarks.race import OURS, Spread
 from benchmarks.report import Report
 from benchmarks.workloads import REAL_DATA, SEED, Fields
+from l2m_experiments.datasets import fashion_mnist, wine
+from l2m_experiments.rows import standardised
 from l2m_fast import Learn2Mix, Loader
-from l2m_fast.experiments.datasets import fashion_mnist, wine
-from l2m_fast.experiments.rows import standardised
 
 _BATCH = 64
 _STEPS = 120  # of a turn

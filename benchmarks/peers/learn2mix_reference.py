@@ -1,4 +1,4 @@
-"""The way the authors of Learn2Mix form batches: `l2m_fast.experiments.authors`, with equal proportions."""
+"""The way the authors of Learn2Mix form batches: `l2m_experiments.authors`, with equal proportions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.peers import Epochs, Peer
 from benchmarks.workloads import Fields
-from l2m_fast.experiments.authors import form_batches
+from l2m_experiments.authors import form_batches
 
 
 def learn2mix_reference(fields: Fields, batch_size: int) -> Peer:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc") is not None
-ALLOWED_IN_WHEEL = (".py", ".pyi", ".so", "py.typed", "suite/benchmarks/limit.c")
+ALLOWED_IN_WHEEL = (".py", ".pyi", ".so", "py.typed")
 
 
 @dataclass(frozen=True)

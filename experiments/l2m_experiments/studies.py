@@ -1,0 +1,189 @@
+"""Studies: one thing about a task or a method is varied, everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from l2m_experiments import imbalance, models
+from l2m_experiments.errors import InputError
+from l2m_experiments.method import Method
+from l2m_experiments.methods import Balanced, Classical, Learn2Mix
+from l2m_experiments.names import named
+from l2m_experiments.rows import Pattern
+from l2m_experiments.runs import Pair
+from l2m_experiments.task import Rows, Task, TaskData
+from l2m_experiments.training import OPTIMIZERS
+
+Study = Callable[[Task], Iterable[Pair]]
+
+_COMPARED: tuple[Callable[[], Method], ...] = (Learn2Mix, Classical, Balanced)
+
+
+def mixing_rates(task: Task) -> Iterator[Pair]:
+    """Learn2Mix with mixing rates from 0.01 to 0.5, and classical training, which is mixing rate 0."""
+    yield task, Classical
+    for rate in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
+        yield task, partial(Learn2Mix, mixing_rate=rate)
+
+
+def update_intervals(task: Task) -> Iterator[Pair]:
+    """Learn2Mix with windows from a step to an epoch; the mixing rate is of a window, so that shorter ones follow faster."""
+    yield task, Classical
+    yield task, Learn2Mix
+    for steps in (1, 3, 10, 30, 100):
+        yield task, partial(Learn2Mix, update_every=steps)
+
+
+def min_shares(task: Task) -> Iterator[Pair]:
+    """Learn2Mix with a floor under the share of each class."""
+    yield task, Classical
+    for share in (0.0, 0.001, 0.003, 0.01):
+        yield task, partial(Learn2Mix, min_share=share)
+
+
+def imbalances(task: Task) -> Iterator[Pair]:
+    """The training set thinned by each pattern of the literature; the test set stays."""
+    _only_classification("imbalance", task)
+    patterns: dict[str, Pattern] = {
+        "as-it-is": tuple,
+        "exponential-10": partial(imbalance.exponential, imbalance=10),
+        "exponential-100": partial(imbalance.exponential, imbalance=100),
+        "linear": imbalance.linear,
+        "log-decreasing": imbalance.log_decreasing,
+        "step": imbalance.step,
+        "minority-2": partial(imbalance.minority, ratio=2),
+        "minority-5": partial(imbalance.minority, ratio=5),
+        "minority-20": partial(imbalance.minority, ratio=20),
+    }
+
+    def thinned(data: TaskData, seed: int, pattern: Pattern) -> TaskData:
+        sizes = pattern(_sizes(data.train))
+        if sum(sizes) < task.protocol.batch_size:
+            msg = (
+                f"study 'imbalance' would leave {sum(sizes)} rows of {task.name}, less than a batch; take a larger task"
+            )
+            raise InputError(msg)
+        return replace(data, train=_thin(data.train, sizes, seed))
+
+    yield from _compared(task, "imbalance", {name: partial(thinned, pattern=p) for name, p in patterns.items()})
+
+
+def architectures(task: Task) -> Iterator[Pair]:
+    """The task's own network and others: a small one, one without convolutions, and, where torchvision imports, MobileNetV3."""
+    _only_classification("architecture", task)
+
+    def mlp(data: TaskData) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), models.mlp(data.train.inputs[0].numel(), len(data.class_names)))
+
+    def small_cnn(data: TaskData) -> nn.Module:
+        images = data.train.inputs
+        if images.dim() != 4:
+            msg = f"study 'architecture' is for images (got {task.name}, inputs {tuple(images.shape[1:])} a row)"
+            raise InputError(msg)
+        return models.small_cnn(images.shape[2], images.shape[3], len(data.class_names), channels=images.shape[1])
+
+    others: dict[str, Callable[[TaskData], nn.Module]] = {"small-cnn": small_cnn, "mlp": mlp}
+    if models.torchvision_imports():
+        others["mobilenet-v3-small"] = lambda data: models.mobilenet_v3_small(len(data.class_names))
+    for make in _COMPARED:
+        yield task, make
+    for name, model in others.items():
+        changed = replace(_varied(task, "architecture", name), model=model)
+        for make in _COMPARED:
+            yield changed, make
+
+
+def optimizers(task: Task) -> Iterator[Pair]:
+    """Each optimizer with the learning rate of the task; SGD with 50 times that, or it would hardly move."""
+    for name in OPTIMIZERS:
+        rate = task.protocol.learning_rate * (50 if name == "sgd" else 1)
+        protocol = replace(task.protocol, optimizer=name, learning_rate=rate)
+        changed = replace(_varied(task, "optimizer", name), protocol=protocol)
+        for make in _COMPARED:
+            yield changed, make
+
+
+def shifts(task: Task) -> Iterator[Pair]:
+    """Training sets long-tailed 10:1 whose frequent classes are the rare ones of the test set, or of the second half of training.
+
+    At "none" neither is so: test classes as they are.
+    """
+    _only_classification("shift", task)
+    long_tail = partial(imbalance.exponential, imbalance=10)
+
+    def reversed_tail(sizes: Sequence[int]) -> Sequence[int]:
+        return long_tail(sizes)[::-1]
+
+    def none(data: TaskData, seed: int) -> TaskData:
+        smallest = min(_sizes(data.train))
+        if smallest < 10:
+            msg = f"study 'shift' needs at least 10 training rows of every class ({task.name} has one of {smallest})"
+            raise InputError(msg)
+        return replace(data, train=_thin(data.train, long_tail(_sizes(data.train)), seed))
+
+    def test_set(data: TaskData, seed: int) -> TaskData:
+        return replace(none(data, seed), test=_thin(data.test, reversed_tail(_sizes(data.test)), seed=0))
+
+    def mid_training(data: TaskData, seed: int) -> TaskData:
+        return replace(none(data, seed), later_train=_thin(data.train, reversed_tail(_sizes(data.train)), seed))
+
+    yield from _compared(task, "shift", {"none": none, "test": test_set, "mid-training": mid_training})
+
+
+STUDIES: dict[str, Study] = {
+    "mixing-rate": mixing_rates,
+    "update-interval": update_intervals,
+    "min-share": min_shares,
+    "imbalance": imbalances,
+    "architecture": architectures,
+    "optimizer": optimizers,
+    "shift": shifts,
+}
+
+
+def study(name: str) -> Study:
+    """Returns the study of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    return named("study", name, STUDIES)
+
+
+def _compared(task: Task, what: str, changes: Mapping[str, Callable[[TaskData, int], TaskData]]) -> Iterator[Pair]:
+    """Learn2Mix, classical and balanced training on the task with its data changed."""
+    for name, change in changes.items():
+
+        def load(seed: int, change: Callable[[TaskData, int], TaskData] = change) -> TaskData:
+            return change(task.load(seed), seed)
+
+        changed = replace(_varied(task, what, name), load=load)
+        for make in _COMPARED:
+            yield changed, make
+
+
+def _varied(task: Task, what: str, name: str) -> Task:
+    """The task under a name that says what is varied, without the paper's figures, which are of the task as it was."""
+    return replace(task, name=f"{task.name} {what}={name}", description=f"{task.description}; {what}: {name}", paper={})
+
+
+def _only_classification(study: str, task: Task) -> None:
+    if task.kind != "classification":
+        msg = f"study {study!r} is for classification (got {task.name}, a {task.kind})"
+        raise InputError(msg)
+
+
+def _sizes(rows: Rows) -> list[int]:
+    sizes: list[int] = rows.classes.bincount().tolist()
+    return sizes
+
+
+def _thin(rows: Rows, sizes: Sequence[int], seed: int) -> Rows:
+    ids = torch.from_numpy(imbalance.thin(rows.classes.numpy(), sizes, np.random.default_rng(seed)))
+    return rows.each(lambda tensor: tensor[ids])

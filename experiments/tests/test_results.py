@@ -1,0 +1,209 @@
+"""What is read out of records, and what the tables say of it, on made-up ones of which the answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2m_experiments import tables
+from l2m_experiments.results import FRACTIONS, Axis, by_task
+from made_up_runs import around, only, run, runs
+
+# ---- curves and their ends
+
+
+def test_the_error_at_a_time_is_that_of_the_last_model_before_it() -> None:
+    task = only(run([90, 40, 30, 20, 10], seconds=2.0))
+    assert (task.epochs, task.seconds) == (4, 8)
+    at = [task.errors("learn2mix", axis, f)[0] for axis in (Axis.EPOCHS, Axis.SECONDS) for f in (0.1, 0.25, 0.49, 1.0)]
+    assert at == [90, 40, 40, 10] * 2
+    assert task.errors("learn2mix", Axis.EPOCHS, 1, "worst_class_error")[0] == 20
+
+
+def test_methods_are_compared_where_all_of_them_still_train() -> None:
+    slow = runs("classical", [[9, 8, 7, 6], [9, 8, 7, 6, 5], [9, 8, 7, 6, 5, 4]], seconds=3.0)
+    fast = runs("learn2mix", [[9, 8, 7, 6, 5, 4, 3]] * 3, seconds=1.0)
+    task = only(*slow, *fast)
+    assert (task.epochs, task.seconds) == (3, 6)
+    np.testing.assert_array_equal(task.errors("classical", Axis.SECONDS, 1), [7, 7, 7])
+    np.testing.assert_array_equal(task.errors("learn2mix", Axis.SECONDS, 1), [3, 3, 3])
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_at_the_end_of_the_seconds_half_the_runs_of_every_method_still_train(lengths: list[list[int]]) -> None:
+    task = only(*(run([1.0] * (n + 1), f"m{i}", seed) for i, of in enumerate(lengths) for seed, n in enumerate(of)))
+    assert task.epochs == min(map(min, lengths))
+    for of in lengths:
+        assert sum(n >= task.seconds for n in of) >= len(of) / 2
+
+
+def test_warm_up_shifts_a_curve_and_until_then_the_model_is_the_first() -> None:
+    task = only(run([90, 50, 40, 30, 20], "curriculum", warm_up=2.0), run([90, 50, 40, 30, 20]))
+    assert task.axes == tuple(Axis)
+    assert [task.errors("curriculum", Axis.WARM_UP, f)[0] for f in FRACTIONS] == [90, 90, 40]
+    assert [task.errors("learn2mix", Axis.WARM_UP, f)[0] for f in FRACTIONS] == [50, 40, 20]
+    assert [task.errors("curriculum", Axis.SECONDS, f)[0] for f in FRACTIONS] == [50, 40, 20]
+
+
+def test_a_warm_up_of_less_than_a_hundredth_is_no_axis_of_its_own() -> None:
+    assert only(run([9, 8], warm_up=0.009)).axes == (Axis.EPOCHS, Axis.SECONDS)
+    assert only(run([9, 8], warm_up=0.01)).axes == tuple(Axis)
+
+
+def test_a_run_that_diverged_wins_and_loses_nothing() -> None:
+    task = only(*runs("learn2mix", around(20)), *runs("classical", [*around(25, 2), [90.0, 50.0, math.nan]]))
+    at_the_end = [c.verdict for c in task.compare(Axis.EPOCHS) if c.fraction == 1]
+    assert at_the_end == ["untested"]
+    assert not task.counts
+    ours, classical = tables.errors(task, "test_error", [Axis.EPOCHS]).rows
+    assert ours[3] == "80.00 ± 0.25"
+    assert classical[3] == "diverged (1 of 3)"
+    comparisons = tables.comparisons(task, "test_error", [Axis.EPOCHS])
+    assert comparisons is not None
+    assert comparisons.rows[0][3] == "untested: a run diverged"
+    assert tables.time_to_target(task) is None
+
+
+# ---- verdicts
+
+
+def test_clear_differences_are_won_and_lost_and_small_ones_tie() -> None:
+    records = [
+        *runs("learn2mix", around(20)),
+        *runs("classical", around(25)),
+        *runs("balanced", around(15)),
+        *runs("focal", around(20.05)),
+    ]
+    task = only(*records)
+    at_the_end = {c.other: c for c in task.compare(Axis.EPOCHS) if c.fraction == 1}
+    assert {name: c.verdict for name, c in at_the_end.items()} == {
+        "classical": "wins", "balanced": "loses", "focal": "ties",
+    }  # fmt: skip
+    assert at_the_end["classical"].advantage == pytest.approx(5)
+    assert at_the_end["classical"].effect > 10
+    assert at_the_end["balanced"].effect < -10
+    # Before the end there is no spread at all: untested, but of the family of nine.
+    assert at_the_end["classical"].p == pytest.approx(min(9 * at_the_end["classical"].p_alone, 1), rel=0.2)
+    assert {c.verdict for c in task.compare(Axis.EPOCHS) if c.fraction < 1} == {"untested"}
+
+
+def test_one_seed_decides_nothing_and_has_no_interval() -> None:
+    task = only(run([90, 10], "learn2mix"), run([90, 29], "classical"))
+    assert {c.verdict for axis in Axis for c in task.compare(axis)} == {"untested"}
+    assert tables.errors(task, "test_error", [Axis.EPOCHS]).rows[0][1:] == ("10.00", "10.00", "90.00")  # accuracies
+    comparisons = tables.comparisons(task, "test_error", [Axis.EPOCHS])
+    assert comparisons is not None
+    assert comparisons.rows == (("classical", *["untested: +0.00"] * 2, "untested: +19.00"),)
+
+
+def test_equal_methods_are_told_apart_in_few_families_only() -> None:
+    """The share of tasks with any false verdict is that of Holm's promise; unequal spreads as Welch allows them."""
+    rng = np.random.default_rng(0)
+    alarms, tasks = 0, 300
+    for _ in range(tasks):
+        records = [
+            run([90.0, *rng.normal(20, spread, 4)], method, seed)
+            for method, spread in (("learn2mix", 1), ("classical", 1), ("balanced", 3), ("focal", 0.5))
+            for seed in range(5)
+        ]
+        alarms += any(c.verdict != "ties" for c in only(*records).compare(Axis.EPOCHS))
+    assert alarms / tasks <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tasks)
+
+
+def test_a_study_of_variants_is_compared_with_classical_training() -> None:
+    rates = [f"learn2mix mixing_rate={rate}" for rate in (0.01, 0.05)]
+    task = only(*(record for method in (*rates, "classical") for record in runs(method, around(20))))
+    assert list(task.runs) == [*rates, "classical"]
+    assert task.subject == "classical"
+    assert {c.other for c in task.compare(Axis.EPOCHS)} == set(rates)
+    assert only(run([9, 8])).subject is None
+    assert only(run([9, 8], "focal"), run([9, 8], "balanced")).compare(Axis.EPOCHS) == ()
+
+
+@pytest.mark.parametrize(("final", "counts"), [(30.0, True), (30.1, False), (math.nan, False)])
+def test_a_task_counts_only_if_classical_training_learned(final: float, counts: bool) -> None:
+    task = only(run([90, final], "classical"), run([90, 1]))
+    assert task.counts is counts
+    assert (tables.verdict_counts([task]) is not None) is counts
+    assert (tables.verdict_matrix([task], "test_error") is not None) is counts
+    assert tables.overview([task]).rows[0][-1] == ("yes" if counts else "NO")
+
+
+def test_a_task_without_classical_training_does_not_count() -> None:
+    task = only(run([90, 1]), run([90, 2], "balanced"))
+    assert not task.counts
+    assert tables.time_to_target(task) is None
+
+
+def test_verdicts_are_counted_over_tasks_and_listed_by_task() -> None:
+    records = [
+        record
+        for task, theirs in (("easy", 25), ("hard", 15))
+        for record in (
+            *runs("learn2mix", around(20), task=task),
+            *runs("classical", around(theirs), task=task),
+        )
+    ]
+    records += runs("balanced", around(20), task="easy", warm_up=9.0)
+    results = by_task(records)
+    counts, matrix = tables.verdict_counts(results), tables.verdict_matrix(results, "test_error")
+    assert counts is not None
+    assert matrix is not None
+    assert dict(zip(counts.header, counts.rows[0], strict=True))["E"] == "1 / 0 / 1 / 0"
+    assert matrix.header == ("method", "easy", "hard")
+    assert matrix.rows[0] == ("classical", "wins", "loses")
+    assert matrix.rows[1] == ("balanced", "ties at E, ties at T, wins at T with warm-up", "-")
+
+
+# ---- time, costs, environment
+
+
+def test_the_time_to_a_target_is_that_of_the_first_model_there() -> None:
+    task = only(
+        *runs("classical", [[90, 50, 20], [90, 50, 30]], seconds=2.0),
+        *runs("learn2mix", [[90, 25, 40, 10], [90, 50, 25, 10], [90, 50, 40, 26]], warm_up=0.5),
+    )
+    assert task.target == 25
+    ours, classical = (task.reached(method, 25) for method in ("learn2mix", "classical"))
+    assert (ours.runs, ours.reached, ours.epochs, ours.seconds, ours.seconds_with_warm_up) == (3, 2, 2, 2, 2.5)
+    assert (classical.reached, classical.epochs) == (1, math.inf)
+    table = tables.time_to_target(task)
+    assert table is not None
+    assert "75.00 %" in table.title
+    assert table.rows == (
+        ("learn2mix", "2 of 3", "2", "2.00", "2.50"),
+        ("classical", "1 of 2", "not reached", "not reached", "not reached"),
+    )
+
+
+def test_costs_are_split_into_data_and_compute() -> None:
+    (row,) = tables.costs(only(run([9, 8, 7], seconds=0.4, warm_up=3.0))).rows
+    assert row == ("learn2mix", "400", "100", "300", "3.00")
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    task = only(run([90, 10], paper={"0.25E": {"learn2mix": (95.42, 0.28)}, "E": {"smote": (1.0, 0.0)}}))
+    table = tables.errors(task, "test_error", [Axis.EPOCHS])
+    assert table.header[4:] == ("paper, 0.25E",)  # of E there is only what was not run here
+    assert table.rows[0][4:] == ("95.42 ± 0.28",)
+    assert "budget, preset and hardware differ" in table.about
+    assert "paper" not in "".join(tables.errors(task, "worst_class_error", [Axis.EPOCHS]).header)
+
+
+def test_differing_environments_are_named_with_their_runs() -> None:
+    records = [run([9, 8], seed=seed, environment={"torch": "2.1", "cpu": f"cpu {seed % 2}"}) for seed in range(3)]
+    assert tables.differing(records) == ["cpu"]
+    assert ("cpu", "cpu 0 (2 runs); cpu 1 (1 run)") in tables.environment(records).rows
+    dates = [run([9, 8], seed=seed, environment={"date": f"2026-11-2{seed}"}) for seed in range(6)]
+    assert tables.differing(dates) == []
+    assert ("date", "2026-11-20 .. 2026-11-25 (6 different)") in tables.environment(dates).rows
+
+
+def test_every_refused_pair_is_listed_with_its_reason() -> None:
+    rows = tables.refused().rows
+    assert {("smote", "token ids"), ("focal", "regression")} <= {row[:2] for row in rows}
+    assert all(reason for *_, reason in rows)

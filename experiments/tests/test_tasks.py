@@ -1,0 +1,308 @@
+"""The tasks of the experiments: their data, their models, and what is said of the paper."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fake_datasets import fake_images
+from l2m_experiments import datasets, models
+from l2m_experiments.errors import InputError
+from l2m_experiments.protocols import SETTINGS
+from l2m_experiments.task import Rows, Task, TaskData
+from l2m_experiments.tasks import TASKS, Preset, task
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+with_files = pytest.mark.skipif("L2M_DATA" not in os.environ, reason="L2M_DATA names no folder of data files")
+
+
+# Models.
+
+
+def test_the_transformer_does_not_see_padding() -> None:
+    torch.manual_seed(0)
+    model = models.Transformer(num_words=50, length=12, num_classes=2).eval()
+    words = torch.randint(1, 50, (3, 7))
+    with torch.no_grad():
+        short, long = model(words), model(torch.cat((words, torch.zeros(3, 5, dtype=torch.int64)), dim=1))
+    torch.testing.assert_close(short, long)
+
+
+def test_the_transformer_sees_the_order_of_words() -> None:
+    torch.manual_seed(0)
+    model = models.Transformer(num_words=50, length=12, num_classes=2).eval()
+    words = torch.randint(1, 50, (3, 12))
+    with torch.no_grad():
+        assert (model(words) - model(words.flip(1))).abs().max() > 1e-4
+
+
+def test_positions_are_the_sinusoids_of_the_transformer_paper() -> None:
+    positions = models.Transformer(num_words=5, length=9, num_classes=2).positions
+    expected = [
+        [(np.sin, np.cos)[i % 2](place / 10000 ** (2 * (i // 2) / 64)) for i in range(64)] for place in range(9)
+    ]
+    np.testing.assert_allclose(positions, expected, atol=1e-6)
+
+
+def test_resnet_18_without_torchvision_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    decoded: list[None] = []
+    monkeypatch.setattr(datasets, "imagenette", lambda: decoded.append(None))
+    with pytest.raises(InputError, match="ResNet-18 needs torchvision"):
+        task("imagenette", "quick").load(0)
+    assert not decoded
+
+
+# Tasks.
+
+
+IMAGE_TASKS = {
+    "mnist": ("mnist", (1, 28, 10)),
+    "fashion-mnist": ("fashion_mnist", (1, 28, 10)),
+    "fashion-mnist-long-tail": ("fashion_mnist", (1, 28, 10)),
+    "cifar10": ("cifar10", (3, 32, 10)),
+    "cifar100": ("cifar100", (3, 32, 100)),
+    "tiny-imagenet100": ("tiny_imagenet100", (3, 32, 100)),
+    "mnist-reconstruction": ("mnist", (1, 28, 10)),
+    "fashion-mnist-reconstruction": ("fashion_mnist", (1, 28, 10)),
+    "cifar10-reconstruction": ("cifar10", (3, 32, 10)),
+}
+
+
+def check(of: Task, data: TaskData) -> None:
+    """What holds for the data of every task, and one forward and backward pass of its model."""
+    num_classes = len(data.class_names)
+    for rows in (data.train, data.test):
+        assert rows.classes.dtype == torch.int64
+        assert rows.classes.shape == (len(rows.inputs),)
+        assert torch.bincount(rows.classes, minlength=num_classes).min() > 0
+        assert rows.classes.max() == num_classes - 1
+        assert rows.inputs.is_contiguous()
+        if of.kind == "classification":
+            assert rows.targets is rows.classes
+        elif of.kind == "regression":
+            assert rows.targets is not None
+            assert rows.targets.dtype == torch.float32
+            assert rows.targets.shape == rows.classes.shape
+        else:
+            assert rows.targets is None
+    assert data.train.inputs.shape[1:] == data.test.inputs.shape[1:]
+    model = of.model(data)
+    few = slice(0, 4)
+    prepared = of.prepare(data.train.inputs[few])
+    assert prepared.dtype in (torch.float32, torch.int64)
+    targets = None if data.train.targets is None else data.train.targets[few]
+    losses = of.losses(model(prepared), prepared, targets)
+    assert losses.shape == (4,)
+    losses.mean().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+def same(one: Rows, other: Rows) -> bool:
+    return torch.equal(one.inputs, other.inputs) and torch.equal(one.classes, other.classes)
+
+
+@pytest.mark.parametrize("name", IMAGE_TASKS)
+def test_image_tasks_in_miniature(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_set, size = IMAGE_TASKS[name]
+    images = fake_images(*size)
+    monkeypatch.setattr(datasets, data_set, lambda: images)
+    of = task(name, "quick")
+    first, again, second = of.load(0), of.load(0), of.load(1)
+    check(of, first)
+    assert same(first.train, again.train)
+    assert not same(first.train, second.train)
+    assert same(first.test, second.test)
+    assert torch.equal(torch.bincount(first.train.classes), torch.bincount(second.train.classes))
+    assert first.train.inputs.dtype == torch.uint8
+
+
+def test_reconstruction_takes_images_in_0_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = fake_images(1, 28, 10)
+    monkeypatch.setattr(datasets, "mnist", lambda: images)
+    of = task("mnist-reconstruction", "quick")
+    stored = of.load(0).train.inputs
+    torch.testing.assert_close(of.prepare(stored), stored.reshape(len(stored), 784) / 255)
+
+
+def test_images_are_normalised_channel_by_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = fake_images(3, 32, 10)
+    monkeypatch.setattr(datasets, "cifar10", lambda: images)
+    of = task("cifar10", "quick")
+    stored = of.load(0).train.inputs[:5]
+    prepared = of.prepare(stored)
+    for channel, (mean, std) in enumerate([(0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616)]):
+        torch.testing.assert_close(prepared[:, channel], (stored[:, channel] / 255 - mean) / std)
+
+
+def test_digits_are_those_of_the_demo() -> None:
+    of = task("digits", "quick")
+    data = of.load(0)
+    check(of, data)
+    assert torch.bincount(data.train.classes).tolist() == [124, 89, 64, 46, 33, 23, 17, 12, 9, 6]
+    assert torch.bincount(data.test.classes).tolist() == [50] * 10
+    assert same(data.train, of.load(0).train)
+    assert not same(data.train, of.load(1).train)
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_mean_estimation_draws_each_row_with_its_mean(preset: Preset) -> None:
+    of = task("mean-estimation", preset)
+    data = of.load(0)
+    check(of, data)
+    assert torch.bincount(data.train.classes).tolist() == [1000, 1000, 800, 200]
+    assert torch.bincount(data.test.classes).tolist() == [1000] * 4
+    assert data.class_names == ("normal", "exponential", "chi-squared", "uniform")
+    assert data.test.targets is not None
+    draws, means, kinds = data.test.inputs.double(), data.test.targets.double(), data.test.classes
+    variance = torch.stack((torch.ones_like(means), means**2, 2 * means, torch.full_like(means, 100 / 3)))
+    of_row = variance.gather(0, kinds[None])[0]
+    # Standardised sums of 10 draws: of each kind mean 0 and variance 1, up to six standard errors of 1000 rows.
+    standard = (draws.mean(dim=1) - means) / (of_row / 10).sqrt()
+    for kind in range(4):
+        assert standard[kinds == kind].mean().abs() < 6 / 1000**0.5
+        assert (standard[kinds == kind].square().mean() - 1).abs() < 6 * 2 / 1000**0.5
+    assert (draws[kinds == 3] - means[kinds == 3, None]).abs().max() <= 10
+    assert means[kinds < 3].min() >= 0
+    assert means[kinds < 3].max() <= 1
+    assert means[kinds == 3].min() >= 20
+    assert means[kinds == 3].max() <= 50
+    assert same(data.train, of.load(0).train)
+    assert not same(data.train, of.load(1).train)
+
+
+# N after imbalance as the paper reports it, where it has the task, and class sizes.
+FILE_TASKS: dict[str, tuple[list[int], int]] = {
+    "mnist": ([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949], 10_000),
+    "fashion-mnist": ([6000] * 10, 10_000),
+    "fashion-mnist-long-tail": ([6000, 3597, 2156, 1293, 775, 465, 278, 167, 100, 60], 10_000),
+    "cifar10": ([5000] * 10, 10_000),
+    "tiny-imagenet100": ([int(500 * 40 ** (-k / 99) + 1e-9) for k in range(100)], 5000),
+    "imdb": ([20_000, 6000], 10_000),
+    "adult": ([24_720, 7841], 16_281),
+    "wine": ([799, 244], 3249),
+    "housing": ([224, 3297, 56, 64], 10_214),
+    "mnist-reconstruction": ([5923, 6742, 5958, 6131, 5842, 1084, 1183, 1253, 1170, 1189], 10_000),
+    "fashion-mnist-reconstruction": ([6000] * 5 + [1200] * 5, 10_000),
+    "cifar10-reconstruction": ([500] * 4 + [5000] * 2 + [500] * 4, 10_000),
+}
+PAPERS_N = {
+    "mnist": 60_000,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "imdb": 26_000,
+    "wine": 1043,
+    "housing": 3641,
+    "mnist-reconstruction": 36_475,
+    "fashion-mnist-reconstruction": 36_000,
+    "cifar10-reconstruction": 14_000,
+}
+
+
+@with_files
+@pytest.mark.parametrize("name", FILE_TASKS)
+def test_the_paper_preset_has_the_papers_rows(name: str) -> None:
+    sizes, test_rows = FILE_TASKS[name]
+    of = task(name, "paper")
+    data = of.load(0)
+    check(of, data)
+    assert torch.bincount(data.train.classes).tolist() == sizes
+    assert len(data.test.classes) == test_rows
+    assert len(data.train.classes) == PAPERS_N.get(name, sum(sizes))
+
+
+@with_files
+@pytest.mark.parametrize("name", FILE_TASKS)
+def test_the_quick_preset_keeps_the_imbalance_and_repeats_by_seed(name: str) -> None:
+    of, setting = task(name, "quick"), SETTINGS[name]["quick"]
+    data = of.load(3)
+    check(of, data)
+    expected = setting.train_share * np.array(FILE_TASKS[name][0])
+    assert (np.abs(torch.bincount(data.train.classes).numpy() - expected) <= 1).all()
+    assert same(data.train, of.load(3).train)
+    assert same(data.test, of.load(4).test)
+
+
+@with_files
+def test_imagenette_has_the_papers_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "resnet18", lambda num_classes: torch.nn.Linear(1, num_classes))
+    data = task("imagenette", "paper").load(0)
+    assert len(data.train.classes) == 5207
+    assert len(data.test.classes) == 3925
+    assert data.train.inputs.shape[1:] == (3, 96, 96)
+
+
+@with_files
+def test_columns_are_standardised_by_the_training_half_alone() -> None:
+    table = datasets.wine()
+    half, test = datasets.split(table.classes, 0.5, stratified=True)
+    assert (len(half), len(test)) == (3248, 3249)
+    expected = (table.columns[test] - table.columns[half].mean(axis=0)) / table.columns[half].std(axis=0)
+    inputs = task("wine", "paper").load(0).test.inputs
+    np.testing.assert_allclose(np.sort(inputs, axis=0), np.sort(expected, axis=0), rtol=1e-4, atol=1e-4)
+
+
+@with_files
+def test_words_of_imdb_are_numbered_by_frequency() -> None:
+    reviews = datasets.imdb(10_000, 128)
+    assert reviews.ids.shape == (50_000, 128)
+    assert reviews.ids.max() == 9999
+    assert (reviews.ids[:, 0] > 0).all()
+    assert np.intersect1d(reviews.train, reviews.test).size == 0
+    np.testing.assert_array_equal(np.bincount(reviews.labels[reviews.train]), [20_000, 20_000])
+    counts = np.bincount(reviews.ids[reviews.train].ravel())
+    # Words counted over whole reviews, ids over their beginnings: the order agrees but for its noise.
+    assert counts[2:52].min() > counts[1000:].max()
+
+
+def test_every_task_has_a_name_a_protocol_and_a_goal_of_its_own() -> None:
+    assert set(SETTINGS) == set(TASKS)
+    assert next(iter(TASKS)) == "digits"
+    for name in TASKS:
+        for preset in ("quick", "paper"):
+            of = task(name, preset)
+            assert of.name == name
+            assert of.description
+            assert 0 < of.protocol.learning_rate < 0.1
+            assert 0.01 <= of.protocol.mixing_rate <= 0.1
+            assert min(of.protocol.batch_size, of.protocol.epochs, of.protocol.seconds) > 0
+            # Nothing is learned by a chance of one in two, nor by one in ten.
+            if of.kind == "classification":
+                assert of.learned < (50 if name in ("imdb", "adult") else 91)
+
+
+def test_the_papers_figures_are_those_of_its_tables() -> None:
+    assert task("mnist", "paper").paper["0.25E"] == {
+        "learn2mix": (95.42, 0.28),
+        "classical": (93.14, 0.47),
+        "class-balanced-focal": (91.32, 0.57),
+        "smote": (92.41, 0.71),
+        "importance": (92.44, 0.63),
+        "curriculum": (93.30, 0.54),
+    }
+    assert task("imagenette", "paper").paper["E"] == {"learn2mix": (42.95, 0.33), "classical": (34.53, 0.33)}
+    assert task("wine", "quick").paper["E"] == {"learn2mix": (1.75, 0.21), "classical": (2.03, 0.18)}
+    assert task("cifar100", "paper").paper == task("digits", "paper").paper == {}
+    for name in TASKS:
+        assert set(task(name, "paper").paper) in ({"0.25E", "0.5E", "E"}, set())
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="there is no task 'fashion-mnst'; did you mean fashion-mnist\\?"):
+        task("fashion-mnst", "quick")
+
+
+def test_the_bundled_tasks_need_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*names: str) -> None:
+        raise AssertionError(names)
+
+    monkeypatch.setattr(datasets, "locate", refuse)
+    for name in ("digits", "mean-estimation"):
+        assert len(TASKS[name]("quick").load(0).train.classes) > 0

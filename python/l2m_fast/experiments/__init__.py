@@ -1,3 +1,0 @@
-"""The experiments behind `l2m-fast experiment`: every method on every task, all on one loader."""
-
-from __future__ import annotations

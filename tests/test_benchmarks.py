@@ -1,0 +1,108 @@
+"""The program `python -m benchmarks`, the page of a run and what changed between two; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.compare import compare
+from benchmarks.page import page
+from benchmarks.race import Spread
+from benchmarks.report import Goal, Report
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    """A run of four figures."""
+    report = Report()
+    report.add("a <case>", "rival", Spread(100.0, 90.0, 110.0), "rows/s")
+    report.add("a <case>", "l2m_fast", Spread(4000.0, 3900.0, 4100.0), "rows/s")
+    report.add("a <case>", "l2m_fast vs rival", Spread(40.0, 39.0, 41.0), "x", Goal(at_least=50))
+    report.add("another", "time", 7.0, "us", Goal(at_most=8))
+    report.miss("slow & steady", "No module named 'steady'")
+    paths = report.write(tmp_path / "run")
+    assert [path.name for path in paths] == ["run.json", "run.html"]
+    read: dict[str, Any] = json.loads(paths[0].read_text())
+    assert paths[1].read_text() == page(read)
+    return read
+
+
+class Text(HTMLParser):
+    """The text of a page; checks that what is opened is closed in order."""
+
+    VOID = ("meta", "rect", "line")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.attributes: list[str | None] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == ["html"]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_shows_every_figure_and_needs_nothing_else(document: dict[str, Any]) -> None:
+    html = page(document)
+    shown = Text(html)
+    assert shown.attributes == []
+    for words in ("a <case>", "4,000 rows/s", "3,900 .. 4,100", ">= 50 missed", "<= 8 met", "slow & steady"):
+        assert words in shown.text
+    assert html.count("<rect") == 2  # ratios and single figures have no bars
+
+
+def changed(document: dict[str, Any], figure: int, factor: float) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    for key in ("median", "low", "high"):
+        copy["figures"][figure][key] *= factor
+    return copy
+
+
+def test_a_comparison_tells_what_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
+    assert compare(document, document) == "0 of 4 figures changed beyond their quartiles"
+    assert "0 of 4" in compare(document, changed(document, 1, 1.05))
+    text = compare(document, changed(document, 1, 1.1))
+    assert "1 of 4" in text
+    assert "4000 rows/s" in text
+    assert "4400 rows/s" in text
+    assert "1.10" in text
+    other = changed(document, 0, 1.0)
+    other["figures"].pop()
+    other["cpu"] = "another"
+    text = compare(document, other)
+    assert "only in the old run: 1" in text
+    assert "different machines" in text
+
+
+def test_the_command_compares(document: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    del document
+    run = str(tmp_path / "run.json")
+    assert main(["--compare", run, run]) == 0
+    assert "0 of 4 figures changed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "[1]", "{}", "no json"])
+def test_the_command_refuses_what_is_no_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    assert main(["--compare", str(path), str(path)]) == 2
+    assert capfd.readouterr().err.startswith("benchmarks: ")
