@@ -21,7 +21,7 @@ from benchmarks.race import OURS, Times, race
 from benchmarks.report import Report
 from benchmarks.workloads import NUM_THREADS, REAL_DATA, SEED, Fields, Workload, check_epoch
 from l2m_experiments.datasets import cifar10, wine
-from l2m_experiments.rows import standardised
+from l2m_experiments.rows import standardize
 from l2m_fast import Loader
 
 _workload = partial(Workload, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
@@ -34,7 +34,7 @@ KINDS = {
 }
 REAL: dict[str, tuple[Callable[[], torch.Tensor], int]] = {  # what makes the rows, and the batch size
     "CIFAR-10": (lambda: torch.tensor(cifar10().train[0]), 512),
-    "wine": (lambda: standardised(wine().columns, wine().columns), 64),
+    "wine": (lambda: standardize(wine().columns, wine().columns), 64),
 }
 
 

@@ -25,7 +25,7 @@ from benchmarks.race import OURS, Spread
 from benchmarks.report import Report
 from benchmarks.workloads import REAL_DATA, SEED, Fields
 from l2m_experiments.datasets import fashion_mnist, wine
-from l2m_experiments.rows import standardised
+from l2m_experiments.rows import standardize
 from l2m_fast import Learn2Mix, Loader
 
 _BATCH = 64
@@ -82,7 +82,7 @@ def images() -> tuple[str, Fields]:
 def table() -> tuple[str, Fields]:
     """Reads or makes rows of 11 floats with 2 classes, the colours of wine; the name says which."""
     if REAL_DATA:
-        return "wine", Fields(standardised(wine().columns, wine().columns), torch.from_numpy(wine().classes))
+        return "wine", Fields(standardize(wine().columns, wine().columns), torch.from_numpy(wine().classes))
     x = torch.randn(6_497, 11, generator=torch.Generator().manual_seed(SEED))
     return "made-up floats", Fields(x, torch.arange(len(x)) % _COLOURS)
 

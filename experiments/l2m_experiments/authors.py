@@ -1,7 +1,8 @@
-"""Learn2Mix the way its authors' program does it, written from a description of it, to measure what the differences do.
+"""Learn2Mix as in its authors' program, written from a description of it, to measure the effect of the differences.
 
-Where it departs from this package's Learn2Mix: quotas are floored, so that a batch is short by up to a row a class; classes
-wrap in the order of the epoch; batches are in the order of their classes; class losses are those of an epoch's last batch.
+It differs from this package's Learn2Mix as follows: quotas are rounded down, so a batch can lack up to one row per class; a
+class that runs out of rows repeats the order of the epoch; the rows of a batch are sorted by class; and class losses are
+those of the last batch of an epoch.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ def form_batches(
     steps: int,
     generator: torch.Generator | None = None,
 ) -> Iterator[list[torch.Tensor]]:
-    """Forms the batches of one epoch; no more work than the authors' program does for them, so that it can be timed.
+    """Form the batches of one epoch, with no more work than the authors' program does, so that it can be timed.
 
-    An epoch draws a permutation of each class. A batch takes the next `int(proportion * batch_size)` rows of each class,
-    starting over in the same permutation at its end; slices are concatenated to the class's part and the parts to the
-    batch. A class that is floored to no rows is left out, where their program would raise.
+    An epoch draws a permutation of each class. A batch takes the next `int(proportion * batch_size)` rows of each class and
+    starts the same permutation again at its end. Slices are concatenated to the class's part, and parts to the batch. A class
+    whose quota is rounded down to 0 is left out; their program would raise.
 
     Args:
-        parts: For each class the fields of its rows, `[n, ...]`.
+        parts: Fields of the rows of each class, `[n, ...]`.
         proportions: Share of each class, `[K]`, float; at least one must give a row.
-        batch_size: Rows of a batch before they are floored, M in the paper.
-        steps: Batches.
-        generator: Of the permutations; None: torch's global one.
+        batch_size: Rows per batch before rounding, M in the paper.
+        steps: Number of batches.
+        generator: Generator of the permutations; None: torch's global one.
 
     Yields:
-        The fields of a batch, each `[B, ...]` with B <= batch_size.
+        Fields of a batch, each `[B, ...]` with B <= batch_size.
     """
     orders = [torch.randperm(len(part[0]), generator=generator) for part in parts]
     sizes, starts = [len(order) for order in orders], [0] * len(parts)
@@ -57,24 +58,24 @@ def form_batches(
 
 
 class AuthorsBatches:
-    """Epochs of the authors' batches, and their update of the proportions at the end of each.
+    """Epochs of the authors' batches, with their update of the proportions at the end of each epoch.
 
-    Their program repeats the forward pass on the last batch, after its step; here the losses recorded before that step
-    are taken, as their older scripts do. A class without a row in the last batch has loss 0, as a guard of theirs has it
-    that their program never reaches: its share goes down by the mixing rate in each epoch, and it never comes back.
+    Their program repeats the forward pass on the last batch after its step; this class uses the losses recorded before that
+    step, as their older scripts do. A class without rows in the last batch has loss 0, as in a guard that their program never
+    reaches: its share shrinks by the mixing rate in each epoch, and it never returns.
 
-    Deterministic: the rows are a function of the seed and of the recorded losses.
+    The rows are a deterministic function of the seed and the recorded losses.
 
     Args:
-        fields: `"classes"`, int64 `[N]`, and other fields `[N, ...]`. Copied, class by class, as theirs are.
-        num_classes: K; every class has rows.
-        batch_size: See `form_batches`; above K, since with fewer rows a batch may be floored to none.
-        steps: Batches of an epoch.
-        mixing_rate: Gamma in the paper.
-        seed: Of the permutations.
+        fields: `"classes"`, int64 `[N]`, and other fields `[N, ...]`. They are copied class by class, as in their program.
+        num_classes: Number of classes K; every class has rows.
+        batch_size: See `form_batches`; above K, because a smaller batch can be empty.
+        steps: Batches per epoch.
+        mixing_rate: Mixing rate, gamma in the paper.
+        seed: Seed of the permutations.
 
     Attributes:
-        proportions: Of the next batch, float64 `[K]`.
+        proportions: Class proportions of the next batch, float64 `[K]`.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class AuthorsBatches:
         self.proportions = self._policy.initial(self._class_sizes)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Forms the batches of the next epoch; the proportions are updated when they have all been taken."""
+        """Form the batches of the next epoch; the proportions are updated after the last one."""
         proportions = torch.from_numpy(self.proportions)
         for tensors in form_batches(self._parts, proportions, self._batch_size, self._steps, self._generator):
             batch = dict(zip(self._names, tensors, strict=True))
@@ -108,11 +109,11 @@ class AuthorsBatches:
         self._update()
 
     def record(self, losses: torch.Tensor) -> None:
-        """Takes note of the losses of the last batch, `[B]`."""
+        """Record the losses of the last batch, `[B]`."""
         self._losses = losses.detach()
 
     def close(self) -> None:
-        """Does nothing: there are no threads."""
+        """Do nothing, because there are no threads."""
 
     def _update(self) -> None:
         if self._losses is None or self._classes is None:

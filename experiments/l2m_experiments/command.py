@@ -1,4 +1,4 @@
-"""What `l2m-experiments run` does with its arguments."""
+"""The command `l2m-experiments run`."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from l2m_experiments.studies import STUDIES, study
 from l2m_experiments.tasks import TASKS, task
 
 
-def experiment(arguments: Namespace, say: Callable[[str], None]) -> None:
-    """Runs what the arguments ask for, or lists what can be asked for.
+def run(arguments: Namespace, say: Callable[[str], None]) -> None:
+    """Execute the runs that the arguments ask for, or list the available tasks, methods and studies.
 
     Args:
         arguments: tasks, methods, study, seeds, budget, preset, device, num_threads, out and list.
-        say: Takes each line of what there is to say.
+        say: Called with each text to print.
 
     Raises:
         InputError: An argument is out of range, data are missing, or the folder has runs of another configuration.
     """
     if arguments.list:
-        say("\n".join(_catalogue()))
+        say("\n".join(_catalog()))
         return
     tasks = [task(name, arguments.preset) for name in dict.fromkeys(arguments.tasks)]
     if arguments.study is not None:
-        chosen = study(arguments.study)
-        pairs = [pair for some in tasks for pair in chosen(some)]
+        make_pairs = study(arguments.study)
+        pairs = [pair for each in tasks for pair in make_pairs(each)]
     else:
         names = METHODS if arguments.methods == "all" else dict.fromkeys(arguments.methods.split(","))
         for name in names:
             method(name)
-        pairs = [(some, METHODS[name]) for some in tasks for name in names]
-    settings = runs.Settings(
+        pairs = [(each, METHODS[name]) for each in tasks for name in names]
+    options = runs.Options(
         preset=arguments.preset,
         budget=runs.Budget.parse(arguments.budget),
         seeds=arguments.seeds,
@@ -44,12 +44,12 @@ def experiment(arguments: Namespace, say: Callable[[str], None]) -> None:
         num_threads=arguments.num_threads,
         folder=arguments.out,
     )
-    planned = runs.plan(pairs, settings)
-    for of, name, reason in planned.refused:
-        say(f"left out: {name} on {of}: {reason}")
-    say(f"{len(planned.runs)} runs to do, {planned.finished} finished already, in {settings.folder}")
-    runs.execute(planned, settings)
-    say(f"done; what came out: l2m-experiments report {settings.folder}")
+    planned = runs.plan(pairs, options)
+    for task_name, method_name, reason in planned.refused:
+        say(f"skipped: {method_name} on {task_name}: {reason}")
+    say(f"{len(planned.runs)} runs to do, {planned.finished} already finished, in {options.folder}")
+    runs.execute(planned, options)
+    say(f"done; for the results: l2m-experiments report {options.folder}")
 
 
 def _device(name: str) -> torch.device:
@@ -61,7 +61,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _catalogue() -> Iterator[str]:
+def _catalog() -> Iterator[str]:
     yield "tasks:"
     for name in TASKS:
         yield f"  {name}: {task(name, 'quick').description}"

@@ -1,4 +1,4 @@
-"""The data sets as arrays, each read once a process."""
+"""The data sets as arrays; each is read once per process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from l2m_experiments.errors import InputError
 from l2m_experiments.files import locate, read_bytes, read_idx
 from l2m_experiments.formats import (
-    Labelled,
+    LabeledImages,
     Labels,
     read_cifar,
     read_image_folders,
@@ -25,24 +26,23 @@ from l2m_experiments.formats import (
     read_pickles,
     read_reviews,
 )
-from l2m_experiments.imbalance import long_tail, shuffled_rows
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, uint8 `[N, channels, height, width]`, with their classes `[N]`; every class is in both sets."""
+    """Images, uint8 `[N, channels, height, width]`, with their classes `[N]`; both sets have every class."""
 
-    train: Labelled
-    test: Labelled
+    train: LabeledImages
+    test: LabeledImages
     class_names: tuple[str, ...]
     source: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, float64 `[N, d]`, with targets `[N]` and the id of the categorical column `[N]`, named by `class_names`."""
+    """Columns, float64 `[N, d]`, with targets `[N]` and ids of the categorical column `[N]`, named by `class_names`."""
 
     columns: NDArray[np.float64]
     targets: NDArray[np.float64]
@@ -52,7 +52,7 @@ class Table:
 
 
 def split(classes: Labels, test_share: float, *, stratified: bool) -> Split:
-    """Row ids of training and test set: scikit-learn's split of random state 42, which is the authors'."""
+    """Return the row ids of training and test set: scikit-learn's split with random state 42, as in the authors' code."""
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(
@@ -61,56 +61,88 @@ def split(classes: Labels, test_share: float, *, stratified: bool) -> Split:
     return train, test
 
 
-DIGITS_TEST_ROWS = 50  # of each class
-
-
 @cache
-def digits() -> Labelled:
-    """Scikit-learn's bundled handwritten digits: 1,797 images, uint8 `[N, 8, 8]`, and their classes."""
+def digits() -> LabeledImages:
+    """Return scikit-learn's handwritten digits: 1,797 images, uint8 `[N, 1, 8, 8]`, and their classes."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)
-
-
-def digits_class_sizes() -> tuple[int, ...]:
-    """Training rows of each class of `split_digits`: long-tailed 20:1; 100:1 would leave the rarest a single image."""
-    most = int(np.bincount(digits()[1]).min()) - DIGITS_TEST_ROWS
-    return long_tail(most, num_classes=10, imbalance=20)
-
-
-def split_digits(seed: int) -> Split:
-    """Row ids of training and test set: every seed draws its own test set, and its own long tail from the rest."""
-    rows = shuffled_rows(digits()[1], seed)
-    test = [of_class[:DIGITS_TEST_ROWS] for of_class in rows]
-    train = [of_class[DIGITS_TEST_ROWS:][:size] for of_class, size in zip(rows, digits_class_sizes(), strict=True)]
-    return np.concatenate(train), np.concatenate(test)
+    return np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None], bunch.target.astype(np.int64)
 
 
 @cache
 def mnist() -> ImageSet:
-    """MNIST: 60,000 and 10,000 images of 1 x 28 x 28."""
-    return _idx_set("mnist", tuple("0123456789"))
+    """Read MNIST: 60,000 and 10,000 images of 1 x 28 x 28."""
+    return _idx_set("mnist", lambda name: locate(f"mnist/{name}.gz"), tuple("0123456789"), "mnist/*-ubyte.gz")
 
 
 @cache
 def fashion_mnist() -> ImageSet:
-    """Fashion-MNIST: 60,000 and 10,000 images of 1 x 28 x 28."""
+    """Read Fashion-MNIST: 60,000 and 10,000 images of 1 x 28 x 28."""
     names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-    return _idx_set("fashion_mnist", tuple(names.split(",")))
+    return _idx_set(
+        "fashion_mnist",
+        lambda name: locate(f"fashion_mnist/{name}.gz"),
+        tuple(names.split(",")),
+        "fashion_mnist/*-ubyte.gz",
+    )
 
 
-def _idx_set(folder: str, class_names: tuple[str, ...]) -> ImageSet:
-    def read(prefix: str) -> Labelled:
-        images, labels = (locate(f"{folder}/{prefix}-{part}-ubyte.gz") for part in ("images-idx3", "labels-idx1"))
-        return read_idx(images, 3)[:, None], read_idx(labels, 1).astype(np.int64)
+def idx_folder(folder: Path) -> ImageSet:
+    """Read the images in a folder of four IDX files, such as MNIST; classes are named by their numbers.
 
-    return ImageSet(read("train"), read("t10k"), class_names, f"{folder}/*-ubyte.gz")
+    Args:
+        folder: Folder of `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+            `t10k-labels-idx1-ubyte`, each gzipped (`.gz`) or not.
+
+    Raises:
+        InputError: A file is missing, cut short or not an IDX file, the files do not match, or a class is empty.
+    """
+    if not folder.is_dir():
+        msg = f"{folder} is not a directory"
+        raise InputError(msg)
+
+    def find(name: str) -> Path:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.exists():
+                return path
+        msg = f"{folder} has neither {name} nor {name}.gz"
+        raise InputError(msg)
+
+    return _idx_set(str(folder), find, None, folder.resolve().name)
+
+
+def _idx_set(origin: str, find: Callable[[str], Path], class_names: tuple[str, ...] | None, source: str) -> ImageSet:
+    def read(prefix: str) -> LabeledImages:
+        images = read_idx(find(f"{prefix}-images-idx3-ubyte"), ndim=3)
+        labels = read_idx(find(f"{prefix}-labels-idx1-ubyte"), ndim=1)
+        if len(images) != len(labels) or len(images) == 0:
+            msg = (
+                f"the {prefix} files of {origin} must have a label for each image, and at least one "
+                f"(got {len(images)} images, {len(labels)} labels)"
+            )
+            raise InputError(msg)
+        return images[:, None], labels.astype(np.int64)
+
+    train, test = read("train"), read("t10k")
+    shapes = [images.shape[2:] for images, _ in (train, test)]
+    if shapes[0] != shapes[1] or min(shapes[0]) < 4:
+        msg = f"images of {origin} must have one size of at least 4x4 pixels (got train {shapes[0]}, t10k {shapes[1]})"
+        raise InputError(msg)
+    num_classes = int(max(train[1].max(), test[1].max())) + 1
+    sizes = [np.bincount(labels, minlength=num_classes) for _, labels in (train, test)]
+    if num_classes < 2 or not np.all(sizes):
+        msg = (
+            f"labels of {origin} must cover every class from 0 up, at least two, in both sets "
+            f"(got train class sizes {sizes[0].tolist()}, t10k {sizes[1].tolist()})"
+        )
+        raise InputError(msg)
+    return ImageSet(train, test, class_names or tuple(map(str, range(num_classes))), source)
 
 
 @cache
 def cifar10() -> ImageSet:
-    """CIFAR-10: 50,000 and 10,000 images of 3 x 32 x 32, from the official tarball or a JPEG pack, which is lossy."""
+    """Read CIFAR-10: 50,000 and 10,000 images of 3 x 32 x 32, from the official tarball or a JPEG pack, which is lossy."""
     path = locate("cifar-10-python.tar.gz", "cifar10_jpeg.npz")
     if path.name.endswith(".npz"):
         return _packed_set(path, "test", f"{path.name} (lossy)")
@@ -121,7 +153,7 @@ def cifar10() -> ImageSet:
 
 @cache
 def cifar100() -> ImageSet:
-    """CIFAR-100: 50,000 and 10,000 images of 3 x 32 x 32, from the official tarball."""
+    """Read CIFAR-100: 50,000 and 10,000 images of 3 x 32 x 32, from the official tarball."""
     path = locate("cifar-100-python.tar.gz")
     names = read_pickles(path, ("meta",))[0]["fine_label_names"]
     train, test = (read_cifar(path, (part,), "fine_labels") for part in ("train", "test"))
@@ -130,13 +162,13 @@ def cifar100() -> ImageSet:
 
 @cache
 def tiny_imagenet100() -> ImageSet:
-    """100 classes of Tiny ImageNet: 50,000 and 5,000 images of 3 x 32 x 32, as JPEG pack."""
+    """Read 100 classes of Tiny ImageNet: 50,000 and 5,000 images of 3 x 32 x 32, from a JPEG pack."""
     return _packed_set(locate("tiny_imagenet100_32x32_jpeg.npz"), "val", "tiny_imagenet100_32x32_jpeg.npz")
 
 
 @cache
 def imagenette() -> ImageSet:
-    """Imagenette: 9,469 and 3,925 images brought to 3 x 96 x 96, from the official 160-pixel tarball or a JPEG pack."""
+    """Read Imagenette: 9,469 and 3,925 images resized to 3 x 96 x 96, from the official 160-pixel tarball or a JPEG pack."""
     path = locate("imagenette2-160.tgz", "imagenette_96x96_jpeg.npz")
     if path.name.endswith(".npz"):
         return _packed_set(path, "val", path.name)
@@ -151,7 +183,7 @@ def _packed_set(path: Path, test: str, source: str) -> ImageSet:
 
 @dataclass(frozen=True)
 class Reviews:
-    """Token ids `[N, length]`, int64, and labels `[N]`; 0 is padding, 1 an unknown word, then by falling frequency."""
+    """Token ids `[N, length]`, int64, and labels `[N]`; 0 is padding, 1 an unknown word, other ids rank words by frequency."""
 
     ids: NDArray[np.int64]
     labels: Labels
@@ -162,10 +194,10 @@ class Reviews:
 
 @cache
 def imdb(num_words: int, length: int) -> Reviews:
-    """IMDB: all 50,000 labelled reviews, 40,000 of them the training split and 10,000 the test split, stratified.
+    """Read IMDB: all 50,000 labeled reviews, split into 40,000 for training and 10,000 for testing, stratified.
 
-    Words are lower-case runs of letters, digits and apostrophes; the vocabulary is the `num_words` - 2 most frequent of
-    the training split (before it is thinned). The first `length` words of a review are kept.
+    Words are lower-case sequences of letters, digits and apostrophes. The vocabulary is the `num_words` - 2 most frequent words of
+    the training split, before rows are left out. The first `length` words of a review are kept.
     """
     path = locate("imdb_reviews.jsonl.xz", "aclImdb_v1.tar.gz")
     texts, labels = read_reviews(path)
@@ -173,7 +205,7 @@ def imdb(num_words: int, length: int) -> Reviews:
     pattern = re.compile(r"[a-z0-9']+")
     words = [pattern.findall(text.lower().replace("<br />", " ")) or [""] for text in texts]
     counts = Counter(chain.from_iterable(words[row] for row in train))
-    # Ties by the alphabet, so that the ids do not depend on the order of the reviews.
+    # Ties are broken alphabetically, so that the ids do not depend on the order of the reviews.
     vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[: num_words - 2]
     id_of = {word: i for i, word in enumerate(vocabulary, start=2)}
     ids = np.zeros((len(words), length), np.int64)
@@ -185,8 +217,8 @@ def imdb(num_words: int, length: int) -> Reviews:
 
 @cache
 def wine() -> Table:
-    """Wine Quality (Cortez et al. 2009): 11 columns, the quality, and the colour as class; 6,497 rows."""
-    parts = [_rows(locate(f"tabular/winequality-{colour}.csv"), ";") for colour in ("red", "white")]
+    """Read Wine Quality (Cortez et al. 2009): 11 columns, the quality, and the color as class; 6,497 rows."""
+    parts = [_rows(locate(f"tabular/winequality-{color}.csv"), ";") for color in ("red", "white")]
     numbers = np.array([list(row.values()) for row in chain(*parts)], float)
     classes = np.repeat(np.arange(2), [len(part) for part in parts])
     return Table(numbers[:, :-1], numbers[:, -1], classes, ("red", "white"), "tabular/winequality-{red,white}.csv")
@@ -194,9 +226,9 @@ def wine() -> Table:
 
 @cache
 def housing() -> Table:
-    """California housing (Pace and Barry 1997): 8 columns, the median value in 100,000 dollars, `ocean_proximity`.
+    """Read California housing (Pace and Barry 1997): 8 columns, the median value in 100,000 dollars, `ocean_proximity`.
 
-    Rows with an empty field (207) and the class ISLAND (5 rows) are left out: 20,428 remain.
+    The 207 rows with an empty field and the 5 rows of class ISLAND are left out; 20,428 remain.
     """
     rows = [
         row
@@ -212,9 +244,9 @@ def housing() -> Table:
 
 @cache
 def adult() -> tuple[Table, Table]:
-    """Adult (Becker and Kohavi 1996): training and test set, 32,561 and 16,281 rows; the class is the income.
+    """Read Adult (Becker and Kohavi 1996): training and test set, 32,561 and 16,281 rows; the class is the income.
 
-    Columns: the 6 numeric ones, then 0 or 1 for each value of the others, the missing "?" being a value of its own.
+    The columns are the 6 numeric ones, then 0 or 1 for each value of the others; the missing value "?" counts as a value.
     """
     train, test = (
         _adult_rows(locate(f"tabular/adult.{part}.gz", f"tabular/adult.{part}")) for part in ("data", "test")

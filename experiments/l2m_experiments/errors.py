@@ -1,7 +1,7 @@
-"""What is raised where the user can mend it."""
+"""The error for input that the user can correct."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used; the message is one line that says what, and what is allowed."""
+    """Input that cannot be used; the message is one line that says what is wrong and what is allowed."""

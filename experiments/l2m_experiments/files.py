@@ -1,7 +1,7 @@
-"""Data files: where they are, and whether they are whole.
+"""Data files: locate, verify and read them.
 
-A file is looked for in the folder that the environment variable `L2M_DATA` names, and otherwise fetched once from its
-public home into pooch's cache. Either way its checksum is compared before anything of it is used.
+A file is taken from the folder in the environment variable `L2M_DATA`, or else downloaded once into pooch's cache. Its
+checksum is verified before it is used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from l2m_experiments.errors import InputError
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file as its public home has it.
+    """A published data file.
 
     Attributes:
-        checksum: As pooch writes it: "sha256:..." or "md5:...".
-        url: Where it is fetched from; None: it has no public home in this form.
+        checksum: Checksum in pooch's format: "sha256:..." or "md5:...".
+        url: Download address, or None if the file is not published in this form.
     """
 
     checksum: str
@@ -53,7 +53,7 @@ def _idx_files(folder: str, url: str, checksums: tuple[str, str, str, str]) -> d
     }
 
 
-# By their path below L2M_DATA.
+# Files by their path below L2M_DATA.
 FILES: dict[str, DataFile] = {
     **_idx_files(
         "mnist",
@@ -97,7 +97,7 @@ FILES: dict[str, DataFile] = {
         "sha256:76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836",
         f"{_UCI}wine-quality/winequality-white.csv",
     ),
-    # A. Geron's table with house values in units of 100,000 dollars, the one the paper's figures are of.
+    # A. Geron's table with house values in units of 100,000 dollars, which the paper uses.
     "tabular/housing.csv": DataFile(
         "sha256:e83f6d654aa25b44f94787c70f699488a8c73b9a46614e0c46a9188acf7ef791", f"{_AUTHORS}housing.csv"
     ),
@@ -109,14 +109,14 @@ FILES: dict[str, DataFile] = {
 
 
 def locate(*names: str) -> Path:
-    """Returns the path of a whole data file, fetching it where it is not at hand.
+    """Return the path of a verified data file, and download it if necessary.
 
     Args:
-        *names: Keys of `FILES`, forms of the same data: the first that lies in the folder of `L2M_DATA` is taken; where
-            none does, the first that has a public home is fetched.
+        *names: Keys of `FILES`, alternative forms of the same data. The first that is in the folder of `L2M_DATA` is taken;
+            if there is none, the first with a download address is downloaded.
 
     Raises:
-        InputError: The checksum is another one, or the file neither lies there nor can be fetched.
+        InputError: The checksum differs, or the file is neither in the folder nor can be downloaded.
     """
     import pooch
 
@@ -125,9 +125,9 @@ def locate(*names: str) -> Path:
         for name in names:
             path = Path(folder) / name
             if path.is_file():
-                _compare_checksum(path, FILES[name].checksum)
+                _verify_checksum(path, FILES[name].checksum)
                 return path
-    # An unset variable and one that names another folder have the same remedy.
+    # The remedy is the same whether the variable is unset or names another folder.
     remedy = f"put {' or '.join(names)} into the folder that the environment variable L2M_DATA names" + (
         f" (it names {folder})" if folder is not None else " (it is not set)"
     )
@@ -137,28 +137,28 @@ def locate(*names: str) -> Path:
             try:
                 path = pooch.os_cache("l2m-fast")
                 return Path(pooch.retrieve(file.url, file.checksum, name.replace("/", "-"), path))
-            except (OSError, ValueError) as error:  # no network, or another checksum: pooch names expected and got
+            except (OSError, ValueError) as error:  # no network, or a wrong checksum, which pooch reports
                 reason = " ".join(str(error).split())
-                msg = f"{name} cannot be fetched from {file.url}: {reason}; {remedy}"
+                msg = f"{name} cannot be downloaded from {file.url}: {reason}; {remedy}"
                 raise InputError(msg) from error
-    msg = f"{names[0]} is missing and has no public home to fetch it from; {remedy}"
+    msg = f"{names[0]} is missing and cannot be downloaded; {remedy}"
     raise InputError(msg)
 
 
-def _compare_checksum(path: Path, checksum: str) -> None:
+def _verify_checksum(path: Path, checksum: str) -> None:
     import pooch
 
     algorithm, expected = checksum.split(":")
     with readable(path):
         got = pooch.file_hash(str(path), algorithm)
     if got != expected:
-        msg = f"{path} is damaged or another file: expected {algorithm} {expected}, got {got}"
+        msg = f"{path} is damaged or a different file: expected {algorithm} {expected}, got {got}"
         raise InputError(msg)
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Inside it, whatever says that the file is broken becomes an InputError that names it."""
+    """Convert any error that a damaged file causes into an InputError that names the file."""
     try:
         yield
     except (
@@ -170,17 +170,17 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Reads one IDX file of unsigned bytes.
+    """Read an IDX file of unsigned bytes.
 
     Args:
-        path: The file; gzip is recognised by its content.
-        ndim: Number of dimensions the file must have: 3 for images, 1 for labels.
+        path: Path of the file; gzip is detected from its content.
+        ndim: Required number of dimensions: 3 for images, 1 for labels.
 
     Returns:
         The array, uint8, `ndim` dimensions, read-only.
 
     Raises:
-        InputError: The file cannot be read, is cut short or too long, or has another magic number.
+        InputError: The file cannot be read, is cut short or too long, or has a wrong magic number.
     """
     content = read_bytes(path)
     magic = bytes((0, 0, 8, ndim))
@@ -188,7 +188,7 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
         msg = f"{path} must start with the IDX magic number {magic.hex()} (got {content[:4].hex() or 'an empty file'})"
         raise InputError(msg)
     header = 4 + 4 * ndim
-    # Padded, so that a header cut short is reported below like a body cut short.
+    # Padded, so that the check below also reports a header that is cut short.
     shape = np.frombuffer(content[4:header].ljust(4 * ndim, b"\0"), ">u4").tolist()
     expected = header + math.prod(shape)
     if len(content) != expected:
@@ -201,10 +201,10 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns the content of a file, unpacked where it is gzipped.
+    """Return the content of a file, decompressed if it is gzipped.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     with readable(path):
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Readers of the data sets' formats: arrays, or an InputError that names the file."""
+"""Readers for the file formats of the data sets; they return arrays, or raise an InputError that names the file."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from l2m_experiments.files import readable
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-Labelled = tuple[Images, Labels]
+LabeledImages = tuple[Images, Labels]
 
 
-def read_jpeg_pack(path: Path, split: str) -> tuple[Labelled, tuple[str, ...]]:
-    """Decodes one split of a JPEG pack: an npz of `SPLIT_jpeg` (streams end to end), `SPLIT_offsets`, `SPLIT_labels`.
+def read_jpeg_pack(path: Path, split: str) -> tuple[LabeledImages, tuple[str, ...]]:
+    """Decode one split of a JPEG pack, an npz of `SPLIT_jpeg` (concatenated streams), `SPLIT_offsets` and `SPLIT_labels`.
 
     Returns:
         Images, uint8 `[N, 3, height, width]`; labels `[N]`; class names `[K]`.
 
     Raises:
-        InputError: The file cannot be read, or its parts do not fit each other.
+        InputError: The file cannot be read, or its parts do not match.
     """
-    # Opened here: numpy leaves a file that is no archive open.
+    # Opened here, because np.load does not close a file that is not an archive.
     with readable(path), path.open("rb") as file, np.load(file) as pack:
         streams, offsets = pack[f"{split}_jpeg"].tobytes(), pack[f"{split}_offsets"]
         labels, names = pack[f"{split}_labels"].astype(np.int64), tuple(pack["class_names"].tolist())
@@ -45,14 +45,14 @@ def read_jpeg_pack(path: Path, split: str) -> tuple[Labelled, tuple[str, ...]]:
         return (np.stack(images), labels), names
 
 
-def read_image_folders(path: Path, split: str, size: int) -> tuple[Labelled, tuple[str, ...]]:
-    """Decodes one split of a tar of `*/SPLIT/CLASS/*.JPEG`, resized to `size` x `size` (Lanczos).
+def read_image_folders(path: Path, split: str, size: int) -> tuple[LabeledImages, tuple[str, ...]]:
+    """Decode one split of a tar of `*/SPLIT/CLASS/*.JPEG`, resized to `size` x `size` (Lanczos).
 
     Returns:
-        As `read_jpeg_pack`; classes are numbered, and named, by their sorted folders.
+        The same as `read_jpeg_pack`; classes are numbered and named by their sorted folders.
 
     Raises:
-        InputError: The file cannot be read, or has no such images.
+        InputError: The file cannot be read, or has no matching images.
     """
     pattern = re.compile(rf"[^/]+/{split}/([^/]+)/[^/]+\.JPEG")
     images, folders = [], []
@@ -65,12 +65,12 @@ def read_image_folders(path: Path, split: str, size: int) -> tuple[Labelled, tup
         return (np.stack(images), labels.astype(np.int64)), tuple(names.tolist())
 
 
-def read_cifar(path: Path, members: tuple[str, ...], label: str) -> Labelled:
-    """Reads batches of an official CIFAR tarball of Python version. Its members are pickles: compare its checksum first.
+def read_cifar(path: Path, members: tuple[str, ...], label: str) -> LabeledImages:
+    """Read batches of an official CIFAR tarball, Python version. Its members are pickles, so verify its checksum first.
 
     Args:
-        path: The tarball.
-        members: Names of its batches, without their folder.
+        path: Path of the tarball.
+        members: Names of the batches, without their folder.
         label: Key of the labels: "labels" for CIFAR-10, "fine_labels" for CIFAR-100.
 
     Returns:
@@ -86,14 +86,14 @@ def read_cifar(path: Path, members: tuple[str, ...], label: str) -> Labelled:
 
 
 def read_pickles(path: Path, members: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Unpickles members of a tarball, given without their folder. Pickles are programs: compare its checksum first."""
+    """Unpickle members of a tarball, named without their folder. Pickles are programs, so verify the checksum first."""
     with readable(path), tarfile.open(path) as archive:
         content = {Path(m.name).name: _content(archive, m) for m in archive if Path(m.name).name in members}
         return [pickle.loads(content[member], encoding="latin1") for member in members]
 
 
 def read_reviews(path: Path) -> tuple[list[str], Labels]:
-    """Reads all labelled reviews of IMDB, from the official tarball or from JSON lines (fields `text`, `label`), xz.
+    """Read all labeled reviews of IMDB, from the official tarball or from xz-compressed JSON lines (fields `text`, `label`).
 
     Returns:
         Texts, and labels `[N]`: 1 positive, 0 negative.
@@ -113,7 +113,7 @@ def read_reviews(path: Path) -> tuple[list[str], Labels]:
                     for member in archive
                     if (found := pattern.fullmatch(member.name))
                 ]
-        texts, labels = zip(*sorted(rows), strict=True)  # sorted: the same rows in both forms
+        texts, labels = zip(*sorted(rows), strict=True)  # sorted, so that both forms give the same rows
         return list(texts), np.array(labels, np.int64)
 
 

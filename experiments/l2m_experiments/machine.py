@@ -1,4 +1,4 @@
-"""Where something was measured."""
+"""Description of the machine and the software of a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Returns what git prints of the checkout that the folder lies in; nothing outside of one, or without git."""
+    """Return the output of git in a folder; empty outside of a checkout or without git."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -26,13 +26,13 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Returns the processor's name, and what tells apart the models that share it, as those of virtual machines do."""
+    """Return the processor's name and numbers, because processors of virtual machines share names."""
     if not cpuinfo.exists():
         return platform.processor() or platform.machine()
     first_cpu = cpuinfo.read_text().partition("\n\n")[0]
-    told = dict(re.findall(r"^(\S[^:\t]*)\t*: (.*)$", first_cpu, re.MULTILINE))
-    name = told.get("model name", platform.machine())
-    numbers = ", ".join(f"{number} {told[key]}" for number, key in _CPU_NUMBERS.items() if key in told)
+    entries = dict(re.findall(r"^(\S[^:\t]*)\t*: (.*)$", first_cpu, re.MULTILINE))
+    name = entries.get("model name", platform.machine())
+    numbers = ", ".join(f"{number} {entries[key]}" for number, key in _CPU_NUMBERS.items() if key in entries)
     return f"{name} ({numbers})" if numbers else name
 
 
@@ -43,5 +43,5 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """Returns date and time, UTC, to the second."""
+    """Return date and time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What a method is: how it forms its batches, and what it minimises on them."""
+"""The parts of a method: how it forms batches, and what it minimizes on them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from l2m_fast import Loader, MixingPolicy, mixing
 
 
 class Batches(Protocol):
-    """What a method trains on; `l2m_fast.Loader` is one."""
+    """Batches of a method; `l2m_fast.Loader` is one implementation."""
 
     @property
     def proportions(self) -> NDArray[np.float64]:
         """Class proportions of the next batch, `[K]`."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Begins the next epoch; a batch has "inputs", "classes" and, unless it is a reconstruction, "targets"."""
+        """Start the next epoch; a batch has "inputs", "classes" and, except for reconstruction, "targets"."""
 
     def record(self, losses: torch.Tensor) -> None:
-        """Takes the loss of each row of the last batch, `[B]`."""
+        """Record the loss of each row of the last batch, `[B]`."""
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Stop its threads."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a method begins a run with.
+    """Everything a method needs to begin a run.
 
     Attributes:
-        data: The data of the seed.
-        task: What is learned.
-        seed: Of the run.
-        steps: Of an epoch, the same for every method: N // batch_size, at least 1.
-        fit: Trains a fresh model classically for the epochs of the protocol; returns the loss of each training row, `[N]`.
+        data: Data of the seed.
+        task: Task of the run.
+        seed: Seed of the run.
+        steps: Steps per epoch, the same for every method: N // batch_size, at least 1.
+        fit: Trains a new model classically for the epochs of the protocol; returns the loss of each training row, `[N]`.
     """
 
     data: TaskData
@@ -52,12 +52,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Where a method makes no sense.
+    """A case in which a method makes no sense.
 
     Attributes:
-        where: On what, in words.
-        reason: Why not.
-        holds: Whether a task is of that sort; what needs to see the data does not hold before they are loaded.
+        where: Description of the case.
+        reason: Reason why the method makes no sense.
+        holds: Returns whether a task is such a case; without data, a check that needs them returns False.
     """
 
     where: str
@@ -65,20 +65,20 @@ class Refusal:
     holds: Callable[[Task, TaskData | None], bool]
 
 
-def of_kind(kind: Kind, reason: str) -> Refusal:
-    """Refuses every task of a kind."""
+def refuse_kind(kind: Kind, reason: str) -> Refusal:
+    """Refuse every task of a kind."""
     return Refusal(kind, reason, lambda task, _: task.kind == kind)
 
 
 class Method:
-    """One method; by default classical training: batches of proportional classes, and the mean loss.
+    """Base class of methods; by default classical training: batches of proportional classes, and the mean loss.
 
-    Make a new one for each run: what a run needs is kept from `batches` to `objective`.
+    Create a new instance for each run, because a method keeps state from `batches` to `objective`.
 
     Attributes:
-        name: As on the command line and in records; with the parameters that are not the default ones.
-        update_every: Steps of a window of losses, after which the proportions follow them; None: an epoch.
-        refusals: Where the method makes no sense.
+        name: Name on the command line and in records, including parameters that differ from their defaults.
+        update_every: Steps per window of losses, after which the proportions follow them; None: an epoch.
+        refusals: Cases in which the method makes no sense.
     """
 
     name: str
@@ -86,34 +86,34 @@ class Method:
     refusals: ClassVar[tuple[Refusal, ...]] = ()
 
     def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
-        """How the class proportions of the batches evolve."""
+        """Return the policy that determines the class proportions of the batches."""
         return mixing.Proportional()
 
     def refusal(self, task: Task, data: TaskData | None = None) -> str | None:
-        """Why the method makes no sense on a task, or on its data where they are given; None: it does."""
+        """Return why the method makes no sense on a task, or on its data if given; None if it does."""
         return next((refusal.reason for refusal in self.refusals if refusal.holds(task, data)), None)
 
     def batches(self, start: Start) -> Batches:
-        """Makes the batches of a run. What it does before the first of them counts as warm-up."""
+        """Create the batches of a run. The time until the first batch counts as warm-up."""
         return loader_of(start, self.policy(start.task), start.data.train, update_every=self.update_every)
 
     def objective(self, losses: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """What is minimised, a scalar.
+        """Return the scalar to minimize.
 
         Args:
-            losses: Of each row of the batch, `[B]`, attached to the graph.
-            classes: Of each row, int64 `[B]`.
+            losses: Loss of each row of the batch, `[B]`, attached to the graph.
+            classes: Class of each row, int64 `[B]`.
         """
         return losses.mean()
 
 
 def class_sizes(data: TaskData) -> NDArray[np.int64]:
-    """Training rows of each class, `[K]`."""
+    """Return the number of training rows of each class, `[K]`."""
     return np.bincount(data.train.classes.cpu().numpy(), minlength=len(data.class_names))
 
 
 def fields_of(train: Rows) -> dict[str, torch.Tensor]:
-    """What a batch is made of, see `Batches`."""
+    """Return the fields of a batch, see `Batches`."""
     fields = {"inputs": train.inputs, "classes": train.classes}
     return fields if train.targets is None else {**fields, "targets": train.targets}
 
@@ -125,12 +125,12 @@ def loader_of(
     rows: NDArray[np.int64] | None = None,
     update_every: int | None = None,
 ) -> Loader:
-    """Makes the loader of a run.
+    """Create the loader of a run.
 
     Args:
-        start: Of the run.
-        policy: How the class proportions evolve.
-        train: The training set.
+        start: Start of the run.
+        policy: Policy of the class proportions.
+        train: Training set.
         rows: Ids of the rows to draw from; None: all.
         update_every: See `Method`.
     """

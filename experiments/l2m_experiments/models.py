@@ -1,4 +1,4 @@
-"""The networks of the tasks, in plain torch but for ResNet-18."""
+"""Networks of the tasks, in plain torch except those of torchvision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2m_experiments.errors import InputError
 
 
 def lenet(num_classes: int) -> nn.Module:
-    """LeNet-5 with ReLU and max pooling: float32 `[B, 1, 28, 28]` -> logits `[B, K]` (paper, section 4.1)."""
+    """Create LeNet-5 with ReLU and max pooling: float32 `[B, 1, 28, 28]` -> logits `[B, K]` (paper, section 4.1)."""
     return nn.Sequential(
         *(nn.Conv2d(1, 6, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -21,9 +21,9 @@ def lenet(num_classes: int) -> nn.Module:
 
 
 def large_lenet(num_classes: int) -> nn.Module:
-    """Three convolutions of 16, 32 and 64 channels, 500 hidden units: float32 `[B, 3, 32, 32]` -> logits `[B, K]`.
+    """Create the paper's Large LeNet: float32 `[B, 3, 32, 32]` -> logits `[B, K]`.
 
-    The paper's Large LeNet, dropout included.
+    It has three convolutions of 16, 32 and 64 channels, 500 hidden units, and dropout.
     """
     return nn.Sequential(
         *(nn.Conv2d(3, 16, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -35,7 +35,7 @@ def large_lenet(num_classes: int) -> nn.Module:
 
 
 def small_cnn(height: int, width: int, num_classes: int, channels: int = 1) -> nn.Module:
-    """A CNN of two convolutions and two linear layers; takes float32 `[B, channels, height, width]`, gives `[B, K]`."""
+    """Create a CNN of two convolutions and two linear layers: float32 `[B, channels, height, width]` -> logits `[B, K]`."""
     return nn.Sequential(
         nn.Conv2d(channels, 16, kernel_size=3, padding=1),
         nn.ReLU(),
@@ -51,29 +51,29 @@ def small_cnn(height: int, width: int, num_classes: int, channels: int = 1) -> n
 
 
 def mlp(num_inputs: int, num_outputs: int) -> nn.Module:
-    """One hidden layer of 64 ReLU units: float32 `[B, d]` -> `[B, num_outputs]`."""
+    """Create a network with one hidden layer of 64 ReLU units: float32 `[B, d]` -> `[B, num_outputs]`."""
     return nn.Sequential(nn.Linear(num_inputs, 64), nn.ReLU(), nn.Linear(64, num_outputs))
 
 
 def autoencoder(num_inputs: int) -> nn.Module:
-    """Linear layers d-128-32-128-d, sigmoid at the end: float32 `[B, d]` in 0 .. 1 -> the same (paper, section 4.3)."""
+    """Create linear layers d-128-32-128-d with a final sigmoid: float32 `[B, d]` in 0 .. 1 -> the same (paper, section 4.3)."""
     return nn.Sequential(
         *(nn.Linear(num_inputs, 128), nn.ReLU(), nn.Linear(128, 32)),
         *(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, num_inputs), nn.Sigmoid()),
     )
 
 
-def torchvision_imports() -> bool:
-    """Whether torchvision is there, of the build that belongs to this torch."""
+def has_torchvision() -> bool:
+    """Return whether torchvision is installed in a build for this torch."""
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):  # RuntimeError: it was built for another torch
+    except (ImportError, RuntimeError):  # RuntimeError: built for another torch
         return False
     return True
 
 
 def resnet18(num_classes: int) -> nn.Module:
-    """Torchvision's ResNet-18, random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`.
+    """Create torchvision's ResNet-18 with random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`.
 
     Raises:
         InputError: torchvision cannot be imported.
@@ -82,14 +82,14 @@ def resnet18(num_classes: int) -> nn.Module:
         from torchvision.models import resnet18 as build
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        msg = f"ResNet-18 needs torchvision, of the build that belongs to this torch ({reason})"
+        msg = f"ResNet-18 needs torchvision in a build for this torch: pip install torchvision (got {reason:.200})"
         raise InputError(msg) from error
     model: nn.Module = build(num_classes=num_classes)
     return model
 
 
 def mobilenet_v3_small(num_classes: int) -> nn.Module:
-    """Torchvision's MobileNetV3 Small, random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`; see `torchvision_imports`."""
+    """Create torchvision's MobileNetV3 Small with random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`."""
     from torchvision.models import mobilenet_v3_small as build
 
     model: nn.Module = build(num_classes=num_classes)
@@ -97,10 +97,10 @@ def mobilenet_v3_small(num_classes: int) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """One transformer encoder layer, then the mean over words: token ids `[B, L]`, int64 -> logits `[B, K]`.
+    """One transformer encoder layer and the mean over words: token ids `[B, L]`, int64 -> logits `[B, K]`.
 
-    64 dimensions, 4 heads, 128 hidden units, sinusoidal positions (paper, appendix C). Id 0 is padding: unlike in the
-    authors' code, it is neither attended to nor averaged over. Every row must have a word.
+    64 dimensions, 4 heads, 128 hidden units, sinusoidal positions (paper, appendix C). Id 0 is padding, which
+    is neither attended to nor averaged over, unlike in the authors' code. Every row must have a word.
     """
 
     def __init__(self, num_words: int, length: int, num_classes: int) -> None:
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(width, 32), nn.ReLU(), nn.Linear(32, num_classes))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Returns the logits of each row."""
+        """Return the logits of each row."""
         padding = ids == 0
         words = self.encoder(self.embedding(ids) + self.positions[: ids.shape[1]], src_key_padding_mask=padding)
         words = words.masked_fill(padding.unsqueeze(2), 0)
@@ -122,6 +122,6 @@ class Transformer(nn.Module):
 
 
 def _positions(length: int, width: int) -> torch.Tensor:
-    """Sinusoids `[length, width]` of Vaswani et al. (2017), section 3.5."""
+    """Return the sinusoids `[length, width]` of Vaswani et al. (2017), section 3.5."""
     angles = torch.arange(length).unsqueeze(1) * torch.exp(torch.arange(0, width, 2) * (-math.log(10000) / width))
     return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)

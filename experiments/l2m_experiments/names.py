@@ -1,4 +1,4 @@
-"""What is chosen by name on the command line."""
+"""Lookup by a name from the command line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from l2m_experiments.errors import InputError
 T = TypeVar("T")
 
 
-def named(kind: str, name: str, things: Mapping[str, T]) -> T:
-    """Returns the thing of that name.
+def lookup(kind: str, name: str, items: Mapping[str, T]) -> T:
+    """Return the item of the given name.
 
     Args:
-        kind: What the things are, in the singular, for the message.
-        name: As given.
-        things: All there are.
+        kind: What the items are, in the singular, for the message.
+        name: The name the user gave.
+        items: All items by name.
 
     Raises:
-        InputError: There is none; the message suggests the nearest, or names all where none is near.
+        InputError: No item has this name; the message suggests the nearest name, or lists all if none is near.
     """
-    if name in things:
-        return things[name]
-    near = difflib.get_close_matches(name, things, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(things)}"
-    msg = f"there is no {kind} {name!r}; {hint}"
+    if name in items:
+        return items[name]
+    near = difflib.get_close_matches(name, items, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(items)}"
+    msg = f"there is no {kind} {name[:200]!r}; {hint}"
     raise InputError(msg)

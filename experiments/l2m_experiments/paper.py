@@ -1,13 +1,13 @@
-"""What the paper reports: tables 1 and 2 of arXiv 2412.16482, mean and spread as printed; and how long its program trains."""
+"""Figures of the paper, tables 1 and 2 of arXiv 2412.16482, with mean and spread as printed, and epochs of its program."""
 
 from __future__ import annotations
 
 _CLASSIFICATION = ("learn2mix", "classical", "class-balanced-focal", "smote", "importance", "curriculum")
 _REGRESSION = ("learn2mix", "classical")
 
-# Test accuracy in percent. CIFAR-100 is left out: its row is of a MobileNet that began with ImageNet's weights, which the
-# paper does not say but the authors' code does; ours is Large LeNet. A dash: a cell of the block of the full budget whose
-# place in the table could not be established.
+# Test accuracy in percent. CIFAR-100 is left out, because the paper's MobileNet starts with ImageNet weights (in the authors'
+# code; the paper does not say so), and ours is Large LeNet. A dash marks a cell of the full budget whose place in the table
+# could not be established.
 _TABLE_1 = """
 mnist       0.25E  95.42±.28   93.14±.47  91.32±.57   92.41±.71   92.44±.63  93.30±.54
 mnist       0.5E   97.61±.15   96.74±.10  95.92±.13   96.51±.16   96.60±.25  96.53±.16
@@ -63,11 +63,11 @@ def _figures(table: str, methods: tuple[str, ...]) -> dict[str, Figures]:
     return tasks
 
 
-# By task, budget and method.
+# Figures by task, budget and method.
 FIGURES: dict[str, Figures] = _figures(_TABLE_1, _CLASSIFICATION) | _figures(_TABLE_2, _REGRESSION)
 
-# Epochs that the authors' program trains Learn2Mix and classical training for within the same E seconds. Learn2Mix takes slices
-# of tensors there, classical training a DataLoader that collates row by row.
+# Epochs of Learn2Mix and of classical training in the authors' program within the same E seconds. There, Learn2Mix slices
+# tensors, while classical training uses a DataLoader that collates row by row.
 EPOCHS: dict[str, tuple[int, int]] = {
     "mnist": (60, 45),
     "fashion-mnist": (70, 56),

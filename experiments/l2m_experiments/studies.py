@@ -1,4 +1,4 @@
-"""Studies: one thing about a task or a method is varied, everything else stays."""
+"""Studies, each of which varies one property of a task or a method."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from l2m_experiments import imbalance, models
 from l2m_experiments.errors import InputError
 from l2m_experiments.method import Method
 from l2m_experiments.methods import Balanced, Classical, Learn2Mix
-from l2m_experiments.names import named
+from l2m_experiments.names import lookup
 from l2m_experiments.rows import Pattern
 from l2m_experiments.runs import Pair
-from l2m_experiments.task import Rows, Task, TaskData
-from l2m_experiments.training import OPTIMIZERS
+from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
 
 Study = Callable[[Task], Iterable[Pair]]
 
 _COMPARED: tuple[Callable[[], Method], ...] = (Learn2Mix, Classical, Balanced)
+_OPTIMIZERS: tuple[OptimizerName, ...] = ("adam", "adamw", "rmsprop", "sgd")
 
 
 def mixing_rates(task: Task) -> Iterator[Pair]:
-    """Learn2Mix with mixing rates from 0.01 to 0.5, and classical training, which is mixing rate 0."""
+    """Vary the mixing rate of Learn2Mix from 0.01 to 0.5; classical training is mixing rate 0."""
     yield task, Classical
     for rate in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
         yield task, partial(Learn2Mix, mixing_rate=rate)
 
 
 def update_intervals(task: Task) -> Iterator[Pair]:
-    """Learn2Mix with windows from a step to an epoch; the mixing rate is of a window, so that shorter ones follow faster."""
+    """Vary the window of Learn2Mix from a step to an epoch; the mixing rate applies per window, so shorter ones follow faster."""
     yield task, Classical
     yield task, Learn2Mix
     for steps in (1, 3, 10, 30, 100):
@@ -41,14 +41,14 @@ def update_intervals(task: Task) -> Iterator[Pair]:
 
 
 def min_shares(task: Task) -> Iterator[Pair]:
-    """Learn2Mix with a floor under the share of each class."""
+    """Vary the minimum share of each class in Learn2Mix."""
     yield task, Classical
     for share in (0.0, 0.001, 0.003, 0.01):
         yield task, partial(Learn2Mix, min_share=share)
 
 
 def imbalances(task: Task) -> Iterator[Pair]:
-    """The training set thinned by each pattern of the literature; the test set stays."""
+    """Reduce the training set by each pattern of the literature; the test set stays."""
     _only_classification("imbalance", task)
     patterns: dict[str, Pattern] = {
         "as-it-is": tuple,
@@ -62,20 +62,18 @@ def imbalances(task: Task) -> Iterator[Pair]:
         "minority-20": partial(imbalance.minority, ratio=20),
     }
 
-    def thinned(data: TaskData, seed: int, pattern: Pattern) -> TaskData:
+    def reduced(data: TaskData, seed: int, pattern: Pattern) -> TaskData:
         sizes = pattern(_sizes(data.train))
         if sum(sizes) < task.protocol.batch_size:
-            msg = (
-                f"study 'imbalance' would leave {sum(sizes)} rows of {task.name}, less than a batch; take a larger task"
-            )
+            msg = f"study 'imbalance' would leave {sum(sizes)} rows of {task.name}, less than a batch; choose a larger task"
             raise InputError(msg)
-        return replace(data, train=_thin(data.train, sizes, seed))
+        return replace(data, train=_reduce(data.train, sizes, seed))
 
-    yield from _compared(task, "imbalance", {name: partial(thinned, pattern=p) for name, p in patterns.items()})
+    yield from _compared(task, "imbalance", {name: partial(reduced, pattern=p) for name, p in patterns.items()})
 
 
 def architectures(task: Task) -> Iterator[Pair]:
-    """The task's own network and others: a small one, one without convolutions, and, where torchvision imports, MobileNetV3."""
+    """Vary the network: the task's own, a small CNN, one without convolutions, and MobileNetV3 if torchvision is installed."""
     _only_classification("architecture", task)
 
     def mlp(data: TaskData) -> nn.Module:
@@ -84,12 +82,12 @@ def architectures(task: Task) -> Iterator[Pair]:
     def small_cnn(data: TaskData) -> nn.Module:
         images = data.train.inputs
         if images.dim() != 4:
-            msg = f"study 'architecture' is for images (got {task.name}, inputs {tuple(images.shape[1:])} a row)"
+            msg = f"study 'architecture' is for images (got {task.name}, with rows of shape {tuple(images.shape[1:])})"
             raise InputError(msg)
         return models.small_cnn(images.shape[2], images.shape[3], len(data.class_names), channels=images.shape[1])
 
     others: dict[str, Callable[[TaskData], nn.Module]] = {"small-cnn": small_cnn, "mlp": mlp}
-    if models.torchvision_imports():
+    if models.has_torchvision():
         others["mobilenet-v3-small"] = lambda data: models.mobilenet_v3_small(len(data.class_names))
     for make in _COMPARED:
         yield task, make
@@ -100,8 +98,8 @@ def architectures(task: Task) -> Iterator[Pair]:
 
 
 def optimizers(task: Task) -> Iterator[Pair]:
-    """Each optimizer with the learning rate of the task; SGD with 50 times that, or it would hardly move."""
-    for name in OPTIMIZERS:
+    """Vary the optimizer, with the learning rate of the task; SGD with 50 times that, since it would hardly learn otherwise."""
+    for name in _OPTIMIZERS:
         rate = task.protocol.learning_rate * (50 if name == "sgd" else 1)
         protocol = replace(task.protocol, optimizer=name, learning_rate=rate)
         changed = replace(_varied(task, "optimizer", name), protocol=protocol)
@@ -110,9 +108,9 @@ def optimizers(task: Task) -> Iterator[Pair]:
 
 
 def shifts(task: Task) -> Iterator[Pair]:
-    """Training sets long-tailed 10:1 whose frequent classes are the rare ones of the test set, or of the second half of training.
+    """Train on a 10:1 long tail whose frequent classes become the rare ones, in the test set or in the second half of training.
 
-    At "none" neither is so: test classes as they are.
+    With "none" there is no shift, and the test set stays as it is.
     """
     _only_classification("shift", task)
     long_tail = partial(imbalance.exponential, imbalance=10)
@@ -125,13 +123,13 @@ def shifts(task: Task) -> Iterator[Pair]:
         if smallest < 10:
             msg = f"study 'shift' needs at least 10 training rows of every class ({task.name} has one of {smallest})"
             raise InputError(msg)
-        return replace(data, train=_thin(data.train, long_tail(_sizes(data.train)), seed))
+        return replace(data, train=_reduce(data.train, long_tail(_sizes(data.train)), seed))
 
     def test_set(data: TaskData, seed: int) -> TaskData:
-        return replace(none(data, seed), test=_thin(data.test, reversed_tail(_sizes(data.test)), seed=0))
+        return replace(none(data, seed), test=_reduce(data.test, reversed_tail(_sizes(data.test)), seed=0))
 
     def mid_training(data: TaskData, seed: int) -> TaskData:
-        return replace(none(data, seed), later_train=_thin(data.train, reversed_tail(_sizes(data.train)), seed))
+        return replace(none(data, seed), later_train=_reduce(data.train, reversed_tail(_sizes(data.train)), seed))
 
     yield from _compared(task, "shift", {"none": none, "test": test_set, "mid-training": mid_training})
 
@@ -148,16 +146,16 @@ STUDIES: dict[str, Study] = {
 
 
 def study(name: str) -> Study:
-    """Returns the study of that name.
+    """Return a study by its name.
 
     Raises:
-        InputError: There is none.
+        InputError: No study has this name.
     """
-    return named("study", name, STUDIES)
+    return lookup("study", name, STUDIES)
 
 
 def _compared(task: Task, what: str, changes: Mapping[str, Callable[[TaskData, int], TaskData]]) -> Iterator[Pair]:
-    """Learn2Mix, classical and balanced training on the task with its data changed."""
+    """Pair the task with changed data with Learn2Mix, classical and balanced training."""
     for name, change in changes.items():
 
         def load(seed: int, change: Callable[[TaskData, int], TaskData] = change) -> TaskData:
@@ -169,7 +167,7 @@ def _compared(task: Task, what: str, changes: Mapping[str, Callable[[TaskData, i
 
 
 def _varied(task: Task, what: str, name: str) -> Task:
-    """The task under a name that says what is varied, without the paper's figures, which are of the task as it was."""
+    """Rename the task for what is varied, and drop the paper's figures, which apply to the original task."""
     return replace(task, name=f"{task.name} {what}={name}", description=f"{task.description}; {what}: {name}", paper={})
 
 
@@ -184,6 +182,6 @@ def _sizes(rows: Rows) -> list[int]:
     return sizes
 
 
-def _thin(rows: Rows, sizes: Sequence[int], seed: int) -> Rows:
-    ids = torch.from_numpy(imbalance.thin(rows.classes.numpy(), sizes, np.random.default_rng(seed)))
-    return rows.each(lambda tensor: tensor[ids])
+def _reduce(rows: Rows, sizes: Sequence[int], seed: int) -> Rows:
+    ids = torch.from_numpy(imbalance.draw_rows(rows.classes.numpy(), sizes, np.random.default_rng(seed)))
+    return rows.map(lambda tensor: tensor[ids])

@@ -1,4 +1,4 @@
-"""What a task is: its data, its model, its protocol, and what the paper reports of it."""
+"""The parts of a task: its data, its protocol, its model, and the figures that the paper reports for it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from torch import nn
 from torch.nn import functional
 
 Kind = Literal["classification", "regression", "reconstruction"]
-OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
+OptimizerName = Literal["adam", "adam-fused", "adamw", "rmsprop", "sgd"]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A training or test set, as it lies in memory.
+    """A training or test set in memory.
 
     Attributes:
         inputs: `[N, ...]`, in the dtype they are stored in: uint8 images, float32 columns, int64 token ids.
-        classes: `[N]`, int64: the class of each row; for regression and reconstruction a categorical column.
-        targets: `[N]`: int64 class ids (classification: `classes` itself), float32 values (regression), None where the
-            inputs are what is to be predicted (reconstruction).
+        classes: Class of each row, int64 `[N]`; for regression and reconstruction, a categorical column.
+        targets: `[N]`: int64 class ids (classification: `classes` itself), float32 values (regression), or None
+            (reconstruction, which predicts the inputs).
     """
 
     inputs: torch.Tensor
     classes: torch.Tensor
     targets: torch.Tensor | None
 
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Rows:
-        """Returns rows of which each tensor is changed alike: some of them, or all of them on another device."""
-        return Rows(change(self.inputs), change(self.classes), None if self.targets is None else change(self.targets))
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Rows:
+        """Apply a function to every tensor, for example to select rows or to move them to another device."""
+        targets = None if self.targets is None else function(self.targets)
+        return Rows(function(self.inputs), function(self.classes), targets)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class TaskData:
     """The data of one seed.
 
     Attributes:
-        train: Training set, every class in it.
-        test: Test set, every class in it.
-        class_names: One of each class.
-        source: Which files it was made of, for the record: "cifar10_jpeg.npz (lossy)".
-        later_train: Training set of the second half of training, where the data shift; None: the same throughout.
+        train: Training set with rows of every class.
+        test: Test set with rows of every class.
+        class_names: Name of each class.
+        source: Names of the data files, for the record: "cifar10_jpeg.npz (lossy)".
+        later_train: Training set of the second half of training if the data shift, else None.
     """
 
     train: Rows
@@ -55,15 +56,15 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How long, and with what, a task is trained; the same for every method.
+    """Budget and hyperparameters of a task, the same for every method.
 
     Attributes:
-        batch_size: Rows of a batch, M in the paper.
-        learning_rate: Eta in the paper.
-        mixing_rate: Of Learn2Mix, gamma in the paper.
-        epochs: Budget in epochs, each of N // batch_size steps whatever the method.
+        batch_size: Rows per batch, M in the paper.
+        learning_rate: Learning rate, eta in the paper.
+        mixing_rate: Mixing rate of Learn2Mix, gamma in the paper.
+        epochs: Budget in epochs; an epoch has N // batch_size steps for every method.
         seconds: Budget in seconds of training, E in the paper.
-        optimizer: Which of `training.OPTIMIZERS`.
+        optimizer: Key of `training.OPTIMIZERS`.
     """
 
     batch_size: int
@@ -79,14 +80,15 @@ class Task:
     """One task in one preset.
 
     Attributes:
-        name: As on the command line.
-        kind: What is learned; decides loss and error.
-        description: Data, imbalance and model in a line.
-        load: Makes the data of a seed; raises InputError where a file is missing or broken.
-        model: Makes a model for the data, its weights from torch's global generator.
-        prepare: Stored inputs `[B, ...]` -> what the model takes, float32 or token ids, on the same device.
-        protocol: Of the preset.
-        learned: Test error that classical training has to reach for a comparison to count: percent, or mean squared error.
+        name: Name on the command line.
+        kind: Kind of the task; determines loss and error.
+        description: One line about data, imbalance and model.
+        load: Loads the data of a seed; raises InputError if a file is missing or damaged.
+        model: Creates a model for the data, with weights from torch's global generator.
+        prepare: Converts stored inputs `[B, ...]` to model inputs, float32 or token ids, on the same device.
+        protocol: Budget and hyperparameters.
+        learned: Largest final test error of classical training for which comparisons are valid: percent, or mean
+            squared error.
         paper: Figures of the paper, `{"0.25E" | "0.5E" | "E": {method: (mean, spread)}}`: accuracy in percent, or MSE.
     """
 
@@ -101,17 +103,17 @@ class Task:
     paper: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     def losses(self, outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        """Returns the loss of each sample, `[B]`: cross entropy, or the squared error summed over outputs."""
+        """Return the loss of each row, `[B]`: cross entropy, or the squared error summed over outputs."""
         if self.kind == "classification":
             assert targets is not None
             return functional.cross_entropy(outputs, targets, reduction="none")
-        wanted = prepared if targets is None else targets
-        return (outputs.reshape(len(outputs), -1) - wanted.reshape(len(outputs), -1)).square().sum(dim=1)
+        expected = prepared if targets is None else targets
+        return (outputs.reshape(len(outputs), -1) - expected.reshape(len(outputs), -1)).square().sum(dim=1)
 
     def errors(self, outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        """Returns the error of each sample, `[B]`, float32: 100 where the class is wrong else 0, or the squared error.
+        """Return the error of each row, float32 `[B]`: 100 for a wrong class and 0 for the right one, or the squared error.
 
-        NaN where an output is not finite: the largest of NaNs would be a class like any other.
+        The error is NaN if an output is non-finite, because argmax over NaN would return some class.
         """
         if self.kind == "classification":
             assert targets is not None

@@ -1,4 +1,4 @@
-"""Random stand-ins for the data sets that are files: right in shapes, types and class structure, and small."""
+"""Small random substitutes for the data sets in files, with the right shapes, types and classes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 
 from l2m_experiments import datasets, models
 from l2m_experiments.datasets import ImageSet, Reviews, Table
-from l2m_experiments.formats import Labelled
+from l2m_experiments.formats import LabeledImages
 
 
 def fake_images(channels: int, size: int, num_classes: int, rows_per_class: int = 100) -> ImageSet:
     rng = np.random.default_rng(0)
 
-    def labelled(rows: int) -> Labelled:
+    def labeled(rows: int) -> LabeledImages:
         classes = rng.permutation(np.repeat(np.arange(num_classes), rows))
         return rng.integers(0, 256, (len(classes), channels, size, size), dtype=np.uint8), classes
 
     return ImageSet(
-        labelled(rows_per_class), labelled(rows_per_class // 5), tuple(map(str, range(num_classes))), "random"
+        labeled(rows_per_class), labeled(rows_per_class // 5), tuple(map(str, range(num_classes))), "random"
     )
 
 
@@ -37,7 +37,7 @@ def fake_reviews(num_words: int, length: int) -> Reviews:
 
 
 def use_fake_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts stand-ins in the place of everything that `datasets` reads from files, and of what torchvision gives."""
+    """Replace everything that `datasets` reads from files, and the network of torchvision."""
     for name, shape in {
         "mnist": (1, 28, 10, 50),
         "fashion_mnist": (1, 28, 10, 50),

@@ -17,7 +17,7 @@ SIZES = (40, 20, 10, 6)
 def data_of(
     sizes: tuple[int, ...] = SIZES, kind: Kind = "classification", dtype: torch.dtype = torch.float32
 ) -> TaskData:
-    """Rows of classes in no order; row i has i in its first column, and a class lies around its id elsewhere."""
+    """Return rows in random order; row i has i in its first column, and values around 30 times its class in the others."""
     rng = np.random.default_rng(0)
     classes = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     inputs = np.empty((len(classes), 2, 3))
@@ -54,7 +54,7 @@ def counts_of(classes: torch.Tensor, num_classes: int = len(SIZES)) -> NDArray[n
 
 
 def epoch_of(batches: Batches, losses: Callable[[torch.Tensor], torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """The batches of an epoch, of each of which losses are recorded that depend on its classes."""
+    """Take the batches of an epoch, and record losses that depend on their classes."""
     taken = []
     for batch in batches:
         batches.record(losses(batch["classes"]))

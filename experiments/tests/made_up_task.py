@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from l2m_experiments.runs import Budget, Settings
+from l2m_experiments.runs import Budget, Options
 from l2m_experiments.task import Protocol, Rows, Task, TaskData
 
 CPU = torch.device("cpu")
 
 
 def data_of(seed: int = 0, sizes: tuple[int, ...] = (60, 30, 10)) -> TaskData:
-    """Classes around points of their own, far enough apart to be learned in seconds."""
+    """Return classes around distinct points, far enough apart to be learned in seconds."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(sizes: tuple[int, ...]) -> Rows:
@@ -43,5 +43,5 @@ def task_of(name: str = "made-up", epochs: int = 5, seconds: float = 0.05, learn
     )
 
 
-def settings_of(folder: Path, budget: str = "epochs", seeds: int = 2) -> Settings:
-    return Settings("quick", Budget.parse(budget), seeds, CPU, 1, folder)
+def options_of(folder: Path, budget: str = "epochs", seeds: int = 2) -> Options:
+    return Options("quick", Budget.parse(budget), seeds, CPU, 1, folder)

@@ -10,7 +10,7 @@ from l2m_experiments.methods import method
 from made_up_batches import SIZES, data_of, start_of, task_of
 
 
-def test_curriculum_takes_the_easiest_of_each_class_and_more_of_them_every_ten_epochs() -> None:
+def test_the_curriculum_uses_the_easiest_rows_of_each_class_and_more_every_ten_epochs() -> None:
     data, scores = data_of(), np.random.default_rng(1).permutation(sum(SIZES)).astype(np.float32)
     fitted = []
 
@@ -18,7 +18,7 @@ def test_curriculum_takes_the_easiest_of_each_class_and_more_of_them_every_ten_e
         fitted.append(1)
         return torch.from_numpy(scores)
 
-    steps = 60  # the smallest class comes by often enough for all of its rows to be seen
+    steps = 60  # enough for all rows of the smallest class to be seen
     batches = method("curriculum").batches(start_of(data, task_of(), steps=steps, fit=fit))
     assert fitted == [1]
     classes = data.train.classes.numpy()
@@ -36,7 +36,7 @@ def test_curriculum_takes_the_easiest_of_each_class_and_more_of_them_every_ten_e
 
 
 @pytest.mark.parametrize(("epochs", "pace"), [(600, 10), (60, 10), (30, 5), (12, 2), (4, 1)])
-def test_pace_of_the_curriculum_is_ten_epochs_or_a_sixth_of_fewer_than_sixty(epochs: int, pace: int) -> None:
+def test_the_pace_is_ten_epochs_or_a_sixth_of_fewer_than_sixty(epochs: int, pace: int) -> None:
     batches = method("curriculum").batches(start_of(data_of(), task_of(epochs=epochs), steps=40))
     rows = [len({int(row) for batch in batches for row in batch["inputs"][:, 0, 0]}) for _ in range(4 * pace + 1)]
     # 1/2, 3/5, 18/25, 108/125 of the classes, rounded up, and all.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import json
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from l2m_experiments import cli, demo
-from l2m_experiments.demo.train import EpochTime, train
+from l2m_experiments import cli, demo, records
+from l2m_experiments.datasets import idx_folder
 from l2m_experiments.files import read_idx
 from l2m_experiments.imbalance import long_tail
-from l2m_fast import Proportional
+from l2m_experiments.records import Record
+from l2m_experiments.report import headline
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -31,7 +33,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
 def write_set(directory: Path, prefix: str, rows_per_class: int, suffix: str = "") -> None:
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(3, dtype=np.uint8), rows_per_class))
-    # The brightness tells the class, so that a few epochs are enough to learn something.
+    # The brightness depends on the class, so that a few epochs suffice to learn something.
     images = rng.integers(0, 40, (len(labels), 8, 8), dtype=np.uint8) + 100 * labels[:, None, None]
     write_idx(directory / f"{prefix}-{IMAGES}{suffix}", images)
     write_idx(directory / f"{prefix}-{LABELS}{suffix}", labels)
@@ -47,7 +49,7 @@ def idx_directory(tmp_path: Path) -> Path:
 
 
 def fails_with(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Runs the command, which must end with exit code 2 and one line on standard error; returns that line."""
+    """Run the command, which must end with exit code 2 and one line on standard error, and return that line."""
     assert cli.main(["demo", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -56,100 +58,85 @@ def fails_with(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-def test_miniature_run_prints_the_table_and_writes_figure_and_json(
+def test_the_demo_trains_every_method_prints_the_comparison_and_writes_runs_and_report(
     idx_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a" / "b"
     arguments = ["--data", str(idx_directory), "--out", str(out), "--seeds", "2", "--epochs", "5", "--batch-size", "10"]
-    assert cli.main(["demo", *arguments, "--num-threads", "1"]) == 0
+    assert cli.main(["demo", *arguments, "--num-threads", "1", "--mixing-rate", "0.2"]) == 0
     printed, progress = capsys.readouterr()
-    record = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+    done = records.read_all(out)
 
-    assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert [line.split(";")[0] for line in progress.splitlines()] == [
-        f"run {3 * seed + i + 1} of 6 done: {method}, seed {seed}"
+        f"run {3 * seed + i + 1} of 6 done: tiny, {method}, seed {seed}"
         for seed in range(2)
-        for i, method in enumerate(record["methods"])
+        for i, method in enumerate(demo.COMPARED)
     ]
-    assert record["config"] == {
-        "data": "tiny",
-        "class_sizes": [100, 10, 1],
-        "test_rows_per_class": 8,
-        "seeds": 2,
-        "epochs": 5,
-        "batch_size": 10,
-        "mixing_rate": 0.1,
-        "num_threads": 1,
-    }
-    assert record["checkpoints"] == {"25": 2, "50": 3, "100": 5}
-    assert set(record["versions"]) == {"python", "l2m-fast", "numpy", "torch", "scikit-learn", "matplotlib"}
-    assert record["epoch_time"]["batches"] == 11
-    assert list(record["methods"]) == ["Learn2Mix", "classical", "balanced"]
-    lines = printed.splitlines()
-    for method, measures in record["methods"].items():
-        row = next(line for line in lines if line.startswith(method))
-        for name in ("accuracy", "worst_class_accuracy"):
-            by_seed = np.array(measures[name]["by_seed"])
-            assert by_seed.shape == (2, 5)
-            np.testing.assert_allclose(measures[name]["mean"], by_seed.mean(axis=0), atol=1e-5)
-            np.testing.assert_allclose(measures[name]["spread"], by_seed.std(axis=0, ddof=1), atol=1e-5)
-            for epoch in record["checkpoints"].values():
-                assert f"{measures[name]['mean'][epoch - 1]:.1f} ± {measures[name]['spread'][epoch - 1]:.1f}" in row
-        proportions = np.array(measures["proportions"]["by_seed"])
-        assert proportions.shape == (2, 6, 3)
-        np.testing.assert_allclose(proportions.sum(axis=2), 1, atol=1e-5)
-    learned, fixed = (np.array(record["methods"][m]["proportions"]["mean"]) for m in ("Learn2Mix", "classical"))
-    np.testing.assert_allclose(fixed, np.broadcast_to(np.array([100, 10, 1]) / 111, (6, 3)), atol=1e-5)
-    np.testing.assert_allclose(learned[0], fixed[0], atol=1e-5)
-    assert np.abs(learned[-1] - learned[0]).max() > 0.01
-    for line in record["conclusion"]:
-        assert line in lines
+    introduction = (
+        "Data: tiny; 111 training images, long-tailed 100:1; 24 test images, 8 per class\n"
+        "Training images of class 0 to 2: 100 10 1\n"
+        "Budget: 5 epochs of 11 batches of 10; 2 seeds; mixing rate 0.2; Adam, learning rate 0.001\n"
+    )
+    assert printed.startswith(introduction)
+    assert headline(done) in printed
+    assert "Loading one epoch (11 batches, medians of 20 interleaved repeats): torch DataLoader" in printed
+    written = {line.removeprefix("written: ") for line in printed.splitlines() if line.startswith("written: ")}
+    assert written == {str(path) for path in out.iterdir()}
+    assert {"demo.jsonl.xz", "report.html", "report.md"} <= {path.name for path in out.iterdir()}
+    assert sorted((run.config.method, run.config.seed) for run in done) == sorted(
+        (method, seed) for method in demo.COMPARED for seed in range(2)
+    )
+    for run in done:
+        assert (run.config.task, run.config.preset, run.config.epochs, run.config.batch_size) == ("tiny", "demo", 5, 10)
+        assert run.config.mixing_rate == 0.2
+        assert run.class_sizes == (100, 10, 1)
+        assert run.test_class_sizes == (8, 8, 8)
+        assert [point.steps for point in run.points] == [0, 11, 22, 33, 44, 55]
+        proportions = np.array([point.proportions for point in run.points])
+        np.testing.assert_allclose(proportions.sum(axis=1), 1, atol=1e-4)
+        if run.config.method == "classical":
+            np.testing.assert_allclose(proportions, [np.array([100, 10, 1]) / 111] * 6, atol=1e-4)
+        if run.config.method == "learn2mix":
+            assert np.abs(proportions[-1] - proportions[0]).max() > 0.01
 
 
-def test_miniature_run_on_digits_with_one_seed_gives_no_spread(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["demo", "--out", str(tmp_path), "--seeds", "1", "--epochs", "4", "--batch-size", "100"]) == 0
-    printed = capsys.readouterr().out
-    record = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
-    assert "±" not in printed
-    assert "one seed says nothing about chance" in printed
-    assert all(measures["accuracy"]["spread"] is None for measures in record["methods"].values())
+def test_a_demo_replaces_the_runs_of_an_earlier_one(idx_directory: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(idx_directory), "--out", str(tmp_path / "out"), "--epochs", "4"]
+    assert cli.main(["demo", *arguments, "--seeds", "2"]) == 0
+    assert cli.main(["demo", *arguments, "--seeds", "1", "--batch-size", "20"]) == 0
+    done = records.read_all(tmp_path / "out")
+    assert [(run.config.seed, run.config.batch_size) for run in done] == [(0, 20)] * 3
 
 
-def test_equal_seeds_and_mixing_repeat_the_run() -> None:
-    split = demo.digits().split(3)
-
-    def run(seed: int) -> NDArray[np.float64]:
-        return train(split, Proportional(), epochs=3, batch_size=32, seed=seed, after_epoch=lambda: None).recalls
-
-    np.testing.assert_array_equal(run(0), run(0))
-    assert not np.array_equal(run(0), run(1))
+def test_the_demo_on_digits_repeats_its_errors(tmp_path: Path) -> None:
+    errors = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        assert cli.main(["demo", "--out", str(out), "--seeds", "1", "--epochs", "4", "--batch-size", "100"]) == 0
+        errors.append([[point.class_errors for point in run.points] for run in records.read_all(out)])
+    assert errors[0] == errors[1]
 
 
-def test_digits_are_split_into_a_long_tail_and_a_balanced_test_set() -> None:
-    source = demo.digits()
-    first, second = source.split(0), source.split(1)
-    np.testing.assert_array_equal(np.bincount(first.train_labels), source.class_sizes)
-    np.testing.assert_array_equal(np.bincount(first.test_labels), [source.test_rows_per_class] * 10)
-    assert first.train_images.dtype == first.test_images.dtype == np.uint8
-    assert first.train_images.max() == 255
-    assert not np.array_equal(first.test_images, second.test_images)
-    np.testing.assert_array_equal(first.test_images, source.split(0).test_images)
+def test_idx_folders_keep_the_test_set_and_draw_the_training_set_from_the_seed(idx_directory: Path) -> None:
+    task, seeds = demo._images(idx_directory)
+    first, second, again = task.load(0), task.load(1), task.load(0)
+    assert seeds == 3
+    assert first.train.classes.bincount().tolist() == [100, 10, 1]
+    assert first.test.classes.bincount().tolist() == [8, 8, 8]
+    assert (first.test.inputs == second.test.inputs).all()
+    assert not (first.train.inputs == second.train.inputs).all()
+    assert (first.train.inputs == again.train.inputs).all()
+    assert (first.train.inputs.amin(dim=(1, 2, 3)) // 100 == first.train.classes).all()
 
 
-def test_idx_split_keeps_the_test_set_and_draws_the_training_set_by_seed(idx_directory: Path) -> None:
-    source = demo.idx(idx_directory)
-    first, second = source.split(0), source.split(1)
-    assert source.class_sizes == (100, 10, 1)
-    np.testing.assert_array_equal(np.bincount(first.train_labels), source.class_sizes)
-    np.testing.assert_array_equal(np.bincount(first.test_labels), [8, 8, 8])
-    np.testing.assert_array_equal(first.test_images, second.test_images)
-    assert not np.array_equal(first.train_images, second.train_images)
-    np.testing.assert_array_equal(first.train_images.min(axis=(1, 2)) // 100, first.train_labels)
+def test_an_idx_folder_is_an_image_set(idx_directory: Path) -> None:
+    images = idx_folder(idx_directory)
+    assert images.class_names == ("0", "1", "2")
+    assert images.source == "tiny"
+    assert images.train[0].shape == (300, 1, 8, 8)
+    assert images.test[0].shape == (24, 1, 8, 8)
 
 
-def test_long_tail_falls_exponentially_and_never_to_nothing() -> None:
+def test_a_long_tail_falls_exponentially_to_at_least_1() -> None:
     assert long_tail(1000, num_classes=3, imbalance=100) == (1000, 100, 10)
     assert long_tail(5, num_classes=3, imbalance=100) == (5, 1, 1)
 
@@ -232,20 +219,20 @@ def test_options_out_of_range_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_data_directory_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path / 'no'} is not a directory" in fails_with(["--data", str(tmp_path / "no")], capsys)
 
 
-def test_an_output_directory_that_cannot_be_made_is_refused_before_any_work(
+def test_an_output_folder_that_cannot_be_created_is_refused_before_any_work(
     idx_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     error = fails_with(["--data", str(idx_directory), "--out", str(tmp_path / "file")], capsys)
-    assert f"cannot make the output directory {tmp_path / 'file'}" in error
+    assert f"runs cannot be written to {tmp_path / 'file'}" in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["demo", "--seeds", "many"], ["demo", "--colour"]])
-def test_arguments_that_cannot_be_read_take_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_reported_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2
@@ -255,42 +242,62 @@ def test_arguments_that_cannot_be_read_take_one_line(arguments: list[str], capsy
 def test_an_interrupt_ends_with_one_line_and_130(
     idx_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_: demo.Settings) -> demo.Comparison:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "compare", interrupted)
-    assert cli.main(["demo", "--data", str(idx_directory), "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr("l2m_experiments.runs.train", interrupt)
+    assert cli.main(["demo", "--data", str(idx_directory), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "l2m-experiments: interrupted\n"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-def comparison(learn2mix: list[float], classical: list[float], balanced: list[float]) -> demo.Comparison:
-    """One whose accuracies, one for each seed, hold for all of its four epochs and two classes."""
-    source = demo.Source("made up", (10, 1), 5, lambda seed: demo.digits().split(seed), seeds=2, epochs=4, batch_size=4)
-    finals = {"Learn2Mix": learn2mix, "classical": classical, "balanced": balanced}
-    return demo.Comparison(
-        demo.Settings(source, seeds=len(learn2mix), epochs=4, batch_size=4, mixing_rate=0.1, num_threads=1),
-        recalls={method: np.tile(np.array(of)[:, None, None], (1, 4, 2)) for method, of in finals.items()},
-        proportions={method: np.full((len(of), 5, 2), 0.5) for method, of in finals.items()},
-        epoch_time=EpochTime(batches=2, repeats=1, data_loader=0.03, loader=0.002),
-        seconds=1.0,
-    )
+@pytest.fixture(scope="module")
+def classical(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A run of classical training with 4 epochs on digits."""
+    out = tmp_path_factory.mktemp("demo")
+    options = {
+        "data": None,
+        "seeds": 1,
+        "epochs": 4,
+        "batch_size": 100,
+        "mixing_rate": 0.1,
+        "num_threads": 1,
+        "out": out,
+    }
+    demo.demo(Namespace(**options), lambda _: None)
+    return next(run for run in records.read_all(out) if run.config.method == "classical")
 
 
-def test_the_conclusion_says_so_when_learn2mix_wins_and_when_it_does_not() -> None:
-    said = demo.conclusion(comparison([80, 82], [70, 71], [85, 88]))
-    assert "At the end of the budget balanced has the highest mean test accuracy, 86.5 %." in said
-    assert "Against classical, in points of accuracy, Learn2Mix ends ahead by 10.5 ± 0.7." in said
-    assert "Against balanced, in points of accuracy, Learn2Mix ends behind by 5.5 ± 0.7." in said
-    assert "no longer rising" in said
-    assert "torch DataLoader 30.00 ms, this loader 2.00 ms, ratio 15.0" in said
+@pytest.mark.parametrize(
+    ("errors", "hint"),
+    [
+        (
+            (90, 80, 75, 70, 69),
+            (
+                "Classical training hardly learned in this budget (31.0 %, chance is 10.0 %): "
+                "raise --epochs before drawing conclusions."
+            ),
+        ),
+        (
+            (90, 50, 40, 30, 28),
+            (
+                "Classical training was still improving (+2.0 points in the last quarter of the budget): "
+                "more --epochs may improve it further."
+            ),
+        ),
+        (
+            (90, 50, 40, 30, 29.5),
+            "Classical training was no longer improving (+0.5 points in the last quarter of the budget).",
+        ),
+    ],
+)
+def test_the_hint_says_whether_the_budget_was_long_enough(
+    errors: tuple[float, ...], hint: str, classical: Record
+) -> None:
+    points = tuple(replace(point, test_error=e) for point, e in zip(classical.points, errors, strict=True))
+    assert demo.budget_hint([replace(classical, points=points)]) == hint
 
 
-def test_differences_within_the_spread_are_called_level() -> None:
-    said = demo.conclusion(comparison([80, 82], [84, 80], [81, 81]))
-    assert "Against classical, in points of accuracy, Learn2Mix ends level (-1.0 ± 4.2)." in said
-    assert "Against balanced, in points of accuracy, Learn2Mix ends level (+0.0 ± 1.4)." in said
-
-
-def test_a_budget_in_which_classical_training_did_not_learn_is_called_too_short() -> None:
-    said = demo.conclusion(comparison([80, 82], [60, 62], [81, 81]))
-    assert "Classical training hardly learned in this budget (61.0 %, chance is 50.0 %)" in said
+def test_the_time_of_an_epoch_is_one_line() -> None:
+    timed = demo.EpochTime(batches=2, repeats=1, data_loader=0.03, loader=0.002)
+    assert str(timed).endswith("torch DataLoader 30.00 ms, this loader 2.00 ms, ratio 15.0")

@@ -1,4 +1,4 @@
-"""Data files: found, fetched, compared with their checksum, and read."""
+"""Data files: located, downloaded, verified and read."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NAME = "tabular/small.csv"
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Not into the output of the tests."""
+        """Keep the log out of the output of the tests."""
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[str]:
-    """The address of a public home that has `small.csv`."""
+def server_url(tmp_path: Path) -> Iterator[str]:
+    """Serve `small.csv`, and return the address."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "small.csv").write_bytes(CONTENT)
@@ -51,7 +51,7 @@ def home(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _no_data_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("L2M_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
 
@@ -68,20 +68,20 @@ def lay(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, name: str
     return path
 
 
-def test_a_file_is_fetched_once_and_then_taken_from_the_cache(
-    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_is_downloaded_once_and_then_cached(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register(monkeypatch, SHA256, f"{home}small.csv")
+    register(monkeypatch, SHA256, f"{server_url}small.csv")
     path = locate(NAME)
     assert path.read_bytes() == CONTENT
     (tmp_path / "home" / "small.csv").unlink()
     assert locate(NAME) == path
 
 
-def test_a_fetched_file_of_another_checksum_is_refused_and_not_kept(
-    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_download_with_a_wrong_checksum_is_refused_and_removed(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register(monkeypatch, f"sha256:{'0' * 64}", f"{home}small.csv")
+    register(monkeypatch, f"sha256:{'0' * 64}", f"{server_url}small.csv")
     with pytest.raises(InputError) as refused:
         locate(NAME)
     message = str(refused.value)
@@ -92,13 +92,15 @@ def test_a_fetched_file_of_another_checksum_is_refused_and_not_kept(
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_a_file_that_is_gone_from_its_home_says_what_to_put_where(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, SHA256, f"{home}gone.csv")
+def test_a_failed_download_says_which_file_to_put_where(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, SHA256, f"{server_url}gone.csv")
     with pytest.raises(InputError, match=r"gone\.csv: .*404.*put tabular/small\.csv into the folder .* L2M_DATA"):
         locate(NAME)
 
 
-def test_a_file_without_a_home_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_an_address_says_which_file_to_put_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register(monkeypatch, SHA256, None)
     with pytest.raises(InputError, match=r"put tabular/small\.csv into .* L2M_DATA names \(it is not set\)"):
         locate(NAME)
@@ -107,25 +109,27 @@ def test_a_file_without_a_home_says_what_to_put_where(tmp_path: Path, monkeypatc
         locate(NAME)
 
 
-def test_a_file_at_hand_is_taken_without_a_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_is_used_without_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, SHA256, "http://127.0.0.1:9/small.csv")
     path = lay(tmp_path, CONTENT, monkeypatch)
     assert locate(NAME) == path
 
 
-def test_a_file_at_hand_of_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_with_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, SHA256, None)
     path = lay(tmp_path, CONTENT[:-1], monkeypatch)
     got = hashlib.sha256(CONTENT[:-1]).hexdigest()
     with pytest.raises(InputError) as refused:
         locate(NAME)
-    assert str(refused.value) == f"{path} is damaged or another file: expected {SHA256.replace(':', ' ')}, got {got}"
+    assert (
+        str(refused.value) == f"{path} is damaged or a different file: expected {SHA256.replace(':', ' ')}, got {got}"
+    )
 
 
-def test_of_two_forms_the_one_at_hand_is_taken_and_of_both_the_first(
-    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_local_form_of_a_file_is_used(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register(monkeypatch, SHA256, f"{home}small.csv", "official.csv")
+    register(monkeypatch, SHA256, f"{server_url}small.csv", "official.csv")
     register(monkeypatch, SHA256, None, "pack.csv")
     assert "cache" in locate("official.csv", "pack.csv").parts
     pack = lay(tmp_path, CONTENT, monkeypatch, "pack.csv")
@@ -191,7 +195,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def test_image_folders_are_numbered_by_name_and_brought_to_one_size(tmp_path: Path) -> None:
+def test_image_folders_are_numbered_by_name_and_resized(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = ("set/train/n2/a.JPEG", "set/train/n1/b.JPEG", "set/val/n1/c.JPEG", "set/train/n2/d.JPEG", "set/noise.csv")
     write_tar(
@@ -203,7 +207,7 @@ def test_image_folders_are_numbered_by_name_and_brought_to_one_size(tmp_path: Pa
     assert folders == ("n1", "n2")
 
 
-def test_cifar_batches_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_cifar_batches_are_read_in_the_given_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = rng.integers(0, 256, (2, 4, 3072), dtype=np.uint8)
     batches = [{"data": of_batch, "labels": [b, 1, 2, 3]} for b, of_batch in enumerate(data)]
@@ -221,9 +225,9 @@ def test_both_forms_of_the_reviews_give_the_same_rows(tmp_path: Path) -> None:
     with lzma.open(tmp_path / "reviews.jsonl.xz", "wt", encoding="utf-8") as lines:
         for name, text in reviews.items():
             lines.write(json.dumps({"text": text, "label": int("pos" in name)}) + "\n")
-    unlabelled = {"aclImdb/train/unsup/3_0.txt": b"?", "aclImdb/README": b"?"}
+    unlabeled = {"aclImdb/train/unsup/3_0.txt": b"?", "aclImdb/README": b"?"}
     write_tar(
-        tmp_path / "reviews.tar.gz", unlabelled | {f"aclImdb/{name}": text.encode() for name, text in reviews.items()}
+        tmp_path / "reviews.tar.gz", unlabeled | {f"aclImdb/{name}": text.encode() for name, text in reviews.items()}
     )
     texts, labels = read_reviews(tmp_path / "reviews.jsonl.xz")
     assert dict(zip(texts, labels.tolist(), strict=True)) == {"Good, é.": 1, "Bad.": 0, "A joy.<br />Yes.": 1}
@@ -255,7 +259,7 @@ def adult_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 @pytest.mark.usefixtures("adult_files")
 def test_adult_has_a_column_for_each_value_of_the_training_set() -> None:
     train, test = datasets.adult()
-    # Six numbers, then for each text field its values in the alphabet's order: here two of the first, one of the others.
+    # Six numbers, then the values of each text field in alphabetical order: two of the first, one of each other.
     np.testing.assert_array_equal(
         train.columns, [[30, 7, 9, 0, 0, 40, 0, 1, *[1] * 7], [50, 7, 9, 0, 0, 40, 1, 0, *[1] * 7]]
     )

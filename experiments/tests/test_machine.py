@@ -1,4 +1,4 @@
-"""Where something was measured."""
+"""Description of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from l2m_experiments.machine import cpu_model
 
-ONE_OF_TWO = (
+FIRST_OF_TWO = (
     "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 2\n"
 )
 
@@ -17,13 +17,13 @@ ONE_OF_TWO = (
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        (f"{ONE_OF_TWO}\n{ONE_OF_TWO.replace('25', '26')}", "AMD EPYC (family 25, model 1, stepping 2)"),
+        (f"{FIRST_OF_TWO}\n{FIRST_OF_TWO.replace('25', '26')}", "AMD EPYC (family 25, model 1, stepping 2)"),
         ("model name\t: POWER\nflags\t\t:\n", "POWER"),
         ("processor\t: 0\nCPU part\t: 0xd40\n\n", platform.machine()),
         ("", platform.machine()),
     ],
 )
-def test_processors_of_one_name_are_told_apart(text: str, name: str, tmp_path: Path) -> None:
+def test_a_processor_is_described_by_name_and_numbers(text: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert cpu_model(tmp_path / "cpuinfo") == name
 

@@ -18,17 +18,17 @@ from l2m_experiments.task import Kind
 from made_up_batches import SIZES, counts_of, data_of, epoch_of, start_of, task_of
 
 KINDS: tuple[Kind, ...] = ("classification", "regression", "reconstruction")
-# What is refused; everything else is to work.
+# Refused combinations; all others must work.
 REFUSED = {
     *product(("focal", "class-balanced-focal"), ("regression", "reconstruction")),
     ("smote", "regression"),
 }
 
 
-# ---- all of them
+# ---- all methods
 
 
-def test_names_are_the_keys_and_unique() -> None:
+def test_names_are_the_keys() -> None:
     assert [make().name for make in METHODS.values()] == list(METHODS)
     assert set(METHODS) == {
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
@@ -36,14 +36,14 @@ def test_names_are_the_keys_and_unique() -> None:
     }  # fmt: skip
 
 
-def test_name_tells_the_parameters_that_are_not_the_default() -> None:
+def test_a_name_has_the_parameters_that_differ_from_their_defaults() -> None:
     assert Learn2Mix(mixing_rate=0.05).name == "learn2mix mixing_rate=0.05"
     assert (
         Learn2Mix(0.5, 0.01, "balanced", 50).name == "learn2mix-balanced-start-every-50 mixing_rate=0.5 min_share=0.01"
     )
 
 
-def test_unknown_name_suggests_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="no method 'learn2mics'; did you mean learn2mix\\?"):
         method("learn2mics")
     with pytest.raises(InputError, match=r"no method 'xyzzy'; choose from learn2mix, .*group-dro"):
@@ -52,7 +52,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [*product(METHODS, KINDS)])
 def test_pairs_are_refused_with_a_reason_or_deliver_batches(name: str, kind: Kind) -> None:
-    """As many batches as an epoch has steps, of rows and targets that belong to their classes, and an objective that has a slope."""
+    """An epoch has the right number of batches, rows and targets match their classes, and the objective has a gradient."""
     task, data = task_of(kind), data_of(kind=kind)
     reason = method(name).refusal(task, data)
     assert (reason is not None) == ((name, kind) in REFUSED)
@@ -123,7 +123,7 @@ def first_proportions(name: str) -> NDArray[np.float64]:
     return method(name).batches(start_of(data_of(), task_of())).proportions
 
 
-def test_first_proportions() -> None:
+def test_the_first_proportions_are_those_of_the_method() -> None:
     n = np.array(SIZES)
     for name in (
         "classical",
@@ -141,7 +141,7 @@ def test_first_proportions() -> None:
     np.testing.assert_allclose(first_proportions("effective-number"), weighed / weighed.sum())
 
 
-def test_learn2mix_takes_the_rate_of_the_protocol_unless_it_is_given_one() -> None:
+def test_learn2mix_uses_the_rate_of_the_protocol_by_default() -> None:
     n, losses = np.array(SIZES), 1.0 + np.arange(4)
     for chosen, rate in ((Learn2Mix(), 0.2), (Learn2Mix(mixing_rate=0.5), 0.5)):
         batches = chosen.batches(start_of(data_of(), task_of(mixing_rate=0.2)))
@@ -165,7 +165,7 @@ def test_learn2mix_every_10_changes_after_two_windows_of_ten_steps() -> None:
 def test_group_dro_ascends_after_every_batch() -> None:
     batches = method("group-dro").batches(start_of(data_of(), task_of(), steps=12))
     epoch_of(batches, lambda classes: 10.0 * classes)
-    raised = np.exp(0.01 * 11 * 10 * np.arange(4))  # of the last window it is not known before the next epoch
+    raised = np.exp(0.01 * 11 * 10 * np.arange(4))  # the last window takes effect in the next epoch
     np.testing.assert_allclose(batches.proportions, raised / raised.sum())
     batches.close()
 
@@ -174,8 +174,8 @@ def test_group_dro_ascends_after_every_batch() -> None:
 
 
 @given(st.lists(st.floats(0.0, 50.0, width=32), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
-def test_focal_losses(values: list[float], seed: int) -> None:
-    """Of cross entropies -log p: (1 - p)^2 * -log p, weighed by the effective number of rows or not."""
+def test_the_focal_loss_is_that_of_its_formula(values: list[float], seed: int) -> None:
+    """The loss of cross entropies -log p is (1 - p)^2 * -log p, with and without the weights of the effective number."""
     classes = np.random.default_rng(seed).integers(0, 4, len(values))
     losses = torch.tensor(values, dtype=torch.float64)
     expected = (1 - np.exp(-np.array(values))) ** 2 * np.array(values)
@@ -190,7 +190,7 @@ def test_focal_losses(values: list[float], seed: int) -> None:
     )
 
 
-def test_focal_loss_has_a_slope_that_is_finite_where_the_loss_is_0() -> None:
+def test_the_focal_loss_has_a_finite_gradient_at_loss_0() -> None:
     losses = torch.tensor([0.0, 1.0], requires_grad=True)
     method("focal").objective(losses, torch.tensor([0, 1])).backward()
     assert losses.grad is not None
@@ -198,9 +198,9 @@ def test_focal_loss_has_a_slope_that_is_finite_where_the_loss_is_0() -> None:
     np.testing.assert_allclose(losses.grad, [0, (2 * (1 - p) * p + (1 - p) ** 2) / 2], rtol=1e-6)
 
 
-def test_importance_draws_halves_with_the_chances_of_their_losses() -> None:
-    """Chi-square over the six pairs of four rows, one drawn after the other. A right program fails for one seed in a million."""
-    values = np.array([1.0, 2.0, 4.0, 9.0])  # every pair has a mean of its own
+def test_importance_draws_halves_with_probabilities_of_their_losses() -> None:
+    """Chi-square test over the six pairs of four rows. A correct program fails for one seed in a million."""
+    values = np.array([1.0, 2.0, 4.0, 9.0])  # every pair has a different mean
     p = values / values.sum()
     pairs = list(combinations(range(4), 2))
     chances = np.array([p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs])
@@ -218,8 +218,8 @@ def test_importance_draws_halves_with_the_chances_of_their_losses() -> None:
     ("values", "expected"),
     [([0.0, 0.0, 3.0, 0.0, 5.0], 4.0), ([0.0] * 5, 0.0), ([2.0], 2.0), ([float("nan"), 1.0, 3.0, float("nan")], 2.0)],
 )
-def test_importance_of_few_losses(values: list[float], expected: float) -> None:
-    """Fewer losses above 0 than the half, a batch of one row, and a run that has diverged are no errors."""
+def test_importance_accepts_few_losses(values: list[float], expected: float) -> None:
+    """Fewer positive losses than half, a batch of one row, and a diverged run are no errors."""
     torch.manual_seed(0)
     losses = torch.tensor(values)
     assert method("importance").objective(losses, torch.zeros(len(values), dtype=torch.int64)).item() == expected

@@ -1,4 +1,4 @@
-"""Budgets, plans and records of runs, and the command that brings all together."""
+"""Budgets, plans, runs and their records, and the command `l2m-experiments run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from l2m_experiments.methods import METHODS, Classical, Learn2Mix
 from l2m_experiments.records import Config, Record
 from l2m_experiments.runs import Budget
 from l2m_experiments.training import train
-from made_up_task import settings_of, task_of
+from made_up_task import options_of, task_of
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -29,16 +29,16 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 @pytest.mark.parametrize("text", ["", "epoch", "epochs=0", "epochs=-1", "epochs=1.5", "seconds=0", "seconds=nan",
                                   "seconds=inf", "seconds=", "epochs=", "seconds=-2", "hours=1"])  # fmt: skip
-def test_bad_budgets(text: str) -> None:
+def test_a_bad_budget_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="budget must be epochs, seconds"):
         Budget.parse(text)
 
 
-def test_budgets() -> None:
+def test_a_budget_replaces_that_of_the_protocol() -> None:
     task = task_of(epochs=5, seconds=0.5)
-    assert Budget.parse("epochs").of(task) == task
-    assert Budget.parse("epochs=7").of(task).protocol == replace(task.protocol, epochs=7)
-    assert Budget.parse("seconds=0.25").of(task).protocol == replace(task.protocol, seconds=0.25)
+    assert Budget.parse("epochs").apply(task) == task
+    assert Budget.parse("epochs=7").apply(task).protocol == replace(task.protocol, epochs=7)
+    assert Budget.parse("seconds=0.25").apply(task).protocol == replace(task.protocol, seconds=0.25)
     assert Budget.parse("seconds").kind == "seconds"
 
 
@@ -46,22 +46,22 @@ def pairs() -> list[runs.Pair]:
     return [(task_of(name), make) for name, make in product(("one", "two"), (Learn2Mix, Classical))]
 
 
-def test_runs_are_planned_seeds_outermost_and_done_once(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    planned = runs.plan(pairs(), settings)
+def test_runs_are_planned_by_seed_first_and_executed_once(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
+    planned = runs.plan(pairs(), options)
     assert [(run.config.seed, run.config.task, run.config.method) for run in planned.runs] == [
         *product((0, 1), ("one", "two"), ("learn2mix", "classical"))
     ]
-    runs.execute(planned, settings)
+    runs.execute(planned, options)
     assert len(records.read_all(tmp_path)) == 8
-    assert runs.plan(pairs(), settings) == runs.Plan((), 8, ())
-    more = runs.plan(pairs(), replace(settings, seeds=3))
+    assert runs.plan(pairs(), options) == runs.Plan((), 8, ())
+    more = runs.plan(pairs(), replace(options, seeds=3))
     assert (len(more.runs), more.finished) == (4, 8)
 
 
-def test_an_interrupted_command_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of the sixth run leaves five whole records and no others."""
-    settings = settings_of(tmp_path)
+def test_an_interrupted_command_resumes_with_the_missing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of the sixth run leaves five complete records and no other files."""
+    options = options_of(tmp_path)
     begun: list[None] = []
 
     def train_until_interrupted(*arguments: Any) -> tuple[float, tuple[records.Point, ...]]:
@@ -72,15 +72,15 @@ def test_an_interrupted_command_goes_on_with_what_is_missing(tmp_path: Path, mon
 
     monkeypatch.setattr("l2m_experiments.runs.train", train_until_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.execute(runs.plan(pairs(), settings), settings)
+        runs.execute(runs.plan(pairs(), options), options)
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"] * 5
-    assert len(runs.plan(pairs(), settings).runs) == 3
+    assert len(runs.plan(pairs(), options).runs) == 3
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, seeds=1)
+    options = options_of(tmp_path, seeds=1)
     task = replace(task_of(), paper={"E": {"classical": (1.5, 0.25)}})
-    runs.execute(runs.plan([(task, Learn2Mix)], settings), settings)
+    runs.execute(runs.plan([(task, Learn2Mix)], options), options)
     (record,) = records.read_all(tmp_path)
     assert record.config == Config("made-up", "learn2mix", 0, "quick", "epochs", 5, 0.05, 10, 1e-2, 0.1, "adam", "cpu")
     assert (record.class_sizes, record.test_class_sizes) == ((60, 30, 10), (20, 20, 20))
@@ -98,56 +98,56 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"points": 3}', '{"points": {"epoch": [1]}}'])
-def test_a_cut_record_is_named(content: str, tmp_path: Path) -> None:
+def test_a_truncated_record_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "one" / "classical" / "seed-0.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(InputError, match=r"seed-0\.json is not a whole record"):
+    with pytest.raises(InputError, match=r"seed-0\.json is not a complete record"):
         records.read_all(tmp_path)
-    with pytest.raises(InputError, match=r"seed-0\.json is not a whole record"):
-        runs.plan(pairs(), settings_of(tmp_path))
+    with pytest.raises(InputError, match=r"seed-0\.json is not a complete record"):
+        runs.plan(pairs(), options_of(tmp_path))
 
 
 def test_a_folder_of_another_configuration_is_refused_and_kept(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    runs.execute(runs.plan(pairs(), settings), settings)
+    options = options_of(tmp_path)
+    runs.execute(runs.plan(pairs(), options), options)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
-    with pytest.raises(InputError, match=r"another configuration: epochs 5 \(wanted 6\); .*are kept"):
-        runs.plan(pairs(), settings_of(tmp_path, "epochs=6"))
+    with pytest.raises(InputError, match=r"has another configuration: epochs 5 \(wanted 6\); .*are kept"):
+        runs.plan(pairs(), options_of(tmp_path, "epochs=6"))
     with pytest.raises(InputError, match=r"budget 'epochs' \(wanted 'seconds'\)"):
-        runs.plan(pairs(), settings_of(tmp_path, "seconds"))
+        runs.plan(pairs(), options_of(tmp_path, "seconds"))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
-def test_plans_refuse_what_makes_no_sense(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
+def test_plans_refuse_pairs_that_make_no_sense(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
     regression = replace(task_of(), kind="regression")
-    planned = runs.plan([(regression, METHODS["focal"]), (regression, Classical)], settings)
+    planned = runs.plan([(regression, METHODS["focal"]), (regression, Classical)], options)
     assert [refused[:2] for refused in planned.refused] == [("made-up", "focal")]
     assert len(planned.runs) == 2
     with pytest.raises(InputError, match="focal makes no sense on made-up: the focal loss needs"):
-        runs.plan([(regression, METHODS["focal"])], settings)
+        runs.plan([(regression, METHODS["focal"])], options)
     with pytest.raises(InputError, match=r"seeds must be at least 1 \(got 0\)"):
-        runs.plan(pairs(), replace(settings, seeds=0))
+        runs.plan(pairs(), replace(options, seeds=0))
     with pytest.raises(InputError, match=r"num_threads must be at least 1 \(got 0\)"):
-        runs.plan(pairs(), replace(settings, num_threads=0))
+        runs.plan(pairs(), replace(options, num_threads=0))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    settings = settings_of(tmp_path / "file")
+    options = options_of(tmp_path / "file")
     with pytest.raises(InputError, match=r"runs cannot be written to .*file"):
-        runs.plan(pairs(), settings)
-    with pytest.raises(InputError, match="cannot be looked for: File name too long"):
-        runs.plan(pairs(), settings_of(tmp_path / ("long" * 100)))
+        runs.plan(pairs(), options)
+    with pytest.raises(InputError, match="cannot be looked up: File name too long"):
+        runs.plan(pairs(), options_of(tmp_path / ("long" * 100)))
 
 
-def test_what_another_process_has_finished_meanwhile_is_not_done_again(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    planned = runs.plan(pairs(), settings)
-    runs.execute(planned, settings)
+def test_runs_that_another_process_finished_are_skipped(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
+    planned = runs.plan(pairs(), options)
+    runs.execute(planned, options)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
-    runs.execute(planned, settings)
+    runs.execute(planned, options)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
@@ -160,18 +160,18 @@ def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, s
     return code, captured.out, captured.err
 
 
-def test_the_command_runs_says_what_it_leaves_out_and_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_lists_skipped_pairs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("mean-estimation", "--methods", "classical,focal", "--seeds", "2", "--budget", "epochs=2", "--out")
     code, out, err = command(*arguments, str(tmp_path), capsys=capsys)
     assert code == 0
-    assert "left out: focal on mean-estimation: the focal loss needs" in out
-    assert "2 runs to do, 0 finished already" in out
-    assert "100%" in err
+    assert "skipped: focal on mean-estimation: the focal loss needs" in out
+    assert "2 runs to do, 0 already finished" in out
+    assert [line.split(";")[0] for line in err.splitlines()] == [
+        f"run {i + 1} of 2 done: mean-estimation, classical, seed {i}" for i in range(2)
+    ]
     code, out, err = command(*arguments, str(tmp_path), capsys=capsys)
     assert (code, err) == (0, "")
-    assert "0 runs to do, 2 finished already" in out
+    assert "0 runs to do, 2 already finished" in out
     written = json.loads((tmp_path / "mean-estimation" / "classical" / "seed-1.json").read_text())
     assert written["config"]["seed"] == 1
     assert written["points"]["epoch"] == [0, 1, 2]
@@ -190,7 +190,7 @@ def test_the_command_runs_says_what_it_leaves_out_and_goes_on(
         (("mean-estimation", "--study", "shift"), "study 'shift' is for classification"),
     ],
 )
-def test_bad_arguments(
+def test_a_bad_argument_is_refused_before_any_work(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = command(*arguments, "--out", str(tmp_path / "runs"), capsys=capsys)
@@ -201,40 +201,40 @@ def test_bad_arguments(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = command("--device", "cuda", capsys=capsys)
     assert code == 2
     assert "device cuda needs a GPU" in err
 
 
-def test_the_list_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_names_every_task_method_and_study(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command("--list", capsys=capsys)
     assert code == 0
     for name in (*tasks.TASKS, *METHODS, *studies.STUDIES):
         assert f"  {name}" in out
 
 
-def test_a_method_is_made_anew_for_each_run(tmp_path: Path) -> None:
+def test_each_run_has_a_new_method(tmp_path: Path) -> None:
     made: list[Method] = []
 
     def make() -> Method:
         made.append(Classical())
         return made[-1]
 
-    settings = settings_of(tmp_path)
-    planned = runs.plan([(task_of(), make)], settings)
+    options = options_of(tmp_path)
+    planned = runs.plan([(task_of(), make)], options)
     before = len(made)
-    runs.execute(planned, settings)
+    runs.execute(planned, options)
     assert len(made) == before + 2
 
 
-def test_records_of_all_read_by_task_method_and_seed(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    runs.execute(runs.plan(pairs(), settings), settings)
+def test_all_records_are_read_in_the_order_of_task_method_and_seed(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
+    runs.execute(runs.plan(pairs(), options), options)
     found: list[Record] = records.read_all(tmp_path)
     assert [(r.config.task, r.config.method, r.config.seed) for r in found] == [
         *product(("one", "two"), ("classical", "learn2mix"), (0, 1))
     ]
-    with pytest.raises(InputError, match="is not there, or cannot be read"):
+    with pytest.raises(InputError, match="does not exist or cannot be read"):
         records.read_all(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Rows that SMOTE makes between rows of a class."""
+"""Rows that SMOTE interpolates between rows of a class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from made_up_batches import SIZES, counts_of, data_of, start_of, task_of
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("sizes", [SIZES, (30, 2, 9), (8, 8)])
-def test_smote_makes_classes_equal_by_rows_between_rows_of_a_class(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_smote_equalizes_classes_with_rows_between_rows_of_a_class(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     data = data_of(sizes, dtype=dtype)
-    # All of them: an epoch of as many rows as there are once classes are equal.
+    # One batch has all rows of the equalized classes.
     task = task_of(batch_size=len(sizes) * max(sizes))
     batches = method("smote").batches(start_of(data, task, steps=1))
     np.testing.assert_allclose(batches.proportions, 1 / len(sizes))
@@ -39,7 +39,7 @@ def test_smote_makes_classes_equal_by_rows_between_rows_of_a_class(sizes: tuple[
 def lies_between(
     point: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64], slack: float
 ) -> bool:
-    """Whether a point is on a segment, up to `slack` in each column."""
+    """Return whether a point is on a segment, up to `slack` in each column."""
     along = other - one
     length = along @ along
     share = 0.0 if length == 0 else float(np.clip((point - one) @ along / length, 0, 1))

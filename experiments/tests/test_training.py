@@ -17,7 +17,7 @@ from l2m_experiments.errors import InputError
 from l2m_experiments.methods import METHODS, Classical, method
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
 from l2m_experiments.training import OPTIMIZERS, BudgetKind, train
-from made_up_task import CPU, data_of, settings_of, task_of, without_targets
+from made_up_task import CPU, data_of, options_of, task_of, without_targets
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -28,19 +28,19 @@ def trained(
     return train(task, task.load(seed), method(name), seed, budget, CPU)[1]
 
 
-def test_a_classifier_that_diverged_is_not_one_that_guesses() -> None:
+def test_a_diverged_classifier_has_no_error() -> None:
     outputs, targets = torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [torch.inf, 0.0]]), torch.tensor([0, 0, 0])
     errors = task_of().errors(outputs, outputs, targets)
     assert errors[0] == 100
     assert errors[1:].isnan().all()
 
 
-def test_points_tell_epochs_steps_and_times() -> None:
-    told: list[float] = []
-    _, points = train(task_of(), data_of(), method("classical"), 0, "epochs", CPU, told.append)
+def test_points_have_epochs_steps_and_times() -> None:
+    used: list[float] = []
+    _, points = train(task_of(), data_of(), method("classical"), 0, "epochs", CPU, used.append)
     assert [point.epoch for point in points] == [0, 1, 2, 3, 4, 5]
     assert [point.steps for point in points] == [0, 10, 20, 30, 40, 50]
-    assert told == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert used == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert points[0].seconds == 0
     for before, after in pairwise(points):
         assert after.data_seconds > before.data_seconds
@@ -48,7 +48,7 @@ def test_points_tell_epochs_steps_and_times() -> None:
         assert after.seconds == pytest.approx(after.data_seconds + after.compute_seconds)
 
 
-def test_seconds_end_training_with_the_epoch_they_run_out_in() -> None:
+def test_seconds_end_training_after_the_epoch_in_which_they_run_out() -> None:
     points = trained(task_of(epochs=1, seconds=0.05), budget="seconds")
     assert points[-1].seconds >= 0.05
     assert points[-2].seconds < 0.05
@@ -56,7 +56,7 @@ def test_seconds_end_training_with_the_epoch_they_run_out_in() -> None:
 
 
 def test_evaluation_agrees_with_a_plain_one() -> None:
-    """The first point is of the first weights, which the seed decides, with errors counted one row at a time."""
+    """The first point belongs to the initial weights of the seed; errors are counted one row at a time."""
     task, data = task_of(), data_of()
     point = trained(task)[0]
     torch.manual_seed(0)
@@ -77,10 +77,10 @@ def test_evaluation_agrees_with_a_plain_one() -> None:
 
 
 def test_training_agrees_with_a_plain_loop() -> None:
-    """The same batches and the same optimizer in six lines."""
+    """The plain loop uses the same batches and the same optimizer."""
     from l2m_fast import Loader, Proportional
 
-    # Squared errors of the logits: unlike counts of wrong classes they do not agree by chance.
+    # Squared errors of the logits cannot agree by chance, unlike counts of wrong classes.
     task = replace(task_of(), kind="reconstruction", model=lambda _: torch.nn.Linear(4, 4))
     data = data_of()
     points = trained(
@@ -102,7 +102,7 @@ def test_training_agrees_with_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_begin_alike_learn_and_repeat(name: str) -> None:
+def test_methods_start_from_equal_weights_learn_and_repeat(name: str) -> None:
     task = task_of()
     first, again = trained(task, name), trained(task, name)
     untimed = [replace(p, seconds=0, data_seconds=0, compute_seconds=0) for p in (*first, *again)]
@@ -111,12 +111,12 @@ def test_methods_begin_alike_learn_and_repeat(name: str) -> None:
     assert first[-1].test_error < first[0].test_error / 2
 
 
-def test_seeds_differ_in_weights() -> None:
+def test_seeds_have_different_weights() -> None:
     assert trained(task_of(), seed=0)[0].train_error != trained(task_of(), seed=1)[0].train_error
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers(optimizer: OptimizerName) -> None:
+def test_every_optimizer_reduces_the_error(optimizer: OptimizerName) -> None:
     task = task_of()
     task = replace(task, protocol=replace(task.protocol, optimizer=optimizer))
     points = trained(task)
@@ -124,7 +124,7 @@ def test_optimizers(optimizer: OptimizerName) -> None:
 
 
 def test_curriculum_counts_its_first_training_as_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that ticks when it is read: at both ends of an epoch and of its wait for the end, and twice a batch."""
+    """The clock ticks whenever it is read: at both ends of an epoch and of its last wait, and twice per batch."""
     ticks = count()
     monkeypatch.setattr("l2m_experiments.training.perf_counter", lambda: float(next(ticks)))
     warm_up, points = train(task_of(epochs=30), data_of(), method("curriculum"), 0, "epochs", CPU)
@@ -133,22 +133,22 @@ def test_curriculum_counts_its_first_training_as_warm_up(monkeypatch: pytest.Mon
     assert train(task_of(epochs=30), data_of(), method("classical"), 0, "epochs", CPU)[0] == 1
 
 
-def test_diverged_training_goes_on_and_is_recorded_as_such(tmp_path: Path) -> None:
+def test_diverged_training_continues_and_is_recorded_as_such(tmp_path: Path) -> None:
     def load(seed: int) -> TaskData:
         data = data_of(seed)
         train, test = (Rows(rows.inputs, rows.classes, rows.inputs[:, 0] * 1e30) for rows in (data.train, data.test))
         return replace(data, train=train, test=test)
 
     task = replace(task_of(), kind="regression", load=load, model=lambda _: torch.nn.Linear(4, 1))
-    settings = settings_of(tmp_path, seeds=1)
+    options = options_of(tmp_path, seeds=1)
     with pytest.warns(RuntimeWarning, match="losses that are not finite"):
-        runs.execute(runs.plan([(task, Classical)], settings), settings)
+        runs.execute(runs.plan([(task, Classical)], options), options)
     (record,) = records.read_all(tmp_path)
     assert not math.isfinite(record.points[-1].test_error)
     assert len(record.points) == 6
 
 
-def test_data_that_shift_are_trained_on_from_the_middle_of_the_budget() -> None:
+def test_shifted_data_are_used_from_the_middle_of_the_budget() -> None:
     data = data_of()
     later = data_of(1, (10, 30, 60)).train
     points = train(task_of(epochs=6), replace(data, later_train=later), method("classical"), 0, "epochs", CPU)[1]
@@ -156,23 +156,25 @@ def test_data_that_shift_are_trained_on_from_the_middle_of_the_budget() -> None:
     assert shares[:4] == pytest.approx([0.6] * 4)
     assert shares[4:] == pytest.approx([0.1] * 3)
     assert points[-1].epoch == 6
-    with pytest.raises(InputError, match="shift in mid-training need 2 epochs of made-up or more"):
+    with pytest.raises(
+        InputError, match=r"the budget of made-up must be at least 2 epochs, because its data shift \(got 1\)"
+    ):
         train(task_of(epochs=1), replace(data, later_train=later), method("classical"), 0, "epochs", CPU)
 
 
 @pytest.mark.filterwarnings("ignore:a batch of .* repeats rows")
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_an_epoch_of_every_method_on_every_task(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of the paper preset, with the settings of its command but for the epochs."""
+    """Use the paper preset with the options of its command, except for the epochs."""
     use_fake_datasets(monkeypatch)
     task = tasks.task(name, "paper")
     task = replace(task, protocol=replace(task.protocol, batch_size=min(task.protocol.batch_size, 150)))
     if name == "imdb":
         task = tasks.task(name, "quick")
-    settings = settings_of(tmp_path, "epochs=1", seeds=1)
-    planned = runs.plan([(task, make) for make in METHODS.values()], settings)
+    options = options_of(tmp_path, "epochs=1", seeds=1)
+    planned = runs.plan([(task, make) for make in METHODS.values()], options)
     assert len(planned.runs) + len(planned.refused) == len(METHODS)
-    runs.execute(planned, settings)
+    runs.execute(planned, options)
     for record in records.read_all(tmp_path):
         first, last = record.points
         assert last.epoch == 1

@@ -1,0 +1,43 @@
+"""All methods by name. A new method is a class in a file of this folder, and its entry in the list below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from l2m_experiments.method import Method
+from l2m_experiments.methods.curriculum import Curriculum
+from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
+from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
+from l2m_experiments.methods.policies import Balanced, Classical, EffectiveNumber, GroupDRO
+from l2m_experiments.methods.smote import Smote
+from l2m_experiments.names import lookup
+
+__all__ = ["METHODS", "Balanced", "Classical", "Learn2Mix", "method"]
+
+_MAKERS: tuple[Callable[[], Method], ...] = (
+    Learn2Mix,
+    partial(Learn2Mix, start="balanced"),
+    partial(Learn2Mix, update_every=10),
+    Learn2MixAuthors,
+    Classical,
+    Balanced,
+    EffectiveNumber,
+    Focal,
+    ClassBalancedFocal,
+    Smote,
+    Importance,
+    Curriculum,
+    GroupDRO,
+)
+METHODS: dict[str, Callable[[], Method]] = {make().name: make for make in _MAKERS}
+"""Every method of the command line by its name, in the order of the tables."""
+
+
+def method(name: str) -> Method:
+    """Create a method by its name.
+
+    Raises:
+        InputError: No method has this name.
+    """
+    return lookup("method", name, METHODS)()

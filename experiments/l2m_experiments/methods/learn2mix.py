@@ -1,0 +1,68 @@
+"""Learn2Mix as in this package, and as in the program of its authors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from l2m_experiments.authors import AuthorsBatches
+from l2m_experiments.method import Batches, Method, Refusal, Start, fields_of
+from l2m_experiments.task import Task
+from l2m_fast import MixingPolicy, mixing
+
+
+class Learn2Mix(Method):
+    """Learn2Mix (arXiv 2412.16482) as in this package: exact quotas, and mean losses over the whole window.
+
+    Args:
+        mixing_rate: Mixing rate per window, gamma in the paper; None: that of the task's protocol.
+        min_share: Minimum share of each class.
+        start: Proportions of the first window: "proportional" (the paper) or "balanced".
+        update_every: Steps per window of losses; None: an epoch, as in the paper. With shorter windows, the same mixing rate
+            follows the losses that many times faster.
+    """
+
+    def __init__(
+        self,
+        mixing_rate: float | None = None,
+        min_share: float = 0.0,
+        start: Literal["proportional", "balanced"] = "proportional",
+        update_every: int | None = None,
+    ) -> None:
+        self._mixing_rate, self._min_share, self._start = mixing_rate, min_share, start
+        self.update_every = update_every
+        self.name = (
+            "learn2mix"
+            + ("-balanced-start" if start == "balanced" else "")
+            + (f"-every-{update_every}" if update_every is not None else "")
+            + (f" mixing_rate={mixing_rate:g}" if mixing_rate is not None else "")
+            + (f" min_share={min_share:g}" if min_share > 0 else "")
+        )
+
+    def policy(self, task: Task) -> MixingPolicy:
+        """Return steps towards the loss shares."""
+        rate = task.protocol.mixing_rate if self._mixing_rate is None else self._mixing_rate
+        return mixing.Learn2Mix(rate, self._min_share, self._start)
+
+
+class Learn2MixAuthors(Method):
+    """Learn2Mix as in its authors' program, see `AuthorsBatches`; the loader does not form these batches."""
+
+    name = "learn2mix-authors"
+    refusals = (
+        Refusal(
+            "batches of no more rows than there are classes",
+            "the authors' program rounds the rows of each class down, which can leave a batch empty",
+            lambda task, data: data is not None and len(data.class_names) >= task.protocol.batch_size,
+        ),
+    )
+
+    def batches(self, start: Start) -> Batches:
+        """Create the authors' batches."""
+        return AuthorsBatches(
+            fields_of(start.data.train),
+            len(start.data.class_names),
+            batch_size=start.task.protocol.batch_size,
+            steps=start.steps,
+            mixing_rate=start.task.protocol.mixing_rate,
+            seed=start.seed,
+        )

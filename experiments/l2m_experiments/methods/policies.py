@@ -1,0 +1,51 @@
+"""Methods that differ in the class proportions of their batches only."""
+
+from __future__ import annotations
+
+from l2m_experiments.method import Method
+from l2m_experiments.task import Task
+from l2m_fast import MixingPolicy, mixing
+
+# Cui et al. 2019 tune beta to 0.9, 0.99, 0.999 or 0.9999 on each data set; on ImageNet and iNaturalist they use this one.
+BETA = 0.999
+DRO_STEP_SIZE = 0.01  # Sagawa et al. 2020
+
+
+class Classical(Method):
+    """Classical training: each class as often as in the data."""
+
+    name = "classical"
+
+
+class Balanced(Method):
+    """Balanced sampling: every class equally often."""
+
+    name = "balanced"
+
+    def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
+        """Return equal proportions."""
+        return mixing.Balanced()
+
+
+class EffectiveNumber(Method):
+    """Sampling by the effective number of rows (Cui et al. 2019): p ~ n (1 - beta) / (1 - beta^n) with BETA."""
+
+    name = "effective-number"
+
+    def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
+        """Return proportions between classical and balanced."""
+        return mixing.EffectiveNumber(BETA)
+
+
+class GroupDRO(Method):
+    """Group DRO (Sagawa et al. 2020, Algorithm 1) with classes as groups: an ascent step after every batch.
+
+    It changes the proportions of the rows instead of weights of the losses. The loader applies them two batches later.
+    """
+
+    name = "group-dro"
+    update_every = 1
+
+    def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
+        """Return exponentiated gradient ascent."""
+        return mixing.GroupDRO(DRO_STEP_SIZE)
