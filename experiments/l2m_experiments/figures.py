@@ -1,161 +1,250 @@
-"""The pictures of a report. Each is one column wide, so that it can be read on a telephone too."""
+"""Figures of a report; each has one panel, or one row of panels, per task."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from PIL import Image
 
 from l2m_experiments.records import Record
 from l2m_experiments.results import OURS, Axis, Measure, TaskResults, errors_at, points_at, positions
 from l2m_experiments.statistics import FloatArray, interval
-from l2m_experiments.tables import name_of, number, shown
+from l2m_experiments.tables import LEADING, leading_methods, number, shown
 
-# Okabe and Ito's palette keeps apart for every kind of colour vision (but for its yellow, which white paper swallows); the
-# dashes double it.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The palette of Okabe and Ito is safe for color-blind readers (without its yellow, which is too light on white). Dashes
+# tell apart methods of the same color.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-_WIDTH = 7.0  # inches
+_WIDTH = 10.0  # inches, 800 pixels
 _FEW_CLASSES = 12
-_PLACES = 300  # of a curve over seconds
+_OTHERS = "other methods"
+_PLACES = 200  # positions of a curve over seconds
+_CURVES: dict[str, tuple[Measure, Axis]] = {
+    "Test set": ("test_error", Axis.EPOCHS),
+    "Test set, over time": ("test_error", Axis.WARM_UP),
+    "Worst class": ("worst_class_error", Axis.EPOCHS),
+}
 
 Line = tuple[str, str | tuple[int, tuple[float, ...]]]
 
 
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file with 36 colors, which is a quarter of the size."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80)
+    with Image.open(drawn) as image:
+        colors = image.convert("RGB").quantize(36, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colors.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
 def lines_of(results: Sequence[TaskResults]) -> dict[str, Line]:
-    """Colour and dashes of each method, the same in every picture."""
+    """Return the color and dashes of each method, the same in every figure."""
     methods = dict.fromkeys(method for task in results for method in task.runs)
-    count = len(_COLOURS)
-    return {method: (_COLOURS[i % count], _DASHES[i // count % len(_DASHES)]) for i, method in enumerate(methods)}
+    count = len(_COLORS)
+    return {method: (_COLORS[i % count], _DASHES[i // count % len(_DASHES)]) for i, method in enumerate(methods)}
 
 
-def curves(task: TaskResults, measure: Measure, lines: dict[str, Line]) -> Figure:
-    """Mean over seeds with its 95 % band, over each axis; a curve ends where the first run of its method did."""
-    kind = task.first.kind
-    figure = Figure(
-        figsize=(_WIDTH, 0.4 + 3.3 * len(task.axes) + 0.2 * math.ceil(len(task.runs) / 3)), layout="constrained"
+def overview(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure | None:
+    """Draw the advantages of the first table as percent of the rival's error; None if nothing is compared."""
+    rows: list[tuple[TaskResults, str]] = []  # a row without a method is the name of its task
+    for task in results:
+        others = [method for method in leading_methods(task, results) if method != task.subject]
+        if task.subject is not None and others:
+            rows += [(task, ""), *((task, other) for other in others)]
+    if not rows:
+        return None
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.2 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(LEADING), sharey=True)
+    for panel, (measure, fraction) in zip(panels, LEADING, strict=True):
+        for row, (task, method) in enumerate(rows):
+            for c in task.compare(Axis.EPOCHS, measure):
+                if c.other == method and c.fraction == fraction:
+                    advantage, half = (100 * value for value in c.relative)
+                    sure = c.verdict in ("wins", "loses") and task.valid
+                    color = lines[method][0]
+                    fill = color if sure else "white"
+                    panel.errorbar(
+                        advantage, row, xerr=half, color=color, fmt="o", mfc=fill, markersize=5, linewidth=1.2
+                    )
+        panel.axvline(0, color="0.5", linewidth=1)
+        low, high = panel.get_xlim()
+        panel.set_xlim(max(low, -120), min(high, 120))
+        what = "Test error" if measure == "test_error" else "Error of the worst class"
+        panel.set_title(f"{what} at {100 * fraction:g} % of the epochs", fontsize="small")
+        panel.tick_params(labelsize="small", left=False)
+        panel.grid(axis="x", alpha=0.25)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+    subjects = {task.subject for task, _ in rows}
+    who = (
+        f"{OURS} has less error than the method of the row"
+        if OURS in subjects
+        else "the method has less error than classical"
     )
-    panels = figure.subplots(len(task.axes), 1, squeeze=False)[:, 0]
-    for panel, axis in zip(panels, task.axes, strict=True):
-        ends = {method: min(positions(run, axis)[-1] for run in runs) for method, runs in task.runs.items()}
-        # What is many times slower would squeeze all others into the left edge.
-        end = min(max(ends.values()), 2 * task.end(axis))
-        seen = []
-        for method, runs in task.runs.items():
-            until = min(ends[method], end)
-            at = np.arange(until + 1) if axis is Axis.EPOCHS else np.linspace(0, until, _PLACES)
-            mean, half = interval(np.array([shown(errors_at(run, axis, at, measure), kind) for run in runs]))
-            colour, dashes = lines[method]
-            ours = method == OURS
-            panel.plot(
-                at,
-                mean,
-                color=colour,
-                linestyle=dashes,
-                label=_plain(method),
-                linewidth=2.4 if ours else 1.4,
-                zorder=3 if ours else 2,
-            )
-            panel.fill_between(at, mean - half, mean + half, color=colour, alpha=0.1, linewidth=0)
-            seen.append(mean[at >= end / 10])
-        _scale(panel, np.concatenate(seen), kind == "classification")
-        panel.axvline(task.end(axis), color="0.6", linewidth=1, linestyle=":")
-        panel.set(xlabel="epochs" if axis is Axis.EPOCHS else axis.value, ylabel=name_of(measure, kind))
-        panel.set_xlim(0, 1.02 * end)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, handlelength=3)
+    figure.supxlabel(f"Advantage in percent of the rival's error: to the right, {who}", fontsize="small")
+    panels[0].set_yticks(range(len(rows)), [_plain(method or task.name) for task, method in rows])
+    for label, (_, method) in zip(panels[0].get_yticklabels(), rows, strict=True):
+        label.set_fontweight("normal" if method else "bold")
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
 
 
-def proportions(task: TaskResults) -> Figure | None:
-    """Class proportions of the methods that change them, mean over seeds; None where none does."""
-    means = {method: _proportions(runs) for method, runs in task.runs.items()}
-    moving = {method: mean for method, mean in means.items() if float(np.ptp(mean, axis=0).max()) > 1e-3}
+def curves(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure:
+    """Draw the mean over seeds with 95 % bands for the methods of the first table, and the means of all others in gray.
+
+    A curve ends at the end of the first run of its method.
+    """
+    named = {method for task in results for method in leading_methods(task, results)}
+    figure = Figure(figsize=(_WIDTH, 0.6 + 1.4 * len(results) + 0.2 * math.ceil(len(named) / 4)), layout="constrained")
+    rows = figure.subplots(len(results), len(_CURVES), squeeze=False)
+    for task, panels in zip(results, rows, strict=True):
+        kind, leading = task.first.kind, leading_methods(task, results)
+        for panel, (measure, axis) in zip(panels, _CURVES.values(), strict=True):
+            ends = {method: min(positions(run, axis)[-1] for run in runs) for method, runs in task.runs.items()}
+            # A method that is many times slower would squeeze all others into the left edge.
+            end = min(max(ends.values()), 2 * task.end(axis))
+            seen = []
+            for method, runs in task.runs.items():
+                until = min(ends[method], end)
+                at = np.arange(until + 1) if axis is Axis.EPOCHS else np.linspace(0, until, _PLACES)
+                mean, half = interval(np.array([shown(errors_at(run, axis, at, measure), kind) for run in runs]))
+                if method in leading:
+                    color, dashes = lines[method]
+                    width = 2.2 if method == OURS else 1.3
+                    panel.plot(at, mean, color=color, linestyle=dashes, linewidth=width, label=_plain(method), zorder=3)
+                    if axis is Axis.EPOCHS:  # over time, the noise of the machine would hide the curves
+                        panel.fill_between(at, mean - half, mean + half, color=color, alpha=0.12, linewidth=0)
+                else:
+                    panel.plot(at, mean, color="0.75", linewidth=0.8, label=_OTHERS)
+                seen.append(mean[at >= end / 10])
+            _scale(panel, np.concatenate(seen), kind == "classification")
+            panel.axvline(task.end(axis), color="0.6", linewidth=1, linestyle=":")
+            panel.set_xlim(0, 1.02 * end)
+            panel.tick_params(which="both", labelsize="small")
+            panel.xaxis.set_major_locator(MaxNLocator(4))
+            panel.spines[["top", "right"]].set_visible(False)
+        unit = "accuracy (%)" if kind == "classification" else "squared error"
+        panels[0].set_ylabel(f"{_plain(task.name)}\n{unit}", fontsize="small")
+    for (title, (_, axis)), top, bottom in zip(_CURVES.items(), rows[0], rows[-1], strict=True):
+        top.set_title(title, fontsize="small", fontweight="bold")
+        bottom.set_xlabel(axis.value, fontsize="small")
+    _legend(figure, list(rows.flat))
+    return figure
+
+
+def proportions(results: Sequence[TaskResults]) -> Figure | None:
+    """Draw the class proportions of the methods that change them, mean over seeds; None if no method does."""
+    moving: list[tuple[TaskResults, dict[str, FloatArray]]] = []
+    for task in results:
+        means = {method: _proportions(runs) for method, runs in task.runs.items()}
+        changed = {method: mean for method, mean in means.items() if float(np.ptp(mean, axis=0).max()) > 1e-3}
+        if changed:
+            moving.append((task, changed))
     if not moving:
         return None
-    names = task.first.class_names
-    columns, few = min(2, len(moving)), len(names) <= _FEW_CLASSES
-    rows = math.ceil(len(moving) / columns)
-    figure = Figure(figsize=(_WIDTH, 0.6 + 2.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for panel in panels[len(moving) :]:
-        panel.set_visible(False)
-    most = max(float(mean.max()) for mean in moving.values())
-    colours = colormaps["viridis"](np.linspace(0, 0.92, len(names)))
-    for panel, (method, mean) in zip(panels, moving.items(), strict=False):
-        panel.set_title(_plain(method), fontsize="medium")
-        panel.set_xlabel("epochs")
-        if few:
-            for k, name in enumerate(names):
-                dashes = _DASHES[k % len(_DASHES)]
-                panel.plot(100 * mean[:, k], color=colours[k], linestyle=dashes, label=_plain(name))
-            panel.set_ylim(0, 105 * most)
-            panel.grid(alpha=0.25)
-            panel.spines[["top", "right"]].set_visible(False)
-        else:
-            image = panel.imshow(
-                100 * mean.T,
-                aspect="auto",
-                origin="lower",
-                interpolation="nearest",
-                cmap="viridis",
-                vmin=0,
-                vmax=100 * most,
-            )
-    for panel in panels[::columns]:
-        panel.set_ylabel("Share of the batch (%)" if few else "class")
-    if few:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(5, len(names)), frameon=False, title="class"
-        )
-    else:
-        figure.colorbar(image, ax=list(panels), label="Share of the batch (%)")
+    alone = len(moving) == 1
+    per_row = 3 if alone else max(len(means) for _, means in moving)
+    cells = [
+        (task, dict(list(means.items())[i : i + per_row]))
+        for task, means in moving
+        for i in range(0, len(means), per_row)
+    ]
+    figure = Figure(figsize=(_WIDTH, 0.8 + (2.0 if alone else 1.5) * len(cells)), layout="constrained")
+    rows = figure.subplots(len(cells), per_row, squeeze=False, sharey="row")
+    for panels, (task, means) in zip(rows, cells, strict=True):
+        names = task.first.class_names
+        top = 105 * max(float(mean.max()) for mean in means.values())
+        colors = colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+        for panel in panels[len(means) :]:
+            panel.set_visible(False)
+        for panel, (method, mean) in zip(panels, means.items(), strict=False):
+            panel.set_title(_plain(method), fontsize="small" if alone else "x-small")
+            panel.tick_params(labelsize="x-small")
+            panel.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            if len(names) <= _FEW_CLASSES:
+                for k, name in enumerate(names):
+                    dashes = _DASHES[k % len(_DASHES)]
+                    panel.plot(100 * mean[:, k], color=colors[k], linestyle=dashes, linewidth=1.1, label=_plain(name))
+                panel.set_ylim(0, top)
+                panel.grid(alpha=0.25)
+                panel.spines[["top", "right"]].set_visible(False)
+            else:
+                image = panel.imshow(
+                    100 * mean.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis", vmin=0, vmax=top
+                )  # fmt: skip
+        panels[0].set_ylabel("% of the batch" if alone else _plain(task.name), fontsize="small")
+        if len(names) > _FEW_CLASSES:
+            figure.colorbar(image, ax=list(panels), label="percent")
+    for panel in rows[-1]:
+        panel.set_xlabel("epochs", fontsize="small")
+    if alone and len(moving[0][0].first.class_names) <= _FEW_CLASSES:
+        _legend(figure, [rows[0, 0]], title="class")
     return figure
 
 
-def classes(task: TaskResults) -> Figure:
-    """Each method's accuracy, or squared error, of each class after E epochs, mean over seeds."""
+def classes(results: Sequence[TaskResults]) -> Figure:
+    """Draw the accuracy or squared error of each class at the end, mean over seeds."""
+    columns = min(2, len(results))
+    rows = [results[i : i + columns] for i in range(0, len(results), columns)]
+    heights = [1.0 + 0.19 * max(len(task.runs) for task in row) for row in rows]
+    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for panel in panels.ravel()[len(results) :]:
+        panel.set_visible(False)
+    for panel, task in zip(panels.ravel(), results, strict=False):
+        _classes(figure, panel, task, columns)
+    return figure
+
+
+def _classes(figure: Figure, panel: Axes, task: TaskResults, columns: int) -> None:
     kind, names = task.first.kind, task.first.class_names
     means = np.array(
         [np.mean([_class_errors(run, task.epochs) for run in runs], axis=0) for runs in task.runs.values()]
     )
     values, few = shown(means, kind), len(names) <= _FEW_CLASSES
-    figure = Figure(figsize=(_WIDTH, 1.2 + 0.32 * len(task.runs) + 0.05 * max(map(len, names))), layout="constrained")
-    panel = figure.subplots()
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (1.0, 1.0)
     right_is_better = kind == "classification"
     norm = Normalize(low, high) if right_is_better or low <= 0 else LogNorm(low, high)
-    palette = colormaps["viridis" if right_is_better else "viridis_r"].with_extremes(bad="0.85")
+    palette = colormaps["viridis" if right_is_better else "viridis_r"].resampled(12).with_extremes(bad="0.85")
     image = panel.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=palette, norm=norm)
     panel.set_yticks(range(len(task.runs)), [_plain(method) for method in task.runs])
+    panel.tick_params(labelsize="x-small")
     if few:
-        turned = 90 if sum(map(len, names)) > 50 else 0
-        panel.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=turned)
+        rotation = 90 if sum(map(len, names)) > 90 / columns else 0
+        panel.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=rotation)
         for (row, column), value in np.ndenumerate(values):
-            text = "-" if math.isnan(value) else f"{value:.1f}" if right_is_better else number(value, kind)
+            text = "-" if math.isnan(value) else f"{value:.0f}" if right_is_better else number(value, kind)
             dark = math.isfinite(value) and float(np.dot(palette(norm(value))[:3], (0.3, 0.59, 0.11))) < 0.55
-            panel.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
-    panel.set_xlabel("class")
-    label = "Test accuracy (%)" if right_is_better else "Test mean squared error"
-    if few:
-        panel.set_title(f"{label} of each class after {task.epochs} epochs", fontsize="medium")
+            panel.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     else:
-        figure.colorbar(image, ax=panel, label=label)
-    return figure
+        figure.colorbar(image, ax=panel)
+    what = "accuracy (%)" if right_is_better else "squared error"
+    panel.set_title(f"{_plain(task.name)}: {what} of each class", fontsize="small")
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], title: str | None = None) -> None:
+    handles: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    handles |= {_OTHERS: handles.pop(_OTHERS)} if _OTHERS in handles else {}  # last
+    columns = min(4 if title is None else 10, len(handles))
+    style = {"frameon": False, "handlelength": 3, "fontsize": "small"}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=title, **style)
 
 
 def _scale(panel: Axes, means: FloatArray, linear: bool) -> None:
-    """Shows what happens after the first tenth; where errors fall by orders of magnitude, on a logarithmic scale."""
+    """Fit the y axis to the values after the first tenth, logarithmic for squared errors."""
     finite = means[np.isfinite(means)]
     if not finite.size:
         return
@@ -166,16 +255,16 @@ def _scale(panel: Axes, means: FloatArray, linear: bool) -> None:
         return
     panel.set_yscale("log", nonpositive="clip")
     panel.set_ylim(low / 1.05, high * 1.05)
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    panel.yaxis.set_major_formatter(plain)
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if high < 10 * low:
-        panel.yaxis.set_minor_formatter(plain)
+        panel.yaxis.set_major_locator(MaxNLocator(4))
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _proportions(runs: Sequence[Record]) -> FloatArray:
-    """Mean over runs, `[epochs + 1, K]`, as far as all of them go."""
-    ends = min(run.points[-1].epoch for run in runs)
-    at = np.arange(ends + 1.0)
+    """Return the mean over runs, `[epochs + 1, K]`, up to the end of the shortest run."""
+    end = min(run.points[-1].epoch for run in runs)
+    at = np.arange(end + 1.0)
     of_runs = [[point.proportions for point in points_at(run, Axis.EPOCHS, at)] for run in runs]
     return np.asarray(np.mean(of_runs, axis=0))
 
@@ -186,4 +275,4 @@ def _class_errors(run: Record, epochs: int) -> FloatArray:
 
 
 def _plain(name: str) -> str:
-    return name.replace("$", r"\$")  # which matplotlib would set as mathematics
+    return name.replace("$", r"\$")  # matplotlib would typeset it as mathematics

@@ -1,43 +1,37 @@
-"""The report of a folder of runs: what it says, in which order, and the files it is written to."""
+"""The report of a folder of runs: a page, the same as Markdown, a CSV file and figures."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from l2m_experiments import figures, tables
 from l2m_experiments.errors import InputError
-from l2m_experiments.page import Block, Heading, Picture, Text, html, markdown
-from l2m_experiments.records import Record, read_all
+from l2m_experiments.page import Block, Details, Heading, Picture, Text, html, markdown, pictures, plain
+from l2m_experiments.records import Record, read_studies
 from l2m_experiments.results import BASELINE, OURS, Axis, Measure, TaskResults, by_task
 
-_MEASURES: tuple[Measure, ...] = ("test_error", "worst_class_error")
 
-
-def report(runs: Path, out: Path) -> list[Path]:
-    """Writes report.html (one file, nothing else needed), report.md and the pictures that it shows.
+def report(folder: Path, out: Path) -> list[Path]:
+    """Write the report of all runs in a folder or packed file.
 
     Args:
-        runs: Folder of `l2m-experiments run`.
-        out: Folder of the files; made where there is none.
+        folder: Folder of `l2m-experiments run`, or with packed files; or one packed file.
+        out: Folder of the files; created if it does not exist.
 
     Returns:
-        Paths of the page, the Markdown file and the pictures.
+        Paths of report.html (one self-contained page), report.md, summary.csv and the figures.
 
     Raises:
         InputError: There are no runs, one cannot be read, they cannot be compared, or a file cannot be written.
     """
-    records = read_all(runs)
-    blocks = list(_blocks(records, by_task(records)))
-    pictures = [picture for block in blocks if isinstance(block, tuple) for picture in block]
+    studies = {study: (records, by_task(records)) for study, records in read_studies(folder).items()}
+    blocks = list(_blocks(studies))
     files = {
         "report.html": html(blocks).encode(),
         "report.md": markdown(blocks).encode(),
-        **{picture.file: picture.png for picture in pictures},
+        "summary.csv": tables.summary({study: results for study, (_, results) in studies.items()}).encode(),
+        **{picture.file: picture.png for picture in pictures(blocks)},
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -49,81 +43,95 @@ def report(runs: Path, out: Path) -> list[Path]:
     return [out / name for name in files]
 
 
-def _blocks(records: Sequence[Record], results: Sequence[TaskResults]) -> Iterator[Block]:
+def headline(records: Sequence[Record]) -> str:
+    """Return the first table of the report as plain text.
+
+    Raises:
+        InputError: The runs cannot be compared.
+    """
+    return plain(tables.headline(by_task(records)))
+
+
+def _blocks(studies: Mapping[str, tuple[list[Record], list[TaskResults]]]) -> Iterator[Block]:
+    yield Heading(1, "Learn2Mix and other methods on the same loader")
+    for study, (records, results) in studies.items():
+        if study:
+            yield Heading(2, study)
+        yield from _study(f"{study}-" if study else "", records, results)
+    yield Details("Refused combinations of method and task", (tables.refused(),))
+
+
+def _study(prefix: str, records: Sequence[Record], results: Sequence[TaskResults]) -> Iterator[Block]:
     lines = figures.lines_of(results)
-    yield Heading(1, "Learn2Mix and other methods, on equal loaders")
+    yield tables.headline(results)
+    for task in results:
+        if not task.valid:
+            yield Text(_why_invalid(task), warning=True)
+    if drawn := figures.overview(results, lines):
+        caption = (
+            "Advantage in percent of the rival's error, with the 95 % interval of the difference. Filled: significant "
+            "after Holm's correction."
+        )
+        yield Picture(f"{prefix}overview.png", figures.png(drawn), caption)
+    asked: list[tuple[Measure, Axis]] = [
+        ("test_error", Axis.EPOCHS), ("test_error", Axis.WARM_UP), ("worst_class_error", Axis.EPOCHS),
+    ]  # fmt: skip
+    for measure, axis in asked:
+        if text := tables.findings(results, measure, axis):
+            yield Text(text)
     yield Text(
-        f"{len(records)} runs of {len(lines)} methods on {len(results)} tasks. Every method draws its batches with the same "
-        "loader (but for learn2mix-authors, whose batches are formed as the authors do), and within a task and seed all begin "
-        "with the same data and the same weights; seeds are all that chance is judged by."
+        f"Runs: {len(records)}; methods: {len(lines)}; tasks: {len(results)}. Every method draws its batches from the same loader"
+        + (", except learn2mix-authors, which forms batches as the authors do" if "learn2mix-authors" in lines else "")
+        + ". The runs of a task and seed start with the same data and weights. Intervals and tests are over seeds."
     )
     if different := tables.differing(records):
-        yield Text(
-            f"The runs were not all made with the same {', '.join(different)}; see the last table. Times then need not be "
-            "comparable.",
-            warning=True,
-        )
-    yield tables.overview(results)
-    matrices = (tables.verdict_matrix(results, measure) for measure in _MEASURES)
-    yield from filter(None, (tables.verdict_counts(results), *matrices))
+        text = f"The runs differ in {', '.join(different)} (see the environment below), so their times may not be comparable."
+        yield Text(text, warning=True)
+    yield Details("Curves, class proportions and errors of the classes", tuple(_pictures(prefix, results, lines)))
+    yield Details("What was run", (tables.overview(results), tables.environment(records)))
     for task in results:
-        yield from _of_task(task, lines)
-    yield Heading(2, "About these runs")
-    yield tables.refused()
-    yield tables.environment(records)
+        yield Details(f"{task.name}: every method", tuple(_task(task)))
 
 
-def _of_task(task: TaskResults, lines: dict[str, figures.Line]) -> Iterator[Block]:
+def _pictures(prefix: str, results: Sequence[TaskResults], lines: dict[str, figures.Line]) -> Iterator[Picture]:
+    caption = "Mean over seeds, with 95 % bands for the methods of the first table. Dotted: end of the comparison."
+    yield Picture(f"{prefix}curves.png", figures.png(figures.curves(results, lines)), caption)
+    if drawn := figures.proportions(results):
+        caption = "Percent of the batch by class over epochs, mean over seeds; from the first class (dark) to the last (light)."
+        yield Picture(f"{prefix}proportions.png", figures.png(drawn), caption)
+    caption = "Each class at the end, mean over seeds."
+    yield Picture(f"{prefix}classes.png", figures.png(figures.classes(results)), caption)
+
+
+def _task(task: TaskResults) -> Iterator[Block]:
     first = task.first
     config = first.config
-    yield Heading(2, task.name)
     yield Text(
         f"{first.description}. Data: {first.source}. Batches of {config.batch_size}, {config.optimizer}, learning rate "
         f"{config.learning_rate:g}, mixing rate {config.mixing_rate:g}; budget "
         + (f"{config.epochs} epochs." if config.budget == "epochs" else f"{config.seconds:g} seconds.")
     )
-    if not task.counts:
-        yield Text(_why_not(task), warning=True)
-    if task.subject != OURS and task.subject is not None:
-        yield Text(f"{OURS} itself was not run here: the comparisons are those of {task.subject} with each method.")
-    yield tuple(_pictures(task, lines))
+    if task.subject == BASELINE:
+        yield Text(f"{OURS} was not run here: each method is compared with {BASELINE}.")
     asked: list[tuple[Measure, Sequence[Axis]]] = [
         *(("test_error", (axis,)) for axis in task.axes),
         ("worst_class_error", task.axes),
     ]
-    yield from (tables.errors(task, *one) for one in asked)
-    yield from filter(None, (tables.comparisons(task, *one) for one in asked))
+    for measure, axes in asked:
+        yield tables.errors(task, measure, axes)
+        if compared := tables.comparisons(task, measure, axes):
+            yield compared
     yield from filter(None, (tables.time_to_target(task), tables.loader_share(task)))
     yield tables.costs(task)
 
 
-def _why_not(task: TaskResults) -> str:
+def _why_invalid(task: TaskResults) -> str:
+    problem = f"The comparisons on {task.name} are not valid: "
     if task.target is None:
         return (
-            f"THE COMPARISONS OF THIS TASK DO NOT COUNT: {BASELINE} training was not run, so nothing shows that there was "
-            "anything to learn in this budget."
+            f"{problem}{BASELINE} training was not run, so nothing shows that the task can be learned in this budget."
         )
     kind = task.first.kind
-    unit = "percent of wrong classes" if kind == "classification" else "mean squared error"
-    return (
-        f"THE COMPARISONS OF THIS TASK DO NOT COUNT: the final test error of {BASELINE} training ({unit}) was to be at most "
-        f"{tables.number(task.first.learned, kind)}, as stated beforehand; found: {tables.number(task.target, kind)}."
-    )
-
-
-def _pictures(task: TaskResults, lines: dict[str, figures.Line]) -> Iterator[Picture]:
-    band = "mean over seeds with its 95 % band; the dotted line is where the tables end"
-    for measure, name in zip(_MEASURES, ("test", "worst-class"), strict=True):
-        what = tables.name_of(measure, task.first.kind)
-        yield _picture(task, name, figures.curves(task, measure, lines), f"{what} on {task.name}: {band}.")
-    if drawn := figures.proportions(task):
-        yield _picture(task, "proportions", drawn, f"Class proportions on {task.name}: mean over seeds.")
-    yield _picture(
-        task, "classes", figures.classes(task), f"Classes of {task.name} after {task.epochs} epochs: mean over seeds."
-    )
-
-
-def _picture(task: TaskResults, name: str, figure: Figure, caption: str) -> Picture:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    return Picture(f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', task.name)}-{name}.png", png.getvalue(), caption)
+    unit = "percent of misclassified rows" if kind == "classification" else "mean squared error"
+    bound, found = (tables.number(value, kind) for value in (task.first.learned, task.target))
+    return f"{problem}the final test error of {BASELINE} training ({unit}) must be at most {bound} (got {found})."

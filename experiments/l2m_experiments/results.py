@@ -1,7 +1,7 @@
-"""From records to what they say: errors at equal epochs and equal seconds, comparisons, and time to a target.
+"""Results of runs: errors at equal epochs and equal seconds, comparisons of methods, and time to a target.
 
-Everything is computed of errors, of which less is better: percent of wrong classes, or mean squared error. The error of a
-model at a time is that of the last point at or before it: a model that is not there yet does not count.
+All results are computed from errors, where less is better: percent of misclassified rows, or mean squared error. The error
+at a time is that of the last point at or before it.
 """
 
 from __future__ import annotations
@@ -22,45 +22,57 @@ from l2m_experiments.methods import METHODS
 from l2m_experiments.records import Config, Point, Record, differences
 from l2m_experiments.statistics import FloatArray, hedges_g, holm, welch
 
-FRACTIONS = (0.25, 0.5, 1.0)  # those of the paper
-LEVEL = 0.05  # of a family of comparisons
+FRACTIONS = (0.25, 0.5, 1.0)  # as in the paper
+LEVEL = 0.05  # significance level of a family of comparisons
 OURS, BASELINE = "learn2mix", "classical"
 
 Measure = Literal["test_error", "worst_class_error"]
-# Where each is compared. The worst class at the end only: the more questions, the less sure is each answer.
-ASKED: dict[Measure, tuple[float, ...]] = {"test_error": FRACTIONS, "worst_class_error": (1.0,)}
+# Fractions of the budget at which methods are compared. The worst class is compared at the end only: each comparison makes
+# the others less certain.
+COMPARED_AT: dict[Measure, tuple[float, ...]] = {"test_error": FRACTIONS, "worst_class_error": (1.0,)}
 Verdict = Literal["wins", "ties", "loses", "untested"]
 
 
 class Axis(Enum):
-    """What is equal where methods are compared; the value is its unit in words."""
+    """Quantity that is equal when methods are compared; the value names it with its unit."""
 
     EPOCHS = "epochs"
     SECONDS = "seconds of training"
-    WARM_UP = "seconds, warm-up counted"
+    WARM_UP = "seconds including warm-up"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The subject of a task against another method.
+    """One method against another: Learn2Mix against each other method, or each variant against classical training.
 
     Attributes:
-        other: The other method.
-        fraction: Of the axis at which they are compared.
-        advantage: Mean error of the other method minus that of the subject; positive: the subject is better.
-        effect: Hedges' g of it.
-        p_alone: Welch's; NaN: it could not be tested.
-        p: The same, corrected by Holm for the family.
-        verdict: Of the subject; "ties" where p is not below LEVEL, "untested" where there is none.
+        method: Method that wins, ties or loses.
+        rival: Method it is compared with.
+        fraction: Fraction of the axis at which they are compared.
+        advantage: Mean error of the rival minus that of the method; positive if the method is better.
+        half_width: Half the width of the advantage's 95 % confidence interval by Welch, without correction.
+        relative: The advantage and its half width as fractions of the rival's mean error.
+        effect: Hedges' g of the advantage.
+        p_alone: p of Welch's test; NaN if it could not be tested.
+        p: The same after Holm's correction for the family.
+        verdict: "ties" unless p < LEVEL, "untested" without p.
     """
 
-    other: str
+    method: str
+    rival: str
     fraction: float
     advantage: float
+    half_width: float
+    relative: tuple[float, float]
     effect: float
     p_alone: float
     p: float
     verdict: Verdict
+
+    @property
+    def other(self) -> str:
+        """Method that Learn2Mix, or without it classical training, is compared with."""
+        return self.rival if self.method == OURS else self.method
 
 
 @dataclass(frozen=True)
@@ -68,11 +80,11 @@ class Reached:
     """When the runs of a method first had a test error at or below a target.
 
     Attributes:
-        runs: All there are.
-        reached: Those that ever had.
-        epochs: Median over all runs; infinite where most never had.
-        seconds: Likewise, of training.
-        seconds_with_warm_up: Likewise, warm-up counted.
+        runs: Number of runs.
+        reached: Number of runs that reached the target.
+        epochs: Median epochs over all runs; infinite if most did not reach the target.
+        seconds: Median seconds of training, like `epochs`.
+        seconds_with_warm_up: Median seconds including warm-up, like `epochs`.
     """
 
     runs: int
@@ -87,8 +99,8 @@ class TaskResults:
     """The runs of one task.
 
     Attributes:
-        name: Of the task.
-        runs: By method, in the order of METHODS; those of a method by seed.
+        name: Name of the task.
+        runs: Runs by method, in the order of METHODS, sorted by seed.
     """
 
     name: str
@@ -96,79 +108,77 @@ class TaskResults:
 
     @property
     def first(self) -> Record:
-        """Any record, for what they agree in."""
+        """First record, for the entries that all of them share."""
         return next(iter(self.runs.values()))[0]
 
     @cached_property
     def epochs(self) -> int:
-        """E: as many as every run reached."""
+        """Number of epochs that every run reached, E."""
         return min(run.points[-1].epoch for runs in self.runs.values() for run in runs)
 
     @cached_property
     def seconds(self) -> float:
-        """T: seconds of training that every method filled, by the median of its runs."""
+        """Seconds of training that the median run of every method reached, T."""
         return min(float(np.median([run.points[-1].seconds for run in runs])) for runs in self.runs.values())
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """Those that differ: warm-up is counted where that of a method, by its median, is at least a hundredth of T."""
+        """Axes that differ: warm-up has its own if the median warm-up of a method is at least a hundredth of T."""
         longest = max(float(np.median([run.warm_up_seconds for run in runs])) for runs in self.runs.values())
         return tuple(Axis) if longest >= self.seconds / 100 else (Axis.EPOCHS, Axis.SECONDS)
 
     def end(self, axis: Axis) -> float:
-        """E or T, where every method is still training."""
+        """Return E or T, up to which every method is still training."""
         return self.epochs if axis is Axis.EPOCHS else self.seconds
 
     def errors(self, method: str, axis: Axis, fraction: float, measure: Measure = "test_error") -> FloatArray:
-        """Error of each run at a fraction of E or T, `[S]`."""
+        """Return the error of each run at a fraction of E or T, `[S]`."""
         at = np.array([fraction * self.end(axis)])
         return np.array([errors_at(run, axis, at, measure)[0] for run in self.runs[method]])
 
     @cached_property
     def target(self) -> float | None:
-        """Mean final test error of classical training; None where it was not run."""
+        """Mean final test error of classical training; None if it was not run."""
         if BASELINE not in self.runs:
             return None
         return float(np.mean([run.points[-1].test_error for run in self.runs[BASELINE]]))
 
     @property
-    def counts(self) -> bool:
-        """Whether classical training learned what was stated beforehand; else no comparison counts."""
+    def valid(self) -> bool:
+        """Validity of the comparisons: classical training reached the test error that was required beforehand."""
         return self.target is not None and self.target <= self.first.learned
 
     @property
     def subject(self) -> str | None:
-        """The method that is compared with all others: Learn2Mix; classical training in a study of variants only."""
+        """Method that is compared with all others: Learn2Mix, or classical training in a study of variants."""
         return next((name for name in (OURS, BASELINE) if name in self.runs and len(self.runs) > 1), None)
 
     def compare(self, axis: Axis, measure: Measure = "test_error") -> tuple[Comparison, ...]:
-        """Compares the subject with every other method wherever it is asked; together they are Holm's family."""
+        """Compare the subject with every other method at every fraction; together they are Holm's family."""
         subject = self.subject
         if subject is None:
             return ()
-        pairs = [
-            (
-                other,
-                fraction,
-                self.errors(other, axis, fraction, measure),
-                self.errors(subject, axis, fraction, measure),
-            )
-            for other in self.runs
-            if other != subject
-            for fraction in ASKED[measure]
+        pairs = [(subject, other) if subject == OURS else (other, subject) for other in self.runs if other != subject]
+        places = [(*pair, fraction) for pair in pairs for fraction in COMPARED_AT[measure]]
+        samples = [
+            [self.errors(name, axis, fraction, measure) for name in (rival, method)]
+            for method, rival, fraction in places
         ]
-        alone = [welch(theirs, ours) for _, _, theirs, ours in pairs]
+        tests = [welch(*sample) for sample in samples]
+        corrected = map(float, holm([p for p, _ in tests]))
         comparisons = []
-        for (other, fraction, theirs, ours), p_alone, p in zip(pairs, alone, map(float, holm(alone)), strict=True):
-            advantage = float(theirs.mean() - ours.mean())
+        for place, (theirs, ours), (p_alone, half), p in zip(places, samples, tests, corrected, strict=True):
+            scale, advantage = float(theirs.mean()), float(theirs.mean() - ours.mean())
             verdict: Verdict = "untested" if math.isnan(p) else "ties"
             if p < LEVEL:
                 verdict = "wins" if advantage > 0 else "loses"
-            comparisons.append(Comparison(other, fraction, advantage, hedges_g(theirs, ours), p_alone, p, verdict))
+            relative = (advantage / scale, half / scale) if scale > 0 else (math.nan, math.nan)
+            effect = hedges_g(theirs, ours)
+            comparisons.append(Comparison(*place, advantage, half, relative, effect, p_alone, p, verdict))
         return tuple(comparisons)
 
     def reached(self, method: str, target: float) -> Reached:
-        """When the runs of a method reached a test error."""
+        """Return when the runs of a method reached a test error."""
         runs = self.runs[method]
         firsts = [next((point for point in run.points if point.test_error <= target), None) for run in runs]
 
@@ -190,7 +200,7 @@ class TaskResults:
 
 
 def positions(run: Record, axis: Axis) -> FloatArray:
-    """Where the points of a run lie on an axis, `[P]`."""
+    """Return the positions of a run's points on an axis, `[P]`."""
     if axis is Axis.EPOCHS:
         return np.array([point.epoch for point in run.points], np.float64)
     warm_up = run.warm_up_seconds if axis is Axis.WARM_UP else 0.0
@@ -198,59 +208,60 @@ def positions(run: Record, axis: Axis) -> FloatArray:
 
 
 def points_at(run: Record, axis: Axis, at: FloatArray) -> list[Point]:
-    """The last point at or before each place, `[A]`; before training begins point 0."""
+    """Return the last point at or before each position, `[A]`; point 0 before training begins."""
     last = np.searchsorted(positions(run, axis), at, side="right") - 1
     return [run.points[i] for i in np.maximum(last, 0)]
 
 
 def errors_at(run: Record, axis: Axis, at: FloatArray, measure: Measure) -> FloatArray:
-    """Error of those points, `[A]`."""
+    """Return the error at each position, `[A]`."""
     return np.array([getattr(point, measure) for point in points_at(run, axis, at)], np.float64)
 
 
 def by_task(records: Sequence[Record]) -> list[TaskResults]:
-    """Groups records by task, then method.
+    """Group records by task, then by method.
 
     Raises:
-        InputError: A run has no epoch or is there twice; or runs differ that are to be compared: those of one task in
-            anything but method and seed, or any two in preset, budget or device.
+        InputError: A run has no epoch or occurs twice; or runs cannot be compared: those of one task differ in anything but
+            method and seed, or any two differ in preset, budget or device.
     """
-    ordered = sorted(records, key=lambda record: (record.config.task, _place(record.config.method), record.config.seed))
+    ordered = sorted(records, key=lambda record: (record.config.task, _rank(record.config.method), record.config.seed))
     results = []
     for name, of_task in groupby(ordered, key=lambda record: record.config.task):
         runs = {method: tuple(some) for method, some in groupby(of_task, key=lambda record: record.config.method)}
         results.append(TaskResults(name, runs))
-    everywhere = results[0].first.config
+    reference = results[0].first.config
     for task in results:
         for method, of_method in task.runs.items():
             for run in of_method:
-                _check(run, task.first, everywhere)
+                _check(run, task.first, reference)
             seeds = [run.config.seed for run in of_method]
             if len(set(seeds)) < len(seeds):
-                msg = f"{task.name}, {method}: there are two runs of one seed (seeds {seeds}); every run needs its own"
+                msg = f"every run of {task.name}, {method} must have its own seed (got two runs of one seed, seeds {seeds})"
                 raise InputError(msg)
     return results
 
 
-def _check(run: Record, first: Record, everywhere: Config) -> None:
+def _check(run: Record, first: Record, reference: Config) -> None:
+    """Raise InputError if a run cannot be compared with the first of its task and the reference of all tasks."""
     config = run.config
     name = f"{config.task}, {config.method}, seed {config.seed}"
     if not run.points or run.points[-1].epoch < 1:
-        msg = f"{name}: the run has no epoch; every run needs at least one"
+        msg = f"{name}: a run must have at least one epoch (got none)"
         raise InputError(msg)
     wanted = replace(first.config, method=config.method, seed=config.seed)
-    shared = replace(config, preset=everywhere.preset, budget=everywhere.budget, device=everywhere.device)
+    shared = replace(config, preset=reference.preset, budget=reference.budget, device=reference.device)
     different = differences(wanted, config) or differences(shared, config)
     for field in ("kind", "description", "source", "class_names", "class_sizes", "test_class_sizes", "learned"):
         if not different and getattr(run, field) != getattr(first, field):
             different = f"{field} {getattr(run, field)!r} (wanted {getattr(first, field)!r})"
     if different:
-        msg = f"{name} cannot be compared with the other runs, it was made with {different}; report each folder apart"
+        msg = f"{name} cannot be compared with the other runs: it has {different}; report each folder separately"
         raise InputError(msg)
 
 
-def _place(method: str) -> tuple[int, list[str | float]]:
-    # As the command line lists them, a variant behind what it varies, and variants by their number.
+def _rank(method: str) -> tuple[int, list[str | float]]:
+    # In the order of the command line, a variant after its base method, and variants by their number.
     names = list(METHODS)
     base = max((name for name in names if method.startswith(name)), key=len, default=None)
     parts = re.split(r"(\d+(?:\.\d+)?)", method)

@@ -1,12 +1,13 @@
-"""The tables of a report, as text; how they look is the page's business."""
+"""Tables of a report as text, and the CSV file of all results; the page decides on their looks."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from l2m_experiments.methods import METHODS
 from l2m_experiments.paper import EPOCHS
 from l2m_experiments.records import Record
 from l2m_experiments.results import (
-    ASKED,
     BASELINE,
+    COMPARED_AT,
     FRACTIONS,
     LEVEL,
     OURS,
@@ -23,24 +24,26 @@ from l2m_experiments.results import (
     Comparison,
     Measure,
     TaskResults,
-    Verdict,
 )
 from l2m_experiments.statistics import FloatArray, interval
 from l2m_experiments.task import Kind
 
 NONE = "-"
+MEASURES: tuple[Measure, ...] = ("test_error", "worst_class_error")
 _LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T with warm-up"}
+# Columns of the first table: what is compared, after which fraction of the epochs.
+LEADING: tuple[tuple[Measure, float], ...] = (("test_error", 0.25), ("test_error", 1.0), ("worst_class_error", 1.0))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table of text cells.
 
     Attributes:
-        title: What it shows.
-        about: How to read it.
-        header: Of each column.
-        rows: Cells of each row, one a column.
+        title: Title.
+        about: Explanation of the rows and columns.
+        header: Name of each column.
+        rows: Cells of each row, one per column.
     """
 
     title: str
@@ -50,7 +53,7 @@ class Table:
 
 
 def number(value: float, kind: Kind) -> str:
-    """An error, an accuracy or a difference of them: percent to two places, a squared error to three digits."""
+    """Format an error, an accuracy or a difference of them: percent with two decimals, a squared error with three digits."""
     if math.isnan(value):
         return "diverged"
     if kind == "classification":
@@ -59,18 +62,97 @@ def number(value: float, kind: Kind) -> str:
 
 
 def shown(errors: FloatArray, kind: Kind) -> FloatArray:
-    """What is shown of errors: accuracies for classification, and else the errors themselves."""
+    """Return accuracies for classification, and the errors themselves otherwise."""
     return 100 - errors if kind == "classification" else errors
 
 
 def name_of(measure: Measure, kind: Kind) -> str:
-    """What is shown of a measure."""
+    """Name what `shown` returns for a measure."""
     which = "Test" if measure == "test_error" else "Worst-class"
     return f"{which} accuracy (%)" if kind == "classification" else f"{which} mean squared error"
 
 
+def leading_methods(task: TaskResults, results: Sequence[TaskResults]) -> list[str]:
+    """Return the methods of the first table: of several tasks Learn2Mix, classical and balanced sampling, otherwise all."""
+    if len(results) > 1 and task.subject == OURS:
+        return [method for method in task.runs if method in (OURS, BASELINE, "balanced")]
+    return list(task.runs)
+
+
+def headline(results: Sequence[TaskResults]) -> Table:
+    """Tabulate who wins where, by how much, and how sure that is: the first table of a report."""
+    subjects = {task.subject for task in results}
+    meanings = []
+    if OURS in subjects:
+        meanings.append(f"how much better {OURS} is than the method of the row")
+    if BASELINE in subjects:
+        meanings.append(f"how much better the method of the row is than {BASELINE}")
+
+    def rows(task: TaskResults) -> Iterator[tuple[str, ...]]:
+        kind = task.first.kind
+        gaps: dict[tuple[str, Measure, float], Comparison] = {}
+        for measure in MEASURES:
+            for c in task.compare(Axis.EPOCHS, measure):
+                gaps[c.other, measure, c.fraction] = c
+        name = f"{task.name}, {'%' if kind == 'classification' else 'MSE'}"
+        for i, method in enumerate(leading_methods(task, results)):
+            cells = []
+            for measure, fraction in LEADING:
+                cells.append(_mean(shown(task.errors(method, Axis.EPOCHS, fraction, measure), kind), kind))
+                cells.append(_gap(gaps.get((method, measure, fraction)), kind, task.valid).removeprefix("ties: "))
+            yield ("" if i else name, method, *cells)
+
+    return Table(
+        "Who wins where, by how much, and how sure that is",
+        "Accuracy in % or mean squared error (MSE) at 25 % and 100 % of the epochs, mean over seeds ± half its 95 % interval. "
+        + (f"Advantage: {', or '.join(meanings)} (negative: worse), ± half its 95 % interval. " if meanings else "")
+        + f"Significant differences are marked as wins or loses: p < {LEVEL} in Welch's two-sided t test after Holm's correction for "
+        "all methods and fractions of the task. With few seeds only large differences are significant, so the others are no "
+        "evidence that methods are equal.",
+        (
+            *("task", "method"),
+            *(
+                title
+                for measure, fraction in LEADING
+                for title in (
+                    f"{'test' if measure == 'test_error' else 'worst class'}, {100 * fraction:g} %",
+                    "advantage",
+                )
+            ),
+        ),
+        tuple(row for task in results for row in rows(task)),
+    )
+
+
+def findings(results: Sequence[TaskResults], measure: Measure, axis: Axis) -> str | None:
+    """Summarize all significant differences in a paragraph; None if nothing is compared in a task with valid comparisons."""
+    compared = [(task.name, c) for task in results if task.valid for c in task.compare(axis, measure)]
+    if not compared:
+        return None
+    count = Counter(c.verdict for _, c in compared)
+    what = "test error" if measure == "test_error" else "error of the worst class"
+    text = (
+        f"{what[0].upper()}{what[1:]} at equal {axis.value}, all methods: {len(compared)} comparisons, "
+        f"{count['wins']} wins, {count['loses']} losses, {count['ties']} ties"
+        + (f", {count['untested']} untested." if count["untested"] else ".")
+    )
+    for verdict, word, preposition in (("wins", "Wins", "over"), ("loses", "Losses", "to")):
+        places: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for task, c in compared:
+            if c.verdict == verdict:
+                end = _of_end(c.fraction, Axis.SECONDS if axis is Axis.WARM_UP else axis)
+                places.setdefault((c.method, c.rival), {}).setdefault(task, []).append(end)
+        methods: dict[str, list[str]] = {}
+        for (method, rival), tasks in places.items():
+            listed = ", ".join(f"{task} ({_join(ends)})" for task, ends in tasks.items())
+            methods.setdefault(f"{preposition} {rival} on {listed}", []).append(method)
+        if methods:
+            text += f" {word}: {'; '.join(f'{_join(some)} {against}' for against, some in methods.items())}."
+    return text
+
+
 def overview(results: Sequence[TaskResults]) -> Table:
-    """What was run, and which tasks count."""
+    """Tabulate what was run, and which tasks have valid comparisons."""
 
     def row(task: TaskResults) -> tuple[str, ...]:
         first, kind = task.first, task.first.kind
@@ -86,87 +168,65 @@ def overview(results: Sequence[TaskResults]) -> Table:
             f"{task.epochs}",
             f"{_digits(task.seconds)} s",
             f"{final} ({'at least' if kind == 'classification' else 'at most'} {bound})",
-            "yes" if task.counts else "NO",
+            "yes" if task.valid else "NO",
         )
 
     return Table(
         "What was run",
-        "E is the number of epochs that every run reached, T the seconds of training (neither warm-up nor evaluation) that "
-        "every method filled. A task counts only if classical training ended with the accuracy or error in brackets, which "
-        "was stated before any run: models that learned nothing are not compared.",
+        "E is the number of epochs that every run reached, T the seconds of training (without warm-up and evaluation) that "
+        "the median run of every method reached. The comparisons of a task are valid only if classical training ended with the "
+        "accuracy or error in parentheses, which was fixed beforehand: models that learned nothing are not compared.",
         (
             "task",
-            "what is learned",
+            "description",
             "training rows",
             "methods",
             "seeds",
             "E",
             "T",
-            "classical at the end (stated beforehand)",
-            "counts",
+            "classical at the end (required)",
+            "valid",
         ),
         tuple(row(task) for task in results),
     )
 
 
-def verdict_counts(results: Sequence[TaskResults]) -> Table | None:
-    """How often Learn2Mix wins, ties and loses against each method; None where it is compared in no task that counts."""
-    counted = _of_ours(results)
-    counts: dict[str, Counter[tuple[Axis, float, str]]] = {}
-    for task in counted:
-        for axis in Axis:
-            for c in task.compare(axis):
-                counts.setdefault(c.other, Counter())[axis, c.fraction, c.verdict] += 1
-    if not counts:
-        return None
-    places = [(axis, fraction) for axis in Axis for fraction in FRACTIONS]
-    return Table(
-        "Learn2Mix: wins / ties / losses / untested over tasks",
-        f"In how many of the {len(counted)} tasks that count Learn2Mix has a significantly better, not significantly "
-        "different, or significantly worse mean test error than the method of the row: at equal epochs, at equal seconds of "
-        "training, and at equal seconds with warm-up. A tie is no proof of equality: few seeds see large differences only. Untested: "
-        "a run diverged, or there is no spread between seeds.",
-        ("method", *(_of_end(fraction, axis) for axis, fraction in places)),
-        tuple(
-            (
-                other,
-                *(" / ".join(f"{of[axis, at, word]}" for word in get_args(Verdict)) for axis, at in places),
-            )
-            for other, of in counts.items()
-        ),
+def summary(studies: Mapping[str, Sequence[TaskResults]]) -> str:
+    """Return all means and comparisons as CSV: one row per study, task, method, measure, axis and fraction."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        (
+            *("study", "task", "method", "measure", "axis", "fraction", "position", "runs", "mean", "half_width"),
+            *("compared", "against", "advantage", "advantage_half_width", "hedges_g", "p", "p_holm", "verdict"),
+        )
     )
+    for study, results in studies.items():
+        for task in results:
+            for measure in MEASURES:
+                for axis in task.axes:
+                    writer.writerows((study, task.name, *row) for row in _summary_rows(task, measure, axis))
+    return text.getvalue()
 
 
-def verdict_matrix(results: Sequence[TaskResults], measure: Measure) -> Table | None:
-    """Where Learn2Mix wins, ties and loses at the end; None where it is compared in no task that counts."""
-    counted = _of_ours(results)
-    verdicts: dict[tuple[str, str], dict[Axis, str]] = {}
-    for task in counted:
-        for axis in Axis:
-            for c in task.compare(axis, measure):
-                if c.fraction == 1:
-                    verdicts.setdefault((c.other, task.name), {})[axis] = c.verdict
-
-    def cell(verdict: dict[Axis, str]) -> str:
-        if len(set(verdict.values())) <= 1:
-            return next(iter(verdict.values()), NONE)
-        axes = Axis if verdict[Axis.SECONDS] != verdict[Axis.WARM_UP] else (Axis.EPOCHS, Axis.SECONDS)
-        return ", ".join(f"{verdict[axis]} at {_LETTERS[axis]}" for axis in axes)
-
-    others = dict.fromkeys(other for other, _ in verdicts)
-    if not others:
-        return None
-    return Table(
-        f"Learn2Mix at the end, by task: {'test error' if measure == 'test_error' else 'error of the worst class'}",
-        "Its verdict against the method of the row, after E epochs and after T seconds, with warm-up "
-        "where that makes a difference; one word where all are the same, a dash where the method was not run.",
-        ("method", *(task.name for task in counted)),
-        tuple((other, *(cell(verdicts.get((other, task.name), {})) for task in counted)) for other in others),
-    )
+def _summary_rows(task: TaskResults, measure: Measure, axis: Axis) -> Iterator[tuple[str, ...]]:
+    kind = task.first.kind
+    of_other = {(c.other, c.fraction): c for c in task.compare(axis, measure)}
+    for method, runs in task.runs.items():
+        for fraction in COMPARED_AT[measure]:
+            mean, half = interval(shown(task.errors(method, axis, fraction, measure), kind))
+            c = of_other.get((method, fraction))
+            means = (fraction, fraction * task.end(axis), len(runs), float(mean), float(half))
+            pair, tests, verdict = (("", ""), (math.nan,) * 5, "")
+            if c is not None:
+                pair, tests = (c.method, c.rival), (c.advantage, c.half_width, c.effect, c.p_alone, c.p)
+                verdict = c.verdict if task.valid else "not valid"
+            values = [["" if math.isnan(value) else f"{value:.5g}" for value in some] for some in (means, tests)]
+            yield (method, name_of(measure, kind), axis.value, *values[0], *pair, *values[1], verdict)
 
 
 def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
-    """Mean and 95 % interval at each place; beside test errors the paper's figures, in which warm-up does not count."""
+    """Tabulate means with 95 % intervals; test errors beside the figures of the paper, which do not include warm-up."""
     kind, places = task.first.kind, _places(measure, axes)
     paper = task.first.paper if measure == "test_error" and Axis.WARM_UP not in axes else {}
     budgets = [f"{fraction:g}E" if fraction < 1 else "E" for fraction in FRACTIONS]
@@ -182,11 +242,11 @@ def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
     return Table(
         f"{name_of(measure, kind)} {_where(axes)}",
         "Mean ± half the 95 % interval over seeds."
-        + (" Warm-up is what a method does before its first batch." if Axis.WARM_UP in axes else "")
+        + (" Warm-up is the work of a method before its first batch." if Axis.WARM_UP in axes else "")
         + (
-            " The paper's columns (arXiv 2412.16482, mean ± as printed) are of its own budget E, seconds for "
-            "classification and else epochs, on one RTX 3090 with its own loaders: budget, preset and hardware differ, so "
-            "compare the order and the gaps, not the figures."
+            " The columns of the paper (arXiv 2412.16482, mean ± as printed) refer to its own budget E, in seconds for "
+            "classification and in epochs otherwise, on one RTX 3090 with its own loaders. Budget, preset and hardware differ, so "
+            "compare the order and the gaps, not the values."
             if reported
             else ""
         ),
@@ -196,7 +256,7 @@ def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
 
 
 def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table | None:
-    """Verdict, advantage, effect size and p against each method; None where there is nothing to compare."""
+    """Tabulate verdict, advantage, effect size and p for each method; None if nothing is compared."""
     kind = task.first.kind
     of_other: dict[str, list[Comparison]] = {}
     for axis in axes:
@@ -205,25 +265,24 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     if not of_other:
         return None
     unit = "points of accuracy" if kind == "classification" else "mean squared error"
+    pairing = f"{OURS} against each method" if task.subject == OURS else f"each method against {task.subject}"
 
     def cell(c: Comparison) -> str:
-        if math.isnan(c.advantage):
-            return f"{c.verdict}: a run diverged"
-        gap = f"{c.verdict}: {'+' if c.advantage >= 0 else '-'}{number(abs(c.advantage), kind)}"
+        gap = _gap(c, kind)
         return gap if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
 
     return Table(
-        f"{task.subject} against each method: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
-        f"How much better {task.subject} is in {unit} (negative: worse), Hedges' g of that, p of Welch's t test after Holm's "
-        f"correction for all methods and columns of the same axis, and in brackets before it. {task.subject} wins or loses "
-        f"where the corrected p < {LEVEL}, and ties otherwise. Untested: one seed, or no spread between seeds.",
+        f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
+        f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of Welch's t test after Holm's "
+        "correction for all methods and columns of the same axis, in parentheses before it. Wins and losses have a corrected "
+        f"p < {LEVEL}. Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )
 
 
 def time_to_target(task: TaskResults) -> Table | None:
-    """When each method reached what classical training ends with; None where that was not run, or diverged."""
+    """Tabulate when each method reached the final error of classical training; None if that was not run or diverged."""
     if task.target is None or math.isnan(task.target):
         return None
     kind = task.first.kind
@@ -245,23 +304,22 @@ def time_to_target(task: TaskResults) -> Table | None:
 
     return Table(
         f"Time to a test {what}",
-        f"The target is the mean with which {BASELINE} training ends, so at least about half of its own runs reach it. Given is the "
-        "median over all runs of the first epoch and second at which a run is there; not reached: half of the runs or more "
-        "never were.",
+        f"The target is the mean final result of {BASELINE} training, so about half of its own runs reach it. Medians over all "
+        "runs of the first epoch and second at which a run reached the target; not reached: half of the runs or more never did.",
         ("method", "runs that reached it", "epochs", Axis.SECONDS.value, Axis.WARM_UP.value),
         tuple(row(method) for method in task.runs),
     )
 
 
 def loader_share(task: TaskResults) -> Table | None:
-    """What the loaders of the paper's program are worth here; None where they made no difference, or a method was not run."""
+    """Split the paper's gain into loader and method; None if its loaders are equally fast or a method was not run."""
     ours, classical = EPOCHS.get(task.name, (1, 1))
     if ours == classical or not {OURS, BASELINE} <= set(task.runs):
         return None
     kind = task.first.kind
 
     def between(method: str, fraction: float) -> FloatArray:
-        # Between two epochs too, or a few epochs would be rounded by more than the loaders differ.
+        # Interpolate: with few epochs, rounding to one would change more than the loaders differ.
         at = fraction * task.epochs
         points = [run.points for run in task.runs[method]]
         errors = [np.interp(at, [p.epoch for p in some], [p.test_error for p in some]) for some in points]
@@ -270,7 +328,7 @@ def loader_share(task: TaskResults) -> Table | None:
     def row(fraction: float) -> tuple[str, ...]:
         slow, fast = between(BASELINE, fraction * classical / ours), between(BASELINE, fraction)
         mixed = between(OURS, fraction)
-        seeds = min(len(fast), len(mixed))  # the same ones, and of one seed the gains belong together
+        seeds = min(len(fast), len(mixed))  # gains are paired by seed
         return (
             f"{_of_end(fraction, Axis.EPOCHS)} (epoch {fraction * task.epochs:g})",
             *(_mean(sample, kind) for sample in (slow, fast, mixed)),
@@ -278,18 +336,18 @@ def loader_share(task: TaskResults) -> Table | None:
         )
 
     return Table(
-        "What part of the paper's gain is the loader",
-        f"In the same seconds the authors' program trains Learn2Mix for {ours} epochs and classical training, which it gives a slower "
-        f"loader, for {classical}. Here, mean ± half the 95 % interval: classical training after {classical} / {ours} of the epochs, "
-        "as with their loaders; after all of them, as with equal loaders; and Learn2Mix. The first gain is the loader's, the second "
-        "the method's; between two epochs the accuracy is interpolated.",
+        "How much of the paper's gain comes from the loader",
+        f"In the same time, the authors' program trains Learn2Mix for {ours} epochs and classical training, which uses a slower "
+        f"loader, for {classical}. Mean ± half the 95 % interval: classical training after {classical} / {ours} of the epochs, "
+        "as with their loaders; after all epochs, as with equal loaders; and Learn2Mix. The first gain is due to the loader, the "
+        "second to the method. Accuracies between two epochs are interpolated.",
         ("at", "classical, slower loader", "classical, equal loader", OURS, "gain of the loader", "gain of the method"),
         tuple(map(row, FRACTIONS)),
     )
 
 
 def costs(task: TaskResults) -> Table:
-    """What an epoch costs, and what comes before the first."""
+    """Tabulate the time of an epoch and of the warm-up."""
 
     def median(runs: Iterable[Record], figure: Callable[[Record], float]) -> float:
         return float(np.median([figure(run) for run in runs]))
@@ -304,26 +362,26 @@ def costs(task: TaskResults) -> Table:
 
     return Table(
         "Time of an epoch",
-        "Medians over runs. Data: waiting for the next batch. Compute: forward, backward, optimizer, and recording the "
-        "losses, which is counted for every method, also where it does not follow them. "
-        "Warm-up: what the method does once before its first batch (SMOTE's new rows, the curriculum's first model).",
-        ("method", "ms an epoch", "of them data", "of them compute", "warm-up, s"),
+        "Medians over runs. Data: waiting for the next batch. Compute: forward, backward, optimizer step, and recording the "
+        "losses, which every method does, even if it does not use them. Warm-up: work before the first batch (the synthetic rows "
+        "of SMOTE, the first model of the curriculum).",
+        ("method", "epoch, ms", "data, ms", "compute, ms", "warm-up, s"),
         tuple(row(method) for method in task.runs),
     )
 
 
 def refused() -> Table:
-    """The pairs of method and task that make no sense."""
+    """Tabulate the combinations of method and task that are refused."""
     return Table(
-        "Pairs that make no sense",
-        "These are refused before anything is trained, so a method may be missing from a task above.",
-        ("method", "on", "reason"),
+        "Refused combinations",
+        "These are refused before training, so a method may be missing from a task above.",
+        ("method", "task", "reason"),
         tuple((name, refusal.where, refusal.reason) for name, make in METHODS.items() for refusal in make().refusals),
     )
 
 
 def environment(records: Sequence[Record]) -> Table:
-    """What the runs were made with; where it differs, every value and of how many runs."""
+    """Tabulate the environment of the runs, with the number of runs for each value that differs."""
     names = dict.fromkeys(name for record in records for name in record.environment)
 
     def cell(name: str) -> str:
@@ -336,8 +394,8 @@ def environment(records: Sequence[Record]) -> Table:
 
     config = records[0].config
     return Table(
-        "What it was run with",
-        "Where runs differ, each value is given with the number of its runs.",
+        "Environment",
+        "Where runs differ, each value is followed by the number of its runs.",
         ("entry", "value"),
         (
             ("preset, budget, device", f"{config.preset}, {config.budget}, {config.device}"),
@@ -347,17 +405,27 @@ def environment(records: Sequence[Record]) -> Table:
 
 
 def differing(records: Sequence[Record]) -> list[str]:
-    """Entries of the environment that are not the same in all runs, the date left out."""
+    """Return the entries of the environment that differ between runs, except the date."""
     names = dict.fromkeys(name for record in records for name in record.environment)
     return [name for name in names if name != "date" and len({record.environment.get(name) for record in records}) > 1]
 
 
-def _of_ours(results: Sequence[TaskResults]) -> list[TaskResults]:
-    return [task for task in results if task.counts and task.subject == OURS]
+def _gap(c: Comparison | None, kind: Kind, valid: bool = True) -> str:
+    if c is None:
+        return NONE
+    if math.isnan(c.advantage):
+        return f"{c.verdict}: a run diverged"
+    sign = "+" if c.advantage >= 0 else "-"
+    half = "" if math.isnan(c.half_width) else f" ± {number(c.half_width, kind)}"
+    return f"{c.verdict if valid else 'not valid'}: {sign}{number(abs(c.advantage), kind)}{half}"
+
+
+def _join(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
 
 
 def _places(measure: Measure, axes: Sequence[Axis]) -> list[tuple[Axis, float]]:
-    return [(axis, fraction) for axis in axes for fraction in ASKED[measure]]
+    return [(axis, fraction) for axis in axes for fraction in COMPARED_AT[measure]]
 
 
 def _where(axes: Sequence[Axis]) -> str:
@@ -366,7 +434,7 @@ def _where(axes: Sequence[Axis]) -> str:
 
 def _heads(task: TaskResults, places: Sequence[tuple[Axis, float]]) -> tuple[str, ...]:
     def at(axis: Axis, fraction: float) -> str:
-        # The last whole epoch, of which the figure is.
+        # Epochs are rounded down, as the last point at or before them is taken.
         return (
             f"epoch {int(fraction * task.epochs)}" if axis is Axis.EPOCHS else f"{_digits(fraction * task.seconds)} s"
         )
@@ -394,7 +462,7 @@ def _p(value: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, without an exponent where one can read it without."""
+    """Format with three digits, without an exponent where it stays readable."""
     if value == 0 or not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

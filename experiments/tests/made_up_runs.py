@@ -1,4 +1,4 @@
-"""Records of runs that never were, of which the answers are known."""
+"""Made-up records of runs with known results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
     environment: dict[str, str | int] | None = None,
     **config: Any,
 ) -> Record:
-    """A run with these test errors after each epoch, the first before training; the last class is twice as bad."""
+    """Return a run with these test errors, the first before training; the last class has twice the error of the first."""
     shares = np.linspace(1, 2, len(names))
     points = tuple(
         Point(
@@ -57,14 +57,16 @@ def run(
 
 
 def only(*records: Record) -> TaskResults:
+    """Return the results of runs of one task."""
     (task,) = by_task(records)
     return task
 
 
 def around(middle: float, seeds: int = 3, spread: float = 0.1) -> list[list[float]]:
-    """Runs of two epochs that end around an error."""
+    """Return the errors of runs of two epochs that end around a value."""
     return [[90.0, 50.0, middle + spread * (seed - (seeds - 1) / 2)] for seed in range(seeds)]
 
 
 def runs(method: str, of_seeds: Sequence[Sequence[float]], **more: Any) -> list[Record]:
+    """Return one run per seed."""
     return [run(errors, method, seed, **more) for seed, errors in enumerate(of_seeds)]

@@ -1,4 +1,4 @@
-"""The report as a whole, of made-up runs, and what it refuses."""
+"""The report as a whole on made-up runs, and the runs it refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from made_up_runs import around, only, run, runs
 
 
 class _Page(HTMLParser):
-    """Checks that elements close in their order; keeps tags, attributes and text."""
+    """Parser that checks the nesting of elements, and keeps tags, images and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class _Page(HTMLParser):
         self.text += data
 
 
-ODD = "<b>odd & \"quoted\" 'too' | $x^$ *"  # a folder too, so without a slash
+ODD = "<b>odd & \"quoted\" 'too' | $x^$ *"  # without a slash, since it is the name of a folder
 
 
 def write_runs(folder: Path) -> None:
-    """Classes from two to a hundred, errors that are percent or squares, one run that diverged, a study, odd names."""
+    """Write runs of tasks with 2 to 100 classes, of every kind, one diverged, one a study of variants, with odd names."""
     records = [
         *runs("learn2mix", around(20), task=f"two {ODD}", paper={"E": {"learn2mix": (80.0, 1.0)}}),
         *runs("classical", around(25), task=f"two {ODD}"),
@@ -67,7 +67,9 @@ def write_runs(folder: Path) -> None:
         write(folder, record)
 
 
-def test_a_report_is_whole_and_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_is_complete_and_its_page_is_self_contained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_runs(tmp_path / "runs")
     out = tmp_path / "a" / "b"
     assert cli.main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
@@ -89,12 +91,12 @@ def test_a_report_is_whole_and_needs_nothing_else(tmp_path: Path, capsys: pytest
     assert set(re.findall(r"^!\[.*\]\((.*)\)$", markdown, re.MULTILINE)) == set(pngs)
     for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
-    for said in ("COMPARISONS OF THIS TASK DO NOT COUNT: the final test error of classical training", "was not run"):
+    for said in ("are not valid: the final test error of classical training", "training was not run"):
         assert said in page.text
         assert said in markdown
 
 
-def test_the_default_place_is_beside_the_runs_and_a_second_report_reads_the_same(tmp_path: Path) -> None:
+def test_a_report_is_written_beside_the_runs_by_default_and_a_second_one_is_the_same(tmp_path: Path) -> None:
     write(tmp_path, run([90, 20]))
     assert cli.main(["report", str(tmp_path)]) == 0
     first = (tmp_path / "report" / "report.md").read_bytes()
@@ -102,14 +104,14 @@ def test_the_default_place_is_beside_the_runs_and_a_second_report_reads_the_same
     assert (tmp_path / "report" / "report.md").read_bytes() == first
 
 
-def test_no_two_of_fourteen_methods_are_drawn_alike() -> None:
+def test_fourteen_methods_have_different_lines() -> None:
     lines = figures.lines_of([only(*(run([9, 8], f"method {i}") for i in range(14)))])
     assert len(set(lines.values())) == 14
 
 
 def test_a_method_that_is_much_slower_does_not_squeeze_the_others() -> None:
     task = only(run([90, 20]), run([90, 20, 10], "classical", seconds=50))
-    drawn = figures.curves(task, "test_error", figures.lines_of([task]))
+    drawn = figures.curves([task], figures.lines_of([task]))
     assert drawn.axes[1].get_xlim()[1] < 2.1
 
 
@@ -117,7 +119,7 @@ def test_a_method_that_is_much_slower_does_not_squeeze_the_others() -> None:
 
 
 def fails_with(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """Runs the command, which must end with exit code 2 and one line on standard error; returns that line."""
+    """Run the command, which must end with exit code 2 and one line on standard error, and return that line."""
     assert cli.main(["report", str(folder), *more]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -128,13 +130,13 @@ def fails_with(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path} has no runs" in fails_with(tmp_path, capsys)
-    assert "nowhere is not there" in fails_with(tmp_path / "nowhere", capsys)
+    assert "nowhere does not exist" in fails_with(tmp_path / "nowhere", capsys)
 
 
 def test_a_record_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, run([90, 20]))
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    assert f"{path} is not a whole record" in fails_with(tmp_path, capsys)
+    assert f"{path} is not a complete record" in fails_with(tmp_path, capsys)
     assert not (tmp_path / "report").exists()
 
 
@@ -148,7 +150,7 @@ def test_a_record_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.Ca
         (lambda: run([9, 8], "focal", kind="regression"), "kind 'regression' (wanted 'classification')"),
         (lambda: run([9, 8], "focal", names=("a", "b")), "class_names ('a', 'b') (wanted ('0', '1'))"),
         (lambda: run([9, 8], "focal", learned=1.0), "learned 1.0 (wanted 30.0)"),
-        (lambda: run([9], "focal"), "the run has no epoch"),
+        (lambda: run([9], "focal"), "a run must have at least one epoch"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
@@ -161,12 +163,12 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert other().config.method in error
 
 
-def test_tasks_may_differ_in_what_only_they_have() -> None:
+def test_tasks_may_differ_in_their_protocols() -> None:
     assert len(by_task([run([9, 8]), run([9, 8], task="two", learning_rate=0.1, epochs=9, batch_size=3)])) == 2
 
 
 def test_two_records_of_one_run_are_refused() -> None:
-    with pytest.raises(InputError, match=r"two runs of one seed \(seeds \[0, 0\]\)"):
+    with pytest.raises(InputError, match=r"must have its own seed \(got two runs of one seed, seeds \[0, 0\]\)"):
         by_task([run([9, 8]), run([9, 8])])
 
 
@@ -176,8 +178,8 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pyte
     assert "cannot be written" in fails_with(tmp_path, capsys, "--out", str(tmp_path / "file"))
 
 
-def test_the_part_of_the_loader_is_told_apart_from_that_of_the_method() -> None:
-    """On a task where the authors' program trains classical training 3 epochs while Learn2Mix has 4."""
+def test_the_gain_is_split_into_loader_and_method() -> None:
+    """In the authors' program, classical training gets 3 epochs on this task in the time of 4 with Learn2Mix."""
     falling = [90.0, 60.0, 50.0, 40.0, 20.0]
     better = [90.0, 55.0, 45.0, 35.0, 10.0]
     task = only(
@@ -192,7 +194,7 @@ def test_the_part_of_the_loader_is_told_apart_from_that_of_the_method() -> None:
     ]
 
 
-def test_where_the_authors_loaders_are_alike_no_part_is_told() -> None:
+def test_the_gain_is_not_split_if_the_loaders_are_equally_fast_or_a_method_was_not_run() -> None:
     for task, method in (("cifar10", "classical"), ("digits", "classical"), ("mnist", "balanced")):
         records = [*runs("learn2mix", around(20), task=task), *runs(method, around(20), task=task)]
         assert tables.loader_share(only(*records)) is None

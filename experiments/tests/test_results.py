@@ -1,7 +1,8 @@
-"""What is read out of records, and what the tables say of it, on made-up ones of which the answers are known."""
+"""Results computed from records, and their tables, on made-up records with known results."""
 
 from __future__ import annotations
 
+import csv
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ from made_up_runs import around, only, run, runs
 # ---- curves and their ends
 
 
-def test_the_error_at_a_time_is_that_of_the_last_model_before_it() -> None:
+def test_the_error_at_a_time_is_that_of_the_last_point_before_it() -> None:
     task = only(run([90, 40, 30, 20, 10], seconds=2.0))
     assert (task.epochs, task.seconds) == (4, 8)
     at = [task.errors("learn2mix", axis, f)[0] for axis in (Axis.EPOCHS, Axis.SECONDS) for f in (0.1, 0.25, 0.49, 1.0)]
@@ -24,7 +25,7 @@ def test_the_error_at_a_time_is_that_of_the_last_model_before_it() -> None:
     assert task.errors("learn2mix", Axis.EPOCHS, 1, "worst_class_error")[0] == 20
 
 
-def test_methods_are_compared_where_all_of_them_still_train() -> None:
+def test_methods_are_compared_while_all_of_them_still_train() -> None:
     slow = runs("classical", [[9, 8, 7, 6], [9, 8, 7, 6, 5], [9, 8, 7, 6, 5, 4]], seconds=3.0)
     fast = runs("learn2mix", [[9, 8, 7, 6, 5, 4, 3]] * 3, seconds=1.0)
     task = only(*slow, *fast)
@@ -41,7 +42,7 @@ def test_at_the_end_of_the_seconds_half_the_runs_of_every_method_still_train(len
         assert sum(n >= task.seconds for n in of) >= len(of) / 2
 
 
-def test_warm_up_shifts_a_curve_and_until_then_the_model_is_the_first() -> None:
+def test_warm_up_shifts_a_curve_and_before_it_ends_the_initial_model_counts() -> None:
     task = only(run([90, 50, 40, 30, 20], "curriculum", warm_up=2.0), run([90, 50, 40, 30, 20]))
     assert task.axes == tuple(Axis)
     assert [task.errors("curriculum", Axis.WARM_UP, f)[0] for f in FRACTIONS] == [90, 90, 40]
@@ -54,11 +55,11 @@ def test_a_warm_up_of_less_than_a_hundredth_is_no_axis_of_its_own() -> None:
     assert only(run([9, 8], warm_up=0.01)).axes == tuple(Axis)
 
 
-def test_a_run_that_diverged_wins_and_loses_nothing() -> None:
+def test_a_diverged_run_leaves_its_comparisons_untested() -> None:
     task = only(*runs("learn2mix", around(20)), *runs("classical", [*around(25, 2), [90.0, 50.0, math.nan]]))
     at_the_end = [c.verdict for c in task.compare(Axis.EPOCHS) if c.fraction == 1]
     assert at_the_end == ["untested"]
-    assert not task.counts
+    assert not task.valid
     ours, classical = tables.errors(task, "test_error", [Axis.EPOCHS]).rows
     assert ours[3] == "80.00 ± 0.25"
     assert classical[3] == "diverged (1 of 3)"
@@ -71,7 +72,7 @@ def test_a_run_that_diverged_wins_and_loses_nothing() -> None:
 # ---- verdicts
 
 
-def test_clear_differences_are_won_and_lost_and_small_ones_tie() -> None:
+def test_clear_differences_are_wins_and_losses_and_small_ones_ties() -> None:
     records = [
         *runs("learn2mix", around(20)),
         *runs("classical", around(25)),
@@ -79,7 +80,7 @@ def test_clear_differences_are_won_and_lost_and_small_ones_tie() -> None:
         *runs("focal", around(20.05)),
     ]
     task = only(*records)
-    at_the_end = {c.other: c for c in task.compare(Axis.EPOCHS) if c.fraction == 1}
+    at_the_end = {c.rival: c for c in task.compare(Axis.EPOCHS) if c.fraction == 1}
     assert {name: c.verdict for name, c in at_the_end.items()} == {
         "classical": "wins", "balanced": "loses", "focal": "ties",
     }  # fmt: skip
@@ -91,7 +92,7 @@ def test_clear_differences_are_won_and_lost_and_small_ones_tie() -> None:
     assert {c.verdict for c in task.compare(Axis.EPOCHS) if c.fraction < 1} == {"untested"}
 
 
-def test_one_seed_decides_nothing_and_has_no_interval() -> None:
+def test_one_seed_has_no_interval_and_no_verdict() -> None:
     task = only(run([90, 10], "learn2mix"), run([90, 29], "classical"))
     assert {c.verdict for axis in Axis for c in task.compare(axis)} == {"untested"}
     assert tables.errors(task, "test_error", [Axis.EPOCHS]).rows[0][1:] == ("10.00", "10.00", "90.00")  # accuracies
@@ -100,8 +101,8 @@ def test_one_seed_decides_nothing_and_has_no_interval() -> None:
     assert comparisons.rows == (("classical", *["untested: +0.00"] * 2, "untested: +19.00"),)
 
 
-def test_equal_methods_are_told_apart_in_few_families_only() -> None:
-    """The share of tasks with any false verdict is that of Holm's promise; unequal spreads as Welch allows them."""
+def test_equal_methods_differ_significantly_in_at_most_5_percent_of_the_families() -> None:
+    """Holm bounds the share of tasks with any false verdict; the spreads are unequal, as Welch's test allows."""
     rng = np.random.default_rng(0)
     alarms, tasks = 0, 300
     for _ in range(tasks):
@@ -119,50 +120,85 @@ def test_a_study_of_variants_is_compared_with_classical_training() -> None:
     task = only(*(record for method in (*rates, "classical") for record in runs(method, around(20))))
     assert list(task.runs) == [*rates, "classical"]
     assert task.subject == "classical"
-    assert {c.other for c in task.compare(Axis.EPOCHS)} == set(rates)
+    assert {(c.method, c.rival) for c in task.compare(Axis.EPOCHS)} == {(rate, "classical") for rate in rates}
     assert only(run([9, 8])).subject is None
     assert only(run([9, 8], "focal"), run([9, 8], "balanced")).compare(Axis.EPOCHS) == ()
 
 
-@pytest.mark.parametrize(("final", "counts"), [(30.0, True), (30.1, False), (math.nan, False)])
-def test_a_task_counts_only_if_classical_training_learned(final: float, counts: bool) -> None:
+@pytest.mark.parametrize(("final", "valid"), [(30.0, True), (30.1, False), (math.nan, False)])
+def test_comparisons_are_valid_only_if_classical_training_learned(final: float, valid: bool) -> None:
     task = only(run([90, final], "classical"), run([90, 1]))
-    assert task.counts is counts
-    assert (tables.verdict_counts([task]) is not None) is counts
-    assert (tables.verdict_matrix([task], "test_error") is not None) is counts
-    assert tables.overview([task]).rows[0][-1] == ("yes" if counts else "NO")
+    assert task.valid is valid
+    assert (tables.findings([task], "test_error", Axis.EPOCHS) is not None) is valid
+    assert tables.overview([task]).rows[0][-1] == ("yes" if valid else "NO")
+    (advantage,) = {row[5].split(":")[0] for row in tables.headline([task]).rows if row[1] == "classical"}
+    assert (advantage != "not valid") is (valid or math.isnan(final))
 
 
-def test_a_task_without_classical_training_does_not_count() -> None:
+def test_comparisons_without_classical_training_are_not_valid() -> None:
     task = only(run([90, 1]), run([90, 2], "balanced"))
-    assert not task.counts
+    assert not task.valid
     assert tables.time_to_target(task) is None
 
 
-def test_verdicts_are_counted_over_tasks_and_listed_by_task() -> None:
+def test_the_first_table_says_who_wins_by_how_much_and_how_sure_that_is() -> None:
+    records = [
+        *runs("learn2mix", around(20), task="easy"),
+        *runs("classical", around(25), task="easy"),
+        *runs("focal", around(20), task="easy"),
+        *runs("learn2mix", around(0.2), task="hard", kind="regression", learned=1.0),
+        *runs("classical", around(0.1), task="hard", kind="regression", learned=1.0),
+    ]
+    table = tables.headline(by_task(records))
+    # 0.248 is t(0.975, 2) * 0.1 / sqrt(3), and 0.227 is t(0.975, 4) * 0.1 * sqrt(2 / 3).
+    assert [(row[0], row[1], *row[4:6]) for row in table.rows] == [
+        ("easy, %", "learn2mix", "80.00 ± 0.25", "-"),
+        ("", "classical", "75.00 ± 0.25", "wins: +5.00 ± 0.23"),
+        ("hard, MSE", "learn2mix", "0.200 ± 0.248", "-"),
+        ("", "classical", "0.100 ± 0.248", "-0.100 ± 0.227"),
+    ]
+    assert "learn2mix is than the method of the row" in table.about
+    assert [row[1] for row in tables.headline([only(*records[:9])]).rows] == ["learn2mix", "classical", "focal"]
+
+
+def test_findings_list_every_significant_difference_and_count_the_rest() -> None:
     records = [
         record
         for task, theirs in (("easy", 25), ("hard", 15))
-        for record in (
-            *runs("learn2mix", around(20), task=task),
-            *runs("classical", around(theirs), task=task),
-        )
+        for record in (*runs("learn2mix", around(20), task=task), *runs("classical", around(theirs), task=task))
     ]
-    records += runs("balanced", around(20), task="easy", warm_up=9.0)
-    results = by_task(records)
-    counts, matrix = tables.verdict_counts(results), tables.verdict_matrix(results, "test_error")
-    assert counts is not None
-    assert matrix is not None
-    assert dict(zip(counts.header, counts.rows[0], strict=True))["E"] == "1 / 0 / 1 / 0"
-    assert matrix.header == ("method", "easy", "hard")
-    assert matrix.rows[0] == ("classical", "wins", "loses")
-    assert matrix.rows[1] == ("balanced", "ties at E, ties at T, wins at T with warm-up", "-")
+    records += runs("focal", around(20.01), task="easy")
+    assert tables.findings(by_task(records), "test_error", Axis.EPOCHS) == (
+        "Test error at equal epochs, all methods: 9 comparisons, 1 wins, 1 losses, 1 ties, 6 untested."
+        " Wins: learn2mix over classical on easy (E). Losses: learn2mix to classical on hard (E)."
+    )
+
+
+def test_in_a_study_of_variants_the_first_table_compares_each_with_classical_training() -> None:
+    task = only(*runs("learn2mix mixing_rate=0.5", around(20)), *runs("classical", around(25)))
+    variant, classical = tables.headline([task]).rows
+    assert variant[5] == "wins: +5.00 ± 0.23"
+    assert classical[5] == "-"
+
+
+def test_the_summary_has_every_mean_and_comparison() -> None:
+    records = [
+        *runs("learn2mix", around(20), warm_up=2.0),
+        *runs("classical", [*around(25, 2), [90.0, 50.0, math.nan]]),
+    ]
+    task = only(*records)
+    rows = list(csv.DictReader(tables.summary({"one": [task], "two": [task]}).splitlines()))
+    assert len(rows) == 2 * 2 * len(task.axes) * (3 + 1)  # studies, methods, axes, fractions of both measures
+    ours, classical = (row for row in rows[:6] if row["fraction"] == "1")
+    assert (ours["study"], ours["task"], ours["axis"], ours["mean"]) == ("one", "made-up", "epochs", "80")
+    assert (classical["mean"], classical["against"], classical["verdict"]) == ("", "classical", "not valid")
+    assert classical["compared"] == "learn2mix"
 
 
 # ---- time, costs, environment
 
 
-def test_the_time_to_a_target_is_that_of_the_first_model_there() -> None:
+def test_the_time_to_a_target_is_that_of_the_first_point_that_reaches_it() -> None:
     task = only(
         *runs("classical", [[90, 50, 20], [90, 50, 30]], seconds=2.0),
         *runs("learn2mix", [[90, 25, 40, 10], [90, 50, 25, 10], [90, 50, 40, 26]], warm_up=0.5),
@@ -185,16 +221,16 @@ def test_costs_are_split_into_data_and_compute() -> None:
     assert row == ("learn2mix", "400", "100", "300", "3.00")
 
 
-def test_the_papers_figures_stand_beside_ours() -> None:
+def test_the_figures_of_the_paper_are_columns_beside_ours() -> None:
     task = only(run([90, 10], paper={"0.25E": {"learn2mix": (95.42, 0.28)}, "E": {"smote": (1.0, 0.0)}}))
     table = tables.errors(task, "test_error", [Axis.EPOCHS])
-    assert table.header[4:] == ("paper, 0.25E",)  # of E there is only what was not run here
+    assert table.header[4:] == ("paper, 0.25E",)  # the only figure for E is of a method that was not run here
     assert table.rows[0][4:] == ("95.42 ± 0.28",)
-    assert "budget, preset and hardware differ" in table.about
+    assert "Budget, preset and hardware differ" in table.about
     assert "paper" not in "".join(tables.errors(task, "worst_class_error", [Axis.EPOCHS]).header)
 
 
-def test_differing_environments_are_named_with_their_runs() -> None:
+def test_entries_of_the_environment_that_differ_are_listed_with_their_runs() -> None:
     records = [run([9, 8], seed=seed, environment={"torch": "2.1", "cpu": f"cpu {seed % 2}"}) for seed in range(3)]
     assert tables.differing(records) == ["cpu"]
     assert ("cpu", "cpu 0 (2 runs); cpu 1 (1 run)") in tables.environment(records).rows
@@ -203,7 +239,7 @@ def test_differing_environments_are_named_with_their_runs() -> None:
     assert ("date", "2026-11-20 .. 2026-11-25 (6 different)") in tables.environment(dates).rows
 
 
-def test_every_refused_pair_is_listed_with_its_reason() -> None:
+def test_every_refused_combination_is_listed_with_its_reason() -> None:
     rows = tables.refused().rows
     assert {("smote", "token ids"), ("focal", "regression")} <= {row[:2] for row in rows}
     assert all(reason for *_, reason in rows)

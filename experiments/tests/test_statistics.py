@@ -1,4 +1,4 @@
-"""Intervals, tests and effect sizes against formulas of their own, and what they say where there is nothing to say."""
+"""Intervals, tests and effect sizes against independent formulas, and their results without spread or with NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from l2m_experiments.statistics import hedges_g, holm, interval, welch
 
-# Hundredths, as errors on a test set are: equal or apart, never apart by rounding only.
+# Hundredths, like errors on a test set: values are equal or clearly different, never different by rounding only.
 figures = st.integers(-100_000, 100_000).map(lambda hundredths: hundredths / 100)
 samples = st.lists(figures, min_size=2, max_size=6).map(np.array)
 probabilities = st.floats(0, 1)
@@ -26,7 +26,7 @@ def test_the_interval_of_a_worked_example() -> None:
 
 
 @given(samples)
-def test_the_interval_is_that_of_scipy(sample: np.ndarray) -> None:
+def test_the_interval_agrees_with_scipy(sample: np.ndarray) -> None:
     assume(np.ptp(sample) > 0)
     mean, half = interval(sample)
     low, high = stats.t.interval(0.95, len(sample) - 1, loc=sample.mean(), scale=stats.sem(sample))
@@ -38,7 +38,7 @@ def test_the_interval_covers_the_mean_95_times_in_100() -> None:
     assert np.mean(np.abs(mean - 7) <= half) == pytest.approx(0.95, abs=0.012)
 
 
-def test_an_interval_over_nothing_but_one_seed_equal_figures_or_a_nan() -> None:
+def test_the_interval_of_one_seed_of_equal_values_and_of_nan() -> None:
     curve = np.array([[1.0, 2.0]])
     np.testing.assert_array_equal(interval(curve), [[1, 2], [math.nan, math.nan]])
     np.testing.assert_array_equal(interval(np.repeat(curve, 3, axis=0)), [[1, 2], [0, 0]])
@@ -52,20 +52,23 @@ def test_welch_is_the_incomplete_beta_function_of_its_statistic(first: np.ndarra
     v1, v2 = first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)
     t = (first.mean() - second.mean()) / math.sqrt(v1 + v2)
     freedom = (v1 + v2) ** 2 / (v1**2 / (len(first) - 1) + v2**2 / (len(second) - 1))
-    assert welch(first, second) == pytest.approx(
-        special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)), rel=1e-6
-    )
+    p, half = welch(first, second)
+    assert p == pytest.approx(special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)), rel=1e-6)
+    assert half == pytest.approx(special.stdtrit(freedom, 0.975) * math.sqrt(v1 + v2), rel=1e-6)
     assert welch(second, first) == pytest.approx(welch(first, second))
 
 
-def test_welch_is_scipys_test_of_samples() -> None:
+def test_welch_agrees_with_scipy() -> None:
     first, second = np.array([3.1, 2.9, 3.4]), np.array([4.0, 5.5, 3.8, 4.1])
-    assert welch(first, second) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    tested = stats.ttest_ind(first, second, equal_var=False)
+    low, high = tested.confidence_interval(0.95)
+    assert welch(first, second) == pytest.approx((tested.pvalue, (high - low) / 2))
+    assert first.mean() - second.mean() == pytest.approx((low + high) / 2)
 
 
-def test_one_sample_without_spread_is_tested_by_that_of_the_other() -> None:
+def test_a_sample_without_spread_is_tested_by_the_spread_of_the_other() -> None:
     first, second = np.array([97.1, 97.1, 97.1]), np.array([96.0, 96.5, 95.5])
-    assert welch(first, second) == pytest.approx(stats.ttest_1samp(second, 97.1).pvalue)
+    assert welch(first, second)[0] == pytest.approx(stats.ttest_1samp(second, 97.1).pvalue)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +76,13 @@ def test_one_sample_without_spread_is_tested_by_that_of_the_other() -> None:
     [
         ([1.0], [2.0, 3.0]),
         ([1.0, 2.0], [3.0]),
-        ([97.1, 97.1, 97.1], [95.3, 95.3, 95.3]),  # whose mean is not 95.3 to the last bit
+        ([97.1, 97.1, 97.1], [95.3, 95.3, 95.3]),  # the mean is not 95.3 to the last bit
         ([1.0, 1.0], [1.0, 1.0]),
         ([1.0, math.nan], [2.0, 3.0]),
     ],
 )
-def test_where_there_is_nothing_to_judge_by_there_is_no_figure(first: list[float], second: list[float]) -> None:
-    assert math.isnan(welch(np.array(first), np.array(second)))
+def test_without_spread_or_seeds_the_results_are_nan(first: list[float], second: list[float]) -> None:
+    assert np.isnan(welch(np.array(first), np.array(second))).all()
     assert math.isnan(hedges_g(np.array(first), np.array(second)))
 
 
@@ -90,16 +93,14 @@ def test_hedges_g_of_a_worked_example() -> None:
 
 
 @given(samples, samples, figures)
-def test_hedges_g_changes_its_sign_with_the_order_and_does_not_heed_a_shift(
-    first: np.ndarray, second: np.ndarray, shift: float
-) -> None:
+def test_hedges_g_is_antisymmetric_and_ignores_a_shift(first: np.ndarray, second: np.ndarray, shift: float) -> None:
     assume(np.ptp(first) + np.ptp(second) > 0)
     g = hedges_g(first, second)
     assert hedges_g(second, first) == pytest.approx(-g)
     assert hedges_g(first + shift, second + shift) == pytest.approx(g, rel=1e-6, abs=1e-6)
 
 
-def test_hedges_g_is_right_on_the_average_and_near_the_usual_approximation() -> None:
+def test_hedges_g_is_unbiased_and_near_the_usual_approximation() -> None:
     rng = np.random.default_rng(1)
     gs = [hedges_g(rng.normal(1, 1, 3), rng.normal(0, 1, 3)) for _ in range(4000)]
     assert np.mean(gs) == pytest.approx(1, abs=4 * float(np.std(gs)) / math.sqrt(len(gs)))
@@ -113,8 +114,8 @@ def test_holm_of_a_worked_example() -> None:
 
 
 @given(st.lists(probabilities, min_size=1, max_size=6))
-def test_holm_closes_bonferroni(ps: list[float]) -> None:
-    """A hypothesis falls only if every intersection it is part of falls (Marcus, Peritz and Gabriel 1976)."""
+def test_holm_is_the_closure_of_bonferroni(ps: list[float]) -> None:
+    """A hypothesis is rejected only if every intersection that contains it is (Marcus, Peritz and Gabriel 1976)."""
     closed = [
         max(
             min(1.0, size * min(ps[j] for j in group))
@@ -128,13 +129,13 @@ def test_holm_closes_bonferroni(ps: list[float]) -> None:
 
 
 @given(st.lists(probabilities, min_size=1, max_size=6))
-def test_holm_only_raises_and_keeps_the_order(ps: list[float]) -> None:
+def test_holm_never_lowers_a_p_and_keeps_the_order(ps: list[float]) -> None:
     corrected = holm(ps)
     assert np.all(corrected >= ps)
     assert np.all(corrected <= 1)
     assert np.all(np.diff(corrected[np.argsort(ps)]) >= 0)
 
 
-def test_what_cannot_be_tested_still_counts_in_its_family() -> None:
+def test_a_comparison_without_p_still_counts_in_its_family() -> None:
     np.testing.assert_array_equal(holm([0.02, math.nan]), [0.04, math.nan])
     assert len(holm([])) == 0
