@@ -1,3 +1,3 @@
-"""The experiments behind `l2m-experiments run`: every method on every task, all on one loader."""
+"""Experiments with class-mixing policies: tasks, methods, training, records and reports, all on the loader l2m-fast."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m l2m_experiments`: the command `l2m-experiments`."""
+"""Entry point of `python -m l2m_experiments`, the command `l2m-experiments`."""
 
 from __future__ import annotations
 

@@ -1,30 +1,30 @@
-"""A strongly convex problem in closed form, on which Proposition 2.3 of Learn2Mix (arXiv 2412.16482) can be checked.
+"""A strongly convex problem in closed form to check Proposition 2.3 of Learn2Mix (arXiv 2412.16482).
 
 Each class i has the loss L_i(theta) = 1/2 (theta - c_i)' A_i (theta - c_i) + b_i with A_i positive definite and b_i > 0.
-Gradient descent takes a step on the mix of these losses, and Learn2Mix a step of the proportions:
+Gradient descent takes a step on the mixture of these losses, and Learn2Mix a step of the proportions:
 
     theta <- theta - eta sum_i alpha_i grad L_i(theta),    alpha <- alpha + gamma (L(theta) / 1'L(theta) - alpha).
 
-The proposition says that for eta in (0, 2 / L*) and gamma in (0, 1), theta -> theta* and alpha -> L(theta*) / 1'L(theta*).
-What of it holds depends on what theta* is taken to be:
+The proposition says that theta -> theta* and alpha -> L(theta*) / 1'L(theta*) for eta in (0, 2 / L*) and gamma in (0, 1).
+Whether that is true depends on the definition of theta*:
 
-1.  Where all classes share their minimiser c, the statement holds as it stands, with theta* = c. Every mix has its minimum
-    there, so that a step shrinks the distance to c by rho = max(|1 - eta mu|, |1 - eta L|) at least, whatever alpha; mu and
-    L are the least and the largest eigenvalue of any A_i. The loss shares differ from those at c by
-    O(|theta - c|^2), so alpha converges like max(rho^2, 1 - gamma)^t, and the pair within the paper's max(rho, 1 - gamma)^t.
-    The paper's proof, a contraction towards a theta* that does not move, needs this case.
-2.  Where the minimisers differ, theta does not go to the minimiser of the classical mix (alpha~), nor of any mix known
-    beforehand. A limit must be a joint fixed point: theta* minimises the mix of alpha*, and alpha* = L(theta*) / 1'L(theta*).
-    Put together, sum_i L_i(theta*) grad L_i(theta*) = 0: theta* is a stationary point of 1/2 sum_i L_i^2. The squares of
-    positive strongly convex functions are strongly convex, so there is exactly one. **Learn2Mix descends to the minimiser
-    of the Euclidean norm of the class losses**, which lies between their sum, that of balanced sampling, and their maximum, that
-    of group DRO; the class sizes have no part in it.
-3.  That the iteration gets there does not follow from the proposition's conditions: near the fixed point it converges if the
-    spectral radius of its Jacobian, `rate`, is below 1, and then like rate^t. Where theta follows alpha at once (small
-    gamma) an eigenvalue of it is 1 - gamma (1 + lambda / 1'L), lambda an eigenvalue of G' H^-1 G, with G the gradients
-    of the classes and H the Hessian of the mix. Since lambda / 1'L <= 2 L / mu, gamma < 2 / (1 + 2 L / mu) is enough there. Two
-    classes on a line, A = 1, c = 1 and -1, b small, eta = 1 and gamma = 0.9 are within the proposition's conditions, and go
-    round for ever.
+1.  If all classes share their minimizer c, the statement is true as it stands, with theta* = c. Every mixture has its minimum
+    there, so a step shrinks the distance to c at least by rho = max(|1 - eta mu|, |1 - eta L|), whatever alpha is; mu and L are
+    the smallest and the largest eigenvalue of any A_i. The loss shares differ from those at c by O(|theta - c|^2), so alpha
+    converges like max(rho^2, 1 - gamma)^t, and the pair within the paper's max(rho, 1 - gamma)^t. The paper's proof, a
+    contraction towards a fixed theta*, needs this case.
+2.  If the minimizers differ, theta converges neither to the minimizer of the classical mixture (alpha~) nor to that of any
+    mixture known in advance. A limit must be a joint fixed point: theta* minimizes the mixture of alpha*, and
+    alpha* = L(theta*) / 1'L(theta*). Together, sum_i L_i(theta*) grad L_i(theta*) = 0, so theta* is a stationary point of
+    1/2 sum_i L_i^2. The squares of positive strongly convex functions are strongly convex, so there is exactly one. **Learn2Mix
+    descends to the minimizer of the Euclidean norm of the class losses**, which lies between their sum (balanced sampling)
+    and their maximum (group DRO). The class sizes do not matter.
+3.  Convergence to this point does not follow from the proposition's conditions. Near the fixed point the iteration converges
+    like rate^t if the spectral radius of its Jacobian, `rate`, is below 1. If theta follows alpha immediately (small gamma), an
+    eigenvalue is 1 - gamma (1 + lambda / 1'L), where lambda is an eigenvalue of G' H^-1 G, G has the gradients of the classes,
+    and H is the Hessian of the mixture. Since lambda / 1'L <= 2 L / mu, gamma < 2 / (1 + 2 L / mu) is sufficient then. Two
+    classes on a line with A = 1, c = 1 and -1, small b, eta = 1 and gamma = 0.9 satisfy the proposition's conditions, and
+    cycle forever.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Floats = NDArray[np.float64]
 
 
 class Trajectory(NamedTuple):
-    """Where the iteration went.
+    """Path of the iteration.
 
     Attributes:
-        thetas: `[steps + 1, d]`.
-        proportions: `[steps + 1, K]`.
+        thetas: Parameters at each step, `[steps + 1, d]`.
+        proportions: Proportions at each step, `[steps + 1, K]`.
     """
 
     thetas: Floats
@@ -54,60 +54,60 @@ class Trajectory(NamedTuple):
 
 @dataclass(frozen=True)
 class Quadratics:
-    """The losses of K classes of d parameters.
+    """Quadratic losses of K classes with d parameters.
 
     Attributes:
-        curvatures: A, `[K, d, d]`, symmetric and positive definite.
-        minimisers: c, `[K, d]`.
-        floors: b, `[K]`, above 0.
+        curvatures: Matrices A, `[K, d, d]`, symmetric and positive definite.
+        minimizers: Points c, `[K, d]`.
+        floors: Minimum losses b, `[K]`, above 0.
     """
 
     curvatures: Floats
-    minimisers: Floats
+    minimizers: Floats
     floors: Floats
 
     def losses(self, theta: Floats) -> Floats:
-        """L(theta), `[K]`."""
-        away = theta - self.minimisers
+        """Return L(theta), `[K]`."""
+        away = theta - self.minimizers
         values: Floats = np.einsum("ki,kij,kj->k", away, self.curvatures, away) / 2 + self.floors
         return values
 
     def gradients(self, theta: Floats) -> Floats:
-        """The gradient of each class, `[K, d]`."""
-        values: Floats = np.einsum("kij,kj->ki", self.curvatures, theta - self.minimisers)
+        """Return the gradient of each class, `[K, d]`."""
+        values: Floats = np.einsum("kij,kj->ki", self.curvatures, theta - self.minimizers)
         return values
 
-    def minimiser(self, proportions: Floats) -> Floats:
-        """Theta that minimises the mix of the given proportions, `[d]`: where classical training ends."""
-        pulls = np.einsum("kij,kj->ki", self.curvatures, self.minimisers)
+    def minimizer(self, proportions: Floats) -> Floats:
+        """Return the minimizer of the mixture with the given proportions, `[d]`; classical training converges to it."""
+        pulls = np.einsum("kij,kj->ki", self.curvatures, self.minimizers)
         return np.linalg.solve(np.tensordot(proportions, self.curvatures, 1), proportions @ pulls)
 
     def fixed_point(self) -> tuple[Floats, Floats]:
-        """The only theta* and alpha* at which neither moves: by Newton's method on 1/2 sum_i L_i^2, to rounding.
+        """Return the unique fixed point theta*, alpha*, computed by Newton's method on 1/2 sum_i L_i^2.
 
         Raises:
-            RuntimeError: It was not reached in 100 steps.
+            RuntimeError: Newton's method did not converge in 100 steps.
         """
-        theta = self.minimisers.mean(axis=0)
+        theta = self.minimizers.mean(axis=0)
         for _ in range(100):
             losses, gradients = self.losses(theta), self.gradients(theta)
             step = np.linalg.solve(
                 gradients.T @ gradients + np.tensordot(losses, self.curvatures, 1), losses @ gradients
             )
-            # Halved while it leads upwards, by more than rounding.
+            # Halve the step while it increases the objective by more than rounding.
             while np.linalg.norm(self.losses(theta - step)) > (1 + 1e-12) * np.linalg.norm(losses):
                 step = step / 2
             theta = theta - step
             if np.linalg.norm(step) <= 1e-12 * (1 + np.linalg.norm(theta)):
                 losses = self.losses(theta)
                 return theta, losses / losses.sum()
-        msg = f"Newton's method did not end in 100 steps: the last has length {np.linalg.norm(step):g}"
+        msg = f"Newton's method must converge in 100 steps (got a last step of length {np.linalg.norm(step):g})"
         raise RuntimeError(msg)
 
     def rate(self, learning_rate: float, mixing_rate: float) -> float:
-        """The factor by which the iteration comes nearer to its fixed point in a step, in the end; from 1 up it does not.
+        """Return the asymptotic convergence factor per step; the iteration converges if it is below 1.
 
-        The spectral radius of the iteration's Jacobian at the fixed point, on proportions that sum to 1.
+        It is the spectral radius of the Jacobian at the fixed point, restricted to proportions that sum to 1.
         """
         theta, proportions = self.fixed_point()
         losses, gradients = self.losses(theta), self.gradients(theta)
@@ -120,7 +120,7 @@ class Quadratics:
                 [mixing_rate * shares, (1 - mixing_rate) * np.eye(num_classes)],
             ]
         )
-        # Proportions move only so that their sum stays 1: in the plane that is orthogonal to (1, ..., 1).
+        # The sum of the proportions stays 1, so they move in the plane orthogonal to (1, ..., 1).
         basis = np.linalg.qr(np.column_stack([np.ones(num_classes), np.eye(num_classes)[:, 1:]]))[0][:, 1:]
         within = np.block([[np.eye(size), np.zeros((size, num_classes - 1))], [np.zeros((num_classes, size)), basis]])
         return float(np.abs(np.linalg.eigvals(within.T @ jacobian @ within)).max())
@@ -135,18 +135,18 @@ def descend(
     mixing_rate: float,
     steps: int,
 ) -> Trajectory:
-    """Runs gradient descent with Learn2Mix, the package's own policy, on exact losses; both steps at the same theta.
+    """Run gradient descent with the package's Learn2Mix policy on exact losses; both steps use the same theta.
 
     Args:
-        problem: The class losses.
-        start: Theta at the start, `[d]`.
-        class_sizes: From which the proportions start, int64 `[K]`, each above 0.
-        learning_rate: Eta in the paper.
-        mixing_rate: Gamma in the paper.
-        steps: Steps of both.
+        problem: Class losses.
+        start: Initial theta, `[d]`.
+        class_sizes: Class sizes that determine the initial proportions, int64 `[K]`, each above 0.
+        learning_rate: Learning rate, eta in the paper.
+        mixing_rate: Mixing rate, gamma in the paper.
+        steps: Number of steps.
 
     Returns:
-        All thetas and proportions, the first ones included.
+        All thetas and proportions, including the initial ones.
     """
     policy = Learn2Mix(mixing_rate)
     theta, proportions = start, policy.initial(class_sizes)

@@ -1,4 +1,4 @@
-"""Proposition 2.3 of Learn2Mix: what of it holds, and how fast, on problems in closed form."""
+"""Proposition 2.3 of Learn2Mix on problems in closed form: when it is true, and how fast the iteration converges."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from l2m_experiments.convex import Quadratics, Trajectory, descend
 from l2m_fast import Learn2Mix, Loader
 
 Floats = NDArray[np.float64]
-LEAST, LARGEST = 1.0, 4.0  # bounds of the curvatures: mu and L of the propositions
+SMALLEST, LARGEST = 1.0, 4.0  # bounds of the curvatures: mu and L of the proposition
 
 seeds = st.integers(0, 2**32 - 1)
 
 
 def problem_of(seed: int, shared: bool) -> tuple[Quadratics, Floats, NDArray[np.int64]]:
-    """A problem of 2 to 5 classes and 1 to 4 parameters, a start and class sizes."""
+    """Return a problem of 2 to 5 classes and 1 to 4 parameters, an initial theta, and class sizes."""
     rng = np.random.default_rng(seed)
     num_classes, size = int(rng.integers(2, 6)), int(rng.integers(1, 5))
     turns = np.linalg.qr(rng.normal(size=(num_classes, size, size)))[0]
-    curvatures = np.einsum("kij,kj,klj->kil", turns, rng.uniform(LEAST, LARGEST, (num_classes, size)), turns)
-    minimisers = rng.normal(size=(1 if shared else num_classes, size)) * np.ones((num_classes, 1))
-    problem = Quadratics(curvatures, minimisers, rng.uniform(0.1, 2.0, num_classes))
+    curvatures = np.einsum("kij,kj,klj->kil", turns, rng.uniform(SMALLEST, LARGEST, (num_classes, size)), turns)
+    minimizers = rng.normal(size=(1 if shared else num_classes, size)) * np.ones((num_classes, 1))
+    problem = Quadratics(curvatures, minimizers, rng.uniform(0.1, 2.0, num_classes))
     return problem, 3 * rng.normal(size=size), rng.integers(1, 1000, num_classes)
 
 
 def distances(run: Trajectory, theta: Floats, proportions: Floats) -> Floats:
-    """How far each step of the pair is from a point."""
+    """Return the distance of each step of the pair from a point."""
     away: Floats = np.hypot(
         np.linalg.norm(run.thetas - theta, axis=1), np.linalg.norm(run.proportions - proportions, axis=1)
     )
@@ -47,23 +47,23 @@ def test_gradients_are_those_of_the_losses(seed: int) -> None:
 
 
 @given(seed=seeds)
-def test_the_minimiser_of_a_mix_has_no_slope(seed: int) -> None:
+def test_the_gradient_at_the_minimizer_of_a_mixture_is_0(seed: int) -> None:
     problem, _, sizes = problem_of(seed, shared=False)
     mix = sizes / sizes.sum()
-    np.testing.assert_allclose(mix @ problem.gradients(problem.minimiser(mix)), 0, atol=1e-10)
+    np.testing.assert_allclose(mix @ problem.gradients(problem.minimizer(mix)), 0, atol=1e-10)
 
 
 @settings(max_examples=50)
 @given(seed=seeds)
-def test_the_fixed_point_has_the_least_norm_of_class_losses(seed: int) -> None:
-    """Found by an optimiser that knows nothing of the proportions."""
+def test_the_fixed_point_minimizes_the_norm_of_the_class_losses(seed: int) -> None:
+    """A general optimizer, which does not know the proportions, finds the same point."""
     problem, start, _ = problem_of(seed, shared=False)
     theta, proportions = problem.fixed_point()
     found = minimize(lambda x: (problem.losses(x) ** 2).sum() / 2, start, method="BFGS", options={"gtol": 1e-8})
     np.testing.assert_allclose(theta, found.x, atol=1e-5)
     losses = problem.losses(theta)
     np.testing.assert_allclose(proportions, losses / losses.sum(), rtol=1e-12)
-    np.testing.assert_allclose(theta, problem.minimiser(proportions), atol=1e-9)
+    np.testing.assert_allclose(theta, problem.minimizer(proportions), atol=1e-9)
 
 
 @settings(max_examples=50)
@@ -72,15 +72,15 @@ def test_the_fixed_point_has_the_least_norm_of_class_losses(seed: int) -> None:
     learning_rate=st.floats(0.02, 1.98 / LARGEST),
     mixing_rate=st.floats(0.02, 0.98),
 )
-def test_where_classes_share_their_minimiser_the_proposition_holds_for_all_its_rates(
+def test_the_proposition_holds_for_all_its_rates_if_classes_share_their_minimizer(
     seed: int, learning_rate: float, mixing_rate: float
 ) -> None:
     """Both bounds hold at every step, and the pair is within a constant of the paper's max(rho, 1 - gamma)^t."""
     problem, start, sizes = problem_of(seed, shared=True)
-    best = problem.minimisers[0]
+    best = problem.minimizers[0]
     shares = problem.floors / problem.floors.sum()
     run = descend(problem, start, sizes, learning_rate=learning_rate, mixing_rate=mixing_rate, steps=400)
-    rho = max(abs(1 - learning_rate * LEAST), abs(1 - learning_rate * LARGEST))
+    rho = max(abs(1 - learning_rate * SMALLEST), abs(1 - learning_rate * LARGEST))
     t = np.arange(401)
     first = np.linalg.norm(start - best)
     assert (np.linalg.norm(run.thetas - best, axis=1) <= rho**t * first * (1 + 1e-9) + 1e-12).all()
@@ -96,10 +96,10 @@ def test_where_classes_share_their_minimiser_the_proposition_holds_for_all_its_r
 
 @settings(max_examples=50)
 @given(seed=seeds, learning_rate=st.floats(0.02, 1.0 / LARGEST), mixing_rate=st.floats(0.02, 0.2))
-def test_iteration_ends_at_the_joint_fixed_point_at_the_rate_of_its_jacobian(
+def test_the_iteration_converges_to_the_joint_fixed_point_at_the_rate_of_its_jacobian(
     seed: int, learning_rate: float, mixing_rate: float
 ) -> None:
-    """Also where the minimisers differ. The slope of the log distance is that of the spectral radius."""
+    """The minimizers differ here. The slope of the log distance is that of the spectral radius."""
     problem, start, sizes = problem_of(seed, shared=False)
     rate = problem.rate(learning_rate, mixing_rate)
     assert rate < 1  # gamma <= 0.2 < 2 / (1 + 2 L / mu)
@@ -109,59 +109,59 @@ def test_iteration_ends_at_the_joint_fixed_point_at_the_rate_of_its_jacobian(
     away = distances(run, theta, proportions)
     assert away[-1] < 1e-6
     np.testing.assert_allclose(run.proportions[-1] @ problem.gradients(run.thetas[-1]), 0, atol=1e-4)
-    assume((away > 1e-11).all())  # of the slope rounding leaves nothing
+    assume((away > 1e-11).all())  # below, rounding dominates the slope
     slope = np.log(away[-1] / away[steps // 2]) / (steps - steps // 2)
     assert slope == pytest.approx(np.log(rate), rel=0.3)
 
 
-def test_measured_rate_is_the_one_of_the_paper_where_the_mix_is_slow() -> None:
-    """With gamma small and one minimiser, the log distance falls by log(1 - gamma) a step, the paper's bound."""
+def test_the_measured_rate_is_that_of_the_paper_if_mixing_is_slow() -> None:
+    """With gamma small and one minimizer, the log distance falls by log(1 - gamma) per step, the paper's bound."""
     problem, start, sizes = problem_of(7, shared=True)
     run = descend(problem, start, sizes, learning_rate=0.25, mixing_rate=0.05, steps=300)
-    away = distances(run, problem.minimisers[0], problem.floors / problem.floors.sum())
+    away = distances(run, problem.minimizers[0], problem.floors / problem.floors.sum())
     slope = np.polyfit(np.arange(100, 301), np.log(away[100:]), 1)[0]
     assert slope == pytest.approx(np.log(0.95), rel=1e-3)
     assert problem.rate(0.25, 0.05) == pytest.approx(0.95)
 
 
-def test_limit_is_not_where_classical_training_ends() -> None:
-    """The reading of theta* as the minimiser of the dataset's mix fails where minimisers differ; class sizes have no part."""
+def test_the_limit_is_not_that_of_classical_training() -> None:
+    """If minimizers differ, theta* is not the minimizer of the data's mixture, and class sizes do not matter."""
     problem = Quadratics(np.ones((2, 1, 1)), np.array([[1.0], [-1.0]]), np.array([0.1, 0.3]))
     ends = []
     for sizes in ([900, 100], [100, 900]):
         run = descend(problem, np.zeros(1), np.array(sizes), learning_rate=0.1, mixing_rate=0.05, steps=2000)
         ends.append(run.thetas[-1])
-        assert abs(run.thetas[-1] - problem.minimiser(np.array(sizes) / 1000)) > 0.5
+        assert abs(run.thetas[-1] - problem.minimizer(np.array(sizes) / 1000)) > 0.5
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-9)
     np.testing.assert_allclose(ends[0], problem.fixed_point()[0], atol=1e-9)
 
 
-def test_conditions_of_the_proposition_do_not_suffice_where_minimisers_differ() -> None:
-    """Eta < 2 / L* and gamma < 1, and it goes round for ever; its Jacobian says so, and a smaller gamma settles."""
+def test_the_conditions_of_the_proposition_do_not_suffice_if_minimizers_differ() -> None:
+    """With eta < 2 / L* and gamma < 1 the iteration cycles, as its Jacobian predicts; with a smaller gamma it converges."""
     problem = Quadratics(np.ones((2, 1, 1)), np.array([[1.0], [-1.0]]), np.array([0.01, 0.012]))
     theta, proportions = problem.fixed_point()
-    for mixing_rate, settles in ((0.9, False), (0.3, True)):
+    for mixing_rate, converges in ((0.9, False), (0.3, True)):
         run = descend(problem, theta + 0.01, np.array([1, 1]), learning_rate=1.0, mixing_rate=mixing_rate, steps=2000)
-        assert (problem.rate(1.0, mixing_rate) < 1) == settles
+        assert (problem.rate(1.0, mixing_rate) < 1) == converges
         away = distances(run, theta, proportions)[-100:]
-        assert away.max() < 1e-9 if settles else away.min() > 0.1
+        assert away.max() < 1e-9 if converges else away.min() > 0.1
 
 
 @settings(max_examples=50)
 @given(seed=seeds)
-def test_slow_mixing_has_the_eigenvalues_and_the_bound_that_are_claimed(seed: int) -> None:
+def test_slow_mixing_has_the_documented_eigenvalues_and_bound(seed: int) -> None:
     problem, _, _ = problem_of(seed, shared=False)
     theta, proportions = problem.fixed_point()
     gradients, losses = problem.gradients(theta), problem.losses(theta)
     hessian = np.tensordot(proportions, problem.curvatures, 1)
-    # In ascending order; the first is 0 and belongs to alpha*, along which the sum of the proportions would change.
+    # In ascending order; the first is 0 and belongs to alpha*, the direction that changes the sum of the proportions.
     pulls = np.linalg.eigvalsh(gradients @ np.linalg.solve(hessian, gradients.T)) / losses.sum()
-    assert pulls[-1] <= 2 * LARGEST / LEAST
+    assert pulls[-1] <= 2 * LARGEST / SMALLEST
     assert 1 - problem.rate(1 / LARGEST, 1e-4) == pytest.approx(1e-4 * (1 + pulls[1]), rel=0.01)
 
 
-def test_loader_and_torch_end_at_the_fixed_point_of_the_losses_of_their_data() -> None:
-    """Linear regression by mini-batches, each class with its own line and noise; the data's class losses are quadratics."""
+def test_loader_and_torch_converge_to_the_fixed_point_of_the_class_losses() -> None:
+    """In linear regression with a line and noise per class, the class losses are quadratics."""
     rng = np.random.default_rng(0)
     classes = np.repeat(np.arange(3), [1500, 400, 100])
     lines, noise = rng.normal(size=(3, 5)), np.array([0.3, 0.6, 1.2])
@@ -189,5 +189,5 @@ def test_loader_and_torch_end_at_the_fixed_point_of_the_losses_of_their_data() -
                 optimizer.step()
         np.testing.assert_allclose(loader.proportions, proportions, atol=0.02)
         np.testing.assert_allclose(weights.detach().numpy(), theta, atol=0.1)
-    # Classical training would end elsewhere, by more than the noise of mini-batches.
-    assert np.linalg.norm(problem.minimiser(sizes / sizes.sum()) - theta) > 0.5
+    # Classical training would converge to another point, farther away than the noise of mini-batches.
+    assert np.linalg.norm(problem.minimizer(sizes / sizes.sum()) - theta) > 0.5
