@@ -66,19 +66,24 @@ def overview(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure |
     figure = Figure(figsize=(_WIDTH, 1.1 + 0.2 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(LEADING), sharey=True)
     for panel, (measure, fraction) in zip(panels, LEADING, strict=True):
+        compared = {
+            (task.name, c.other): c
+            for task in results
+            for c in task.compare(Axis.EPOCHS, measure)
+            if c.fraction == fraction and math.isfinite(c.relative[0])
+        }
+        leftmost = 0.0
         for row, (task, method) in enumerate(rows):
-            for c in task.compare(Axis.EPOCHS, measure):
-                if c.other == method and c.fraction == fraction:
-                    advantage, half = (100 * value for value in c.relative)
-                    sure = c.verdict in ("wins", "loses") and task.valid
-                    color = lines[method][0]
-                    fill = color if sure else "white"
-                    panel.errorbar(
-                        advantage, row, xerr=half, color=color, fmt="o", mfc=fill, markersize=5, linewidth=1.2
-                    )
+            if c := compared.get((task.name, method)):
+                advantage, half = (100 * value for value in c.relative)
+                color = lines[method][0]
+                fill = color if c.verdict in ("wins", "loses") and task.valid else "white"
+                panel.errorbar(advantage, row, xerr=half, color=color, fmt="o", mfc=fill, markersize=5, linewidth=1.2)
+                leftmost = min(leftmost, advantage)
         panel.axvline(0, color="0.5", linewidth=1)
         low, high = panel.get_xlim()
-        panel.set_xlim(max(low, -120), min(high, 120))
+        # A wide interval is cut off, so that it does not squeeze the others; a point never is.
+        panel.set_xlim(max(low, min(-120, 1.1 * leftmost)), min(high, 120))
         what = "Test error" if measure == "test_error" else "Error of the worst class"
         panel.set_title(f"{what} at {100 * fraction:g} % of the epochs", fontsize="small")
         panel.tick_params(labelsize="small", left=False)

@@ -109,6 +109,18 @@ def test_fourteen_methods_have_different_lines() -> None:
     assert len(set(lines.values())) == 14
 
 
+def test_the_first_figure_shows_every_advantage_within_its_axes() -> None:
+    records = [*runs("learn2mix", around(20)), *runs("classical", around(25)), *runs("balanced", around(2))]
+    task = only(*records, *runs("focal", [[90.0, 50.0, math.nan]] * 2))
+    drawn = figures.overview([task], figures.lines_of([task]))
+    assert drawn is not None
+    at_the_end = drawn.axes[1]
+    found = {float(y[0]): float(x[0]) for x, y in (c[0].get_data() for c in at_the_end.containers)}
+    assert found == pytest.approx({1: 20, 2: -900})  # rows after that of the task: classical, balanced; focal diverged
+    low, high = at_the_end.get_xlim()
+    assert low < -900 < 20 < high
+
+
 def test_a_method_that_is_much_slower_does_not_squeeze_the_others() -> None:
     task = only(run([90, 20]), run([90, 20, 10], "classical", seconds=50))
     drawn = figures.curves([task], figures.lines_of([task]))
