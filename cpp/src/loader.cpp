@@ -201,8 +201,11 @@ void Loader::begin() {
 
 void Loader::finish_epoch() {
   if (!options_.update_every) {
-    if (!updated_) act();
-    updated_ = true;  // where something fails below, the window is not closed again
+    if (!updated_) {
+      const Acted acted = act();
+      updated_ = true;  // where something fails below, the window is not closed again
+      tell(acted);
+    }
     adopt();
     earliest_ = open_from_ = total_step();
   }

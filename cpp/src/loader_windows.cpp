@@ -112,7 +112,7 @@ void Loader::update() {
                                      *options_.update_every, " steps by itself"));
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
-  act();
+  const Acted acted = act();
   earliest_ = total_step();  // the window had losses of all batches before
   if (running) {
     updated_ = true;
@@ -120,6 +120,7 @@ void Loader::update() {
     adopt();
     prefetcher_->forget_before();
   }
+  tell(acted);
 }
 
 /// Closes the windows that are due before a batch is requested, or at the end of the epoch.
@@ -132,7 +133,7 @@ void Loader::close_windows() {
     const std::int64_t due = (windows_.closed() + (windows_.has_ended() ? 2 : 1)) * every + options_.lookahead;
     if (windows_.has_ended()) {
       if (total_step() < wait_until_ && requested < due) return;
-      act();
+      tell(act());
     } else if (requested < due) {
       return;
     } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
@@ -142,42 +143,41 @@ void Loader::close_windows() {
       windows_.end();
       ended_in_ = epoch_;
     } else {
-      act();
+      tell(act());
     }
   }
 }
 
 void Loader::settle() {
-  if (windows_.has_ended()) act();
+  if (windows_.has_ended()) tell(act());
 }
 
 /// Has the oldest window act. What is thrown changes nothing.
 ///
 /// Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
 /// with some losses must not keep the run from going on.
-void Loader::act() {
+Loader::Acted Loader::act() {
   LossSums sums = windows_.total();
-  const bool all_finite = windows_.all_finite();
+  Acted acted;
+  acted.all_finite = windows_.all_finite();
   if (options_.all_reduce) options_.all_reduce(sums);
   std::vector<double> class_losses = class_losses_;
-  bool recorded = false, negative = false;
+  bool recorded = false;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {
     // NaN: sums of ranks too large for a double, of both signs.
     if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
     const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
-    negative = negative || mean < 0;
+    acted.negative = acted.negative || mean < 0;
     recorded = true;
     class_losses[k] = std::max(mean, 0.0);
   }
   const bool updates = kind_ == Policy::Kind::kSchedule || (kind_ == Policy::Kind::kFollowsLosses && recorded);
-  std::vector<double> known;
   Policy::Update update{next_proportions_, {}};
-  std::string failure;
   if (updates) {
     const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
-    known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
+    acted.known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
     try {
-      update = updated(sums, known);
+      update = updated(sums, acted.known);
     } catch (const std::bad_alloc&) {
       throw;  // it tells nothing of the losses
     } catch (const std::exception& error) {
@@ -185,27 +185,35 @@ void Loader::act() {
         policy_failed_ = true;
         throw;
       }
-      failure = error.what();
-      failure = failure.substr(0, std::min<std::size_t>(failure.find('\n'), 200));
+      acted.failure = error.what();
+      acted.failure = acted.failure.substr(0, std::min<std::size_t>(acted.failure.find('\n'), 200));
     }
   }
+  acted.updated = updates && acted.failure.empty();
   const std::int64_t closed = windows_.closed() + (options_.update_every ? 1 : 0);
-  const auto requested = options_.update_every
-                             ? static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead)
-                             : total_step();
-  const std::uint64_t epoch = windows_.has_ended() ? ended_in_ : epoch_;
+  acted.requested = options_.update_every
+                        ? static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead)
+                        : total_step();
+  acted.epoch = windows_.has_ended() ? ended_in_ : epoch_;
+  acted.counts = std::move(sums.count);
   schedule(closed, update.proportions);
   next_proportions_ = std::move(update.proportions);
   class_losses_ = std::move(class_losses);
   if (update.memory) memory_ = std::move(*update.memory);
   policy_failed_ = false;
   windows_.drop(options_.update_every.has_value());
-  if (updates && failure.empty() && options_.observe)
-    options_.observe({epoch, requested, next_proportions_, known, sums.count});
-  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
-  if (negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
-  if (!failure.empty())
-    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + failure);
+  return acted;
+}
+
+/// Tells of a window that has acted. It comes last, when all that belongs to the end of the window is done: what is raised here,
+/// a warning that is an error or Ctrl-C, must not have the window end once more.
+void Loader::tell(const Acted& acted) {
+  if (acted.updated && options_.observe)
+    options_.observe({acted.epoch, acted.requested, next_proportions_, acted.known, acted.counts});
+  if (!acted.all_finite) warn_once(kNotFinite, kNotFiniteText);
+  if (acted.negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
+  if (!acted.failure.empty())
+    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + acted.failure);
 }
 
 /// What the policy makes of a window, checked.

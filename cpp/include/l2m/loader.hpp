@@ -174,6 +174,14 @@ class Loader {
     std::uint64_t number;
     std::uint64_t began;  // total step
   };
+  /// What is to be told of a window that has acted.
+  struct Acted {
+    std::uint64_t epoch = 0, requested = 0;  // when it was due
+    bool updated = false, all_finite = true, negative = false;
+    std::vector<double> known;  // losses with which the policy was asked
+    std::vector<std::int64_t> counts;
+    std::string failure;  // of the policy
+  };
 
   void check_options() const;
   void set_steps();
@@ -185,7 +193,8 @@ class Loader {
   void check_counts() const;
   void finish_epoch();
   void close_windows();
-  void act();
+  Acted act();
+  void tell(const Acted& acted);
   Policy::Update updated(const LossSums& sums, std::span<const double> known);
   void adopt();
   void schedule(std::int64_t closed, const std::vector<double>& proportions);
