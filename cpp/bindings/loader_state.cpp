@@ -1,6 +1,7 @@
 #include "loader_state.hpp"
 
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <string>
@@ -18,14 +19,11 @@ namespace {
 namespace py = pybind11;
 
 std::string shown(const py::handle& value) {
-  std::string text;
   try {
-    text = py::repr(value).cast<std::string>();
-  } catch (const py::error_already_set&) {  // an int of too many digits, or an object of some other kind
-    text = "a value without a repr";
+    return shortened(py::repr(value).cast<std::string>());
+  } catch (const std::exception&) {  // an int of too many digits, an object of some other kind, or no text
+    return "a value without a repr";
   }
-  if (text.size() > 200) text = text.substr(0, 197) + "...";
-  return text;
 }
 
 [[noreturn]] void wrong_type(const char* key, const char* wanted, const py::handle& got, bool entry) {

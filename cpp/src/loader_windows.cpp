@@ -185,8 +185,8 @@ Loader::Acted Loader::act() {
         policy_failed_ = true;
         throw;
       }
-      acted.failure = error.what();
-      acted.failure = acted.failure.substr(0, std::min<std::size_t>(acted.failure.find('\n'), 200));
+      const std::string what = error.what();
+      acted.failure = shortened(what.substr(0, what.find('\n')));
     }
   }
   acted.updated = updates && acted.failure.empty();

@@ -230,3 +230,21 @@ def damage(state: dict[str, Any], rng: random.Random) -> None:
         value[i] = value[i] + rng.choice([-1, 1, 3]) if is_number and rng.random() < 0.5 else rng.choice(other)
     else:
         state[name] = rng.choice(other)
+
+
+class _NoText:
+    def __repr__(self) -> str:
+        return "\ud800" * 300
+
+
+@pytest.mark.parametrize(
+    "value", ["é" * 300, "a" + "é" * 300, ["日" * 300], _NoText()], ids=["even", "odd", "list", "none"]
+)
+def test_a_wrong_value_of_a_state_is_cut_between_characters(value: Any) -> None:
+    loader = make()
+    state = loader.state_dict()
+    for key in sorted(state.keys() - {"version", "fingerprint"}):
+        with pytest.raises((TypeError, ValueError), match=key) as error:
+            loader.load_state_dict({**state, key: value})
+        assert not isinstance(error.value, UnicodeError)
+        assert len(str(error.value)) < 400

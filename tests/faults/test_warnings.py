@@ -96,3 +96,15 @@ def test_a_policy_that_keeps_failing_lets_the_run_go_on_where_the_warning_is_an_
         seen, raised = run(loader, 20)
     assert len(seen) == 20
     assert any("failed again on the same losses" in text for text in raised)
+
+
+@pytest.mark.parametrize("text", ["é" * 300, "a" + "é" * 300, "日" * 300, "\N{PILE OF POO}" * 300, "\ud800" * 300])
+def test_what_a_policy_says_is_cut_between_characters(text: str) -> None:
+    loader = make(mixing=Schedule(ValueError(text)), update_every=2)
+    batches = iter(loader)
+    next(batches), next(batches)
+    with pytest.raises(ValueError, match=text.encode("utf-8", "replace").decode()[:1].replace("?", ".")):
+        next(batches)
+    with pytest.warns(RuntimeWarning, match=r"the proportions stay: ValueError: .{10,200}\.\.\.$"):
+        next(batches)
+    assert loader.total_step == 3
