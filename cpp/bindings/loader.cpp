@@ -191,12 +191,15 @@ void register_loader(py::module_& m) {
   using Step = std::optional<std::uint64_t>;
   const auto traverse = [](PyLoader& self, visitproc visit, void* arg) {
     int result = 0;
-    self.held().visit([&](const py::object& object) {
+    self.visit([&](const py::object& object) {
       if (result == 0 && object) result = visit(object.ptr(), arg);
     });
     return result;
   };
-  const auto clear = [](PyLoader& self) { self.held().visit([](py::object& object) { object = py::none(); }); };
+  const auto clear = [](PyLoader& self) {
+    self.close();  // threads may still read the arrays
+    self.visit([](py::object& object) { object = py::none(); });
+  };
   py::classh<PyLoader>(m, "Loader", "The loader: see the core's loader.hpp.",
                        takes_part_in_garbage_collection<PyLoader>(traverse, clear))
       .def(

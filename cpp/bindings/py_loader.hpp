@@ -74,7 +74,12 @@ class PyLoader {
 
   Loader& core() { return core_; }
   Guard& guard() { return guard_; }
-  Held& held() { return *held_; }
+  /// Calls f(object) with what it holds that may lead back to it.
+  template <class F>
+  void visit(F&& f) {
+    held_->visit(f);
+    for (Watched& one : watched_) f(one.array);
+  }
 
  private:
   void close_now();
@@ -85,7 +90,7 @@ class PyLoader {
   py::object to_python(Block block, std::size_t field, std::int64_t rows) const;
 
   const std::shared_ptr<Held> held_;  // goes after close(), which waits for threads that read the fields
-  const std::vector<Watched> watched_;
+  std::vector<Watched> watched_;
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;
   std::shared_ptr<PyDestination> destination_;
