@@ -15,7 +15,7 @@ bool Guard::is_inside() const { return busy_ && forks_ == forks(); }
 void Guard::enter() {
   if (is_inside())
     throw std::runtime_error(
-        thread_ == std::this_thread::get_id()
+        is_inside_here()
             ? "the loader is in use: this call comes from inside another one, from a callback, a signal handler or garbage "
               "collection"
             : "a loader has one consumer at a time: another thread is using it");
@@ -36,7 +36,7 @@ void Guard::exit() {
 }
 
 bool Guard::defer(std::function<void()> function) {
-  if (!is_inside() || thread_ != std::this_thread::get_id()) return false;
+  if (!is_inside()) return false;
   deferred_ = std::move(function);
   return true;
 }

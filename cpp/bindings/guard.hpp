@@ -17,8 +17,10 @@ class Guard {
   void exit();
 
   [[nodiscard]] bool is_inside() const;
+  /// Whether a call of this thread is.
+  [[nodiscard]] bool is_inside_here() const { return is_inside() && thread_ == std::this_thread::get_id(); }
 
-  /// Calls `function` when the call of this thread that is inside has ended. Returns false where there is none.
+  /// Calls `function` when the call that is inside has ended. Returns false where there is none.
   bool defer(std::function<void()> function);
 
  private:

@@ -221,14 +221,20 @@ void PyLoader::load(LoaderState state) {
 }
 
 void PyLoader::close() {
-  if (!guard_.defer([this] { close_now(); })) close_now();
-}
-
-void PyLoader::close_now() {
+  if (guard_.is_inside_here()) {
+    guard_.defer([this] { close(); });
+    return;
+  }
+  core_.refuse_calls();  // while no other thread can be in between two steps of one
   {
     const ReleasedGil released;
     core_.close();
   }
+  // What a call of another thread may still be using goes when that call ends.
+  if (!guard_.defer([this] { drop_batches(); })) drop_batches();
+}
+
+void PyLoader::drop_batches() {
   arrays_ = py::list();
   if (destination_) destination_->close();
 }

@@ -82,7 +82,7 @@ class PyLoader {
   }
 
  private:
-  void close_now();
+  void drop_batches();
   void check_memory();
   void wait();
   py::list take_arrays();

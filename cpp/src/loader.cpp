@@ -119,7 +119,9 @@ void Loader::lend_memory(std::size_t blocks) {
 
 void Loader::draw_seed() {
   if (options_.seed) return;
-  options_.seed = options_.draw_seed();
+  const std::uint64_t seed = options_.draw_seed();
+  check_usable();  // it may have been closed meanwhile
+  options_.seed = seed;
   try {
     prefetcher_ = make_prefetcher(prefetcher_->proportions());
   } catch (...) {
@@ -350,9 +352,13 @@ std::uint64_t Loader::epoch() const { return has_ended() ? next_epoch_.value_or(
 std::int64_t Loader::step() const { return has_ended() ? 0 : step_in_epoch(); }
 
 void Loader::close() {
+  if (!closed_) refuse_calls();
+  prefetcher_->close();
+}
+
+void Loader::refuse_calls() {
   closed_ = true;
   run_until_ = 0;
-  prefetcher_->close();
 }
 
 void Loader::check_usable() const {

@@ -162,6 +162,8 @@ class Loader {
 
   /// Stops the threads and frees what was prefetched. Idempotent; batches stay valid.
   void close();
+  /// Has calls from now on refused, as close() does first; stops nothing yet.
+  void refuse_calls();
   [[nodiscard]] bool is_closed() const { return closed_; }
   /// @throws std::runtime_error  the loader is closed.
   void check_usable() const;

@@ -202,7 +202,8 @@ std::optional<BatchPlan> Prefetcher::plan(std::optional<std::uint64_t> step) con
   return {};
 }
 
-SamplerState Prefetcher::state_at(std::uint64_t total_step) const {
+SamplerState Prefetcher::state_at(std::uint64_t total_step) {
+  const Use use(*this);
   SamplerState state = state_;
   advance(state, total_step, !before_changes_);
   return state;
@@ -226,6 +227,12 @@ void Prefetcher::set_state(SamplerState state) {
 }
 
 void Prefetcher::forget_before() {
+  const Use use(*this);
+  settle_all();
+}
+
+/// Brings state_ up to what was consumed, with the proportions that act from now on.
+void Prefetcher::settle_all() {
   advance(state_, total_step_, true);
   consumed_.clear();
   changed_.clear();
@@ -235,7 +242,7 @@ void Prefetcher::start_passes(std::uint64_t pass) {
   const Use use(*this);
   pipeline_->stop();
   suspended_ = true;
-  forget_before();
+  settle_all();
   for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
   state_.held.clear();
 }
