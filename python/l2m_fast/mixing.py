@@ -88,7 +88,10 @@ def check_number(name: str, value: object, allowed: str, *, low: float, high: fl
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         msg = f"{name} must be a number {allowed} (got {shortened(value)})"
         raise TypeError(msg)
-    number = float(value) if isinstance(value, np.floating) else value  # else it would be compared in its own type
+    try:
+        number = float(value)  # else it would be compared in its own type
+    except OverflowError:  # an int too large for a float
+        number = math.nan
     if not low <= number <= high:
         msg = f"{name} must be {allowed} (got {shortened(value)})"
         raise ValueError(msg)
