@@ -160,8 +160,7 @@ py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const 
     if (py::object(sums.attr("device")).equal(device)) return sums;
   }
   py::object sums = make();
-  LossSums here = slot.total();  // waits for the device of before
-  slot.here = std::move(here);
+  slot.bring_here();  // waits for the device of before
   slot.there = std::make_shared<PySource>(sums);
   return sums;
 }
