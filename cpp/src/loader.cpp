@@ -161,6 +161,7 @@ bool Loader::prepare(const Iteration& iteration) {
       if (!stays_open()) finish_epoch();
       iterating_ = false;
       run_until_ = 0;
+      tell();
       if (!iteration.forever) return false;
       begin();
       iterating_ = true;
@@ -189,7 +190,8 @@ void Loader::begin() {
   check_counts();
   draw_seed();
   if (iterating_ || step_in_epoch() == steps_) finish_epoch();
-  if (stays_open() && step_in_epoch() == 0) adopt();
+  tell();
+  if (stays_open() && step_in_epoch() == 0) adopt(next_proportions_);
   if (options_.check) options_.check();
   sent_ = 0;
   run_until_ = 0;
@@ -201,9 +203,9 @@ void Loader::begin() {
 
 void Loader::finish_epoch() {
   if (!options_.update_every) {
-    if (!updated_) act();
+    if (!updated_) act(true);
     updated_ = true;  // where something fails below, the window is not closed again
-    adopt();
+    adopt(next_proportions_);
     earliest_ = open_from_ = total_step();
   }
   run_until_ = 0;
@@ -330,6 +332,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
       next_epoch_ = before;
       throw;
     }
+    tell();
   } else {
     settle();
     prefetcher_->start_passes(epoch);

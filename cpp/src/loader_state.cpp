@@ -245,6 +245,7 @@ void Loader::load(LoaderState state) {
   class_losses_ = std::move(state.class_losses);
   memory_ = std::move(state.memory);
   policy_failed_ = false;
+  untold_.reset();
   newest_ = ++iterations_;  // iterators end
   iterating_ = false;
   run_until_ = 0;
