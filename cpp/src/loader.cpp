@@ -146,7 +146,8 @@ bool Loader::prepare(const Iteration& iteration) {
   check_usable();
   if (iteration.number < newest_ || iteration.number > iterations_)
     throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
-  if (iteration.number > newest_) {
+  const bool failed_to_begin = iteration.forever && !iterating_;  // the epoch after one that ended
+  if (iteration.number > newest_ || failed_to_begin) {
     begin();
     newest_ = iteration.number;
     iterating_ = true;

@@ -187,6 +187,22 @@ void test_a_check_of_the_data_may_fail() {
   }
 }
 
+void test_an_iteration_without_end_goes_on_after_a_check_that_failed() {
+  const Expected expected(following(3));
+  int calls = 0;
+  LoaderOptions options = expected.options();
+  options.check = [&] {
+    if (++calls % 2 == 1) throw std::runtime_error("the data have changed");
+  };
+  Loader loader(std::move(options));
+  const Iteration iteration = loader.iterate(true);
+  for (std::uint64_t step = 0; step < expected.training.total_steps(); ++step) {
+    if (step % 7 == 0) CHECK(fails([&] { (void)loader.next(iteration); }));
+    CHECK(loader.next(iteration) && loader.epoch() == step / 7);
+    loader.record(std::span<const float>(losses_of(expected.batches[step], step)));
+  }
+}
+
 /// Who is told of an update may throw: the window is closed all the same, and once.
 void test_what_an_observer_throws_comes_after_the_update() {
   const auto schedule = std::make_shared<Schedule>();
@@ -367,6 +383,7 @@ int main() {
   test_what_an_all_reduce_throws_changes_nothing();
   test_a_seed_is_drawn_once_when_it_is_needed();
   test_a_check_of_the_data_may_fail();
+  test_an_iteration_without_end_goes_on_after_a_check_that_failed();
   test_what_an_observer_throws_comes_after_the_update();
   test_losses_that_cannot_be_recorded_are_refused();
   test_what_is_wrong_with_losses_is_told_once();
