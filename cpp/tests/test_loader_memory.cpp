@@ -4,11 +4,13 @@
 #include <functional>
 #include <limits>
 #include <new>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "in_child.hpp"
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
@@ -144,6 +146,22 @@ void test_an_update_without_memory_does_nothing() {
   }
 }
 
+void test_a_forked_child_without_memory_can_try_again() {
+  const Expected expected(following(3));
+  Trainer trainer(expected, expected.options());
+  trainer.train(4);
+  in_child([&] {
+    const Loader& loader = trainer.loader();
+    std::optional<FilledBatch> batch;
+    const int failures = call_without_memory([&] { batch = trainer.loader().next(trainer.iteration()); },
+                                             [&] { CHECK(loader.total_step() == 4 && !batch); });
+    CHECK(failures > 10 && batch);
+    trainer.check(*batch, 4);
+    trainer.record();
+    trainer.train_all();
+  });
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -153,5 +171,6 @@ int main() {
     all_fail = all;
     test_a_call_without_memory_does_nothing();
     test_an_update_without_memory_does_nothing();
+    test_a_forked_child_without_memory_can_try_again();
   }
 }
