@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include "check.hpp"
 #include "in_child.hpp"
 #include "l2m/loader.hpp"
+#include "l2m/plan/permutation.hpp"
 #include "loader_runs.hpp"
 
 // Every allocation of every call of a Loader fails once, alone or with all that follow: the call then did nothing, and does all of
@@ -162,6 +164,37 @@ void test_a_forked_child_without_memory_can_try_again() {
   });
 }
 
+/// Whoever makes a pass has begun on it: it must come to its end.
+void test_a_pass_is_made_without_memory_too() {
+  const auto index = std::make_shared<const ClassIndex>(600'000);
+  const auto rows_of = [](Passes& passes, std::uint64_t pass) {
+    std::vector<std::int64_t> rows;
+    passes.visit(0, pass, [&](auto row_at) {
+      for (std::int64_t i = 0; i < 600'000; ++i) rows.push_back(row_at(i));
+    });
+    return rows;
+  };
+  Passes passes(index, 3, true, true), untouched(index, 3, true, false);
+  passes.prepare(0, 1);
+  CHECK(call_without_memory([&] { passes.prepare(0, 3); }, [&] { CHECK(passes.has_work()); }) > 1);
+  const auto make_all = [&] {
+    while (passes.has_work()) {
+      allocations_until_failure = 0;
+      CHECK(passes.work());
+      allocations_until_failure = -1;
+    }
+  };
+  make_all();
+  CHECK(rows_of(passes, 3) == rows_of(untouched, 3));
+  passes.prepare(0, 5);
+  allocations_until_failure = 0;
+  CHECK_THROWS(std::bad_alloc, passes.prepare(0, 7));
+  allocations_until_failure = -1;
+  CHECK(rows_of(passes, 5) == rows_of(untouched, 5));
+  make_all();
+  CHECK(!passes.work());
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -172,5 +205,6 @@ int main() {
     test_a_call_without_memory_does_nothing();
     test_an_update_without_memory_does_nothing();
     test_a_forked_child_without_memory_can_try_again();
+    test_a_pass_is_made_without_memory_too();
   }
 }
