@@ -144,9 +144,8 @@ void PyLoader::wait() {
 
 py::object PyLoader::next(const Iteration& iteration) {
   const Guarded guarded(guard_);
-  const std::uint64_t begun = core_.epochs_begun();
   if (!core_.prepare(iteration)) return {};
-  if (core_.epochs_begun() != begun) arrays_ = py::list();
+  if (std::exchange(epochs_begun_, core_.epochs_begun()) != core_.epochs_begun()) arrays_ = py::list();
   check_memory();
   wait();
   if (arrays_.empty()) arrays_ = take_arrays();

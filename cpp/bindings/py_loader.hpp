@@ -89,7 +89,8 @@ class PyLoader {
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;
   std::shared_ptr<PyDestination> destination_;
-  py::list arrays_;  // of a batch that is not consumed yet
+  py::list arrays_;                 // of a batch that is not consumed yet
+  std::uint64_t epochs_begun_ = 0;  // when they were taken
   Guard guard_;
   Loader core_;
 };
