@@ -69,7 +69,7 @@ class PyLoader {
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
   void load(LoaderState state);
-  /// From inside a call of this thread, it takes effect when that call ends.
+  /// While a call is inside, of whatever thread, it takes effect when that call ends.
   void close();
 
   Loader& core() { return core_; }
