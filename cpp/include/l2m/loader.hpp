@@ -162,7 +162,6 @@ class Loader {
 
   /// Stops the threads and frees what was prefetched. Idempotent; batches stay valid.
   void close();
-  [[nodiscard]] bool is_closed() const { return closed_; }
   /// @throws std::runtime_error  the loader is closed.
   void check_usable() const;
 
