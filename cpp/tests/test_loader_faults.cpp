@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "l2m/base/errors.hpp"
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
@@ -349,6 +351,15 @@ void test_damaged_states_are_refused() {
   trainer.train_all();
 }
 
+void test_a_batch_of_more_bytes_than_can_be_counted_is_refused() {
+  const Expected expected(following(3));
+  LoaderOptions options = expected.options();
+  const std::byte row{};
+  options.fields = {std::make_shared<Dense>(&row, 0, std::int64_t{1} << 36)};
+  options.batch_size = std::int64_t{1} << 28;
+  CHECK_THROWS(OutOfMemory, Loader(std::move(options)));
+}
+
 void test_options_that_do_not_fit_together_are_refused() {
   const Expected expected(following(3));
   using Change = std::function<void(LoaderOptions&)>;
@@ -388,5 +399,6 @@ int main() {
   test_losses_that_cannot_be_recorded_are_refused();
   test_what_is_wrong_with_losses_is_told_once();
   test_damaged_states_are_refused();
+  test_a_batch_of_more_bytes_than_can_be_counted_is_refused();
   test_options_that_do_not_fit_together_are_refused();
 }
