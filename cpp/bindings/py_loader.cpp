@@ -55,8 +55,8 @@ class PyDestination final : public BatchDestination {
       return true;
     });
   }
-  void handed_over() override { sent_.pop_front(); }
-  void drop() override { sent_.clear(); }
+  void handed_over() noexcept override { sent_.pop_front(); }
+  void drop() noexcept override { sent_.clear(); }
   /// Lets go of all memory; nothing is lent any more.
   void close() {
     sent_.clear();
