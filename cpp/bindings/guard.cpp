@@ -15,7 +15,7 @@ bool Guard::is_inside() const { return busy_ && forks_ == forks(); }
 void Guard::enter() {
   if (is_inside())
     throw std::runtime_error(
-        is_inside_here()
+        thread_ == std::this_thread::get_id()
             ? "the loader is in use: this call comes from inside another one, from a callback, a signal handler or garbage "
               "collection"
             : "a loader has one consumer at a time: another thread is using it");

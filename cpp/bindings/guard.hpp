@@ -17,10 +17,8 @@ class Guard {
   void exit();
 
   [[nodiscard]] bool is_inside() const;
-  /// Whether a call of this thread is.
-  [[nodiscard]] bool is_inside_here() const { return is_inside() && thread_ == std::this_thread::get_id(); }
 
-  /// Calls `function` when the call that is inside has ended. Returns false where there is none.
+  /// Calls `function` when the call that is inside has ended, on its thread. Returns false where there is none.
   bool defer(std::function<void()> function);
 
  private:

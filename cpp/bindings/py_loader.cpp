@@ -55,8 +55,8 @@ class PyDestination final : public BatchDestination {
       return true;
     });
   }
-  void handed_over() override { sent_.pop_front(); }
-  void drop() override { sent_.clear(); }
+  void handed_over() noexcept override { sent_.pop_front(); }
+  void drop() noexcept override { sent_.clear(); }
   /// Lets go of all memory; nothing is lent any more.
   void close() {
     sent_.clear();
@@ -144,9 +144,8 @@ void PyLoader::wait() {
 
 py::object PyLoader::next(const Iteration& iteration) {
   const Guarded guarded(guard_);
-  const std::uint64_t begun = core_.epochs_begun();
   if (!core_.prepare(iteration)) return {};
-  if (core_.epochs_begun() != begun) arrays_ = py::list();
+  if (std::exchange(epochs_begun_, core_.epochs_begun()) != core_.epochs_begun()) arrays_ = py::list();
   check_memory();
   wait();
   if (arrays_.empty()) arrays_ = take_arrays();
@@ -221,20 +220,12 @@ void PyLoader::load(LoaderState state) {
 }
 
 void PyLoader::close() {
-  if (guard_.is_inside_here()) {
-    guard_.defer([this] { close(); });
-    return;
-  }
-  core_.refuse_calls();  // while no other thread can be in between two steps of one
+  if (guard_.defer([this] { close(); })) return;
+  const Guarded guarded(guard_);
   {
     const ReleasedGil released;
     core_.close();
   }
-  // What a call of another thread may still be using goes when that call ends.
-  if (!guard_.defer([this] { drop_batches(); })) drop_batches();
-}
-
-void PyLoader::drop_batches() {
   arrays_ = py::list();
   if (destination_) destination_->close();
 }

@@ -69,7 +69,7 @@ class PyLoader {
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
   void load(LoaderState state);
-  /// From inside a call of this thread, it takes effect when that call ends.
+  /// While a call is inside, of whatever thread, it takes effect when that call ends.
   void close();
 
   Loader& core() { return core_; }
@@ -82,7 +82,6 @@ class PyLoader {
   }
 
  private:
-  void drop_batches();
   void check_memory();
   void wait();
   py::list take_arrays();
@@ -94,7 +93,8 @@ class PyLoader {
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;
   std::shared_ptr<PyDestination> destination_;
-  py::list arrays_;  // of a batch that is not consumed yet
+  py::list arrays_;                 // of a batch that is not consumed yet
+  std::uint64_t epochs_begun_ = 0;  // when they were taken
   Guard guard_;
   Loader core_;
 };

@@ -126,6 +126,7 @@ std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows
 LoaderState Loader::state(std::optional<std::uint64_t> step) {
   check_usable();
   draw_seed();
+  if (own_steps_ < steps_ && step_in_epoch() == steps_) close_windows();  // as the ranks did that got the last batch
   settle();
   const std::uint64_t low = std::max(prefetcher_->oldest(), earliest_), high = total_step();
   std::uint64_t at = low;
@@ -245,6 +246,7 @@ void Loader::load(LoaderState state) {
   class_losses_ = std::move(state.class_losses);
   memory_ = std::move(state.memory);
   policy_failed_ = false;
+  untold_.reset();
   newest_ = ++iterations_;  // iterators end
   iterating_ = false;
   run_until_ = 0;

@@ -504,7 +504,8 @@ class Loader:
     def close(self) -> None:
         """Stop this loader's threads and free what it prefetched. Idempotent; batches stay valid.
 
-        From inside one of its own calls, such as a signal handler during `next()`, it takes effect when that call ends.
+        During another call of this loader, such as `next()` in another thread or around a signal handler, it takes effect
+        when that call ends.
         """
         self._core.close()
 

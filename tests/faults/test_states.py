@@ -36,6 +36,21 @@ def test_held_rows_that_were_never_looked_at_are_refused() -> None:
     assert out == "the state is broken: 1 rows of class 0 are held after 0 of its pass\n50\n"
 
 
+@pytest.mark.parametrize("key", ["passes", "positions", "held"])
+def test_a_list_that_is_silent_about_its_length_is_refused(key: str) -> None:
+    """It led outside the memory of the state."""
+    program = f"""
+        class Short(list):
+            def __len__(self): return 0
+        loader = Loader(np.arange(4000), batch_size=10, classes=np.arange(4000) % 7, format="numpy", seed=0)
+        try:
+            loader.load_state_dict({{**loader.state_dict(), "{key}": Short([10**6] * 4000)}})
+        except ValueError as error:
+            print("refused")
+        """
+    assert run(program) == "refused\n"
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.filterwarnings("ignore:shuffle=False with classes=")
 def test_a_held_row_that_is_still_to_come_is_refused(shuffle: bool) -> None:

@@ -342,6 +342,8 @@ class OracleLoader:
                 started afresh or, with update_every=None, a window was closed.
         """
         now, every = self._total_step, self._every
+        if len(self) < self._steps == self._step:
+            self._close_windows(now - 1)  # as the ranks did that have rows in the last batch
         earliest = max(now - self._lookahead, self._earliest)
         if step is None:
             s = earliest if self._recorded is None else max(self._recorded + 1, earliest)

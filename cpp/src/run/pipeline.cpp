@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/max_count.hpp"
 #include "l2m/base/spin_lock.hpp"
 
 namespace l2m {
@@ -39,6 +40,8 @@ Pipeline::Pipeline(const PipelineSettings& settings)
   planned_.reserve(2);  // so that to add one cannot fail
   pools_ = settings.pools;
   for (const auto& field : settings.fields) {
+    if (std::max(field->row_size(), field->row_cost()) > kMaxCount / rows_ - std::max(row_bytes_, row_cost_))
+      throw OutOfMemory("a batch", rows_, static_cast<double>(rows_) * static_cast<double>(field->row_size()));
     row_bytes_ += field->row_size();
     row_cost_ += field->row_cost();
     if (!settings.pools.empty()) continue;

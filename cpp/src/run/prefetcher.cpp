@@ -13,7 +13,8 @@ namespace l2m {
 class Prefetcher::Use {
  public:
   explicit Use(Prefetcher& prefetcher) : prefetcher_(prefetcher) {
-    const bool forked = prefetcher.forks_.exchange(forks()) != forks();
+    const int before = prefetcher.forks_.exchange(forks());
+    const bool forked = before != forks();
     if (prefetcher.in_use_.exchange(true) && !forked) {
       throw std::runtime_error(prefetcher.closed_ ? "the loader is closed"
                                                   : "a loader has one consumer: another thread is using it");
@@ -21,11 +22,13 @@ class Prefetcher::Use {
     try {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {
-        (void)prefetcher.pipeline_.release();  // its locks and threads are the parent's
-        prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.settings_);
-        prefetcher.restart();
+        prefetcher.suspended_ = true;
+        auto pipeline = std::make_unique<Pipeline>(prefetcher.settings_);
+        std::swap(prefetcher.pipeline_, pipeline);
+        (void)pipeline.release();  // its locks and threads are the parent's
       }
     } catch (...) {
+      if (forked) prefetcher.forks_ = before;  // the next call tries again
       prefetcher.in_use_ = false;
       throw;
     }
