@@ -235,6 +235,14 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
   window.memory = memory_;
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
+  // Nothing is reduced for a schedule: what this rank alone knows would lead it away from the others.
+  const bool sees_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
+  const std::vector<double> no_losses(sees_losses ? 0 : known.size());
+  const std::vector<std::int64_t> no_counts(no_losses.size());
+  if (!sees_losses) {
+    window.class_losses = no_losses;
+    window.counts = no_counts;
+  }
   if (options_.mixing->looks_at_rows()) {
     drawn = prefetcher_->state_at(total_step());
     for (const Cursor& cursor : drawn.cursors) passes.push_back(cursor.pass);

@@ -298,12 +298,15 @@ class OracleLoader:
         for k in had:
             self.class_losses[k] = max(loss_sum[k] / count[k], 0.0)
         if self._schedule or (self._follows and had):
-            self._update_proportions(end, np.array(count, np.int64))
+            known, counts = without_gaps(self.class_losses, self.class_sizes), np.array(count, np.int64)
+            if self._schedule and self._world_size > 1:  # nothing is reduced: each rank knows other losses
+                known, counts = np.zeros_like(known), np.zeros_like(counts)
+            self._update_proportions(end, known, counts)
 
-    def _update_proportions(self, end: int, counts: Ints) -> None:
+    def _update_proportions(self, end: int, class_losses: Floats, counts: Ints) -> None:
         window = Window(
             proportions=self._next_proportions.copy(),
-            class_losses=without_gaps(self.class_losses, self.class_sizes),
+            class_losses=class_losses,
             class_sizes=self.class_sizes.copy(),
             counts=counts,
             rows_drawn=np.array(self._progress.drawn, np.int64),
