@@ -36,7 +36,7 @@ void Guard::exit() {
 }
 
 bool Guard::defer(std::function<void()> function) {
-  if (!is_inside() || thread_ != std::this_thread::get_id()) return false;
+  if (!is_inside()) return false;
   deferred_ = std::move(function);
   return true;
 }

@@ -18,7 +18,7 @@ class Guard {
 
   [[nodiscard]] bool is_inside() const;
 
-  /// Calls `function` when the call of this thread that is inside has ended. Returns false where there is none.
+  /// Calls `function` when the call that is inside has ended, on its thread. Returns false where there is none.
   bool defer(std::function<void()> function);
 
  private:

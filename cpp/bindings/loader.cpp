@@ -160,14 +160,13 @@ py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const 
     if (py::object(sums.attr("device")).equal(device)) return sums;
   }
   py::object sums = make();
-  LossSums here = slot.total();  // waits for the device of before
-  slot.here = std::move(here);
+  slot.bring_here();  // waits for the device of before
   slot.there = std::make_shared<PySource>(sums);
   return sums;
 }
 
-py::array_t<std::int64_t> rows_of(const PyLoader& self, bool classes) {
-  const auto plan = const_cast<PyLoader&>(self).core().plan();
+py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
+  const auto plan = self.core().plan();
   if (!plan)
     throw std::runtime_error(
         "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
@@ -191,12 +190,15 @@ void register_loader(py::module_& m) {
   using Step = std::optional<std::uint64_t>;
   const auto traverse = [](PyLoader& self, visitproc visit, void* arg) {
     int result = 0;
-    self.held().visit([&](const py::object& object) {
+    self.visit([&](const py::object& object) {
       if (result == 0 && object) result = visit(object.ptr(), arg);
     });
     return result;
   };
-  const auto clear = [](PyLoader& self) { self.held().visit([](py::object& object) { object = py::none(); }); };
+  const auto clear = [](PyLoader& self) {
+    self.close();  // threads may still read the arrays
+    self.visit([](py::object& object) { object = py::none(); });
+  };
   py::classh<PyLoader>(m, "Loader", "The loader: see the core's loader.hpp.",
                        takes_part_in_garbage_collection<PyLoader>(traverse, clear))
       .def(
@@ -245,13 +247,11 @@ void register_loader(py::module_& m) {
                }),
            py::arg("add"), py::arg("device"), py::arg("make"), py::arg("step"),
            "Call add(sums) with the sums on a device to which the losses of a batch belong; make() makes them.")
-      .def(
-          "classes_to_record",
-          [](PyLoader& self, Step step, std::size_t num_losses) {
-            self.core().check_usable();
-            return to_array(self.core().classes_of(step, num_losses));
-          },
-          py::arg("step"), py::arg("num_losses"), "int32 class of each row of a batch, of which there must be so many.")
+      .def("classes_to_record", guarded(+[](PyLoader& self, Step step, std::size_t num_losses) {
+             return to_array(self.core().classes_of(step, num_losses));
+           }),
+           py::arg("step"), py::arg("num_losses"),
+           "int32 class of each row of a batch, of which there must be so many.")
       .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window, which is the epoch.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))
@@ -275,7 +275,6 @@ void register_loader(py::module_& m) {
           },
           "Have a window that has ended act, unless a call is inside.")
       .def("close", &PyLoader::close, "Stop the threads and free what was prefetched; idempotent.")
-      .def_property_readonly("closed", [](PyLoader& self) { return self.core().is_closed(); })
       .def_property_readonly("epoch", [](PyLoader& self) { return self.core().epoch(); })
       .def_property_readonly("step", [](PyLoader& self) { return self.core().step(); })
       .def_property_readonly("total_step", [](PyLoader& self) { return self.core().total_step(); })

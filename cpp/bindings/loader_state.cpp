@@ -1,6 +1,7 @@
 #include "loader_state.hpp"
 
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <string>
@@ -18,14 +19,11 @@ namespace {
 namespace py = pybind11;
 
 std::string shown(const py::handle& value) {
-  std::string text;
   try {
-    text = py::repr(value).cast<std::string>();
-  } catch (const py::error_already_set&) {  // an int of too many digits, or an object of some other kind
-    text = "a value without a repr";
+    return shortened(py::repr(value).cast<std::string>());
+  } catch (const std::exception&) {  // an int of too many digits, an object of some other kind, or no text
+    return "a value without a repr";
   }
-  if (text.size() > 200) text = text.substr(0, 197) + "...";
-  return text;
 }
 
 [[noreturn]] void wrong_type(const char* key, const char* wanted, const py::handle& got, bool entry) {
@@ -125,13 +123,15 @@ void read_held(const py::list& list, std::size_t num_classes, HeldRows& held) {
   };
   std::int64_t before = -1;
   for (const py::handle entry : list) {
-    if (!py::isinstance<py::list>(entry) || py::len(entry) != 2) refuse(entry);
+    if (!py::isinstance<py::list>(entry)) refuse(entry);
     const auto pair = py::reinterpret_borrow<py::list>(entry);
-    if (!is_count(pair[0]) || !py::isinstance<py::list>(pair[1]) || py::len(pair[1]) == 0) refuse(entry);
+    if (pair.size() != 2 || !is_count(pair[0]) || !py::isinstance<py::list>(pair[1])) refuse(entry);
+    const auto rows = py::reinterpret_borrow<py::list>(pair[1]);
+    if (rows.empty()) refuse(entry);
     const auto class_id = pair[0].cast<std::int64_t>();
     if (class_id <= before || class_id >= static_cast<std::int64_t>(num_classes)) refuse(entry);
     before = class_id;
-    for (const py::handle row : py::reinterpret_borrow<py::list>(pair[1])) {
+    for (const py::handle row : rows) {
       if (!is_count(row)) refuse(entry);
       held[class_id].push_back(row.cast<std::int64_t>());
     }
@@ -205,11 +205,11 @@ LoaderState to_state(const py::dict& dict) {
   read("updated", state.updated);
   read("windows", state.windows, kMaxCount);
   std::vector<Cursor>& cursors = state.sampler.cursors;
-  cursors.resize(py::len(to_list("passes", dict["passes"])));
+  cursors.resize(to_list("passes", dict["passes"]).size());
   read.ints<std::uint64_t>("passes", kMaxCount, [&](std::size_t k, std::uint64_t pass) { cursors[k].pass = pass; });
-  if (py::len(to_list("positions", dict["positions"])) != cursors.size())
-    throw py::value_error(message("positions of the state must have as many values as passes, ", cursors.size(),
-                                  " (got ", py::len(dict["positions"]), ")"));
+  if (const std::size_t size = to_list("positions", dict["positions"]).size(); size != cursors.size())
+    throw py::value_error(
+        message("positions of the state must have as many values as passes, ", cursors.size(), " (got ", size, ")"));
   read.ints<std::int64_t>("positions", kMaxCount, [&](std::size_t k, std::int64_t at) { cursors[k].position = at; });
   read.ints<std::int64_t>("drawn", kMaxCount, [&](std::size_t, std::int64_t n) { state.sampler.drawn.push_back(n); });
   read.ints<std::uint64_t>("visits", kMaxCount,
@@ -242,9 +242,9 @@ LoaderState to_state(const py::dict& dict) {
                                   state.losses.size(), " (got ", counts.size(), ")"));
   for (std::size_t i = 0; i < counts.size(); ++i) state.losses[i].count = std::move(counts[i]);
   read_rows(dict, "memory", [&](const py::list& row) {
-    if (py::len(row) != state.class_losses.size())
+    if (row.size() != state.class_losses.size())
       throw py::value_error(message("memory of the state must have lists of ", state.class_losses.size(),
-                                    " values (got ", py::len(row), ")"));
+                                    " values (got ", row.size(), ")"));
     for (const py::handle value : row) state.memory.push_back(to_double("memory", value));
   });
   return state;

@@ -55,8 +55,8 @@ class PyDestination final : public BatchDestination {
       return true;
     });
   }
-  void handed_over() override { sent_.pop_front(); }
-  void drop() override { sent_.clear(); }
+  void handed_over() noexcept override { sent_.pop_front(); }
+  void drop() noexcept override { sent_.clear(); }
   /// Lets go of all memory; nothing is lent any more.
   void close() {
     sent_.clear();
@@ -144,9 +144,8 @@ void PyLoader::wait() {
 
 py::object PyLoader::next(const Iteration& iteration) {
   const Guarded guarded(guard_);
-  const std::uint64_t begun = core_.epochs_begun();
   if (!core_.prepare(iteration)) return {};
-  if (core_.epochs_begun() != begun) arrays_ = py::list();
+  if (std::exchange(epochs_begun_, core_.epochs_begun()) != core_.epochs_begun()) arrays_ = py::list();
   check_memory();
   wait();
   if (arrays_.empty()) arrays_ = take_arrays();
@@ -221,10 +220,8 @@ void PyLoader::load(LoaderState state) {
 }
 
 void PyLoader::close() {
-  if (!guard_.defer([this] { close_now(); })) close_now();
-}
-
-void PyLoader::close_now() {
+  if (guard_.defer([this] { close(); })) return;
+  const Guarded guarded(guard_);
   {
     const ReleasedGil released;
     core_.close();

@@ -69,15 +69,19 @@ class PyLoader {
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
   void load(LoaderState state);
-  /// From inside a call of this thread, it takes effect when that call ends.
+  /// While a call is inside, of whatever thread, it takes effect when that call ends.
   void close();
 
   Loader& core() { return core_; }
   Guard& guard() { return guard_; }
-  Held& held() { return *held_; }
+  /// Calls f(object) with what it holds that may lead back to it.
+  template <class F>
+  void visit(F&& f) {
+    held_->visit(f);
+    for (Watched& one : watched_) f(one.array);
+  }
 
  private:
-  void close_now();
   void check_memory();
   void wait();
   py::list take_arrays();
@@ -85,11 +89,12 @@ class PyLoader {
   py::object to_python(Block block, std::size_t field, std::int64_t rows) const;
 
   const std::shared_ptr<Held> held_;  // goes after close(), which waits for threads that read the fields
-  const std::vector<Watched> watched_;
+  std::vector<Watched> watched_;
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;
   std::shared_ptr<PyDestination> destination_;
-  py::list arrays_;  // of a batch that is not consumed yet
+  py::list arrays_;                 // of a batch that is not consumed yet
+  std::uint64_t epochs_begun_ = 0;  // when they were taken
   Guard guard_;
   Loader core_;
 };

@@ -119,7 +119,9 @@ void Loader::lend_memory(std::size_t blocks) {
 
 void Loader::draw_seed() {
   if (options_.seed) return;
-  options_.seed = options_.draw_seed();
+  const std::uint64_t seed = options_.draw_seed();
+  check_usable();  // it may have been closed meanwhile
+  options_.seed = seed;
   try {
     prefetcher_ = make_prefetcher(prefetcher_->proportions());
   } catch (...) {
@@ -146,7 +148,8 @@ bool Loader::prepare(const Iteration& iteration) {
   check_usable();
   if (iteration.number < newest_ || iteration.number > iterations_)
     throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
-  if (iteration.number > newest_) {
+  const bool failed_to_begin = iteration.forever && !iterating_;  // the epoch after one that ended
+  if (iteration.number > newest_ || failed_to_begin) {
     begin();
     newest_ = iteration.number;
     iterating_ = true;
@@ -161,6 +164,7 @@ bool Loader::prepare(const Iteration& iteration) {
       if (!stays_open()) finish_epoch();
       iterating_ = false;
       run_until_ = 0;
+      tell();
       if (!iteration.forever) return false;
       begin();
       iterating_ = true;
@@ -189,7 +193,8 @@ void Loader::begin() {
   check_counts();
   draw_seed();
   if (iterating_ || step_in_epoch() == steps_) finish_epoch();
-  if (stays_open() && step_in_epoch() == 0) adopt();
+  tell();
+  if (stays_open() && step_in_epoch() == 0) adopt(next_proportions_);
   if (options_.check) options_.check();
   sent_ = 0;
   run_until_ = 0;
@@ -201,9 +206,9 @@ void Loader::begin() {
 
 void Loader::finish_epoch() {
   if (!options_.update_every) {
-    if (!updated_) act();
+    if (!updated_) act(true);
     updated_ = true;  // where something fails below, the window is not closed again
-    adopt();
+    adopt(next_proportions_);
     earliest_ = open_from_ = total_step();
   }
   run_until_ = 0;
@@ -330,6 +335,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
       next_epoch_ = before;
       throw;
     }
+    tell();
   } else {
     settle();
     prefetcher_->start_passes(epoch);

@@ -112,14 +112,14 @@ void Loader::update() {
                                      *options_.update_every, " steps by itself"));
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
-  act();
+  act(!running);
   earliest_ = total_step();  // the window had losses of all batches before
   if (running) {
     updated_ = true;
-  } else {
-    adopt();
-    prefetcher_->forget_before();
+  } else if (stays_open()) {
+    prefetcher_->forget_before();  // so that states have the new proportions
   }
+  tell();
 }
 
 /// Closes the windows that are due before a batch is requested, or at the end of the epoch.
@@ -132,7 +132,7 @@ void Loader::close_windows() {
     const std::int64_t due = (windows_.closed() + (windows_.has_ended() ? 2 : 1)) * every + options_.lookahead;
     if (windows_.has_ended()) {
       if (total_step() < wait_until_ && requested < due) return;
-      act();
+      settle();
     } else if (requested < due) {
       return;
     } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
@@ -142,20 +142,24 @@ void Loader::close_windows() {
       windows_.end();
       ended_in_ = epoch_;
     } else {
-      act();
+      act(false);
+      tell();
     }
   }
 }
 
 void Loader::settle() {
-  if (windows_.has_ended()) act();
+  if (windows_.has_ended()) act(false);
+  tell();
 }
 
 /// Has the oldest window act. What is thrown changes nothing.
 ///
+/// @param at_once  its proportions come into force with the next batch; else with that which the window says.
+///
 /// Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
 /// with some losses must not keep the run from going on.
-void Loader::act() {
+void Loader::act(bool at_once) {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
   if (options_.all_reduce) options_.all_reduce(sums);
@@ -170,14 +174,13 @@ void Loader::act() {
     class_losses[k] = std::max(mean, 0.0);
   }
   const bool updates = kind_ == Policy::Kind::kSchedule || (kind_ == Policy::Kind::kFollowsLosses && recorded);
-  std::vector<double> known;
   Policy::Update update{next_proportions_, {}};
-  std::string failure;
+  Acted acted{windows_.has_ended() ? ended_in_ : epoch_, total_step(), {}, {}, updates, all_finite, negative, {}};
   if (updates) {
     const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
-    known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
+    acted.class_losses = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
     try {
-      update = updated(sums, known);
+      update = updated(sums, acted.class_losses);
     } catch (const std::bad_alloc&) {
       throw;  // it tells nothing of the losses
     } catch (const std::exception& error) {
@@ -185,27 +188,38 @@ void Loader::act() {
         policy_failed_ = true;
         throw;
       }
-      failure = error.what();
-      failure = failure.substr(0, std::min<std::size_t>(failure.find('\n'), 200));
+      acted.updated = false;
+      const std::string what = error.what();
+      acted.failure = shortened(what.substr(0, what.find('\n')));
     }
   }
-  const std::int64_t closed = windows_.closed() + (options_.update_every ? 1 : 0);
-  const auto requested = options_.update_every
-                             ? static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead)
-                             : total_step();
-  const std::uint64_t epoch = windows_.has_ended() ? ended_in_ : epoch_;
-  schedule(closed, update.proportions);
+  if (options_.update_every) {
+    const std::int64_t closed = windows_.closed() + 1;
+    acted.total_step = static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead);
+    schedule(closed, update.proportions);
+  } else if (at_once) {
+    adopt(update.proportions);
+  }
+  acted.counts = std::move(sums.count);
   next_proportions_ = std::move(update.proportions);
   class_losses_ = std::move(class_losses);
   if (update.memory) memory_ = std::move(*update.memory);
   policy_failed_ = false;
   windows_.drop(options_.update_every.has_value());
-  if (updates && failure.empty() && options_.observe)
-    options_.observe({epoch, requested, next_proportions_, known, sums.count});
-  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
-  if (negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
-  if (!failure.empty())
-    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + failure);
+  untold_ = std::move(acted);
+}
+
+/// Tells of the window that acted last, when all is in its place: who is told may throw.
+void Loader::tell() {
+  if (!untold_) return;
+  const Acted acted = std::move(*untold_);
+  untold_.reset();
+  if (acted.updated && options_.observe)
+    options_.observe({acted.epoch, acted.total_step, next_proportions_, acted.class_losses, acted.counts});
+  if (!acted.all_finite) warn_once(kNotFinite, kNotFiniteText);
+  if (acted.negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
+  if (!acted.failure.empty())
+    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + acted.failure);
 }
 
 /// What the policy makes of a window, checked.
@@ -221,6 +235,14 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
   window.memory = memory_;
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
+  // Nothing is reduced for a schedule: what this rank alone knows would lead it away from the others.
+  const bool sees_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
+  const std::vector<double> no_losses(sees_losses ? 0 : known.size());
+  const std::vector<std::int64_t> no_counts(no_losses.size());
+  if (!sees_losses) {
+    window.class_losses = no_losses;
+    window.counts = no_counts;
+  }
   if (options_.mixing->looks_at_rows()) {
     drawn = prefetcher_->state_at(total_step());
     for (const Cursor& cursor : drawn.cursors) passes.push_back(cursor.pass);
@@ -237,14 +259,14 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
   return update;
 }
 
-/// Brings the newest proportions into force for the next batch.
-void Loader::adopt() {
-  if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), next_proportions_, kAllSteps);
+/// Brings proportions into force for the next batch.
+void Loader::adopt(const std::vector<double>& proportions) {
+  if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), proportions, kAllSteps);
 }
 
 /// Says what acts from the window after the next on, where that is not in force yet; for windows of some steps.
 void Loader::schedule(std::int64_t closed, const std::vector<double>& proportions) {
-  if (closed_ || !options_.update_every || kind_ == Policy::Kind::kFixed) return;
+  if (closed_ || kind_ == Policy::Kind::kFixed) return;
   const auto every = static_cast<std::uint64_t>(*options_.update_every);
   const std::uint64_t acts_from = (static_cast<std::uint64_t>(closed) + 1) * every;
   if (total_step() <= acts_from) prefetcher_->schedule(acts_from, proportions, acts_from + every);

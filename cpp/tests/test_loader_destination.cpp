@@ -51,8 +51,8 @@ class Destination final : public BatchDestination {
     }
     return true;
   }
-  void handed_over() override { sent_.pop_front(); }
-  void drop() override { sent_.clear(); }
+  void handed_over() noexcept override { sent_.pop_front(); }
+  void drop() noexcept override { sent_.clear(); }
 
   [[nodiscard]] const std::vector<std::int64_t>& first() const { return sent_.front(); }
   [[nodiscard]] bool owns(const std::byte* memory) const {

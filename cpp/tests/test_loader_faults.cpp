@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "l2m/base/errors.hpp"
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
@@ -187,6 +189,65 @@ void test_a_check_of_the_data_may_fail() {
   }
 }
 
+void test_an_iteration_without_end_goes_on_after_a_check_that_failed() {
+  const Expected expected(following(3));
+  int calls = 0;
+  LoaderOptions options = expected.options();
+  options.check = [&] {
+    if (++calls % 2 == 1) throw std::runtime_error("the data have changed");
+  };
+  Loader loader(std::move(options));
+  const Iteration iteration = loader.iterate(true);
+  for (std::uint64_t step = 0; step < expected.training.total_steps(); ++step) {
+    if (step % 7 == 0) CHECK(fails([&] { (void)loader.next(iteration); }));
+    CHECK(loader.next(iteration) && loader.epoch() == step / 7);
+    loader.record(std::span<const float>(losses_of(expected.batches[step], step)));
+  }
+}
+
+/// Who is told of an update may throw: the window is closed all the same, and once.
+void test_what_an_observer_throws_comes_after_the_update() {
+  const auto schedule = std::make_shared<Schedule>();
+  for (const Training& training : {following(3, 1), following({}), following({}, 2),
+                                   Training{mixed_run(), {}, 0, schedule}, Training{mixed_run(), {}, 2, schedule}}) {
+    const Expected expected(training);
+    for (const bool updates : {false, true}) {  // also by hand, after each epoch
+      if (updates && training.update_every) continue;
+      int told = 0, failures = 0, calls = 0;
+      LoaderOptions options = expected.options(), quiet = expected.options();
+      options.observe = [&](const UpdateRecord&) { throw std::runtime_error(std::to_string(++told)); };
+      quiet.observe = [&](const UpdateRecord&) { ++calls; };
+      Loader loader(std::move(options)), other(std::move(quiet));
+      const auto train = [&](Loader& of) {
+        const auto try_to = [&](const std::function<void()>& call) {
+          if (!fails(call)) return false;
+          ++failures;
+          return true;
+        };
+        for (std::uint64_t epoch = 0; epoch < 4; ++epoch) {
+          const Iteration iteration = of.iterate();
+          for (bool ended = false; !ended;) {
+            const std::uint64_t step = of.total_step();
+            std::optional<FilledBatch> batch;
+            if (try_to([&] { batch = of.next(iteration); })) continue;
+            ended = !batch;
+            if (!ended) of.record(std::span<const float>(losses_of({of.plan()->begin(), of.plan()->end()}, step)));
+          }
+          if (!updates) continue;
+          const std::vector<PlannedRow> rows(of.plan()->begin(), of.plan()->end());
+          of.record(std::span<const float>(losses_of(rows, 5)));
+          try_to([&] { of.update(); });
+        }
+      };
+      train(loader);
+      train(other);
+      CHECK(told == failures && told == calls && calls > 2);
+      CHECK(same(loader.state(), other.state()));
+      CHECK(loader.proportions() == other.proportions());
+    }
+  }
+}
+
 void test_losses_that_cannot_be_recorded_are_refused() {
   const Expected expected(following(3, 1));
   Trainer trainer(expected, expected.options());
@@ -290,6 +351,15 @@ void test_damaged_states_are_refused() {
   trainer.train_all();
 }
 
+void test_a_batch_of_more_bytes_than_can_be_counted_is_refused() {
+  const Expected expected(following(3));
+  LoaderOptions options = expected.options();
+  const std::byte row{};
+  options.fields = {std::make_shared<Dense>(&row, 0, std::int64_t{1} << 36)};
+  options.batch_size = std::int64_t{1} << 28;
+  CHECK_THROWS(OutOfMemory, Loader(std::move(options)));
+}
+
 void test_options_that_do_not_fit_together_are_refused() {
   const Expected expected(following(3));
   using Change = std::function<void(LoaderOptions&)>;
@@ -324,8 +394,11 @@ int main() {
   test_what_an_all_reduce_throws_changes_nothing();
   test_a_seed_is_drawn_once_when_it_is_needed();
   test_a_check_of_the_data_may_fail();
+  test_an_iteration_without_end_goes_on_after_a_check_that_failed();
+  test_what_an_observer_throws_comes_after_the_update();
   test_losses_that_cannot_be_recorded_are_refused();
   test_what_is_wrong_with_losses_is_told_once();
   test_damaged_states_are_refused();
+  test_a_batch_of_more_bytes_than_can_be_counted_is_refused();
   test_options_that_do_not_fit_together_are_refused();
 }

@@ -1,14 +1,19 @@
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "in_child.hpp"
 #include "l2m/loader.hpp"
+#include "l2m/plan/permutation.hpp"
 #include "loader_runs.hpp"
 
 // Every allocation of every call of a Loader fails once, alone or with all that follow: the call then did nothing, and does all of
@@ -123,11 +128,15 @@ void test_a_call_without_memory_does_nothing() {
 void test_an_update_without_memory_does_nothing() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
-    for (const std::uint64_t batches : {0U, 3U, 7U}) {
+    for (const std::uint64_t batches : {0U, 3U, 7U, 8U}) {
       for (const bool sets_epoch : {false, true}) {
         Trainer trainer(expected, expected.options()), untouched(expected, expected.options());
-        trainer.train(batches);
-        untouched.train(batches);
+        for (Trainer* one : {&trainer, &untouched}) {
+          one->train(std::min(batches, std::uint64_t{7}));
+          if (batches <= 7) continue;
+          one->step();  // the end of the epoch
+          one->loader().record(std::span<const float>(losses_of(expected.batches[6], 0)));
+        }
         const auto call = [&](Loader& loader) { sets_epoch ? loader.set_epoch(6) : loader.update(); };
         const LoaderState before = trainer.loader().state();
         call_without_memory([&] { call(trainer.loader()); }, [&] { CHECK(same(trainer.loader().state(), before)); });
@@ -139,6 +148,53 @@ void test_an_update_without_memory_does_nothing() {
   }
 }
 
+void test_a_forked_child_without_memory_can_try_again() {
+  const Expected expected(following(3));
+  Trainer trainer(expected, expected.options());
+  trainer.train(4);
+  in_child([&] {
+    const Loader& loader = trainer.loader();
+    std::optional<FilledBatch> batch;
+    const int failures = call_without_memory([&] { batch = trainer.loader().next(trainer.iteration()); },
+                                             [&] { CHECK(loader.total_step() == 4 && !batch); });
+    CHECK(failures > 10 && batch);
+    trainer.check(*batch, 4);
+    trainer.record();
+    trainer.train_all();
+  });
+}
+
+/// Whoever makes a pass has begun on it: it must come to its end.
+void test_a_pass_is_made_without_memory_too() {
+  const auto index = std::make_shared<const ClassIndex>(600'000);
+  const auto rows_of = [](Passes& passes, std::uint64_t pass) {
+    std::vector<std::int64_t> rows;
+    passes.visit(0, pass, [&](auto row_at) {
+      for (std::int64_t i = 0; i < 600'000; ++i) rows.push_back(row_at(i));
+    });
+    return rows;
+  };
+  Passes passes(index, 3, true, true), untouched(index, 3, true, false);
+  passes.prepare(0, 1);
+  CHECK(call_without_memory([&] { passes.prepare(0, 3); }, [&] { CHECK(passes.has_work()); }) > 1);
+  const auto make_all = [&] {
+    while (passes.has_work()) {
+      allocations_until_failure = 0;
+      CHECK(passes.work());
+      allocations_until_failure = -1;
+    }
+  };
+  make_all();
+  CHECK(rows_of(passes, 3) == rows_of(untouched, 3));
+  passes.prepare(0, 5);
+  allocations_until_failure = 0;
+  CHECK_THROWS(std::bad_alloc, passes.prepare(0, 7));
+  allocations_until_failure = -1;
+  CHECK(rows_of(passes, 5) == rows_of(untouched, 5));
+  make_all();
+  CHECK(!passes.work());
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -148,5 +204,7 @@ int main() {
     all_fail = all;
     test_a_call_without_memory_does_nothing();
     test_an_update_without_memory_does_nothing();
+    test_a_forked_child_without_memory_can_try_again();
+    test_a_pass_is_made_without_memory_too();
   }
 }

@@ -100,6 +100,34 @@ void test_merged_states_go_on_on_as_many_ranks_or_on_one() {
   }
 }
 
+/// In order, one of two ranks has no row of an epoch's last batch, before or after which a window may close.
+void test_states_of_a_rank_without_rows_are_those_of_the_others() {
+  const Run in_order{.sizes = {9},
+                     .proportions = {},
+                     .options = {.global_batch = 4, .shuffle = false, .epoch_is_pass = true, .in_order = true},
+                     .epochs = 4,
+                     .steps = 3,
+                     .last_batch_rows = 1};
+  for (std::int64_t update_every = 1; update_every <= 4; ++update_every) {
+    for (std::int64_t lookahead = 0; lookahead <= update_every; ++lookahead) {
+      const Training training{in_order, update_every, lookahead};
+      const auto first = expected_of(training, 0, 2), second = expected_of(training, 1, 2);
+      Loader full(first->options()), lacking(second->options());
+      for (std::uint64_t epoch = 0; epoch < in_order.epochs; ++epoch) {
+        const Iteration of_full = full.iterate(), of_lacking = lacking.iterate();
+        while (full.next(of_full)) {
+          if (lacking.total_step() < full.total_step()) CHECK(lacking.next(of_lacking));
+          if (lacking.total_step() != full.total_step()) continue;
+          const std::vector<LoaderState> states{newest_state(full), newest_state(lacking)};
+          Loader(first->options()).load(merged(states, 0, 2));
+          Loader(second->options()).load(states[1]);
+        }
+        CHECK(!lacking.next(of_lacking));
+      }
+    }
+  }
+}
+
 void test_states_that_do_not_belong_together_are_refused() {
   Ranks ranks(following(3));
   ranks.at_once([](Trainer& trainer) { trainer.train(5); });
@@ -133,5 +161,6 @@ int main() {
   using namespace l2m::test;
   test_ranks_follow_the_losses_of_all();
   test_merged_states_go_on_on_as_many_ranks_or_on_one();
+  test_states_of_a_rank_without_rows_are_those_of_the_others();
   test_states_that_do_not_belong_together_are_refused();
 }

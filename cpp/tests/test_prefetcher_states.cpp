@@ -30,7 +30,7 @@ Run some_run() {
 }
 
 /// Checks all that is known after so many batches of a run.
-void check_known(const Prefetcher& prefetcher, const std::vector<Batch>& batches, std::uint64_t began,
+void check_known(Prefetcher& prefetcher, const std::vector<Batch>& batches, std::uint64_t began,
                  std::uint64_t lookahead, bool before_changes) {
   const std::uint64_t total = prefetcher.total_step();
   const std::uint64_t low = std::max(began, total - std::min(total, lookahead));

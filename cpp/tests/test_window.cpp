@@ -136,6 +136,17 @@ void test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends() {
   CHECK(!windows.is_elsewhere() && windows.all_finite());
 }
 
+void test_losses_that_were_left_out_elsewhere_are_known_until_their_window_acts() {
+  OpenWindows windows(3, 3, 1);
+  const auto source = std::make_shared<FakeSource>();
+  source->finite = false;
+  windows.slot(0).there = source;
+  windows.slot(2).here.add(of(0, 5));  // batch 0 is no longer among the last ones
+  CHECK(source.use_count() == 1 && !windows.is_elsewhere() && !windows.all_finite());
+  windows.drop(true);
+  CHECK(windows.all_finite());
+}
+
 void test_the_newest_batch_with_losses_is_known() {
   OpenWindows windows(3, 2, 1);
   CHECK(!windows.newest());
@@ -167,6 +178,7 @@ int main() {
   }
   test_losses_of_a_window_that_has_ended_go_to_the_next();
   test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends();
+  test_losses_that_were_left_out_elsewhere_are_known_until_their_window_acts();
   test_the_newest_batch_with_losses_is_known();
   test_sums_stop_at_the_largest_double();
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 
 from l2m_fast import state
-from l2m_fast._checks import shortened, warn, whole
+from l2m_fast._checks import flag, shortened, warn, whole
 from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_of_epochs
 from l2m_fast.batch_source import batch_source
 from l2m_fast.data.fields import DataView, Format
@@ -427,6 +427,7 @@ class Loader:
             ValueError: The state after `step` is not known, or `shared` without `all_reduce` on several ranks.
             RuntimeError: `all_reduce` does not sum, the shared states are of different steps, or the loader was closed.
         """
+        shared = flag("shared", shared)
         if step is not None:
             step = whole("step", step, 0, MAX_COUNT)
         described = {
@@ -503,7 +504,8 @@ class Loader:
     def close(self) -> None:
         """Stop this loader's threads and free what it prefetched. Idempotent; batches stay valid.
 
-        From inside one of its own calls, such as a signal handler during `next()`, it takes effect when that call ends.
+        During another call of this loader, such as `next()` in another thread or around a signal handler, it takes effect
+        when that call ends.
         """
         self._core.close()
 

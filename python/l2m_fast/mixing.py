@@ -36,9 +36,10 @@ class Window:
     Attributes:
         proportions: The newest, which the next ones follow; float64, shape `[num_classes]`.
         class_losses: Last known mean loss of each class, float64, shape `[num_classes]`: the mean of the others where none was
-            recorded yet, 0 for classes without rows, and all 0 where none was ever recorded.
+            recorded yet, 0 for classes without rows, and all 0 if none was ever recorded or for a schedule on several ranks,
+            whose losses are not summed.
         class_sizes: Rows of each class, int64, shape `[num_classes]`.
-        counts: Losses recorded in the window, int64, shape `[num_classes]`.
+        counts: Losses recorded in the window, int64, shape `[num_classes]`; all 0 for a schedule on several ranks.
         rows_drawn: Rows drawn from the beginning of training until the window is closed, int64, shape `[num_classes]`.
         passes: Number of the pass over its rows that each class is in by then, int64, shape `[num_classes]`.
         step: Batches from the beginning of training to the end of the window.
@@ -88,7 +89,10 @@ def check_number(name: str, value: object, allowed: str, *, low: float, high: fl
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         msg = f"{name} must be a number {allowed} (got {shortened(value)})"
         raise TypeError(msg)
-    number = float(value) if isinstance(value, np.floating) else value  # else it would be compared in its own type
+    try:
+        number = float(value)  # else it would be compared in its own type
+    except OverflowError:  # an int too large for a float
+        number = math.nan
     if not low <= number <= high:
         msg = f"{name} must be {allowed} (got {shortened(value)})"
         raise ValueError(msg)

@@ -364,6 +364,95 @@ def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pyt
 # ---- two threads
 
 
+def closed_elsewhere(loader: Loader) -> None:
+    """Close a loader from another thread."""
+    thread = threading.Thread(target=loader.close)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("call", [1, 3, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"lookahead": 1}, {"update_every": 1}, {"update_every": 2, "lookahead": 2}], ids=str
+)
+@pytest.mark.parametrize("inside", ["all_reduce", "update"])
+def test_close_from_another_thread_while_losses_are_summed_or_weighed_ends_the_run(
+    inside: str, options: dict[str, Any], call: int
+) -> None:
+    calls: list[str] = []
+
+    def called(name: str) -> None:
+        calls.append(name)
+        if calls.count(inside) == call and name == inside:
+            closed_elsewhere(loader)
+
+    class Turning:
+        def initial(self, class_sizes: Any) -> Any:
+            return class_sizes / class_sizes.sum()
+
+        def update(self, _: Any) -> Any:
+            called("update")
+            return [0.5, 0.3, 0.2] if len(calls) % 2 else [0.2, 0.3, 0.5]
+
+    def all_reduce(sums: Any) -> Any:
+        called("all_reduce")
+        return sums * [*[1] * (len(sums) - 1), 2]
+
+    loader = Loader(
+        np.arange(N), batch_size=6, classes=CLASSES, mixing=Turning(), format="numpy", seed=0, steps_per_epoch=3, rank=0,
+        world_size=2, all_reduce=all_reduce, **options,
+    )  # fmt: skip
+
+    def train() -> None:
+        for _ in range(10):
+            for _ in loader:
+                loader.record(np.ones(6))
+
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        train()
+    assert calls.count(inside) == call
+
+
+def test_close_from_another_thread_while_the_seed_is_drawn_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw_seed(_: str) -> int:
+        closed_elsewhere(loader)
+        return 1
+
+    monkeypatch.setattr("l2m_fast.loader.draw_seed", draw_seed)
+    loader = Loader(np.arange(N), batch_size=6, format="numpy")
+    batches = iter(loader)
+    assert len(next(batches)) == 6
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(batches)
+
+
+def test_close_from_another_thread_while_a_batch_is_made_of_pinned_memory_crashes_nothing() -> None:
+    program = """
+        import threading, torch
+        from l2m_fast import batch_source
+        from l2m_fast.data import device
+
+        class Closing(torch.Tensor):
+            def narrow(self, *arguments):
+                thread = threading.Thread(target=loader.close)
+                thread.start()
+                thread.join()
+                return super().narrow(*arguments)
+
+        batch_source.can_pin = lambda *_: True
+        device.pinned_empty = lambda shape, dtype: torch.empty(shape, dtype=dtype).as_subclass(Closing)
+        loader = Loader((np.arange(10), np.arange(10)), batch_size=6, pin_memory=True, seed=0)
+        batches = iter(loader)
+        next(batches)
+        print(len(next(batches)[0]))  # a short one
+        try:
+            next(batches)
+        except RuntimeError as error:
+            print(error)
+    """
+    assert run(program) == "4\nthe loader is closed\n"
+
+
 def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Balanced(), format="numpy", seed=0)
     added = [0, 0]
@@ -415,6 +504,7 @@ def test_a_callback_of_a_thread_that_holds_the_interpreter_crashes_nothing() -> 
             act()
         signal.setitimer(signal.ITIMER_REAL, 0)
         thread.join()
+        list(loader)  # perhaps the rest of an epoch whose state was loaded
         assert sum(len(b[0]) for b in loader) == 64 * len(loader)
         """
     assert run(program) == ""

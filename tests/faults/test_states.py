@@ -36,6 +36,21 @@ def test_held_rows_that_were_never_looked_at_are_refused() -> None:
     assert out == "the state is broken: 1 rows of class 0 are held after 0 of its pass\n50\n"
 
 
+@pytest.mark.parametrize("key", ["passes", "positions", "held"])
+def test_a_list_that_is_silent_about_its_length_is_refused(key: str) -> None:
+    """It led outside the memory of the state."""
+    program = f"""
+        class Short(list):
+            def __len__(self): return 0
+        loader = Loader(np.arange(4000), batch_size=10, classes=np.arange(4000) % 7, format="numpy", seed=0)
+        try:
+            loader.load_state_dict({{**loader.state_dict(), "{key}": Short([10**6] * 4000)}})
+        except ValueError as error:
+            print("refused")
+        """
+    assert run(program) == "refused\n"
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.filterwarnings("ignore:shuffle=False with classes=")
 def test_a_held_row_that_is_still_to_come_is_refused(shuffle: bool) -> None:
@@ -230,3 +245,21 @@ def damage(state: dict[str, Any], rng: random.Random) -> None:
         value[i] = value[i] + rng.choice([-1, 1, 3]) if is_number and rng.random() < 0.5 else rng.choice(other)
     else:
         state[name] = rng.choice(other)
+
+
+class _NoText:
+    def __repr__(self) -> str:
+        return "\ud800" * 300
+
+
+@pytest.mark.parametrize(
+    "value", ["é" * 300, "a" + "é" * 300, ["日" * 300], _NoText()], ids=["even", "odd", "list", "none"]
+)
+def test_a_wrong_value_of_a_state_is_cut_between_characters(value: Any) -> None:
+    loader = make()
+    state = loader.state_dict()
+    for key in sorted(state.keys() - {"version", "fingerprint"}):
+        with pytest.raises((TypeError, ValueError), match=key) as error:
+            loader.load_state_dict({**state, key: value})
+        assert not isinstance(error.value, UnicodeError)
+        assert len(str(error.value)) < 400

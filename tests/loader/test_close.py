@@ -138,10 +138,26 @@ def test_an_iterator_that_its_own_loader_leads_to_is_collected() -> None:
     assert dead() is None
 
 
-def test_the_data_is_let_go_with_the_loader_and_its_batches_are_not() -> None:
-    class Array(np.ndarray[Any, Any]):
-        pass
+class Array(np.ndarray[Any, Any]):
+    """An array that can have attributes."""
 
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize("make_data", [lambda: np.zeros((64, 1 << 12)).view(Array), lambda: torch.zeros(64, 1 << 12)])
+def test_data_that_lead_to_their_own_loader_are_collected_with_it(make_data: Any, num_threads: int) -> None:
+    data = make_data()
+    data.loader = loader = Loader(
+        data, batch_size=32, format="numpy", num_threads=num_threads, prefetch=8, steps_per_epoch=99, seed=0
+    )
+    kept = next(iter(loader))
+    dead = weakref.ref(data)
+    del loader, data
+    gc.collect()
+    assert dead() is None
+    assert (kept == 0).all()
+
+
+def test_the_data_is_let_go_with_the_loader_and_its_batches_are_not() -> None:
     data = DATA.copy().view(Array)
     dead = weakref.ref(data)
     loader = Loader(data, batch_size=20, format="numpy", seed=0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from l2m_fast import Loader
-from loader.lifecycle import N, make, rows_of
+from l2m_fast import Learn2Mix, Loader
+from loader.lifecycle import CLASSES, DATA, N, make, rows_of
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
@@ -42,6 +44,39 @@ def test_an_iterator_that_is_never_advanced_changes_nothing() -> None:
     iter(loader)
     assert rows_of(got) == rows_of(make())
     assert (loader.epoch, loader.step) == (1, 0)
+
+
+def test_what_was_not_built_of_one_epoch_is_no_batch_of_the_next() -> None:
+    class Pair(NamedTuple):
+        first: Any
+
+    class Failing(Pair):
+        def __new__(cls, *arrays: Any) -> Failing:  # noqa: PYI034
+            if fails:
+                raise NotImplementedError
+            return super().__new__(cls, *arrays)
+
+    def make_of(data: Pair) -> Loader:
+        return Loader(data, batch_size=20, classes=CLASSES, mixing=Learn2Mix(), format="numpy", seed=0)
+
+    fails = False
+    loader, untouched = make_of(Failing(DATA)), make_of(Pair(DATA))
+    next(iter(untouched))
+    with pytest.warns(RuntimeWarning, match="none was recorded"):
+        expected = next(iter(untouched))  # ends the first epoch after one batch
+
+    batches = iter(loader)
+    next(batches)
+    fails = True
+    with pytest.raises(NotImplementedError):
+        next(batches)
+    fails = False
+    batches = iter(loader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="none was recorded"):
+            next(batches)
+    assert (next(batches).first == expected.first).all()
 
 
 def test_a_finished_iterator_stays_finished() -> None:

@@ -222,3 +222,9 @@ def test_both_its_options_are_given_by_name() -> None:
     loader = make(0, 1, None)
     with pytest.raises(TypeError):
         loader.state_dict(True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("shared", ["no", 1, None])
+def test_shared_is_true_or_false(shared: Any) -> None:
+    with pytest.raises(TypeError, match="shared must be True or False"):
+        Loader(np.arange(6), batch_size=2, format="numpy", seed=0).state_dict(shared=shared)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2m_fast import Loader
+from l2m_fast import Balanced, Loader
 from loader.small import FORMATS, losses_of, make
 
 # ---- ranks
@@ -110,6 +110,51 @@ def test_a_list_must_hold_the_states_of_all_ranks_at_one_moment() -> None:
             whole.load_state_dict(given)
     whole.load_state_dict(states[::-1])
     assert len(list(whole)) == 3
+
+
+def test_ranks_that_do_not_reduce_keep_their_own_class_losses() -> None:
+    def half(rank: int) -> Loader:
+        return Loader(
+            np.arange(60), batch_size=5, classes=np.arange(60) % 3, mixing=Balanced(), update_every=2, format="numpy", seed=0,
+            rank=rank, world_size=2,
+        )  # fmt: skip
+
+    ranks = [half(rank) for rank in range(2)]
+    for rank, loader in enumerate(ranks):
+        for _ in zip(range(4), loader, strict=False):
+            loader.record(np.full(5, 1.0 + rank))
+    states = [loader.state_dict() for loader in ranks]
+    assert ranks[0].class_losses.tolist() != ranks[1].class_losses.tolist()
+    for rank in range(2):
+        resumed = half(rank)
+        resumed.load_state_dict(states)
+        assert resumed.class_losses.tolist() == ranks[rank].class_losses.tolist()
+        assert [batch.tolist() for batch in resumed] == [batch.tolist() for batch in list(half(rank))[4:]]
+
+
+def test_a_schedule_on_several_ranks_sees_no_losses_of_one_of_them() -> None:
+    seen: list[Any] = []
+
+    class Schedule:
+        schedule = True
+
+        def initial(self, class_sizes: Any) -> Any:
+            return class_sizes / class_sizes.sum()
+
+        def update(self, window: Any) -> Any:
+            seen.append((window.class_losses.tolist(), window.counts.tolist()))
+            return window.proportions
+
+    for world_size in (1, 2):
+        seen.clear()
+        loader = Loader(
+            np.arange(60), batch_size=5, classes=np.arange(60) % 3, mixing=Schedule(), update_every=2, format="numpy", seed=0,
+            rank=0, world_size=world_size,
+        )  # fmt: skip
+        for _ in zip(range(4), loader, strict=False):
+            loader.record(np.ones(5))
+        assert seen
+        assert all((sum(counts) == 0) == (world_size == 2) == (sum(losses) == 0) for losses, counts in seen)
 
 
 # ---- states that do not fit

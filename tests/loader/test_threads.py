@@ -41,6 +41,35 @@ def test_close_from_another_thread_ends_the_consumer_with_an_error(num_threads: 
         assert [type(error) for error in errors] == [RuntimeError]
 
 
+def test_close_during_a_call_of_another_thread_takes_effect_when_that_call_ends() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Pair(NamedTuple):
+        first: Any
+
+    class Slow(Pair):
+        def __new__(cls, *arrays: Any) -> Slow:  # noqa: PYI034
+            if entering:
+                entered.set()
+                leave.wait(60)
+            return super().__new__(cls, *arrays)
+
+    entering = False
+    loader = Loader(Slow(DATA), batch_size=20, classes=CLASSES, format="numpy", num_threads=2, seed=0)
+    batches = iter(loader)
+    entering = True
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(next(batches)))
+    thread.start()
+    entered.wait(60)
+    loader.close()
+    leave.set()
+    thread.join()
+    assert rows_of(batch.first for batch in got) == rows_of(make())[:1]
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(batches)
+
+
 def _in_thread(function: Any) -> Any:
     """What `function` returns or raises in a thread of its own, which has ended."""
     with ThreadPoolExecutor(1) as pool:

@@ -189,6 +189,7 @@ def test_policies_leave_their_arguments_alone(policy: Any) -> None:
         (lambda: Temperature(0), ValueError, r"t must be above 0 \(got 0\)"),
         (lambda: Temperature(-1), ValueError, "t must be above 0"),
         (lambda: Temperature(math.nan), ValueError, "t must be above 0"),
+        (lambda: Temperature(10**400), ValueError, r"t must be above 0 \(got 10+\.\.\."),
         (lambda: Temperature(False), TypeError, "t must be a number"),
         (lambda: GroupDRO(0), ValueError, "step_size must be above 0"),
         (lambda: GroupDRO(math.inf), ValueError, "step_size must be above 0 and finite"),

@@ -298,12 +298,15 @@ class OracleLoader:
         for k in had:
             self.class_losses[k] = max(loss_sum[k] / count[k], 0.0)
         if self._schedule or (self._follows and had):
-            self._update_proportions(end, np.array(count, np.int64))
+            known, counts = without_gaps(self.class_losses, self.class_sizes), np.array(count, np.int64)
+            if self._schedule and self._world_size > 1:  # nothing is reduced: each rank knows other losses
+                known, counts = np.zeros_like(known), np.zeros_like(counts)
+            self._update_proportions(end, known, counts)
 
-    def _update_proportions(self, end: int, counts: Ints) -> None:
+    def _update_proportions(self, end: int, class_losses: Floats, counts: Ints) -> None:
         window = Window(
             proportions=self._next_proportions.copy(),
-            class_losses=without_gaps(self.class_losses, self.class_sizes),
+            class_losses=class_losses,
             class_sizes=self.class_sizes.copy(),
             counts=counts,
             rows_drawn=np.array(self._progress.drawn, np.int64),
@@ -342,6 +345,8 @@ class OracleLoader:
                 started afresh or, with update_every=None, a window was closed.
         """
         now, every = self._total_step, self._every
+        if len(self) < self._steps == self._step:
+            self._close_windows(now - 1)  # as the ranks did that have rows in the last batch
         earliest = max(now - self._lookahead, self._earliest)
         if step is None:
             s = earliest if self._recorded is None else max(self._recorded + 1, earliest)

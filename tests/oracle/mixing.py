@@ -21,8 +21,8 @@ class Window:
         class_losses: Mean loss of each class, see `without_gaps`.
         class_sizes: Rows of each class.
         counts: Losses recorded in the window; those of this rank alone where nothing is reduced.
-        rows_drawn: Rows drawn since the beginning of training, as of the window's last batch.
-        passes: Number of the pass that each class is in, as of the window's last batch.
+        rows_drawn: Rows drawn from the beginning of training until the window is closed.
+        passes: Number of the pass that each class is in when the window is closed.
         step: Batches up to the end of the window, since the beginning of training.
         total_steps: Length of the training, None if unknown.
         memory: What the last update returned, zeros at first, shape `[memory_rows, K]`.

@@ -320,19 +320,22 @@ def test_a_schedule_is_updated_at_the_end_of_every_window_and_reduces_nothing() 
     def all_reduce(_: Floats) -> None:
         raise AssertionError
 
-    mixing = Counting(schedule=True)
-    loader = OracleLoader(
-        6, batch_size=1, classes=np.arange(6) % 2, mixing=mixing, world_size=2, all_reduce=all_reduce, total_steps=9
-    )
-    for epoch in range(3):
-        for rows, _ in loader:
-            if epoch > 0:
-                loader.record([float(epoch)], [1 - int(rows[0]) % 2])
-    assert [(window.step, window.total_steps) for window in mixing.windows] == [(3, 9), (6, 9), (9, 9)]
-    assert mixing.windows[0].class_losses.tolist() == [0.0, 0.0]
-    assert mixing.windows[0].counts.tolist() == [0, 0]
-    assert mixing.windows[2].counts.sum() == 3
-    assert mixing.windows[2].class_losses.tolist() == [2.0, 2.0]
+    for world_size in (1, 2):
+        mixing = Counting(schedule=True)
+        loader = OracleLoader(
+            3 * world_size, batch_size=1, classes=np.arange(3 * world_size) % 2, mixing=mixing, world_size=world_size,
+            all_reduce=all_reduce, total_steps=9,
+        )  # fmt: skip
+        for epoch in range(3):
+            for rows, _ in loader:
+                if epoch > 0:
+                    loader.record([float(epoch)], [1 - int(rows[0]) % 2])
+        assert [(window.step, window.total_steps) for window in mixing.windows] == [(3, 9), (6, 9), (9, 9)]
+        assert mixing.windows[0].class_losses.tolist() == [0.0, 0.0]
+        assert mixing.windows[0].counts.tolist() == [0, 0]
+        # Nothing is reduced: on several ranks it sees no losses, or each would see others.
+        assert mixing.windows[2].counts.sum() == (3 if world_size == 1 else 0)
+        assert mixing.windows[2].class_losses.tolist() == ([2.0, 2.0] if world_size == 1 else [0.0, 0.0])
 
 
 def test_a_policy_sees_the_run_as_of_the_request_that_closes_the_window() -> None:

@@ -162,7 +162,6 @@ class Loader {
 
   /// Stops the threads and frees what was prefetched. Idempotent; batches stay valid.
   void close();
-  [[nodiscard]] bool is_closed() const { return closed_; }
   /// @throws std::runtime_error  the loader is closed.
   void check_usable() const;
 
@@ -173,6 +172,14 @@ class Loader {
   struct Epoch {
     std::uint64_t number;
     std::uint64_t began;  // total step
+  };
+  /// What there is to tell of a window that acted.
+  struct Acted {
+    std::uint64_t epoch, total_step;
+    std::vector<double> class_losses;  // with which the proportions were made
+    std::vector<std::int64_t> counts;
+    bool updated, all_finite, negative;
+    std::string failure;  // of the policy, if any
   };
 
   void check_options() const;
@@ -185,9 +192,10 @@ class Loader {
   void check_counts() const;
   void finish_epoch();
   void close_windows();
-  void act();
+  void act(bool at_once);
+  void tell();
   Policy::Update updated(const LossSums& sums, std::span<const double> known);
-  void adopt();
+  void adopt(const std::vector<double>& proportions);
   void schedule(std::int64_t closed, const std::vector<double>& proportions);
   [[nodiscard]] std::uint64_t plan_until() const;
   void consume_empty();
@@ -240,6 +248,7 @@ class Loader {
   std::uint64_t open_from_ = 0;   // total step from which on the window that is an epoch takes losses
   std::vector<double> next_proportions_, class_losses_, memory_;
   bool policy_failed_ = false;  // on the window that is to act
+  std::optional<Acted> untold_;
   bool may_lack_losses_ = false;
   unsigned warned_ = 0;
   std::vector<std::int32_t> classes_;  // of a batch, for record()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "l2m/base/max_count.hpp"
 
@@ -26,6 +27,16 @@ LossSums LossSlot::total() const {
   return sums;
 }
 
+bool LossSlot::all_finite() const { return !left_out && (!there || there->all_finite()); }
+
+void LossSlot::bring_here() {
+  if (!there) return;
+  LossSums sums = total();
+  left_out = !all_finite();
+  here = std::move(sums);
+  there.reset();
+}
+
 OpenWindows::OpenWindows(std::size_t num_classes, std::optional<std::int64_t> every, std::int64_t lookahead)
     : num_classes_(num_classes), every_(every), lookahead_(lookahead) {
   windows_.emplace_back(num_classes);
@@ -43,8 +54,11 @@ LossSlot& OpenWindows::window(std::size_t place) {
 LossSlot& OpenWindows::slot(std::int64_t batch) {
   if (lookahead_ == 0) return window(place_of(batch));
   for (; !batches_.empty() && batches_.front().first < batch - lookahead_; batches_.pop_front()) {
-    const auto& [old, sums] = batches_.front();
-    window(place_of(old)).here.add(sums.total());
+    auto& [old, slot] = batches_.front();
+    slot.bring_here();
+    LossSlot& whole = window(place_of(old));
+    whole.here.add(slot.here);
+    whole.left_out = whole.left_out || slot.left_out;
   }
   auto at = std::ranges::find_if(batches_, [&](const auto& entry) { return entry.first >= batch; });
   if (at == batches_.end() || at->first != batch) at = batches_.emplace(at, batch, LossSlot(num_classes_));
@@ -76,7 +90,7 @@ bool OpenWindows::is_elsewhere() const {
 
 bool OpenWindows::all_finite() const {
   bool all = true;
-  for_oldest([&](const LossSlot& slot) { all = (slot.there == nullptr || slot.there->all_finite()) && all; });
+  for_oldest([&](const LossSlot& slot) { all = slot.all_finite() && all; });
   return all;
 }
 
@@ -116,6 +130,7 @@ void OpenWindows::drop(bool counts) noexcept {
       std::ranges::fill(windows_.front().here.sum, 0.0);
       std::ranges::fill(windows_.front().here.count, 0);
       windows_.front().there.reset();
+      windows_.front().left_out = false;
     }
   }
   if (counts) ++closed_;

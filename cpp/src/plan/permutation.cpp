@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 #include <utility>
 
 #include "l2m/base/random.hpp"
@@ -83,11 +84,18 @@ void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
 }
 
 void Permutation::count(std::int64_t task) {
-  // Four counters a bucket: with few buckets, one would have to wait for its last increment at nearly every row.
-  std::vector<std::int64_t> counts(std::size_t{4} << bucket_bits_, 0);
+  std::int64_t* const count = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
+  // Four counters a bucket: with few buckets, one would have to wait for its last increment at nearly every row. It does where
+  // there is no memory: a task that was begun must end, since others wait for it.
+  std::vector<std::int64_t> counts;
+  try {
+    counts.resize(std::size_t{4} << bucket_bits_, 0);
+  } catch (const std::bad_alloc&) {
+    for_buckets_of(task, [&](std::int64_t, std::size_t bucket, int) { ++count[bucket]; });
+    return;
+  }
   for_buckets_of(task,
                  [&](std::int64_t, std::size_t bucket, int i) { ++counts[4 * bucket + static_cast<std::size_t>(i)]; });
-  std::int64_t* const count = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
   for (std::size_t i = 0; i < counts.size(); ++i) count[i / 4] += counts[i];
 }
 
@@ -206,12 +214,13 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (made_[here] == pass + 1) return;
   std::shared_ptr<Job>& job = pending_[here];
   if (job && job->pass == pass) return;
-  if (job) cancel(*job);
+  auto fresh = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
+  if (job) cancel(*std::exchange(job, nullptr));
   made_[here] = 0;  // whatever else the buffer held is given up
-  job = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
   const std::scoped_lock lock(mutex_);
-  jobs_.push_back(job);
+  jobs_.push_back(fresh);
   ++open_jobs_;
+  job = std::move(fresh);
 }
 
 /// Works on a job until it is done.

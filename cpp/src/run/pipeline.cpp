@@ -23,6 +23,9 @@ constexpr std::int64_t kChunkBytes = 128 << 10;
 // the cache, too: of 32 MB that few cores share they need more than there is (AMD EPYC of family 25, 2026-11).
 constexpr std::int64_t kMostCachedBytes = 2'700'000;
 
+// Of a batch: what can be counted, and aligned.
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 62;
+
 constexpr int kClaimsOfVisit = 64;  // then other loaders get their turn with a thread
 
 }  // namespace
@@ -39,6 +42,8 @@ Pipeline::Pipeline(const PipelineSettings& settings)
   planned_.reserve(2);  // so that to add one cannot fail
   pools_ = settings.pools;
   for (const auto& field : settings.fields) {
+    if (std::max(field->row_size(), field->row_cost()) > kMostBytes / rows_ - std::max(row_bytes_, row_cost_))
+      throw OutOfMemory("a batch", rows_, static_cast<double>(rows_) * static_cast<double>(field->row_size()));
     row_bytes_ += field->row_size();
     row_cost_ += field->row_cost();
     if (!settings.pools.empty()) continue;

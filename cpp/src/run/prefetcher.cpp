@@ -13,7 +13,8 @@ namespace l2m {
 class Prefetcher::Use {
  public:
   explicit Use(Prefetcher& prefetcher) : prefetcher_(prefetcher) {
-    const bool forked = prefetcher.forks_.exchange(forks()) != forks();
+    const int before = prefetcher.forks_.exchange(forks());
+    const bool forked = before != forks();
     if (prefetcher.in_use_.exchange(true) && !forked) {
       throw std::runtime_error(prefetcher.closed_ ? "the loader is closed"
                                                   : "a loader has one consumer: another thread is using it");
@@ -21,11 +22,13 @@ class Prefetcher::Use {
     try {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {
-        (void)prefetcher.pipeline_.release();  // its locks and threads are the parent's
-        prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.settings_);
-        prefetcher.restart();
+        prefetcher.suspended_ = true;
+        auto pipeline = std::make_unique<Pipeline>(prefetcher.settings_);
+        std::swap(prefetcher.pipeline_, pipeline);
+        (void)pipeline.release();  // its locks and threads are the parent's
       }
     } catch (...) {
+      if (forked) prefetcher.forks_ = before;  // the next call tries again
       prefetcher.in_use_ = false;
       throw;
     }
@@ -202,7 +205,8 @@ std::optional<BatchPlan> Prefetcher::plan(std::optional<std::uint64_t> step) con
   return {};
 }
 
-SamplerState Prefetcher::state_at(std::uint64_t total_step) const {
+SamplerState Prefetcher::state_at(std::uint64_t total_step) {
+  const Use use(*this);
   SamplerState state = state_;
   advance(state, total_step, !before_changes_);
   return state;
@@ -226,6 +230,12 @@ void Prefetcher::set_state(SamplerState state) {
 }
 
 void Prefetcher::forget_before() {
+  const Use use(*this);
+  settle_all();
+}
+
+/// Brings state_ up to what was consumed, with the proportions that act from now on.
+void Prefetcher::settle_all() {
   advance(state_, total_step_, true);
   consumed_.clear();
   changed_.clear();
@@ -235,7 +245,7 @@ void Prefetcher::start_passes(std::uint64_t pass) {
   const Use use(*this);
   pipeline_->stop();
   suspended_ = true;
-  forget_before();
+  settle_all();
   for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
   state_.held.clear();
 }

@@ -41,8 +41,14 @@ struct LossSlot {
   explicit LossSlot(std::size_t num_classes) : here(num_classes) {}
   LossSums here;
   std::shared_ptr<LossSource> there;
+  bool left_out = false;  ///< a source that was here before left out losses that are not finite
 
+  /// Waits for the source, as do the others.
   [[nodiscard]] LossSums total() const;
+  /// Whether no source left out a loss for not being finite.
+  [[nodiscard]] bool all_finite() const;
+  /// Adds the sums of the source to those here, and lets go of it. What is thrown changes nothing.
+  void bring_here();
 };
 
 /// The losses of the windows that have not acted yet. With lookahead, those of the last batches are kept apart, so that a state

@@ -30,9 +30,9 @@ class BatchDestination {
   /// @param must  nothing is on its way: without room, this throws.
   virtual bool send(std::vector<FilledBatch>& /*batches*/, bool /*must*/) { return true; }
   /// The first of the batches that were sent has been handed over.
-  virtual void handed_over() {}
+  virtual void handed_over() noexcept {}
   /// Forgets batches that are on their way.
-  virtual void drop() {}
+  virtual void drop() noexcept {}
 };
 
 }  // namespace l2m

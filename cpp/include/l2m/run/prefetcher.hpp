@@ -78,7 +78,7 @@ class Prefetcher {
   /// The proportions of the next batch.
   [[nodiscard]] const std::vector<double>& proportions() const { return proportions_; }
   /// The state when `total_step` batches were consumed. @param total_step  in [oldest(), total_step()].
-  [[nodiscard]] SamplerState state_at(std::uint64_t total_step) const;
+  [[nodiscard]] SamplerState state_at(std::uint64_t total_step);
   /// The first total_step that state_at() still knows.
   [[nodiscard]] std::uint64_t oldest() const;
 
@@ -112,6 +112,7 @@ class Prefetcher {
 
   void restart();
   void settle(std::uint64_t total_step);
+  void settle_all();
   void advance(SamplerState& state, std::uint64_t to, bool changes) const;
   void apply_schedule();
 
