@@ -149,7 +149,7 @@ def test_a_batch_that_holds_other_rows_than_it_says_is_an_error(monkeypatch: pyt
             return np.asarray(super().batch_rows)[::-1]
 
     monkeypatch.setattr(doctor, "Loader", Wrong)
-    with pytest.raises(ValueError, match="a batch must hold the rows"):
+    with pytest.raises(ValueError, match="a batch must contain the rows"):
         doctor.batches_digest("plain")
 
 
@@ -175,10 +175,14 @@ def torch_with(cuda: str | None, *, available: bool = False, warning: str = "") 
     [
         ({"cuda_built": False, "without_cuda": "no nvcc"}, None, "not built: no nvcc"),
         ({**BUILT, "cuda_usable": True}, torch_with("12.8"), "built and usable: a device and its driver were found"),
-        (BUILT, None, "built, but not usable: they need torch"),
+        (BUILT, None, "built, but not usable: the kernels need torch"),
         (BUILT, torch_with(None), "built, but not usable: torch was built without CUDA"),
         (BUILT, torch_with("12.8"), "built, but not usable: no device or no driver was found"),
-        (BUILT, torch_with("12.8", available=True), "built, but not usable: unknown (torch finds a device)"),
+        (
+            BUILT,
+            torch_with("12.8", available=True),
+            "built, but not usable: the reason is unknown (torch finds a device)",
+        ),
         (BUILT, torch_with("12.8", warning="driver\ntoo old"), "built, but not usable: UserWarning: driver too old"),
     ],
 )

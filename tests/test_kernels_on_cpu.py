@@ -58,7 +58,7 @@ def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for user in (device_losses, device_data, cuda_operators):
         monkeypatch.setattr(user, "_cuda", module)
     for user in (device_losses, device_data):
-        monkeypatch.setattr(user, "by_kernel", lambda _: True)
+        monkeypatch.setattr(user, "has_kernels", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
@@ -130,7 +130,10 @@ def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> N
     loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
     sums = DeviceClassLoss(2, CPU, words)
     assert loss.isnan()
-    for message in (r"classes must be in \[0, 2\) \(got 1 others", r"targets must be columns or ignore_index \(got 1 "):
+    for message in (
+        r"classes must be in \[0, 2\) \(got 1 out of range",
+        r"targets must be columns of logits or ignore_index \(got 1 ",
+    ):
         with pytest.raises(ValueError, match=message):
             sums.read()
     assert sums.count.tolist() == [1, 0]

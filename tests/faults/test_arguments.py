@@ -33,20 +33,20 @@ def make(data: Any = X, **options: Any) -> Loader:
     [
         ("num_workers", 4, "num_threads"),
         ("generator", torch.Generator(), "seed"),
-        ("collate_fn", list, "transform a batch in the loop"),
+        ("collate_fn", list, "transform each batch in the loop"),
         ("sampler", [1, 2], "rows, .* mixing"),
         ("batch_sampler", [[1, 2]], "rows, classes and mixing"),
         ("prefetch_factor", 2, "prefetch"),
-        ("persistent_workers", True, "threads stay"),
+        ("persistent_workers", True, "threads are always kept"),
         ("worker_init_fn", print, "no worker processes"),
         ("timeout", 3, "can be interrupted"),
         ("pin_memory_device", "cuda", "device"),
         ("multiprocessing_context", "spawn", "no worker processes"),
-        ("in_order", True, "always come in order"),
+        ("in_order", True, "always delivered in order"),
     ],
 )
 def test_an_argument_of_a_dataloader_is_refused_with_what_takes_its_place(name: str, value: Any, instead: str) -> None:
-    with pytest.raises(TypeError, match=f"Loader has no argument '{name}': its place is taken by .*{instead}"):
+    with pytest.raises(TypeError, match=f"Loader has no argument '{name}': .*{instead}"):
         make(**{name: value})
 
 
@@ -89,8 +89,8 @@ class Images(Dataset[int]):
     ("data", "message"),
     [
         (TensorDataset(torch.zeros(4)), r"got TensorDataset\): pass its \.tensors"),
-        (Images(), r"got Images\): pass the arrays that it holds"),
-        (DataLoader(TensorDataset(torch.zeros(4))), r"got DataLoader\): pass the arrays that its dataset holds"),
+        (Images(), r"got Images\): pass the arrays that it contains"),
+        (DataLoader(TensorDataset(torch.zeros(4))), r"got DataLoader\): pass the arrays of its dataset"),
         (deque([1, 2]), r"got deque\): pass the arrays"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_data_frame_is_refused_with_what_to_pass() -> None:
     ],
 )
 def test_rows_that_are_not_contiguous_are_refused_with_the_call_that_makes_them_so(data: Any, copy: str) -> None:
-    with pytest.raises(ValueError, match=rf"each row of data must be contiguous .*: pass a contiguous copy, {copy}"):
+    with pytest.raises(ValueError, match=rf"each row of data must be contiguous .*: pass a copy, {copy}"):
         make(data)
 
 
@@ -126,7 +126,7 @@ def test_rows_that_are_not_contiguous_are_refused_with_the_call_that_makes_them_
 def test_rows_that_were_not_stacked_are_refused(kind: Any, array: Any, stack: str) -> None:
     rows = kind([array] * 5000)
     for data in (rows, (rows, X), {"x": rows}):
-        with pytest.raises(ValueError, match=rf"stack them: {stack}\(\.\.\.\)") as raised:
+        with pytest.raises(ValueError, match=rf"if each array is a row, use {stack}\(\.\.\.\)") as raised:
             make(data)
         assert len(str(raised.value)) < 400
     assert len(next(iter(make([X] * 64)))) == 64
@@ -220,18 +220,18 @@ def test_a_given_order_of_rows_is_delivered_in_that_order() -> None:
     mask = np.isin(X, order)
     assert [row for batch in make(rows=mask, shuffle=False) for row in batch.tolist()] == sorted(order)
     state = make(rows=order, shuffle=False).state_dict()
-    with pytest.raises(ValueError, match="another loader"):
+    with pytest.raises(ValueError, match="must be from a loader with the same data"):
         make(rows=order[::-1], shuffle=False).load_state_dict(state)
 
 
 def test_classes_without_shuffling_warn_and_point_to_the_way_out() -> None:
-    with pytest.warns(RuntimeWarning, match="not every row once. For validation data use classes=None") as caught:
+    with pytest.warns(RuntimeWarning, match="not deliver every row exactly once. For validation data, use classes=None") as caught:
         make(classes=CLASSES, shuffle=False)
     assert caught[0].filename == __file__
 
 
 def test_batches_larger_than_the_data_warn_where_rows_repeat() -> None:
-    with pytest.warns(RuntimeWarning, match="a batch of 50 rows repeats rows, since there are 24"):
+    with pytest.warns(RuntimeWarning, match="a batch of 50 rows repeats rows, because there are only 24"):
         make(classes=CLASSES, batch_size=50)
     make(batch_size=50)  # without classes, the batch is short
 
@@ -247,7 +247,7 @@ def test_a_loader_inside_of_a_worker_of_a_dataloader_warns_once() -> None:
                     warnings.simplefilter("always")
                     for _ in range(2):
                         rows = [int(row) for batch in Loader(torch.arange(8), batch_size=4, seed=0) for row in batch]
-                yield len(rows), sum("every worker repeats its whole epoch" in str(one.message) for one in caught)
+                yield len(rows), sum("every worker repeats the whole epoch" in str(one.message) for one in caught)
 
         warnings.simplefilter("ignore", DeprecationWarning)
         print(list(DataLoader(Wrapped(), num_workers=2, batch_size=None, multiprocessing_context="fork")))
@@ -264,7 +264,7 @@ BYTES = np.zeros((4, 3, 2), np.uint8)
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), (0, 0.9)])
 def test_means_of_another_unit_warn(mean: Any, std: Any) -> None:
     with pytest.warns(
-        RuntimeWarning, match=r"units of the bytes, 0 to 255; multiply those of data scaled to 0\.\.1 by 255"
+        RuntimeWarning, match=r"must be in units of bytes, 0 to 255 .*: multiply the mean and std of data scaled to 0\.\.1 by 255"
     ):
         Normalized(BYTES, mean, std)
 

@@ -377,20 +377,20 @@ def test_num_classes_of_class_loss_is_an_int(value: Any) -> None:
     [np.array(["a", "b"]), np.ones((1, 2)).view(np.matrix), np.float32(1), torch.tensor(1.0), None, {}, "loss"],
 )
 def test_what_is_no_array_of_losses_is_refused(losses: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"losses must (be|have one dimension)"):
+    with pytest.raises((TypeError, ValueError), match=r"losses must (be|have shape)"):
         class_loss(losses, [0, 1], 2)
 
 
 def test_a_list_of_tensors_with_gradients_is_refused() -> None:
     losses = [torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)]
-    with pytest.raises(TypeError, match=r"losses must be an array of one dimension, \[n\] \(got list: .*requires grad"):
+    with pytest.raises(TypeError, match=r"losses must be an array of shape \[n\] \(got list: .*requires grad"):
         class_loss(losses, [0, 1], 2)
 
 
 def test_arrays_without_rows_are_no_losses() -> None:
     assert class_loss(np.zeros(0, np.float16), np.zeros(0, np.uint8), 2).count.tolist() == [0, 0]
     assert class_loss(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 2).count.tolist() == [0, 0]
-    with pytest.raises(ValueError, match=r"losses must have one dimension, \[n\] \(got shape \(0, 3\)\)"):
+    with pytest.raises(ValueError, match=r"losses must have shape \[n\] \(got shape \(0, 3\)\)"):
         class_loss(np.zeros((0, 3)), [], 2)
 
 

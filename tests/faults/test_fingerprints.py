@@ -124,7 +124,9 @@ def test_equal_values_are_the_same_policy(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
 def test_other_values_are_another_policy(one: Any, other: Any) -> None:
     state = json.loads(json.dumps(make(one).state_dict()))
-    with pytest.raises(ValueError, match="the state is that of another loader \\(mixing: "):
+    with pytest.raises(
+        ValueError, match="the state must be from a loader with the same data and options \\(got mixing: "
+    ):
         make(other).load_state_dict(state)
 
 

@@ -249,7 +249,7 @@ def test_labels_of_two_types_are_located(classes: Any, got: str) -> None:
         load(classes, len(classes))
 
 
-WHOLE = r": write np\.asarray\(classes\)\.astype\(int\) if they are whole numbers"
+WHOLE = r": use np\.asarray\(classes\)\.astype\(int\) if they are whole numbers"
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,9 @@ def test_what_is_no_array_is_named(classes: Any, got: str) -> None:
         (objects(["a"]), ValueError, r"one id for each of the 2 rows \(got 1\)"),
         (np.array([], "U1"), ValueError, r"one id for each of the 2 rows \(got 0\)"),
         (pd.Series([], dtype=float), ValueError, r"one id for each of the 2 rows \(got 0\)"),
-        (np.array(["a", "b"])[:, None], ValueError, r"one dimension, \[n\] \(got shape \(2, 1\)\)"),
-        (pd.DataFrame({"a": ["b", "c"]}), ValueError, r"one dimension, \[n\] \(got shape \(2, 1\)\)"),
-        (np.array("a"), ValueError, r"one dimension, \[n\] \(got shape \(\)\)"),
+        (np.array(["a", "b"])[:, None], ValueError, r"must have shape \[n\] \(got shape \(2, 1\)\)"),
+        (pd.DataFrame({"a": ["b", "c"]}), ValueError, r"must have shape \[n\] \(got shape \(2, 1\)\)"),
+        (np.array("a"), ValueError, r"must have shape \[n\] \(got shape \(\)\)"),
         (np.ma.masked_array(["a", "b"], [False, True]), TypeError, r"masked array\): fill it first"),
     ],
     ids=name_of_case,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from l2m_fast import Balanced, Loader, Normalized
-from l2m_fast.data.device import DeviceBatches, Gathering
+from l2m_fast.data.device import DeviceBatches, DeviceGather
 from l2m_fast.data.fields import fields_of
 
 N = 503
@@ -92,7 +92,7 @@ def test_a_batch_may_have_more_than_2_to_the_31_pieces(n: int) -> None:
     )  # rows of an odd size are copied byte by byte
     rows = torch.randint(len(data), (n,), device="cuda")
     (field,), _ = fields_of(data, "torch")
-    batch = Gathering({0: field}, {}, data.device)(rows, torch.cuda.current_stream())[0]
+    batch = DeviceGather({0: field}, {}, data.device)(rows, torch.cuda.current_stream())[0]
     for begin in range(0, n, 65_536):
         part = slice(begin, begin + 65_536)
         assert torch.equal(batch[part], data[rows[part]])
@@ -202,9 +202,9 @@ def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
 
 
 def test_devices_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="CUDA devices there are"):
+    with pytest.raises(ValueError, match="available CUDA devices"):
         Loader(torch.zeros(4), batch_size=2, device=f"cuda:{torch.cuda.device_count()}")
-    with pytest.raises(ValueError, match="CUDA devices there are"):
+    with pytest.raises(ValueError, match="available CUDA devices"):
         Loader(torch.zeros(4, device="cuda"), batch_size=2, device="cpu")
     with pytest.raises(ValueError, match="must be on the CPU"):
         Loader(torch.zeros(4, device="cuda"), batch_size=2, format="numpy")

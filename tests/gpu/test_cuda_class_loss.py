@@ -76,7 +76,7 @@ def test_all_losses_are_skipped(num_classes: int) -> None:
     sums.add(torch.full((5000,), torch.nan, device="cuda"), zeros)
     sums.add(torch.ones(5000, device="cuda"), zeros - 1)
     assert sums.not_finite == 5000
-    with pytest.raises(ValueError, match="got 5000 others, left out"):
+    with pytest.raises(ValueError, match="got 5000 out of range, skipped"):
         sums.read()
     assert not sums.sum.any()
     assert not sums.count.any()
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said() -> None:
         class_loss(torch.ones(5), torch.zeros(5, dtype=torch.int64, device="cuda"), 2)
     assert loader.state_dict()["window_counts"][0] == [0] * 5
     loader.record(torch.ones(2, device="cuda"), torch.tensor([5, 0], device="cuda"))
-    with pytest.raises(ValueError, match=r"classes must be in \[0, 5\) \(got 1 others, left out, on cuda:0\)"):
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 5\) \(got 1 out of range, skipped, on cuda:0\)"):
         loader.state_dict()
     assert loader.state_dict()["window_counts"][0] == [1, 0, 0, 0, 0]
 

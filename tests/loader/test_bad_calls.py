@@ -18,13 +18,13 @@ def _bad_records() -> dict[str, tuple[type[Exception], str, tuple[Any, ...]]]:
     return {
         "too few": (ValueError, r"one value for each of the 6 rows of the last batch \(got 5\)", (np.zeros(5),)),
         "too many": (ValueError, r"6 rows of the last batch \(got 7\)", (np.zeros(7),)),
-        "two dimensions": (ValueError, r"one dimension, \[n\] \(got shape \(6, 1\)\)", (np.zeros((6, 1)),)),
-        "the mean": (ValueError, r"one dimension, \[n\] \(got shape \(\)\)", (torch.tensor(0.5),)),
+        "two dimensions": (ValueError, r"must have shape \[n\] \(got shape \(6, 1\)\)", (np.zeros((6, 1)),)),
+        "the mean": (ValueError, r"must have shape \[n\] \(got shape \(\)\)", (torch.tensor(0.5),)),
         "integers": (TypeError, r"losses must be float16, .*\(got int64\)", (np.zeros(6, np.int64),)),
         "bools": (TypeError, r"losses must be float16, .*\(got bool\)", (np.zeros(6, bool),)),
         "complex": (TypeError, r"\(got complex128\)", (zeros * 1j,)),
         "strings": (TypeError, r"losses must be float16", (["a"] * 6,)),
-        "None": (ValueError, r"one dimension", (None,)),
+        "None": (ValueError, r"must have shape \[n\]", (None,)),
         "on a device": (ValueError, r"losses must be on the CPU.*meta", (torch.zeros(6, device="meta"),)),
         "classes too short": (ValueError, r"5", (zeros, np.zeros(5, np.int64))),
         "classes out of range": (
@@ -111,7 +111,7 @@ def test_an_initialised_process_group_without_a_rank_is_warned_of_once(
         make()  # one process is no reason to warn
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         make(rank=0, world_size=1)
-        with pytest.warns(RuntimeWarning, match="this loader was not told its rank") as caught:
+        with pytest.warns(RuntimeWarning, match="this loader has no rank") as caught:
             make()
         assert len(caught) == 1
         make()

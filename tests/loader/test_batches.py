@@ -153,7 +153,7 @@ def test_drop_last_leaves_out_the_short_batch() -> None:
 
 def test_drop_last_has_no_effect_with_classes() -> None:
     for drop_last in (False, True):
-        with pytest.warns(RuntimeWarning, match="a batch of 100 rows repeats rows, since there are 60"):
+        with pytest.warns(RuntimeWarning, match="a batch of 100 rows repeats rows, because there are only 60"):
             loader = Loader(np.arange(N), batch_size=100, classes=CLASSES, drop_last=drop_last, format="numpy", seed=0)
         assert [len(batch) for batch in loader] == [100]
 

@@ -104,14 +104,14 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
         torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
     )
     monkeypatch.setattr(device_data, "_cuda", SimpleNamespace(Gather=Gather))
-    monkeypatch.setattr(device_data, "by_kernel", lambda _: mode != "resident, by torch")
+    monkeypatch.setattr(device_data, "has_kernels", lambda _: mode != "resident, by torch")
 
     def is_one_of(field: Field, dimensions: tuple[int, ...]) -> bool:
         return isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim in dimensions)
 
     resident = mode.startswith("resident") or mode == "mixed"
-    monkeypatch.setattr(device_data, "lives_on", lambda _, field: resident and is_one_of(field, (1, 4)))
-    monkeypatch.setattr(device_data, "reads", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
+    monkeypatch.setattr(device_data, "is_resident", lambda _, field: resident and is_one_of(field, (1, 4)))
+    monkeypatch.setattr(device_data, "can_read", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
 
     def make(**settings: Any) -> Loader:
         with pytest.MonkeyPatch.context() as for_now:

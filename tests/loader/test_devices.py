@@ -34,7 +34,7 @@ def test_the_cpu_is_a_device_too() -> None:
     "device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such", -1, "cuda:256", 10**30]
 )
 def test_a_device_that_there_is_not(device: object) -> None:
-    with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 CUDA devices there are \(got "):
+    with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 available CUDA devices \(got "):
         Loader(**settings(device=device))
 
 
@@ -56,11 +56,11 @@ def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("cuda", set(), "torch") == find(one, {one}, "torch") == one
     for device, of_data, batch_format, message in (
         (None, {zero, one}, "torch", "data must be on one CUDA device"),
-        ("cuda", {zero}, "torch", "device must be that of the data, cuda:0"),
-        ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 CUDA devices"),
-        ("cuda:2", set(), "torch", "one of the 2 CUDA devices"),
-        ("cuda:256", set(), "torch", "one of the 2 CUDA devices"),
-        ("cuda:129", set(), "torch", "one of the 2 CUDA devices"),
+        ("cuda", {zero}, "torch", "device must be the device of the data, cuda:0"),
+        ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 available CUDA devices"),
+        ("cuda:2", set(), "torch", "one of the 2 available CUDA devices"),
+        ("cuda:256", set(), "torch", "one of the 2 available CUDA devices"),
+        ("cuda:129", set(), "torch", "one of the 2 available CUDA devices"),
         ("cuda:0", set(), "numpy", "format='torch'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -68,5 +68,5 @@ def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numpy_batches_are_not_pinned() -> None:
-    with pytest.raises(ValueError, match="pin_memory=True needs format='torch'"):
+    with pytest.raises(ValueError, match="format must be 'torch' with pin_memory=True"):
         Loader(DATA["z"], batch_size=5, format="numpy", pin_memory=True, seed=0)

@@ -92,14 +92,16 @@ class Pair(NamedTuple):
 
 
 def test_a_namedtuple_has_no_room_for_more() -> None:
-    with pytest.raises(TypeError, match=r"include needs data in a tuple, list or dict \(got the namedtuple Pair\)"):
+    with pytest.raises(
+        TypeError, match=r"data must be an array, tuple, list or dict if include is given \(got the namedtuple Pair\)"
+    ):
         make(Pair(X, Y), include=("rows",))
     assert isinstance(next(iter(make(Pair(X, Y)))), Pair)
 
 
 def test_a_key_of_the_data_is_not_replaced() -> None:
     data = {"x": X, "classes": Y}
-    with pytest.raises(ValueError, match=r"include must not name keys of data \(got 'classes'\)"):
+    with pytest.raises(ValueError, match=r"include must not contain keys of data \(got 'classes'\)"):
         make(data, include=("rows", "classes"))
     assert list(next(iter(make(data, include=("rows",))))) == ["x", "classes", "rows"]
 

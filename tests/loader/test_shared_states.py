@@ -175,7 +175,9 @@ def test_one_rank_shares_its_state_with_itself_and_reduces_nothing() -> None:
 
 def test_it_needs_all_reduce_on_several_ranks() -> None:
     loader = make(1, 2, None, mixing=Proportional())
-    with pytest.raises(ValueError, match=r"state_dict\(shared=True\) on 2 ranks needs all_reduce \(got None\)"):
+    with pytest.raises(
+        ValueError, match=r"all_reduce must be a callable for state_dict\(shared=True\) on 2 ranks \(got None\)"
+    ):
         loader.state_dict(shared=True)
     assert loader.state_dict()["rank"] == 1
 

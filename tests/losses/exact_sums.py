@@ -29,7 +29,7 @@ class Twin(DeviceClassLoss):
 def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
     """Return sums by the kernel where there is one, else by its twin."""
     place = torch.device(device)
-    return (DeviceClassLoss if device_losses.by_kernel(place) else Twin)(num_classes, place)
+    return (DeviceClassLoss if device_losses.has_kernels(place) else Twin)(num_classes, place)
 
 
 def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dtype, n: int, num_classes: int) -> None:
@@ -47,7 +47,7 @@ def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dt
     finite = losses.isfinite()
     assert sums.not_finite == int((~wrong & ~finite).sum())
     if wrong.any():
-        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} others, left out, on {device}"):
+        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} out of range, skipped, on {device}"):
             sums.read()
     result = sums.read()
     for k in range(num_classes):

@@ -31,7 +31,7 @@ def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> 
     classes = torch.arange(5000) % (NUM_CLASSES + 2) - 1
     exact, rounded = totals("cpu"), totals("cpu")
     exact.add(losses, classes)
-    rounded.add_by_torch(losses, classes)
+    rounded.add_with_torch(losses, classes)
     assert exact.not_finite == rounded.not_finite > 0
     messages = []
     for one in (exact, rounded):
@@ -75,7 +75,7 @@ def test_sums_made_in_inference_mode_go_on_outside() -> None:
         sums = totals("cpu")
         sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 9]))
     sums.add(torch.tensor([4.0]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="got 1 others"):
+    with pytest.raises(ValueError, match="got 1 out of range"):
         sums.read()
     assert sums.sum[0] == 5
 
@@ -137,7 +137,7 @@ def test_a_window_goes_on_wherever_the_losses_are(monkeypatch: pytest.MonkeyPatc
         assert pending(there)[1] == pending(here)[1]
         np.testing.assert_allclose(pending(there)[0], pending(here)[0], rtol=1e-14)
     assert sum(pending(there)[1]) == 300
-    with pytest.raises(ValueError, match=r"of 7 classes \(got 8\)"):
+    with pytest.raises(ValueError, match=r"over 7 classes \(got 8\)"):
         there.record(totals("cpu", 8))
 
 
@@ -147,7 +147,7 @@ def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read(monkeypatch
     with pytest.warns(RuntimeWarning, match="not finite"):
         assert sum(pending(loader)[1]) == 1
     loader.record(torch.tensor([1.0, 2.0]), torch.tensor([7, 0]))
-    with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 others, left out, on cpu\)"):
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 out of range, skipped, on cpu\)"):
         pending(loader)
     assert pending(loader)[0] == [3, 0, 0, 0, 0, 0, 0]
 
