@@ -74,7 +74,7 @@ def changed(document: dict[str, Any], figure: int, factor: float) -> dict[str, A
     return copy
 
 
-def test_a_comparison_tells_what_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
+def test_a_comparison_shows_changes_beyond_the_quartiles(document: dict[str, Any]) -> None:
     assert compare(document, document) == "0 of 4 figures changed beyond their quartiles"
     assert "0 of 4" in compare(document, changed(document, 1, 1.05))
     text = compare(document, changed(document, 1, 1.1))
@@ -98,7 +98,7 @@ def test_the_command_compares(document: dict[str, Any], tmp_path: Path, capfd: p
 
 
 @pytest.mark.parametrize("content", [None, "[1]", "{}", "no json"])
-def test_the_command_refuses_what_is_no_run(
+def test_the_command_refuses_files_that_are_not_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     path = tmp_path / "run.json"

@@ -109,7 +109,7 @@ def test_sums_of_sums() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
+def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(dtype, weighted)
     expected = operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
     result = cuda_operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
@@ -125,7 +125,7 @@ def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -
     )
 
 
-def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> None:
+def test_targets_and_classes_out_of_range_raise_when_the_sums_are_read() -> None:
     logits, targets, classes = torch.randn(4, 3), torch.tensor([0, 3, -100, 2]), torch.tensor([0, 0, 7, 5])
     loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
     sums = DeviceClassLoss(2, CPU, words)
@@ -139,7 +139,7 @@ def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> N
     assert sums.count.tolist() == [1, 0]
 
 
-def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_equal_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
     image = torch.arange(50 * 48, dtype=torch.uint8).reshape(50, 3, 4, 4)
     data: dict[str, Any] = {

@@ -117,12 +117,12 @@ def reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def test_no_include_points_back() -> None:
+def test_no_include_points_backward() -> None:
     assert list(ROOT.glob("cpp/src/**/*.cpp"))
     assert wrong_includes(ROOT) == []
 
 
-def test_no_import_points_back() -> None:
+def test_no_import_points_backward() -> None:
     assert list(ROOT.glob("python/l2m_fast/*.py"))
     assert wrong_imports(ROOT) == []
 
@@ -149,7 +149,7 @@ def test_no_modules_import_each_other() -> None:
         ("cpp/tests/test_fields.cpp", "pybind11/embed.h"),
     ],
 )
-def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header: str) -> None:
+def test_a_backward_include_is_found(tmp_path: Path, file: str, header: str) -> None:
     planted = tmp_path / file
     planted.parent.mkdir(parents=True)
     planted.write_text(f'#include <vector>\n#include "l2m/base/errors.hpp"\n#  include <{header}>\n')
@@ -171,7 +171,7 @@ def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header:
         ("data/fields.py", "import benchmarks.race", "benchmarks.race"),
     ],
 )
-def test_an_import_that_points_back_is_found(tmp_path: Path, file: str, statement: str, module: str) -> None:
+def test_a_backward_import_is_found(tmp_path: Path, file: str, statement: str, module: str) -> None:
     planted = tmp_path / "python/l2m_fast" / file
     planted.parent.mkdir(parents=True)
     planted.write_text(f"import numpy\n\ndef late():\n    {statement}\n")

@@ -130,7 +130,7 @@ def test_other_values_are_another_policy(one: Any, other: Any) -> None:
         make(other).load_state_dict(state)
 
 
-def test_a_static_of_many_shares_is_told_from_one_that_differs_in_the_middle() -> None:
+def test_long_shares_that_differ_in_the_middle_are_another_policy() -> None:
     shares = np.full(2000, 1 / 2000)
     other = shares.copy()
     other[999:1001] += [1e-9, -1e-9]
@@ -158,7 +158,7 @@ def test_a_policy_that_holds_a_function_resumes_in_another_process() -> None:
     assert run(program, state) == state
 
 
-def test_what_a_policy_notes_while_it_runs_does_not_change_its_fingerprint() -> None:
+def test_attributes_set_during_a_run_do_not_change_the_fingerprint() -> None:
     loader = make(policy := Custom(calls=0))
     before = loader.state_dict()["fingerprint"]
     policy.calls = 7  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ class Recursive:
     inner: Any
 
 
-def test_objects_that_lead_to_themselves_end() -> None:
+def test_reference_cycles_are_supported() -> None:
     loop: list[Any] = []
     loop += [{"loop": loop}] * 9
     assert json.dumps(by_value(Recursive(loop)))
@@ -191,7 +191,7 @@ def test_a_fingerprint_survives_json(value: Any) -> None:
     assert by_value(value) == fingerprint
 
 
-def test_what_a_user_does_to_a_state_does_not_change_the_loader() -> None:
+def test_modifying_a_state_does_not_change_the_loader() -> None:
     loader = make(Learn2Mix(0.5))
     state = loader.state_dict()
     state["fingerprint"]["mixing"]["Learn2Mix"]["mixing_rate"] = 0.25

@@ -93,7 +93,7 @@ def test_one_long_label_does_not_widen_the_others(convert: Any) -> None:
     assert peak < 16 << 20
 
 
-def test_every_row_may_have_a_label_of_its_own() -> None:
+def test_every_row_may_have_a_different_label() -> None:
     labels = [f"{k:x}" for k in range(1_000_000)]
     with load(labels, len(labels)) as loader:
         assert loader.num_classes == len(labels)
@@ -138,13 +138,13 @@ NAMES = ["cat", "ant", "dog", "ant"]
     ],
     ids=name_of_case,
 )
-def test_strings_of_any_container_are_the_labels_of_a_list(classes: Any) -> None:
+def test_strings_in_any_container_give_the_labels_of_a_list(classes: Any) -> None:
     with load(classes, 4) as loader:
         assert loader.class_labels == ["ant", "cat", "dog"]
         assert ids_of_rows(loader) == [1, 0, 2, 0]
 
 
-def test_strings_of_pyarrow_are_the_labels_of_a_list() -> None:
+def test_strings_of_pyarrow_give_the_labels_of_a_list() -> None:
     pa = pytest.importorskip("pyarrow")
     for classes in (pd.Series(NAMES, dtype="string[pyarrow]"), pd.Series(NAMES, dtype=pd.ArrowDtype(pa.string()))):
         with load(classes, 4) as loader:
@@ -189,7 +189,7 @@ def test_labels_of_bytes_are_utf8(convert: Any) -> None:
     ],
     ids=name_of_case,
 )
-def test_integers_of_any_container_are_ids(classes: Any) -> None:
+def test_integers_in_any_container_are_ids(classes: Any) -> None:
     with load(classes, 4) as loader:
         assert loader.class_labels is None
         assert ids_of_rows(loader) == [2, 0, 1, 0]
@@ -272,7 +272,7 @@ WHOLE = r": use np\.asarray\(classes\)\.astype\(int\) if they are whole numbers"
     ],
     ids=name_of_case,
 )
-def test_what_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str) -> None:
+def test_a_value_that_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str) -> None:
     with pytest.raises(TypeError, match=rf"^classes must be integers or strings \(got {got}$"):
         load(classes, 2)
 
@@ -292,7 +292,7 @@ def test_what_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str
     ],
     ids=name_of_case,
 )
-def test_what_is_no_array_is_named(classes: Any, got: str) -> None:
+def test_a_value_that_is_not_an_array_is_named(classes: Any, got: str) -> None:
     expected = (
         rf"^classes must be an array of 2 ids or labels, one for each row \(got ({got})\): pass the array itself$"
     )
@@ -320,7 +320,7 @@ def test_what_is_no_array_is_named(classes: Any, got: str) -> None:
     ],
     ids=name_of_case,
 )
-def test_what_is_no_id_is_named(classes: Any, error: type[Exception], message: str) -> None:
+def test_a_value_that_is_not_an_id_is_named(classes: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load(classes, 2)
 
@@ -372,11 +372,11 @@ def test_messages_do_not_grow_with_the_classes(classes: Any) -> None:
     ],
     ids=name_of_case,
 )
-def test_values_are_shown_in_short(value: object, expected: str) -> None:
+def test_values_are_shortened_in_messages(value: object, expected: str) -> None:
     assert expected in shortened(value)
 
 
-def test_shortened_values_end_where_they_were_cut() -> None:
+def test_shortened_values_end_in_an_ellipsis() -> None:
     assert shortened(["y" * 100] * 4) == ("[" + ", ".join([repr("y" * 100)] * 4))[:197] + "..."
     assert len(shortened("y" * 1000)) == 200
     assert len(shortened({"y" * 100: "z" * 1000}, 50)) == 50

@@ -83,9 +83,7 @@ def test_a_policy_that_follows_losses_needs_classes() -> None:
 
 
 @pytest.mark.parametrize(("update_every", "step"), [(None, 10), (1, 2), (3, 6), (7, 14)])
-def test_where_no_loss_was_recorded_the_first_batch_that_should_feel_one_warns_once(
-    update_every: int | None, step: int
-) -> None:
+def test_without_losses_the_first_batch_that_depends_on_them_warns_once(update_every: int | None, step: int) -> None:
     loader = make(Learn2Mix(), update_every=update_every)
     warned = []
     with warnings.catch_warnings(record=True) as caught:
@@ -100,7 +98,7 @@ def test_where_no_loss_was_recorded_the_first_batch_that_should_feel_one_warns_o
 
 
 @pytest.mark.parametrize("after", ["in the loop", "after the loop", "with update()"])
-def test_whoever_records_losses_is_not_warned(after: str) -> None:
+def test_with_recorded_losses_there_is_no_warning(after: str) -> None:
     loader = make(Learn2Mix(0.5))
     for epoch in range(3):
         for batch in loader:

@@ -61,7 +61,7 @@ def rows_of(batches: Any) -> list[Any]:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_from_the_class_of_a_batch(num_threads: int, call: Any) -> None:
+def test_calls_from_the_class_of_a_batch_are_refused(num_threads: int, call: Any) -> None:
     caller = Caller(call)
 
     class Batch(NamedTuple):
@@ -96,7 +96,7 @@ class Policy:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("update_every", [None, 2])
-def test_from_a_policy(update_every: int | None, call: Any) -> None:
+def test_calls_from_a_policy_are_refused(update_every: int | None, call: Any) -> None:
     caller = Caller(call)
     options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "format": "numpy", "seed": 0}
     loader = Loader(np.arange(N), mixing=Policy(caller), update_every=update_every, **options)
@@ -110,7 +110,7 @@ def test_from_a_policy(update_every: int | None, call: Any) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_from_all_reduce(call: Any) -> None:
+def test_calls_from_all_reduce_are_refused(call: Any) -> None:
     caller = Caller(call)
 
     def all_reduce(sums: Any) -> Any:
@@ -153,7 +153,7 @@ BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
+def test_calls_from_a_signal_handler_are_refused_during_next(num_threads: int, name: str, alarm: Any) -> None:
     """Wherever the signal falls; the call is refused inside of next(), and does what it does between two lines."""
     options: dict[str, Any] = {"batch_size": 32, "steps_per_epoch": 100, "format": "numpy", "seed": 0}
     expected = [batch[:, 0].tolist() for batch in Loader(BIG, num_threads=0, **options)]
@@ -196,7 +196,7 @@ def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["next", "iter", "state_dict", "record"])
-def test_from_garbage_collection(call: str) -> None:
+def test_calls_from_garbage_collection_are_refused(call: str) -> None:
     caller = Caller(CALLS[call])
 
     class Batch(NamedTuple):
@@ -286,7 +286,7 @@ READS: dict[str, Callable[[Loader], object]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
-def test_what_there_is_to_see_can_be_seen_from_inside(read: Any) -> None:
+def test_attributes_can_be_read_from_inside_a_call(read: Any) -> None:
     caller = Caller(lambda loader, _: read(loader))
     options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "format": "numpy", "seed": 0}
     loader = Loader(np.arange(N), mixing=Policy(caller), update_every=2, **options)
@@ -298,7 +298,7 @@ def test_what_there_is_to_see_can_be_seen_from_inside(read: Any) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_a_thread_that_looks_on_disturbs_nothing(num_threads: int) -> None:
+def test_a_thread_that_reads_attributes_disturbs_nothing(num_threads: int) -> None:
     def make() -> Loader:
         classes = np.arange(4000) % 50
         return Loader(
@@ -337,7 +337,7 @@ def test_a_thread_that_looks_on_disturbs_nothing(num_threads: int) -> None:
     assert rows == expected
 
 
-def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_during_the_allocation_of_pinned_memory_does_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from l2m_fast import batch_source
@@ -364,7 +364,7 @@ def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pyt
 # ---- two threads
 
 
-def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
+def test_record_from_two_threads_adds_all_losses_or_is_refused() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Balanced(), format="numpy", seed=0)
     added = [0, 0]
     refused: list[str] = []
@@ -387,7 +387,7 @@ def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
     assert all("one consumer at a time" in message for message in refused)
 
 
-def test_a_callback_of_a_thread_that_holds_the_interpreter_crashes_nothing() -> None:
+def test_random_calls_from_signals_and_threads_do_not_crash() -> None:
     """Random calls from a timer signal, from a thread and from the main line; the process must end well."""
     program = """
         import random, signal, threading

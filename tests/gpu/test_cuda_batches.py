@@ -68,13 +68,13 @@ def check(where: str, device: str = "cuda", **settings: Any) -> None:
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-def test_batches_are_those_of_the_cpu(where: str) -> None:
+def test_batches_equal_those_of_the_cpu(where: str) -> None:
     check(where)
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
 @pytest.mark.parametrize("settings", [{"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str)
-def test_batches_are_those_of_the_cpu_whatever_the_settings(where: str, settings: dict[str, Any]) -> None:
+def test_batches_equal_those_of_the_cpu_for_all_options(where: str, settings: dict[str, Any]) -> None:
     check(where, **settings)
 
 
@@ -99,7 +99,7 @@ def test_a_batch_may_have_more_than_2_to_the_31_pieces(n: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-def test_a_batch_may_be_used_on_any_stream_and_let_go_of(where: str) -> None:
+def test_a_batch_may_be_used_on_any_stream_and_released(where: str) -> None:
     loader = Loader(data(where), batch_size=64, device="cuda", seed=1, prefetch=3)
     plain = Loader(data("host"), batch_size=64, seed=1)
     busy = torch.randn(2000, 2000, device="cuda")
@@ -172,7 +172,7 @@ def test_device_memory_is_bounded_by_the_batches_in_flight() -> None:
     assert batch <= peak <= (3 + 1 + 1) * (batch + rounding)  # prefetched, handed over, and the one before that
 
 
-def test_no_memory_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_the_device_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = Loader(torch.arange(64.0), batch_size=8, device="cuda", seed=0)
     batches = iter(loader)
     first = next(batches)
@@ -190,7 +190,7 @@ def test_no_memory_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.cat([first, *rest]).sort().values.cpu(), torch.arange(64.0))
 
 
-def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
+def test_a_state_from_the_cpu_resumes_on_the_device() -> None:
     x = torch.arange(100.0)
     plain, loader = Loader(x, batch_size=10, seed=3), Loader(x, batch_size=10, device="cuda")
     for step, _ in enumerate(plain):
@@ -201,7 +201,7 @@ def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
     assert all(torch.equal(a.cpu(), b) for a, b in zip(loader, plain, strict=True))
 
 
-def test_devices_that_do_not_fit() -> None:
+def test_wrong_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="available CUDA devices"):
         Loader(torch.zeros(4), batch_size=2, device=f"cuda:{torch.cuda.device_count()}")
     with pytest.raises(ValueError, match="available CUDA devices"):

@@ -93,7 +93,7 @@ def test_the_smallest_losses_are_added_exactly(loss_type: torch.dtype, num_class
     assert (sums[:3] != 0).all()
 
 
-def test_two_thousand_adds_leave_nothing_unfinished() -> None:
+def test_two_thousand_adds_leave_no_unfinished_sums() -> None:
     losses, classes = whole_numbers(50_000), torch.arange(50_000, device="cuda") % 100
     sums = totals("cuda", 100)
     for _ in range(2000):  # each finished by the last of several blocks
@@ -179,10 +179,10 @@ def test_steps_do_not_block_the_host(
     assert loader.state_dict()["window_counts"][0][0] == 6 * (10 + 50 + 50)
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_invalid_classes_raise_when_the_sums_are_read() -> None:
     loader = Loader(torch.arange(600.0), batch_size=50, classes=np.arange(600) % 5, mixing=Learn2Mix())
     next(iter(loader))
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="same shape"):
         loader.record(torch.ones(49, device="cuda"))
     with pytest.raises(TypeError, match="float16"):
         loader.record(torch.ones(50, device="cuda", dtype=torch.int64))

@@ -67,7 +67,11 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
             r'dtype of data must be supported by torch.from_numpy.*format="numpy"',
             {"data": x.astype(str), "format": "torch"},
         ),
-        "big endian for torch": (TypeError, r"supported by torch.from_numpy", {"data": x.astype(">i8"), "format": "torch"}),
+        "big endian for torch": (
+            TypeError,
+            r"supported by torch.from_numpy",
+            {"data": x.astype(">i8"), "format": "torch"},
+        ),
         "bfloat16 for numpy": (
             TypeError,
             r"dtype of data must be one of NumPy",
@@ -91,7 +95,11 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         # rows
         "no rows chosen": (ValueError, r"rows must select at least one of the 24 rows", {"rows": []}),
         "empty mask": (ValueError, r"mask without True", {"rows": np.zeros(N, bool)}),
-        "short mask": (ValueError, r"one bool for each of the 24 rows if it is a mask \(got 5\)", {"rows": np.ones(5, bool)}),
+        "short mask": (
+            ValueError,
+            r"one bool for each of the 24 rows if it is a mask \(got 5\)",
+            {"rows": np.ones(5, bool)},
+        ),
         "row twice": (ValueError, r"3", {"rows": [1, 3, 5, 3]}),
         "row beyond": (IndexError, r"rows must be (ids )?in \[0, 24\) \(got 24\)", {"rows": [0, 24]}),
         "row negative": (IndexError, r"rows must be (ids )?in \[0, 24\) \(got -1\)", {"rows": [0, -1]}),
@@ -207,6 +215,6 @@ def test_proportions_of_an_empty_class_are_refused() -> None:
         make(classes=CLASSES * 2, mixing=l2m_fast.Static([0.5, 0.1, 0.2, 0.0, 0.2]))
 
 
-def test_proportions_nearly_summing_to_one_are_made_to() -> None:
+def test_proportions_nearly_summing_to_one_are_renormalized() -> None:
     loader = make(classes=CLASSES, mixing=l2m_fast.Static([0.5, 0.25, 0.25 + 9e-7]))
     assert loader.proportions.sum() == pytest.approx(1, abs=1e-15)

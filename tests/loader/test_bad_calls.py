@@ -66,7 +66,7 @@ def test_record_refuses_and_adds_nothing(name: str) -> None:
     assert len(list(batches)) == 3
 
 
-def test_there_is_nothing_to_record_before_any_batch() -> None:
+def test_record_before_any_batch_is_refused() -> None:
     loader = make(classes=CLASSES)
     for call in (lambda: loader.record(np.zeros(6)), lambda: loader.batch_rows, lambda: loader.batch_classes):
         with pytest.raises(RuntimeError, match="no batch has been yielded"):
@@ -84,7 +84,7 @@ def test_record_with_classes_works_before_any_batch() -> None:
     assert loader.class_losses.tolist() == [1, 1, 1]
 
 
-def test_update_is_refused_where_the_loader_updates_by_itself() -> None:
+def test_update_is_refused_with_update_every() -> None:
     loader = make(classes=CLASSES, update_every=2)
     with pytest.raises(RuntimeError, match=r"update_every=None: this loader updates every 2 steps"):
         loader.update()
@@ -102,7 +102,7 @@ def test_set_epoch_refuses(epoch: Any, error: type[Exception]) -> None:
     assert len(list(loader)) == 4
 
 
-def test_an_initialised_process_group_without_a_rank_is_warned_of_once(
+def test_an_initialized_process_group_without_a_rank_warns_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("l2m_fast.distributed._warned_of_ranks", False)

@@ -138,7 +138,7 @@ def test_without_classes_an_epoch_has_every_row_once(shuffle: bool, batch_size: 
         assert (orders[0] == orders[1]) is not shuffle
 
 
-def test_drop_last_leaves_out_the_short_batch() -> None:
+def test_drop_last_drops_the_short_batch() -> None:
     loader = Loader(np.arange(10), batch_size=4, drop_last=True, format="numpy", seed=0)
     assert len(loader) == 2
     missing = set()
@@ -158,7 +158,7 @@ def test_drop_last_has_no_effect_with_classes() -> None:
         assert [len(batch) for batch in loader] == [100]
 
 
-def test_steps_per_epoch_goes_on_through_the_data() -> None:
+def test_steps_per_epoch_continues_through_the_data() -> None:
     loader = Loader(np.arange(12), batch_size=4, steps_per_epoch=2, format="numpy", seed=0)
     rows = [row for _ in range(6) for batch in loader for row in batch.tolist()]
     assert all(sorted(rows[start : start + 12]) == list(range(12)) for start in range(0, 48, 12))
@@ -241,7 +241,7 @@ def test_quotas_are_exact_and_do_not_drift(shares: list[int], batch_size: int, s
     assert np.abs(total - 80 * batch_size * p).max() < 4
 
 
-def test_no_row_comes_twice_before_all_of_its_class_came() -> None:
+def test_no_row_repeats_before_all_rows_of_its_class_were_drawn() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, format="numpy", seed=5)
     rows = [row for _ in range(12) for batch in loader for row in batch.tolist()]
     for k, of_class in enumerate(ROWS_OF):

@@ -123,7 +123,7 @@ def test_the_data_outlives_the_threads_that_read_it() -> None:
         gc.collect()
 
 
-def test_an_iterator_that_its_own_loader_leads_to_is_collected() -> None:
+def test_an_iterator_in_a_reference_cycle_with_its_loader_is_collected() -> None:
     class Trainer:
         def __init__(self) -> None:
             self.loader = make(mixing=Learn2Mix(), rank=0, world_size=2, all_reduce=self.all_reduce)
@@ -138,7 +138,7 @@ def test_an_iterator_that_its_own_loader_leads_to_is_collected() -> None:
     assert dead() is None
 
 
-def test_the_data_is_let_go_with_the_loader_and_its_batches_are_not() -> None:
+def test_the_data_is_released_with_the_loader_and_batches_stay_valid() -> None:
     class Array(np.ndarray[Any, Any]):
         pass
 

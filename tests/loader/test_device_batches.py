@@ -139,7 +139,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     ],
     ids=str,
 )
-def test_batches_are_the_same_wherever_they_go(
+def test_batches_are_the_same_on_every_device(
     make: Callable[..., Loader], prefetch: int, num_threads: int, changed: dict[str, Any]
 ) -> None:
     if prefetch == 5:
@@ -158,7 +158,7 @@ def test_batches_are_the_same_wherever_they_go(
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)
-def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
+def test_epochs_may_be_left_unfinished_and_restored(make: Callable[..., Loader]) -> None:
     changing = {"classes": DATA["y"], "mixing": Learn2Mix(0.5), "update_every": 3}
     plain, loader = Loader(**settings(**changing)), make(**settings(**changing))
     for steps in range(1, 11):
@@ -179,7 +179,7 @@ def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
 @pytest.mark.parametrize("make", MODES, indirect=True)
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["pinned_empty", "send", "receive"])
-def test_what_is_raised_on_the_way_loses_nothing(
+def test_an_error_during_the_transfer_loses_no_batch(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
 ) -> None:
     plain, loader = Loader(**settings()), make(**settings())
@@ -228,7 +228,9 @@ def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], 
 
 
 @pytest.mark.parametrize("make", ["resident"], indirect=True)
-def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_ids_of_several_batches_are_copied_together(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent = []
     send = device_data.DeviceBatches.send
 
@@ -246,7 +248,7 @@ def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pyte
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)
-def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_released(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
     alive = 0
 
     def counted(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -276,7 +278,7 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("make", ["staged"], indirect=True)
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 3])
-def test_as_many_batches_come_ahead_as_were_asked_for(
+def test_prefetch_is_the_number_of_batches_sent_ahead(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
     sent, least = 0, []
@@ -296,7 +298,7 @@ def test_as_many_batches_come_ahead_as_were_asked_for(
 
 
 @pytest.mark.parametrize("make", ["staged"], indirect=True)
-def test_without_room_for_several_batches_they_come_one_by_one(
+def test_without_memory_for_several_batches_they_are_sent_one_by_one(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = 0

@@ -33,18 +33,18 @@ def test_the_cpu_is_a_device_too() -> None:
 @pytest.mark.parametrize(
     "device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such", -1, "cuda:256", 10**30]
 )
-def test_a_device_that_there_is_not(device: object) -> None:
+def test_a_missing_device_is_refused(device: object) -> None:
     with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 available CUDA devices \(got "):
         Loader(**settings(device=device))
 
 
 @pytest.mark.parametrize("device", [1.5, True, ["cuda"]])
-def test_what_is_no_device(device: object) -> None:
+def test_a_value_that_is_not_a_device_is_refused(device: object) -> None:
     with pytest.raises(TypeError, match="device must be None, 'cpu' or one of"):
         Loader(**settings(device=device))
 
 
-def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)

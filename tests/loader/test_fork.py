@@ -24,7 +24,7 @@ def _in_child(rows: Any, expected: Any) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("begun", [None, 0, 4], ids=["before iter()", "before the first batch", "in mid-epoch"])
 @pytest.mark.parametrize("num_threads", THREADS)
-def test_parent_and_child_of_a_fork_both_go_on_with_the_same_batches(num_threads: int, begun: int | None) -> None:
+def test_parent_and_child_of_a_fork_continue_with_the_same_batches(num_threads: int, begun: int | None) -> None:
     expected = rows_of(itertools.chain(*itertools.repeat(reference := make(num_threads=0), 2)))
     loader = make(num_threads=num_threads)
     batches = iter(loader) if begun is not None else None
@@ -43,7 +43,7 @@ def test_parent_and_child_of_a_fork_both_go_on_with_the_same_batches(num_threads
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("num_threads", THREADS)
-def test_a_child_may_make_loaders_of_its_own_and_drop_its_parents(num_threads: int) -> None:
+def test_a_child_may_create_loaders_and_drop_those_of_its_parent(num_threads: int) -> None:
     expected = rows_of(make(num_threads=0, seed=1))
     loaders = [make(num_threads=num_threads)]
     batches = [iter(loaders[0])]

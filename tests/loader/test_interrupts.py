@@ -42,7 +42,7 @@ BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 
     "structure", [lambda x: x, lambda x: (x, x[:, 0]), lambda x: {"x": [x]}], ids=["array", "tuple", "dict"]
 )
 @pytest.mark.parametrize(("num_threads", "prefetch"), [(0, 0), (0, 4), (1, 1), (2, 0), (2, 4)])
-def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
+def test_an_interrupt_in_next_neither_loses_nor_repeats_a_batch(
     num_threads: int, prefetch: int, structure: Any, alarm: Any
 ) -> None:
     def loader_of(**options: Any) -> Loader:
@@ -84,7 +84,7 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some fall into a weakref's callback
-def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_loaded(alarm: Any) -> None:
+def test_an_interrupt_in_load_state_dict_leaves_the_old_or_the_new_state(alarm: Any) -> None:
     loader = make(mixing=Learn2Mix(), num_threads=0)
     states = []
     for steps in (3, 11):
@@ -110,7 +110,7 @@ def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_l
     assert interrupted > 0
 
 
-def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_goes_on() -> None:
+def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_stays_usable() -> None:
     out = run(
         """
         data = np.zeros((64, 1 << 16), np.uint8)
@@ -131,7 +131,7 @@ def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_goes_on() -> None
     assert out == "1 4 4 4\n" * 3
 
 
-def test_a_process_that_is_interrupted_in_next_dies_of_it() -> None:
+def test_a_process_interrupted_in_next_exits() -> None:
     program = """
         import sys, numpy as np, l2m_fast
         loader = l2m_fast.Loader(np.zeros((64, 1 << 16)), batch_size=512, steps_per_epoch=10**9, format="numpy", num_threads=2)

@@ -34,7 +34,7 @@ def test_set_epoch_without_classes_gives_the_batches_of_that_epoch() -> None:
     assert told.epoch == 3
 
 
-def test_set_epoch_with_classes_starts_fresh_passes_addressed_by_the_epoch() -> None:
+def test_set_epoch_with_classes_starts_new_passes_that_depend_on_the_epoch() -> None:
     runs = []
     for before in (0, 2):
         loader = make(mixing=Balanced(), batch_size=6, prefetch=5)
@@ -80,7 +80,7 @@ def test_set_epoch_does_not_disturb_the_running_epoch() -> None:
     assert told.epoch == 9
 
 
-def test_an_epoch_that_was_set_is_part_of_what_there_is_to_see_and_to_save() -> None:
+def test_an_epoch_that_was_set_is_part_of_attributes_and_states() -> None:
     loader = make(mixing=Balanced())
     list(loader)
     loader.set_epoch(9)
@@ -115,7 +115,7 @@ def test_set_epoch_keeps_the_last_batch(running: bool) -> None:
     assert loader.state_dict()["window_counts"][0] == plain.state_dict()["window_counts"][0]
 
 
-def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
+def test_set_epoch_to_a_restored_epoch_resumes_in_its_middle() -> None:
     loader = make(mixing=Balanced())
     batches = iter(loader)
     list(itertools.islice(batches, 2))
@@ -131,7 +131,7 @@ def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
         assert restored.epoch == epoch + 1
 
 
-def test_the_last_set_epoch_counts() -> None:
+def test_the_last_set_epoch_takes_effect() -> None:
     loader = make()
     for epoch in (4, 2, 0):
         loader.set_epoch(epoch)

@@ -73,7 +73,7 @@ def test_a_state_taken_and_loaded_is_the_same_state(options: Any) -> None:
                 np.testing.assert_array_equal(restored.proportions, run.proportions)
 
 
-def test_a_state_is_what_was_consumed_not_what_was_prefetched() -> None:
+def test_a_state_describes_consumed_batches_not_prefetched_ones() -> None:
     states = []
     for prefetch, num_threads in ((0, 0), (1, 1), (16, 2)):
         loader = make(prefetch=prefetch, num_threads=num_threads)
@@ -83,7 +83,7 @@ def test_a_state_is_what_was_consumed_not_what_was_prefetched() -> None:
     assert states[0]["total_step"] == 3
 
 
-def test_a_state_is_small_and_the_users_own() -> None:
+def test_a_state_is_small_and_a_copy() -> None:
     loader = make()
     batches = iter(loader)
     next(batches)
@@ -102,7 +102,7 @@ def test_a_state_is_small_and_the_users_own() -> None:
     assert again.state_dict()["passes"][0] == 0
 
 
-def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+def test_a_state_at_the_end_of_an_epoch_resumes_with_the_next() -> None:
     expected = make()
     run = make()
     for epoch in range(3):
@@ -153,7 +153,7 @@ def test_loading_into_a_running_loader_ends_its_iterator() -> None:
     assert [batch.tolist() for batch in loader] == first + resumed
 
 
-def test_an_iterator_of_before_a_load_cannot_go_on_beside_it() -> None:
+def test_an_iterator_created_before_a_load_raises_after_it() -> None:
     loader = make(prefetch=4)
     batches = iter(loader)
     next(batches)
@@ -164,7 +164,7 @@ def test_an_iterator_of_before_a_load_cannot_go_on_beside_it() -> None:
     assert len(list(loader)) == STEPS - 1
 
 
-def test_the_seed_is_taken_over() -> None:
+def test_the_seed_is_restored() -> None:
     loader = make(seed=2**64 - 1)
     list(itertools.islice(loader, 2))
     other = make(seed=3)

@@ -84,7 +84,7 @@ def test_a_state_without_pending_losses_resumes_on_other_ranks_alone() -> None:
     assert len(list(whole)) == 3
 
 
-def test_pending_losses_of_the_other_ranks_are_not_forgotten() -> None:
+def test_pending_losses_of_the_other_ranks_are_restored() -> None:
     ranks = _ranks(2, [])
     for loader in ranks:
         loader.record(losses_of(next(iter(loader))))
@@ -95,7 +95,7 @@ def test_pending_losses_of_the_other_ranks_are_not_forgotten() -> None:
     assert whole.state_dict() == before
 
 
-def test_a_list_must_hold_the_states_of_all_ranks_at_one_moment() -> None:
+def test_a_list_must_contain_the_states_of_all_ranks_at_the_same_step() -> None:
     states = [loader.state_dict() for loader in _ranks(3, [])]
     (whole,) = _ranks(1, [])
     later = {**states[2], "total_step": 1, "step": 1}
@@ -115,7 +115,7 @@ def test_a_list_must_hold_the_states_of_all_ranks_at_one_moment() -> None:
 # ---- states that do not fit
 
 
-def test_sums_of_ranks_stop_at_the_largest_float() -> None:
+def test_sums_of_ranks_are_clamped_to_the_largest_float() -> None:
     mailbox: list[Any] = []
     ranks = _ranks(2, mailbox)
     for loader in ranks:

@@ -75,7 +75,7 @@ def test_a_row_whose_target_is_ignored_adds_nothing(ignore_index: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
-def test_classes_are_what_the_sums_are_by(dtype: torch.dtype) -> None:
+def test_the_sums_are_by_the_given_classes(dtype: torch.dtype) -> None:
     logits, targets = case(40, 6)
     classes = (torch.arange(40) % 3).to(dtype)
     assert_equals_torch(logits, targets, 3, classes=classes)
@@ -100,14 +100,14 @@ def test_logits_need_not_be_contiguous(logits: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_rows_are_a_nan_and_no_sums(dtype: torch.dtype) -> None:
+def test_no_rows_give_nan_and_sums_of_0(dtype: torch.dtype) -> None:
     logits, targets = case(0, 4, dtype)
     assert_equals_torch(logits, targets, 4)
     assert cross_entropy(logits, targets, 4)[0].isnan()
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_all_rows_ignored_are_a_nan_without_gradient(label_smoothing: float) -> None:
+def test_all_rows_ignored_give_nan_without_gradient(label_smoothing: float) -> None:
     logits, targets = case(3, 4)
     loss, sums = cross_entropy(logits, torch.full_like(targets, -100), 4, label_smoothing=label_smoothing)
     assert loss.isnan()
@@ -118,7 +118,7 @@ def test_all_rows_ignored_are_a_nan_without_gradient(label_smoothing: float) -> 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_logits_that_are_not_finite_do_as_torch_does(dtype: torch.dtype, value: float, label_smoothing: float) -> None:
+def test_non_finite_logits_give_the_result_of_torch(dtype: torch.dtype, value: float, label_smoothing: float) -> None:
     plain, _ = case(4, 5, dtype)
     values = plain.detach().clone()
     values[0, 1] = values[1, 2] = values[3] = value
@@ -134,7 +134,7 @@ def test_logits_that_are_not_finite_do_as_torch_does(dtype: torch.dtype, value: 
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 3e37])
-def test_logits_of_any_size_keep_their_digits(scale: float) -> None:
+def test_logits_of_any_magnitude_are_accurate(scale: float) -> None:
     for columns in (2, 100):
         logits, targets = case(20, columns, scale=scale)
         assert_equals_torch(logits.detach().requires_grad_(), targets, columns)
@@ -170,7 +170,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
+def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, *options = arguments(dtype, weighted)
     native = operators.cross_entropy(logits, targets, classes, weight, *options)
     composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, *options)
@@ -191,7 +191,7 @@ def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool) -> None:
+def test_targets_out_of_range_give_nan_by_torch_operations(weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(torch.float32, weighted)
     targets[2], targets[5] = logits.shape[1], -7
     outputs = operators.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
@@ -208,7 +208,7 @@ def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_operators_are_registered_as_torch_demands(weighted: bool) -> None:
+def test_the_operators_pass_the_checks_of_torch(weighted: bool) -> None:
     given = arguments(torch.float32, weighted)
     torch.library.opcheck(operators.cross_entropy, given)
     logits, targets, _, weight, *_ = given

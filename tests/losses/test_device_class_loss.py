@@ -25,7 +25,7 @@ def test_sums_are_the_nearest_to_the_exact_ones(loss_type: torch.dtype, class_ty
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
-def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> None:
+def test_torch_operations_give_the_same_except_for_rounding(loss_type: torch.dtype) -> None:
     losses = torch.linspace(-1, 9, 5000).to(loss_type)
     losses[::100] = math.inf
     classes = torch.arange(5000) % (NUM_CLASSES + 2) - 1
@@ -44,7 +44,7 @@ def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> 
     np.testing.assert_allclose(result.sum, expected.sum, rtol=1e-13)
 
 
-def test_grouped_losses_give_the_same_but_for_rounding() -> None:
+def test_grouped_losses_give_the_same_except_for_rounding() -> None:
     rng = np.random.default_rng(2)
     losses, classes = torch.from_numpy(rng.random(300)), np.sort(rng.integers(0, NUM_CLASSES, 300)).astype(np.int32)
     by_class, by_id = totals("cpu"), totals("cpu")
@@ -54,7 +54,7 @@ def test_grouped_losses_give_the_same_but_for_rounding() -> None:
     assert by_class.count.tolist() == by_id.count.tolist()
 
 
-def test_it_is_read_as_a_class_loss_is() -> None:
+def test_it_is_read_like_a_class_loss() -> None:
     sums = totals("cpu")
     sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 6]))
     total, count = sums
@@ -70,7 +70,7 @@ def test_a_device_may_have_several_names() -> None:
     assert sums.sum.tolist() == [3, 0]
 
 
-def test_sums_made_in_inference_mode_go_on_outside() -> None:
+def test_sums_created_in_inference_mode_can_be_updated_outside() -> None:
     with torch.inference_mode():
         sums = totals("cpu")
         sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 9]))
@@ -119,7 +119,7 @@ def pending(loader: Loader) -> tuple[list[float], list[int]]:
     return state["window_sums"][0], state["window_counts"][0]
 
 
-def test_a_window_goes_on_wherever_the_losses_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_may_mix_losses_on_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     there = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     here = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
@@ -141,7 +141,7 @@ def test_a_window_goes_on_wherever_the_losses_are(monkeypatch: pytest.MonkeyPatc
         there.record(totals("cpu", 8))
 
 
-def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_classes_on_a_device_raise_when_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     loader.record(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
     with pytest.warns(RuntimeWarning, match="not finite"):
@@ -191,7 +191,7 @@ def run(
 
 @pytest.mark.parametrize("order", ["shuffled", "grouped"])
 @pytest.mark.parametrize("update_every", [None, 1, 2, 3, 7, 24, 100])
-def test_losses_on_a_device_act_as_others_do(
+def test_losses_on_a_device_have_the_same_effect_as_others(
     monkeypatch: pytest.MonkeyPatch, update_every: int | None, order: Literal["shuffled", "grouped"]
 ) -> None:
     (here, rows), (there, rows_too) = (run(monkeypatch, there, update_every, order) for there in (False, True))
@@ -205,13 +205,13 @@ def test_losses_on_a_device_act_as_others_do(
 
 
 @pytest.mark.parametrize("stop", [*range(1, 24), 25, 29, 35])
-def test_a_state_in_the_middle_of_a_window_that_is_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_a_state_contains_the_sums_of_a_window_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     _, rows = run(monkeypatch, True, 7)
     assert run(monkeypatch, True, 7, stop=stop)[1] == rows
 
 
 @pytest.mark.parametrize("update_every", [None, 10])
-def test_what_was_recorded_is_there_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
+def test_recorded_losses_remain_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
     loaders = [run(monkeypatch, there, update_every)[0] for there in (False, True)]
     for loader in loaders:
         loader.close()

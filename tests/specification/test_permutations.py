@@ -59,7 +59,7 @@ def test_a_class_of_several_buckets_is_permuted_uniformly(size: int) -> None:
     assert_uniform(counts, 31 * 31)
 
 
-def test_buckets_are_chosen_by_16_bit_quarters_and_shuffled_apart() -> None:
+def test_buckets_are_chosen_by_16_bit_quarters_and_shuffled_separately() -> None:
     size = MAX_UNSPLIT + 5  # 8 buckets of some 65,536: the top three bits of a quarter
     quarters = [
         int(word) >> 16 * i & 0xFFFF
@@ -92,7 +92,7 @@ def test_draws_are_without_replacement_in_a_batch_and_across_passes(size: int, s
         assert len(cursor.held) < size
 
 
-def test_a_held_row_comes_first_in_the_next_batch() -> None:
+def test_a_held_row_is_first_in_the_next_batch() -> None:
     passes = [[0, 1, 2, 3], [3, 0, 1, 2]]
     cursor = Cursor()
     drawn = [draw(cursor, 3, 4, lambda number, position: passes[number][position])]

@@ -99,7 +99,7 @@ def test_offsets_stay_uniform_and_move_by_at_most_half_an_interval() -> None:
     assert ends.max() == 2**16 - 1
 
 
-def test_drift_does_not_grow_where_a_class_is_entitled_to_whole_rows_in_every_other_window() -> None:
+def test_drift_does_not_grow_if_a_class_is_due_whole_rows_in_every_other_window() -> None:
     due, now, drift = first_due(2, 3), np.zeros(3), np.zeros(3)
     for window in range(1500):
         p = np.array([0.1, 0.3, 0.6]) if window % 2 else np.array([0.123, 0.271, 0.606])
@@ -110,7 +110,7 @@ def test_drift_does_not_grow_where_a_class_is_entitled_to_whole_rows_in_every_ot
             assert abs(drift).max() < 3
 
 
-def test_which_classes_meet_varies_and_is_close_to_independent() -> None:
+def test_classes_meet_in_batches_nearly_independently() -> None:
     steps = 1500
     quota = many_quotas(0, np.full(100, 0.01), 50, steps)
     assert len({row.tobytes() for row in quota}) == steps

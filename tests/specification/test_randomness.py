@@ -42,7 +42,7 @@ KNOWN_ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "block"), KNOWN_ANSWERS)
-def test_philox_gives_the_known_answers(counter: list[int], key: list[int], block: list[int]) -> None:
+def test_philox_passes_the_known_answer_tests(counter: list[int], key: list[int], block: list[int]) -> None:
     assert plain_philox(counter, key) == block
     before = sum(word << 64 * i for i, word in enumerate(counter)) - 1  # NumPy counts up before each block
     numpy_counter = np.array([before >> 64 * i & MAX_WORD for i in range(4)], np.uint64)
@@ -50,7 +50,7 @@ def test_philox_gives_the_known_answers(counter: list[int], key: list[int], bloc
 
 
 @given(st.integers(0, MAX_WORD), *[st.integers(0, 2**32)] * 4, st.integers(1, 9))
-def test_words_of_a_stream_are_philox_blocks_from_counter_one_on(
+def test_words_of_a_stream_are_philox_blocks_starting_at_counter_one(
     seed: int, stream: int, a: int, b: int, c: int, count: int
 ) -> None:
     blocks = [plain_philox([1 + i, a, b, c], [seed, stream]) for i in range(3)]
@@ -67,7 +67,7 @@ def plain_sfc64(a: int, b: int, c: int) -> Iterator[int]:
 
 
 @given(st.integers(0, MAX_WORD), *[st.integers(0, 2**32)] * 4)
-def test_a_sequence_is_sfc64_from_the_words_of_its_address_on(seed: int, stream: int, a: int, b: int, c: int) -> None:
+def test_a_sequence_is_sfc64_seeded_by_the_words_of_its_address(seed: int, stream: int, a: int, b: int, c: int) -> None:
     expected = [*itertools.islice(plain_sfc64(*words(seed, stream, a, b, c, 3).tolist()), 30)]
     assert sequence(seed, stream, a, b, c).random_raw(30).tolist() == expected
 
