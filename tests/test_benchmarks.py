@@ -1,4 +1,4 @@
-"""The program `python -m benchmarks`, the page of a run and what changed between two; nothing here is timed."""
+"""The program `python -m benchmarks`: the page of a run, and the comparison of two runs. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report
 
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
-    """A run of four figures."""
+    """Return a run with four figures."""
     report = Report()
     report.add("a <case>", "rival", Spread(100.0, 90.0, 110.0), "rows/s")
     report.add("a <case>", "l2m_fast", Spread(4000.0, 3900.0, 4100.0), "rows/s")
@@ -33,7 +33,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
 
 
 class Text(HTMLParser):
-    """The text of a page; checks that what is opened is closed in order."""
+    """Text of a page; the parser checks that elements are closed in order."""
 
     VOID = ("meta", "rect", "line")
 

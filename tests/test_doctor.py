@@ -1,4 +1,4 @@
-"""`l2m-fast doctor`, `--version`, and `python -m l2m_fast`: what they print and when they fail."""
+"""Output and failures of `l2m-fast doctor`, `l2m-fast --version` and `python -m l2m_fast`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTIONS = ["Versions", "Machine", "Self-test", "Speed"]
 
 
 def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python with warnings as errors, with a folder in front of its path."""
+    """Run Python with warnings as errors and a folder at the front of its path."""
     folders = [*([str(path)] if path else []), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
@@ -34,7 +34,7 @@ def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProces
 
 
 def values(printed: str) -> dict[str, str]:
-    """Return the first value that a report prints for each name, a section being named by its first word."""
+    """Return the first value of each name in a report; a section is named by its first word."""
     report: dict[str, str] = {}
     for line in printed.splitlines():
         if line.startswith("  "):
@@ -158,7 +158,7 @@ BUILT = {"cuda_built": True, "without_cuda": "", "cuda_usable": False}
 
 
 def torch_with(cuda: str | None, *, available: bool = False, warning: str = "") -> SimpleNamespace:
-    """Return what the doctor asks torch for."""
+    """Return a mock of torch with the attributes that the doctor uses."""
 
     def is_available() -> bool:
         if warning:

@@ -1,4 +1,4 @@
-"""Runner of the GPU tests and benchmarks (tests/gpu/check.py, benchmarks/gpu), on parts that need no GPU."""
+"""Runner of the GPU tests and benchmarks (tests/gpu/check.py, benchmarks/gpu), tested on parts that need no GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The module of CUDA kernels, compiled for the CPU (cpp/tests/cuda_on_cpu), behind the Python that calls it.
+"""The module of CUDA kernels, compiled for the CPU (cpp/tests/cuda_on_cpu), together with the Python that calls it.
 
 That a kernel is right is shown by cpp/tests/test_cuda_*.cpp; here, that it is called rightly. tests/gpu has the same on a device.
 """
@@ -36,7 +36,7 @@ STREAM = SimpleNamespace(cuda_stream=0)
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module `_cuda`, whose kernels run on the CPU."""
+    """Return the module `_cuda`, whose kernels run on the CPU."""
     path = tmp_path_factory.mktemp("kernels") / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = [CPP / "include", CPP / "cuda", CPP / "tests/cuda_on_cpu", pybind11.get_include()]
     include.append(Path(sysconfig.get_paths()["include"]))
@@ -54,7 +54,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the package take the CPU for a device."""
+    """Make the package treat the CPU as a device."""
     for user in (device_losses, device_data, cuda_operators):
         monkeypatch.setattr(user, "_cuda", module)
     for user in (device_losses, device_data):

@@ -35,7 +35,7 @@ OUTSIDE_PACKAGE = {"benchmarks", "examples", "l2m_experiments", "oracle", "tests
 
 
 def wrong_includes(root: Path) -> list[str]:
-    """Every `#include` under root/cpp that the direction forbids, as `file includes header`."""
+    """Return every forbidden `#include` under root/cpp, as `file includes header`."""
     wrong = []
     decided: set[Path] = set()
     for pattern, allowed in ALLOWED_INCLUDES.items():
@@ -52,7 +52,7 @@ def wrong_includes(root: Path) -> list[str]:
 
 
 def imported_modules(statements: Iterable[ast.AST], package: str) -> set[str]:
-    """Return the absolute names of all modules that statements of a module inside `package` import."""
+    """Return the absolute names of all modules that a module inside `package` imports."""
     modules = set()
     for node in statements:
         if isinstance(node, ast.Import):
@@ -65,7 +65,7 @@ def imported_modules(statements: Iterable[ast.AST], package: str) -> set[str]:
 
 
 def wrong_imports(root: Path) -> list[str]:
-    """Every import under root/python/l2m_fast that the direction forbids, as `file imports module`."""
+    """Return every forbidden import under root/python/l2m_fast, as `file imports module`."""
     wrong = []
     for file in sorted(root.glob("python/l2m_fast/**/*.py")):
         place = file.relative_to(root / "python/l2m_fast")
@@ -81,7 +81,7 @@ def wrong_imports(root: Path) -> list[str]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what is below a node, also inside functions, but not what only type checkers read."""
+    """Yield the nodes below a node, including functions, but not `if TYPE_CHECKING` blocks."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue

@@ -1,4 +1,4 @@
-"""Arrays of any dtype and strides, delivered as they are."""
+"""Arrays of any dtype and strides are delivered unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loader.plain import CLASSES, N, make
 
 
 def assert_delivers(loader: Loader, expected: Any) -> None:
-    """Every batch of an epoch is `expected` at the rows that it says it has."""
+    """Check that every batch of an epoch contains the rows of `expected` given by `batch_rows`."""
     for batch in loader:
         rows = np.asarray(loader.batch_rows)
         np.testing.assert_array_equal(np.asarray(batch), np.asarray(expected)[rows])

@@ -1,4 +1,4 @@
-"""Bytes that become floats in a batch."""
+"""Bytes that are converted to floats in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may pass by mistake: an error or a warning that says what to write instead."""
+"""Arguments that a user may pass by mistake give an error or a warning that names the right call."""
 
 from __future__ import annotations
 

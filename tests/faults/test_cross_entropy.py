@@ -1,4 +1,4 @@
-"""cross_entropy and class_loss with odd weights, tensors, derivatives and other arguments."""
+"""`cross_entropy` and `class_loss` with odd weights, tensors, derivatives and other arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def by_package(
 def by_torch_operations(
     logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, label_smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the package has for devices without its kernels."""
+    """Compute the cross entropy by torch operations, as on devices without kernels."""
     of_weight = weight.double()
     loss, _, *saved = operators.cross_entropy._init_fn(logits, targets, targets, of_weight, 4, -100, label_smoothing)
     backward = (torch.tensor(1.0), logits, targets, of_weight, *saved, -100, label_smoothing)
@@ -102,7 +102,7 @@ def test_weights_of_1_over_the_counts_may_have_empty_classes() -> None:
 def test_with_smoothing_an_infinite_weight_gives_an_infinite_loss_for_a_certain_row(
     weight: list[float], target: int, of_torch: float
 ) -> None:
-    """Torch's mean is NaN where the row is certain of the column of that weight: a difference that is documented."""
+    """The mean of torch is NaN if the row is certain of the column with that weight; this difference is documented."""
     given = torch.tensor([[0.0, 200.0], [1.0, 2.0]]), torch.tensor([target, target]), torch.tensor(weight), 0.1
     torch.testing.assert_close(by_torch(*given)[0], torch.tensor(of_torch), equal_nan=True)
     assert by_package(*given)[0] == math.inf
@@ -115,7 +115,7 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecat
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the names of all operators called."""
+    """Recorder of the names of all operators called."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -229,12 +229,12 @@ def test_a_tensor_without_a_tangent_is_accepted_together_with_one_that_has_it() 
 
 
 class Ordinary(torch.Tensor):
-    """A subclass that has the memory of the tensor it was made of."""
+    """Tensor subclass that shares the memory of another tensor."""
 
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Callable[[torch.Tensor], torch.Tensor]]]:
-    """Tensors without numbers in memory of their own, made of a tensor."""
+    """Yield tensors without values in memory of their own, created from a tensor."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -336,7 +336,7 @@ def test_losses_inside_a_transform_are_refused(transform: Any, dtype: torch.dtyp
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("argument", ["losses", "classes"])
 def test_losses_on_a_device_are_refused_naming_their_kind(kinds: Any, kind: str, argument: str) -> None:
-    """With a FakeTensor's kernels there would be no memory to read, and with a functionalized tensor's neither."""
+    """Kernels cannot read a FakeTensor or a functionalized tensor, because they have no memory."""
     given: dict[str, Any] = {"losses": LOSSES, "classes": CLASSES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

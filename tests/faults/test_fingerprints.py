@@ -1,4 +1,4 @@
-"""States recognize their loader by the values of its settings, in every process."""
+"""States recognize their loader by the values of its options, in every process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(mixing: Any, classes: Any = CLASSES) -> Loader:
 
 
 class Custom:
-    """A policy with parameters of any kind."""
+    """Policy with parameters of any kind."""
 
     def __init__(self, **parameters: Any) -> None:
         self.__dict__.update(parameters)
@@ -43,7 +43,7 @@ class Custom:
 
 
 class Slotted(Custom):
-    """The same, with slots, one of them private."""
+    """Policy with slots, one of them private."""
 
     __slots__ = ("__private", "rate")
 
@@ -52,7 +52,7 @@ class Slotted(Custom):
 
 
 class OneSlot:
-    """A single slot, named by a string."""
+    """Policy with a single slot, named by a string."""
 
     __slots__ = "rate"  # noqa: PLC0205
 
@@ -167,7 +167,7 @@ def test_attributes_set_during_a_run_do_not_change_the_fingerprint() -> None:
 
 @dataclass(frozen=True)
 class Recursive:
-    """Leads to itself."""
+    """Object in a reference cycle with itself."""
 
     inner: Any
 

@@ -1,4 +1,4 @@
-"""What a user holds never is the loader's own, and records take little memory."""
+"""Values returned to the user share no memory with the loader, and records need little memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_writing_into_the_history_changes_no_batch(spoil: Any) -> None:
 
 
 def test_writing_into_the_history_does_not_corrupt_memory() -> None:
-    """It corrupted the heap."""
+    """An earlier version shared its proportions with the user, and corrupted the heap."""
     program = """
         loader = Loader(np.arange(60), batch_size=6, classes=np.arange(60) % 3, mixing=Learn2Mix(0.5), format="numpy", seed=0)
         for _ in range(3):
@@ -105,7 +105,7 @@ def test_a_history_is_a_sequence_of_records() -> None:
 
 
 def test_records_need_no_more_memory_than_their_numbers() -> None:
-    """A dict each took some 15 times as much, and the limit did not count it."""
+    """A dict per record needed about 15 times as much, and the limit did not include it."""
     program = """
         import tracemalloc
         loader = Loader(np.arange(4), batch_size=2, classes=np.arange(4) % 2, mixing=Learn2Mix(0.5), format="numpy", seed=0)

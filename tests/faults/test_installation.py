@@ -1,4 +1,4 @@
-"""The package imports and builds wherever its users are, and says what is missing."""
+"""The package imports and builds in incomplete environments, and names what is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CMAKE = Path(sys.executable).parent / "cmake"
 
 
 def import_copy(folder: Path, kernels: bytes | None) -> subprocess.CompletedProcess[str]:
-    """Import a copy of the package that has these bytes for its CUDA kernels, or none."""
+    """Import a copy of the package whose module of CUDA kernels has the given content, or is missing."""
     installed = Path(l2m_fast.__file__).parent
     shutil.copytree(
         installed, folder / "l2m_fast", ignore=shutil.ignore_patterns("_cuda.*.so", "experiments", "demo", "suite")

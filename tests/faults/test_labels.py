@@ -1,4 +1,4 @@
-"""Every label that `Loader(classes=...)` takes keeps its class, and an error names what is not a label."""
+"""Every label that `Loader(classes=...)` accepts keeps its class, and an error names any value that is not a label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NULLABLE = np.dtypes.StringDType(na_object=np.nan) if hasattr(np.dtypes, "String
 
 
 def load(classes: Any, num_rows: int) -> Loader:
-    """Make a loader whose batch is all rows."""
+    """Return a loader whose batch contains all rows."""
     return Loader(np.arange(num_rows), batch_size=num_rows, classes=classes, format="numpy", num_threads=0)
 
 
@@ -37,7 +37,7 @@ def ids_of_rows(loader: Loader) -> list[int]:
 
 
 def objects(values: list[Any]) -> np.ndarray[Any, Any]:
-    """Make an array of Python objects."""
+    """Return an array of Python objects."""
     result = np.empty(len(values), object)
     result[:] = values
     return result
@@ -101,7 +101,7 @@ def test_every_row_may_have_a_different_label() -> None:
 
 
 class Animal(str, enum.Enum):
-    """Strings whose hash is that of their names."""
+    """Enum of strings, whose hash is that of their names."""
 
     CAT = "cat"
     ANT = "ant"
@@ -326,7 +326,7 @@ def test_a_value_that_is_not_an_id_is_named(classes: Any, error: type[Exception]
 
 
 class Silent:
-    """An object that cannot be shown."""
+    """Object whose `__repr__` raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""Losses and policies at the ends of what numbers can be."""
+"""Losses and policies at the ends of the range of floats."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_losses_near_the_largest_and_the_smallest_float_give_proportions(mixing:
 
 
 class Garbage:
-    """A policy that returns NaN as soon as some class has a loss above 10."""
+    """Policy that returns NaN as soon as a class has a loss above 10."""
 
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()

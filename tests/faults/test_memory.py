@@ -1,4 +1,4 @@
-"""Memory of the data that moves or goes while a loader reads it, and tensors that have none."""
+"""Memory of the data that is moved or freed while a loader reads it, and tensors without memory."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_moved_memory_of_a_normalized_field_is_detected() -> None:
 
 
 def test_old_memory_stays_readable_while_threads_copy() -> None:
-    """The move comes while batches are copied in the background: nothing may crash, and no batch is delivered after it."""
+    """Memory moves while batches are copied in the background: nothing crashes, and no later batch is delivered."""
     program = """
         import torch
         for turn in range(30):
@@ -302,7 +302,7 @@ def test_subclasses_of_arrays_are_read_from_their_memory(make: Any) -> None:
 
 
 class Touched(torch.Tensor):
-    """A tensor that must not be pickled."""
+    """Tensor that must not be pickled."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         msg = "the tensor was touched"

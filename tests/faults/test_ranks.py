@@ -1,4 +1,4 @@
-"""Several ranks: reductions that reduce nothing, rows that get lost, ranks that nobody named."""
+"""Several ranks: reductions that do not sum, lost rows, and missing ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loader that is called from inside of one of its own calls, or by two threads at once."""
+"""Loaders that are called from inside one of their own calls, or by two threads at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INSIDE = "the loader is in use: this call comes from inside another one"
 
 
 class Caller:
-    """Calls back once, when told to, and remembers the error."""
+    """Callback that calls the loader once, when armed, and keeps the error."""
 
     def __init__(self, call: Callable[[Loader, Any], object]) -> None:
         self._call = call
@@ -81,7 +81,7 @@ def test_calls_from_the_class_of_a_batch_are_refused(num_threads: int, call: Any
 
 
 class Policy:
-    """Keeps the proportions, and calls back in update()."""
+    """Policy that keeps the proportions, and calls the loader in `update()`."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -154,7 +154,7 @@ BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_calls_from_a_signal_handler_are_refused_during_next(num_threads: int, name: str, alarm: Any) -> None:
-    """Wherever the signal falls; the call is refused inside of next(), and does what it does between two lines."""
+    """The call is refused inside `next()`, and works normally between two lines, whenever the signal arrives."""
     options: dict[str, Any] = {"batch_size": 32, "steps_per_epoch": 100, "format": "numpy", "seed": 0}
     expected = [batch[:, 0].tolist() for batch in Loader(BIG, num_threads=0, **options)]
     refused: list[str] = []
@@ -388,7 +388,7 @@ def test_record_from_two_threads_adds_all_losses_or_is_refused() -> None:
 
 
 def test_random_calls_from_signals_and_threads_do_not_crash() -> None:
-    """Random calls from a timer signal, from a thread and from the main line; the process must end well."""
+    """Make random calls from a timer signal, a thread and the main thread, one of which holds the interpreter."""
     program = """
         import random, signal, threading
         x, y = np.arange(2000), np.arange(2000) % 5

@@ -1,4 +1,4 @@
-"""Where the randomness of a loader comes from when no seed is given."""
+"""The source of randomness of a loader without a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged states: refused at once, or followed without a hang, a crash or a row that comes twice."""
+"""Damaged states are refused at once, or work without a hang, a crash or a repeated row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(**options: Any) -> Loader:
 
 
 def test_held_rows_that_were_never_reached_are_refused() -> None:
-    """They hung next() and ate memory."""
+    """They made next() hang and use more and more memory."""
     program = """
         loader = Loader(np.arange(3), batch_size=10, classes=np.zeros(3, int), steps_per_epoch=5, format="numpy", seed=0)
         state = loader.state_dict()
@@ -166,7 +166,7 @@ def test_counts_of_losses_that_would_overflow_are_refused() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_state_is_refused_or_works(seed: int) -> None:
-    """Whatever is taken, batches are whole, rows are of their class, and none comes twice that need not."""
+    """If a damaged state is accepted, batches are full, rows have their class, and rows repeat only if they must."""
     rng = random.Random(seed)
     loader = make(mixing=Static([0.3, 0.3, 0.4]), batch_size=7, steps_per_epoch=50)
     for _ in zip(range(rng.randrange(1, 40)), loader, strict=False):

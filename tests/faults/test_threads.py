@@ -1,4 +1,4 @@
-"""Machines that grant no threads, little memory, or a part of their CPUs."""
+"""Machines without threads, with little memory, or with only a part of their CPUs available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random input for as long as one likes. `python -m fuzz.states --seconds 60 --seed 0`, from the folder tests.
+"""Fuzzing with random input. Run `python -m fuzz.states --seconds 60 --seed 0` in the folder tests.
 
 Each case is a function of the seed and its number: `--case N` runs one again.
 """

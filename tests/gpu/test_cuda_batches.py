@@ -1,4 +1,4 @@
-"""Batches in pinned memory and on the device: the same as on the CPU, there when they are used, and ordinary tensors."""
+"""Batches in pinned memory and on the device equal those on the CPU, are ready when used, and are ordinary tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def place(tensor: torch.Tensor, where: str, device: str) -> torch.Tensor:
 
 
 def data(where: str, device: str = "cuda") -> Any:
-    """Fields of many shapes: on the host, in pinned memory, on the device, or some here and some there."""
+    """Return fields of many shapes on the host, in pinned memory, on the device, or in different places."""
     generator = torch.Generator().manual_seed(0)
     tensors = [
         torch.randint(256, (N, 3, 8, 8), dtype=torch.uint8, generator=generator),

@@ -18,7 +18,7 @@ from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, check_against_fsum, total
 
 
 def watching(values: list[Any], *watched: Any) -> list[Any]:
-    """Return the values of a parameter, with the watched ones marked for compute-sanitizer."""
+    """Return the values of a parameter, with some marked for compute-sanitizer."""
     return [pytest.param(value, marks=pytest.mark.kernels if value in watched else ()) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Cross entropy on CUDA against that of the CPU."""
+"""Cross entropy on CUDA compared with the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad arguments of a loader: an error names what was wrong, what was given, and what is allowed."""
+"""Bad arguments of a loader raise errors that name the argument, the given value, and the allowed values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from l2m_fast import Learn2Mix
 from loader.plain import CLASSES, N, make
 
 
-class Loud:
-    """A policy with a part missing."""
+class NoUpdate:
+    """Policy without `update()`."""
 
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes
@@ -164,7 +164,7 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "mixing a string": (TypeError, r"mixing must be a policy .* \(got 'balanced'\)", {"mixing": "balanced"}),
         "mixing a class": (TypeError, r"mixing must be a policy", {"mixing": Learn2Mix}),
         "mixing an array": (TypeError, r"mixing must be a policy", {"mixing": [0.5, 0.5]}),
-        "mixing half a policy": (TypeError, r"mixing must be a policy", {"mixing": Loud()}),
+        "mixing half a policy": (TypeError, r"mixing must be a policy", {"mixing": NoUpdate()}),
         "all_reduce": (TypeError, r"all_reduce must be a callable .* \(got 'sum'\)", {"all_reduce": "sum"}),
         "losses without classes": (
             ValueError,

@@ -1,4 +1,4 @@
-"""Bad calls of a loader's methods: an error names what was wrong, and nothing has changed."""
+"""Bad calls of methods of a loader raise errors that name the problem, and change nothing."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ ROWS_OF = np.split(np.arange(N), [30, 50, 59])
 
 
 def run_of(num_threads: int, prefetch: int, **options: Any) -> list[Any]:
-    """Rows, classes and proportions of every batch of four epochs, the third one left in the middle."""
+    """Return rows, classes and proportions of every batch of four epochs, the third left unfinished."""
     all_options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "seed": 0} | options
     loader = Loader(np.arange(N), format="numpy", num_threads=num_threads, prefetch=prefetch, **all_options)
     run: list[Any] = []

@@ -1,4 +1,4 @@
-"""Classes and rows that a loader takes."""
+"""Classes and rows that a loader accepts."""
 
 from __future__ import annotations
 

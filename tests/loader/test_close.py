@@ -1,4 +1,4 @@
-"""Loaders and iterators that are abandoned, dropped or closed: no leak."""
+"""Loaders and iterators that are abandoned, dropped or closed do not leak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches in pinned memory and on a device, with stand-ins for CUDA; tests/gpu has the same on a device.
+"""Batches in pinned memory and on a device, with mocks of CUDA; tests/gpu has the same tests on a device.
 
 The stand-ins say what was asked of CUDA: that a stream waits for a copy before the batch is handed over, and that its memory
 is kept for that stream.
@@ -32,7 +32,7 @@ MODES = ["pinned", "staged", "read", "resident", "resident, by torch", "mixed"]
 
 
 class Stream:
-    """A stream that notes what it waited for and what memory was kept for it."""
+    """Stream that records what it waited for and which memory was kept for it."""
 
     current: Stream
 
@@ -56,7 +56,7 @@ class Stream:
 
 
 class Gather:
-    """What the kernel does."""
+    """Mock of the gather kernel."""
 
     def __init__(self, fields: list[tuple[Any, ...]]) -> None:
         self._fields = fields
@@ -92,7 +92,7 @@ def entered(stream: Stream) -> Iterator[None]:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loader]:
-    """Makes loaders whose batches go where the mode says."""
+    """Return a function that creates loaders whose batches go to the destination given by the mode."""
     mode = request.param
     Stream.current = Stream()
     monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))

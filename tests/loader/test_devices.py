@@ -1,4 +1,4 @@
-"""The device of batches: which there are, and which are refused."""
+"""Devices of batches, and devices that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Iterators over epochs without end."""
+"""Endless iterators over epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loader.small import CLASSES, STEPS, N, losses_of, make
 
 
 def endless(loader: Loader, steps: int) -> list[Any]:
-    """Return so many batches of forever(), and where the loader is; losses of most are recorded."""
+    """Return this number of batches of `forever()` with the position of the loader, and record losses of most."""
     seen = []
     for rows in islice(loader.forever(), steps):
         if loader.step % 3:
@@ -24,7 +24,7 @@ def endless(loader: Loader, steps: int) -> list[Any]:
 
 
 def by_epochs(loader: Loader, steps: int) -> list[Any]:
-    """The same with an iterator for each epoch."""
+    """Return the same as `endless()`, with an iterator for each epoch."""
     seen: list[Any] = []
     while len(seen) < steps:
         for rows in islice(loader, steps - len(seen)):

@@ -1,4 +1,4 @@
-"""A loader in the parent and in the child of a fork."""
+"""Loaders in the parent and in the child of a fork."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loader.lifecycle import THREADS, N, make, rows_of, run
 
 
 def _in_child(rows: Any, expected: Any) -> None:
-    """Ends a forked child, with status 0 if `rows()` gives what is expected."""
+    """Exit a forked child, with status 0 if `rows()` returns the expected rows."""
     status = 1
     try:
         status = 0 if rows() == expected else 2
@@ -64,7 +64,7 @@ def test_a_child_may_create_loaders_and_drop_those_of_its_parent(num_threads: in
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_the_child_of_a_fork_takes_over_from_the_thread_that_was_iterating() -> None:
-    """The consumer was another thread, which the child does not have."""
+    """The consumer was another thread, which does not exist in the child."""
     loader = make()
     batches = iter(loader)
     expected = rows_of(make())

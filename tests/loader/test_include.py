@@ -1,4 +1,4 @@
-"""What a batch has besides its arrays: row ids, classes and the step."""
+"""Extra entries of a batch: row ids, classes and the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(data: Any = X, **options: Any) -> Loader:
 
 
 def expected(loader: Loader, include: Any) -> list[Any]:
-    """What is included in the last batch."""
+    """Return the extra entries expected in the last batch."""
     of = {"rows": loader.batch_rows, "classes": loader.batch_classes, "step": loader.total_step - 1}
     return [of[name] for name in include]
 

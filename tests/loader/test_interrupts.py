@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals: no batch is lost and none comes twice."""
+"""Ctrl-C and other signals neither lose nor repeat a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loader.lifecycle import make, rows_of, run
 
 @pytest.fixture
 def alarm() -> Iterator[Any]:
-    """Calls a function by signal, again and again, and whatever it raises comes out of what runs then."""
+    """Call a function in a signal handler, again and again; its errors are raised in the interrupted code."""
 
     def start(function: Any, seconds: float) -> None:
         signal.signal(signal.SIGALRM, lambda *_: function())

@@ -1,4 +1,4 @@
-"""Batches that are kept stay as they are; memory is reused after the last reference."""
+"""Batches do not change while they are kept; memory is reused after the last reference is gone."""
 
 from __future__ import annotations
 

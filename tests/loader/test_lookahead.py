@@ -37,13 +37,13 @@ def make(data: Any = None, **options: Any) -> Loader:
 
 
 def losses_of(rows: Any) -> Any:
-    """Whole numbers, whose sums are exact in any order."""
+    """Return whole numbers, whose sums are exact in any order."""
     rows = np.asarray(rows)
     return (rows % 7 + 1.0) * (CLASSES[rows] + 1)
 
 
 class Run:
-    """A training loop that records the losses of a batch when `late` more were taken, over epochs until TOTAL batches.
+    """Training loop over TOTAL batches that records the losses of each batch after `late` more were taken.
 
     Attributes:
         seen: Step, rows and proportions of each batch.
@@ -75,7 +75,7 @@ class Run:
             self.loader.record(self._as_recorded(losses_of(rows)), step=step)
 
     def history(self) -> list[tuple[list[float], list[float], list[int]]]:
-        """What each update gave."""
+        """Return the records of all updates as plain values."""
         return [
             (
                 record["proportions"].tolist(),
@@ -103,7 +103,7 @@ def test_losses_recorded_late_give_the_same_batches_as_losses_recorded_at_once(
 
 
 def test_a_window_closes_when_the_batch_lookahead_after_its_end_is_requested() -> None:
-    """Windows of 4 batches end at 4, 8 and 12, and close when batch 6, 10 or 14 is requested: the 7th, 11th and 15th."""
+    """Windows of 4 batches end at 4, 8 and 12, and close when batch 6, 10 or 14 (counted from 0) is requested."""
     loader = make(update_every=4, lookahead=2, steps_per_epoch=100)
     closed, proportions = [], []
     for _, rows, step in islice(loader, 16):

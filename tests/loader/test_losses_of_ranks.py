@@ -1,4 +1,4 @@
-"""Losses that are summed over ranks."""
+"""Losses summed over ranks."""
 
 from __future__ import annotations
 

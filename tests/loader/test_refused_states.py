@@ -1,4 +1,4 @@
-"""A state that does not fit is refused."""
+"""States of other loaders, and broken states, are refused."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _broken() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Any]:
-    """Of a loader in mid-epoch, with pending losses of every class."""
+    """Return the state of a loader in mid-epoch, with pending losses of every class."""
     loader = make()
     for rows in itertools.islice(loader, 3):
         loader.record(losses_of(rows))
@@ -203,7 +203,7 @@ def test_windows_must_agree_with_the_steps() -> None:
 
 
 def test_held_rows_are_saved_once_and_belong_to_their_class() -> None:
-    """Held rows are part of a state, and only rows of their class, each once."""
+    """Check the held rows in the states of a whole epoch, and that each state can be loaded."""
     loader = make(mixing=Static([0.3, 0.1, 0.0, 0.6]), batch_size=12, steps_per_epoch=40)
     held = 0
     for _ in loader:

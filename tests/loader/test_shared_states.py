@@ -1,4 +1,4 @@
-"""States that all ranks share: one of them is enough to resume on any number of ranks."""
+"""States shared by all ranks: a single one is enough to resume on any number of ranks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def make(rank: int, world_size: int, all_reduce: Any, **options: Any) -> Loader:
 
 
 def losses_of(rows: Any) -> Any:
-    """Whole numbers, whose sums are exact in any order."""
+    """Return whole numbers, whose sums are exact in any order."""
     return (rows % 7 + 1.0) * (CLASSES[rows] + 1)
 
 
 def drive(loader: Loader, steps: int) -> list[Any]:
-    """Return the rows of so many batches, recording losses, and the proportions after each."""
+    """Return the rows of this number of batches and the proportions after each; record losses."""
     seen: list[Any] = []
     while len(seen) < steps:
         for rows in islice(loader, steps - len(seen)):
@@ -46,7 +46,7 @@ def drive(loader: Loader, steps: int) -> list[Any]:
 
 
 def resumed(world_size: int, states: Any, steps: int, **options: Any) -> list[Any]:
-    """Return the global batches of a run that goes on from states on so many ranks, as sorted rows, and the proportions."""
+    """Resume from states on this number of ranks; return global batches as sorted rows, and the proportions."""
 
     def work(rank: int, all_reduce: Any) -> list[Any]:
         loader = make(rank, world_size, all_reduce, **options)
@@ -124,7 +124,7 @@ def test_unknown_class_losses_stay_unknown(recorded: list[int]) -> None:
 
 
 def test_a_policy_that_does_not_follow_losses_shares_the_class_losses_of_rank_0() -> None:
-    """Ranks whose losses are not reduced know class losses of their own."""
+    """Without a reduction, every rank has its own class losses."""
 
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 2, all_reduce, mixing=Proportional())
@@ -183,7 +183,7 @@ def test_it_needs_all_reduce_on_several_ranks() -> None:
 
 
 def test_ranks_whose_states_are_of_different_steps_raise() -> None:
-    """By default a state is that after the last batch with losses, which one rank may have recorded earlier."""
+    """By default, a state describes the run after the last batch with losses, which may be earlier on one rank."""
 
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 3, all_reduce, update_every=2, lookahead=2)

@@ -1,4 +1,4 @@
-"""A loader that was restored repeats the rest of the run."""
+"""Restored loaders repeat the rest of the run."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_the_seed_is_restored() -> None:
 
 
 def drive_on(loader: Loader, steps: int) -> list[Any]:
-    """What `drive()` sees of a copy of `loader`, in mid-epoch."""
+    """Return the result of `drive()` on a copy of `loader`, in mid-epoch."""
     twin = make(seed=loader.state_dict()["seed"])
     twin.load_state_dict(loader.state_dict())
     return drive(twin, steps)

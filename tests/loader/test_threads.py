@@ -42,7 +42,7 @@ def test_close_from_another_thread_ends_the_consumer_with_an_error(num_threads: 
 
 
 def _in_thread(function: Any) -> Any:
-    """What `function` returns or raises in a thread of its own, which has ended."""
+    """Call `function` in a new thread, wait for the thread to end, and return the result or the error."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(function)
         return future.exception() or future.result()

@@ -1,4 +1,4 @@
-"""Windows of losses and the batches from which they take effect."""
+"""Loss windows, and the batches from which they take effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of losses on a device compared with exact ones. On the CPU, the reference implementation of the kernel adds them."""
+"""Sums of losses on a device, compared with exact sums. On the CPU, the reference implementation replaces the kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Twin(DeviceClassLoss):
 
 
 def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
-    """Return sums by the kernel where there is one, else by its twin."""
+    """Return empty sums, by the kernel on a device with kernels and by its reference implementation otherwise."""
     place = torch.device(device)
     return (DeviceClassLoss if device_losses.has_kernels(place) else Twin)(num_classes, place)
 

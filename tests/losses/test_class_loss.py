@@ -1,4 +1,4 @@
-"""Sums of the losses of each class."""
+"""Loss sums of each class on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cross_entropy against torch's, in value, in gradient and in the sums of each class."""
+"""`cross_entropy` compared with torch, in value, gradient and class sums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from losses.cross_entropy_cases import DTYPES, arguments, case, gradient_of
 
 
 def expected_of(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> tuple[Any, Any, Any]:
-    """Loss, gradient and class sums by torch, computed in float64."""
+    """Return loss, gradient and class sums, computed by torch in float64."""
     classes = options.pop("classes", None)
     wide = logits.detach().double().requires_grad_()
     if options.get("weight") is not None:
@@ -248,7 +248,7 @@ assert sums.sum.tolist() == [1, 3] and sums.count.tolist() == [0, 0], sums
 
 
 def test_compile_traces_through_it_in_one_graph() -> None:
-    """In a process of its own, where the first call is a compiled one."""
+    """Run in a separate process, where the first call is a compiled one."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Loss sums on a device: exact, and so the same in any order. The CPU twin here; tests/gpu has the same on CUDA."""
+"""Loss sums on a device, exact in any order. Here on the CPU, by the reference implementation; on CUDA in tests/gpu."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_stream_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def taken_for_on_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
-    """A loader that has yielded a batch of 50 rows, and takes some losses for those of a device."""
+    """Return a loader that has yielded a batch of 50 rows, and treats some losses as those of a device."""
     monkeypatch.setattr(loader_module, "is_on_device", is_on_device)
     y = torch.arange(50) % NUM_CLASSES
     loader = Loader(y, batch_size=50, classes=y, mixing=Learn2Mix(), seed=0, steps_per_epoch=9)
@@ -162,7 +162,7 @@ def run(
     order: Literal["shuffled", "grouped"] = "shuffled",
     stop: int = -1,
 ) -> tuple[Loader, list[int]]:
-    """Three epochs and a bit, or up to a step; with a state taken out and loaded where it stops."""
+    """Run for more than three epochs, or up to a step, where a state is saved and loaded."""
     monkeypatch.setattr(loader_module, "is_on_device", lambda losses: on_device and isinstance(losses, torch.Tensor))
     x, y = torch.arange(480.0), torch.arange(480) % 5
 

@@ -86,7 +86,7 @@ def test_a_tiny_temperature_gives_all_to_the_largest_classes() -> None:
 
 @st.composite
 def _window(draw: st.DrawFn) -> tuple[Any, Any, Any]:
-    """Class sizes, proportions and class losses; both are 0 for classes without rows."""
+    """Draw class sizes, proportions and class losses; the latter are 0 for classes without rows."""
     sizes = draw(sizes_of)
     amounts = [draw(st.floats(0.01, 1)) if n > 0 else 0.0 for n in sizes]
     losses = [draw(st.floats(0, 10)) if n > 0 else 0.0 for n in sizes]

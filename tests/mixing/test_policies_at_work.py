@@ -1,4 +1,4 @@
-"""Policies in a loader: what they are given, and what is made of their answers."""
+"""Policies in a loader: their arguments, and the effect of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What policies written in Python get and give, and when they are called."""
+"""Policies written in Python: their windows, their results, and when they are called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = [0.5, 0.3, 0.0, 0.2]
 
 
 class Policy:
-    """Notes its windows, and answers with what `answer` makes of one; its shares stay by default."""
+    """Policy that keeps its windows, and returns `answer(window)`, by default the same proportions."""
 
     def __init__(self, answer: Callable[[Any], Any] | None = None, **attributes: Any) -> None:
         self.windows: list[Window] = []
@@ -45,7 +45,7 @@ def make(mixing: Any, **options: Any) -> Loader:
 
 
 def drive(loader: Loader, steps: int, first: int = 0) -> list[list[int]]:
-    """Return the rows of so many batches; a loss of step + 1 is recorded for each row."""
+    """Return the rows of this number of batches, and record a loss of step + 1 for each row."""
     seen = []
     for step, rows in enumerate(islice(loader.forever(), steps), first):
         seen.append(rows.tolist())
@@ -58,7 +58,7 @@ def drive(loader: Loader, steps: int, first: int = 0) -> list[list[int]]:
 
 @pytest.mark.parametrize("every", [None, 3])
 def test_a_policy_sees_the_window_and_the_run_up_to_its_end(every: int | None) -> None:
-    """Windows of 3 or 5 batches; each is closed by the request for the batch after it."""
+    """Each window of 3 or 5 batches is closed by the request for the batch after it."""
     length = every or 5
     policy = Policy()
     loader = make(policy, update_every=every, total_steps=1000)
@@ -151,7 +151,7 @@ def test_ranks_see_the_rows_and_counts_of_all_of_them() -> None:
 
 
 def counting(window: Window) -> Any:
-    """Counts its windows, and moves to class 0 by as much."""
+    """Count windows in memory, and move as much share to class 0."""
     memory = window.memory + np.array([[1.0], [window.step]])
     proportions = window.proportions + np.array([0.01, -0.01, 0, 0]) * memory[0, 0]
     return proportions, memory
@@ -305,7 +305,7 @@ def test_a_policy_that_follows_losses_is_not_updated_by_windows_without_losses(e
 
 @dataclass(frozen=True)
 class Bolder(Learn2Mix):
-    """Makes two steps of Learn2Mix."""
+    """Learn2Mix with two steps per update."""
 
     def update(self, window: Window) -> Any:
         first = super().update(window)

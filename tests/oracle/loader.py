@@ -1,4 +1,4 @@
-"""The loop: epochs, windows and states."""
+"""`OracleLoader`: epochs, windows and states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oracle.mixing import Policy, Window, checked_proportions, without_gaps
 
 
 class OracleLoader:
-    """The loader without data: its batches are row ids and their classes.
+    """Loader without data, whose batches are row ids and their classes.
 
     The arguments are those of `Loader`, with the number of rows for the data, every default stated and a policy given.
     Batches, and the steps of `record()` and `state_dict()`, are counted from 0 since the beginning of the training.
@@ -93,7 +93,7 @@ class OracleLoader:
         self._start()
 
     def _start(self) -> None:
-        """Start, or go on after loading a state, at the current step."""
+        """Start at the current step, at the beginning or after loading a state."""
         self._losses = OpenWindows(len(self.class_sizes), self._lookahead)
         self._running, self._newest = False, self._iterations  # the newest iterator that was advanced
         self._earliest = self._open_from = self._total_step
@@ -118,23 +118,23 @@ class OracleLoader:
 
     @property
     def proportions(self) -> Floats:
-        """Proportions in force for the next batch, shape `[K]`."""
+        """Proportions of the next batch, shape `[K]`."""
         return self._progress.proportions
 
     def _has_ended(self) -> bool:
-        """Return whether the epoch has ended, but for what is done when the next one begins."""
+        """Return whether the epoch has ended, except for the work done when the next one begins."""
         return not self._running and self._step >= self._steps
 
     def __len__(self) -> int:
         return self._batches.own_steps
 
     def __iter__(self) -> Iterator[tuple[Ints, Ints]]:
-        """Return an iterator whose first batch begins the next epoch, or goes on with one restored in the middle."""
+        """Return an iterator whose first batch begins the next epoch, or resumes a restored epoch."""
         self._iterations += 1
         return self._iterate(self._iterations, endless=False)
 
     def forever(self) -> Iterator[tuple[Ints, Ints]]:
-        """Return an iterator over epochs without end.
+        """Return an endless iterator over epochs.
 
         Raises:
             ValueError: Losses of an epoch's last batches would come too late, or this rank has no batches.
@@ -173,7 +173,7 @@ class OracleLoader:
                 yield batch
 
     def _begin_epoch(self) -> None:
-        """Begin the next epoch, or go on with one that was restored in the middle."""
+        """Begin the next epoch, or resume a restored one."""
         if self._running or self._step >= self._steps:
             self._end_epoch()
         if self._every is None and self._step == 0:
@@ -181,7 +181,7 @@ class OracleLoader:
         self._running = True
 
     def _end_epoch(self) -> None:
-        """End the epoch where it was consumed."""
+        """End the epoch after the last batch consumed."""
         if self._every is None:
             if not self._updated:
                 self._close_window(self._total_step)
@@ -199,7 +199,7 @@ class OracleLoader:
             self._after[self._total_step] = copy.deepcopy(self._progress)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iter() epoch `epoch`; the running iterator, if any, goes on until then."""
+        """Start the next iter() at epoch `epoch`; a running iterator continues until then."""
         upcoming = self._epoch + (self._running or self._step >= self._steps)
         self._jump = None if epoch == upcoming else epoch
         if self._jump is None or self._running:
@@ -231,13 +231,13 @@ class OracleLoader:
         return rows, classes
 
     def _adopt(self) -> None:
-        """Bring the newest proportions into force for the next batch."""
+        """Make the newest proportions take effect in the next batch."""
         self._batches.adopt(self._progress, self._next_proportions, self._total_step)
 
     # ---- Losses
 
     def record(self, losses: ArrayLike, classes: ArrayLike | None = None, *, step: int | None = None) -> None:
-        """Add losses to the window of batch `step`, by default the last one; those that are not finite are skipped.
+        """Add losses to the window of batch `step`, by default the last one; skip non-finite losses.
 
         Args:
             losses: Of the rows of the batch, or of `classes`.
@@ -268,7 +268,7 @@ class OracleLoader:
         self._recorded = newest if self._recorded is None else max(newest, self._recorded)
 
     def update(self) -> None:
-        """Close the window now; it takes effect from the next epoch to begin.
+        """Close the window now, so that it takes effect from the next epoch.
 
         Raises:
             RuntimeError: Windows are of `update_every` steps.
@@ -331,7 +331,7 @@ class OracleLoader:
     # ---- States
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """Return the run just after batch `step` (the loader's own adds a fingerprint of its data and options).
+        """Return the state just after batch `step`; `Loader` adds a fingerprint of its data and options.
 
         Args:
             step: The last batch, or one of the `lookahead` before it; by default the last one with recorded losses, or the
@@ -374,7 +374,7 @@ class OracleLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this rank's own state; the next iter() goes on where it was consumed."""
+        """Restore the state of this rank; the next iter() resumes after the last batch consumed."""
         self._batches.seed, self._total_step, self._windows = state["seed"], state["total_step"], state["windows"]
         self._epoch, self._step, self._jump = state["epoch"], state["step"], state["next_epoch"]
         self._progress = Progress.of_state(state)

@@ -1,4 +1,4 @@
-"""Which rows are drawn: the permutation of a pass, the rows of a class in a batch, and the quotas."""
+"""Rows drawn for a batch: permutations of passes, rows of a class in a batch, and quotas."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def permutation(seed: int, k: int, number: int, size: int) -> Ints:
 
 @dataclass
 class Cursor:
-    """Where a class stands: `position` rows of pass `number` were looked at, the `held` ones not yet drawn."""
+    """Position of a class: `position` rows of pass `number` were visited, of which the `held` ones are not drawn yet."""
 
     number: int = 0
     position: int = 0
@@ -45,7 +45,7 @@ class Cursor:
 
 
 def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int]) -> list[int]:
-    """Draw `quota` rows of a class of `size` for one batch and move its cursor on; `row_at` (pass, position).
+    """Draw `quota` rows of a class of `size` for one batch and advance its cursor; `row_at` takes (pass, position).
 
     A row that the batch already has is held for later; where the quota exceeds the class, a round of all its rows is
     completed before any comes again.
@@ -79,7 +79,7 @@ def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int
 
 
 def fractions(proportions: Floats, total: int) -> Floats:
-    """Return what the whole rows of each class leave over, shape `[K]`, each in [0, 1).
+    """Return the fractional rows of each class in a batch, shape `[K]`, each in [0, 1).
 
     Less than 2**-500 counts as nothing: it would be due in more steps than a float can count.
     """
@@ -90,7 +90,7 @@ def fractions(proportions: Floats, total: int) -> Floats:
 
 @dataclass
 class Due:
-    """When each class is due one row more than its whole quota; the lists have a value for each class.
+    """Times at which each class is due one row more than its whole quota; the lists have a value for each class.
 
     A class is due once in every interval, the time in which it becomes entitled to one more row, at an offset in it.
 
@@ -107,7 +107,7 @@ class Due:
 
 
 def first_due(seed: int, num_classes: int) -> Due:
-    """Return the due times of classes that are entitled to none yet."""
+    """Return the initial due times."""
     offsets = [due_quarter(seed, k, 0) for k in range(num_classes)]
     return Due([0] * num_classes, offsets, [offset * 2.0**-16 for offset in offsets])
 
@@ -121,7 +121,7 @@ def next_offset(offset: int, quarter: int) -> int:
 
 
 def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
-    """Return the whole rows of each class in a batch of `total`, shape `[K]`, sum exactly `total`.
+    """Return the number of rows of each class in a batch, shape `[K]`, with sum `total`.
 
     Each is the floor of `proportions * total`, or one more. The rows left over go to the classes that have been due longest,
     ties to the smaller id; these move on.
@@ -139,7 +139,7 @@ def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
 
 
 def change_due(due: Due, old: Floats, new: Floats, step: int) -> None:
-    """Move `due` in place from the `old` to the `new` fractions before (total) step `step`: what is owed stays owed."""
+    """Change `due` in place from the `old` to the `new` fractions before (total) step `step`, and keep the fraction due."""
     for k, (f_old, f_new) in enumerate(zip(old.tolist(), new.tolist(), strict=True)):
         if f_new != f_old:
             missing = due.times[k] if f_old == 0 else (due.times[k] - step) * f_old

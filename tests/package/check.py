@@ -31,7 +31,7 @@ class Variant:
 
 
 def run(*command: str | Path, path: str = os.environ["PATH"]) -> None:
-    """Run a command outside the checkout, and stop with its output where it fails."""
+    """Run a command outside the checkout. If it fails, print its output and exit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SKBUILD"))}
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
@@ -53,7 +53,7 @@ def path_without(program: str) -> str:
 
 
 def check_contents(wheel: Path) -> None:
-    """Stop where a wheel holds anything but the package."""
+    """Exit if a wheel contains anything but the package."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     wrong = [
@@ -66,7 +66,7 @@ def check_contents(wheel: Path) -> None:
 
 
 def try_in_clean_environment(installed: Path, cuda_built: bool, *settings: str, path: str = os.environ["PATH"]) -> None:
-    """Install a wheel or a source tree into an environment of its own, and run the smoke test there."""
+    """Install a wheel or a source tree into a new environment, and run the smoke test there."""
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", folder)
         python = Path(folder) / "bin/python"

@@ -1,4 +1,4 @@
-"""The oracle's windows, states and iterators where losses may be recorded some batches late."""
+"""Windows, states and iterators of the oracle, if losses may be recorded some batches late."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = np.arange(2 * BATCH) % 2
 
 @dataclass
 class Counting:
-    """Notes its windows; the quota of class 0 in a batch of 128 grows by one with every update."""
+    """Policy that keeps its windows; the quota of class 0 in a batch of 128 grows by one with every update."""
 
     schedule: bool = False
     windows: list[Window] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Counting:
 
 @dataclass
 class Remembering:
-    """Adds its losses up in its memory, and goes where they and the step lead."""
+    """Policy that sums losses in its memory, with proportions that depend on them and on the step."""
 
     schedule: bool = False
     memory_rows: int = 2
@@ -670,7 +670,7 @@ class Late:
 
 @dataclass
 class Script:
-    """What is done in a run: at the batches consumed that each entry names, just after the batch or between two epochs."""
+    """Calls made in a run, by the number of batches consumed, just after the batch or between two epochs."""
 
     options: dict[str, Any]
     losses: list[Late]
@@ -687,7 +687,7 @@ class Script:
 
 @dataclass
 class Point:
-    """A run after a batch, or between two epochs."""
+    """Point of a run after a batch, or between two epochs."""
 
     consumed: int
     between_epochs: bool
@@ -699,7 +699,7 @@ class Point:
 
 
 def run(loader: OracleLoader, script: Script) -> list[Point]:
-    """Go on until TOTAL batches are consumed; losses of batches before the first one here are in the state."""
+    """Iterate until TOTAL batches are consumed; losses of batches before the first one here are in the state."""
     first = consumed = loader.state_dict()["total_step"]
     points: list[Point] = []
     batches: Iterator[Any] | None = None
@@ -732,7 +732,7 @@ def run(loader: OracleLoader, script: Script) -> list[Point]:
 
 
 def may_restore(script: Script, point: Point, number: int, steps: int) -> bool:
-    """Return whether a run restored after `number` batches, from a state saved at `point`, is to equal the uninterrupted one.
+    """Return whether a run restored after `number` batches from a state of `point` must equal the uninterrupted run.
 
     It is not where losses of batches before come later, or where what happens before the next batch belongs to the iterator:
     leaving an epoch early, and what is done between epochs.

@@ -1,4 +1,4 @@
-"""The oracle's elementary functions are as accurate as stated, and its policies are what they are named after."""
+"""Elementary functions of the oracle have the stated accuracy, and its policies follow their papers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_elementary_functions_at_the_ends_of_their_range() -> None:
 
 
 def window(proportions: list[float], class_losses: list[float], class_sizes: list[int]) -> Window:
-    """Return a window of which only the shares, the losses and the sizes matter."""
+    """Return a window with given shares, losses and sizes, and defaults for the rest."""
     zeros = np.zeros(len(class_sizes), np.int64)
     losses, sizes = np.array(class_losses), np.array(class_sizes)
     return Window(np.array(proportions), losses, sizes, zeros, zeros, zeros, 0, None, np.zeros((0, len(sizes))))

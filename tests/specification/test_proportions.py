@@ -1,4 +1,4 @@
-"""Proportions of the oracle and how they follow the losses."""
+"""Proportions of the oracle, and how they follow losses."""
 
 from __future__ import annotations
 

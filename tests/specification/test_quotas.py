@@ -1,4 +1,4 @@
-"""Quotas of the oracle: exact, and spread evenly over the batches."""
+"""Quotas of the oracle are exact and spread evenly over batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from specification.cases import assert_uniform
 
 
 def many_quotas(seed: int, proportions: ArrayLike, total: int, steps: int) -> Ints:
-    """Returns the quotas of `steps` batches with the same proportions, shape `[steps, K]`."""
+    """Return the quotas of `steps` batches with the same proportions, shape `[steps, K]`."""
     p = np.asarray(proportions, np.float64)
     due = first_due(seed, len(p))
     change_due(due, np.zeros(len(p)), fractions(p, total), 0)
@@ -57,7 +57,7 @@ def test_quotas_of_many_classes_are_exact(num_classes: int, total: int) -> None:
 
 @pytest.mark.parametrize(("num_classes", "total"), [(3, 7), (10, 32), (50, 8), (100, 50)])
 def test_drift_does_not_grow_and_gaps_stay_below_twice_the_mean(num_classes: int, total: int) -> None:
-    """The bounds are wide: no seed of 80 like these came near them."""
+    """The bounds are wide: no seed out of 80 came near them."""
     for seed in range(3):
         p = np.random.default_rng(seed).dirichlet(np.full(num_classes, 0.7))
         quota = many_quotas(seed, p, total, 1500)
@@ -77,7 +77,7 @@ def test_drift_does_not_grow_and_gaps_stay_below_twice_the_mean(num_classes: int
     ids=["equal", "one larger", "some larger", "many"],
 )
 def test_gaps_of_a_rare_class_stay_below_2_2_times_the_mean(shares: list[float], total: int) -> None:
-    """600 random sets of shares reached 2.0 in 200,000 steps each."""
+    """The maximum over 600 random sets of shares was 2.0 in 200,000 steps each."""
     p = np.array(shares) / sum(shares)
     quota = many_quotas(1, p, total, 4000)
     for k in np.flatnonzero(p * total <= 0.1):

@@ -20,7 +20,7 @@ from specification.cases import MAX_WORD, assert_uniform
 
 
 def plain_philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
-    """Returns the block of a counter, after figure 2 of Salmon et al. (2011)."""
+    """Return the block of a counter, as in figure 2 of Salmon et al. (2011)."""
     (x0, x1, x2, x3), (k0, k1) = counter, key
     for _ in range(10):
         low, high = 0xD2E7470EE14C6C93 * x0, 0xCA5A826395121157 * x2
@@ -59,7 +59,7 @@ def test_words_of_a_stream_are_philox_blocks_starting_at_counter_one(
 
 
 def plain_sfc64(a: int, b: int, c: int) -> Iterator[int]:
-    """SFC64 as its author gives it (Doty-Humphrey, PractRand), from a state with counter 1 on."""
+    """Yield SFC64 as published by its author (Doty-Humphrey, PractRand), from a state with counter 1."""
     for counter in itertools.count(1):
         word = (a + b + counter) & MAX_WORD
         a, b, c = b ^ b >> 11, (c + (c << 3)) & MAX_WORD, ((c << 24 | c >> 40) + word) & MAX_WORD
@@ -78,7 +78,7 @@ def test_due_quarter_is_a_quarter_of_a_word_low_ones_first() -> None:
 
 
 class Given64:
-    """The given words one after the other."""
+    """Source of the given words, one after the other."""
 
     def __init__(self, *given_words: int) -> None:
         self._words = iter(given_words)

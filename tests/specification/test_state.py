@@ -27,7 +27,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", CONFIGURATIONS)
 @pytest.mark.parametrize("pending", [False, True], ids=["before_recording", "after_recording"])
 def test_restored_loader_repeats_the_uninterrupted_run(options: dict[str, Any], pending: bool) -> None:
-    """At every step of three epochs, the ends included, with losses that wait in the window or not."""
+    """Restore at every step of three epochs, including their ends, with and without pending losses."""
 
     def run(loader: OracleLoader, batches: int, note: Callable[[], None]) -> list[Any]:
         seen: list[Any] = []

@@ -1,4 +1,4 @@
-"""Windows of losses of the oracle."""
+"""Loss windows of the oracle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specification.cases import long_tail, loss_of, recording
 
 @dataclass
 class Given:
-    """Starts with `start` and goes on to what `change` makes of the window's class losses."""
+    """Policy that starts with `start` and continues with `change(window.class_losses)`."""
 
     start: list[float]
     change: Callable[[list[float]], list[float]]
