@@ -1,6 +1,7 @@
 """The module of CUDA kernels, compiled for the CPU (cpp/tests/cuda_on_cpu), together with the Python that calls it.
 
-That a kernel is right is shown by cpp/tests/test_cuda_*.cpp; here, that it is called rightly. tests/gpu has the same on a device.
+The kernels are tested by cpp/tests/test_cuda_*.cpp; these tests check that they are called correctly. tests/gpu has
+the same tests on a device.
 """
 
 from __future__ import annotations
@@ -150,12 +151,12 @@ def test_batches_equal_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         "last": Normalized(image, 7.5, [3, 4, 5, 6], channel_dim=-1),
         **{f"more {i}": torch.arange(50, dtype=torch.int16) for i in range(4)},
     }
-    settings: dict[str, Any] = {"batch_size": 8, "classes": data["y"] % 3, "mixing": Learn2Mix(), "seed": 1}
+    options: dict[str, Any] = {"batch_size": 8, "classes": data["y"] % 3, "mixing": Learn2Mix(), "seed": 1}
     with monkeypatch.context() as for_now:
         for_now.setattr(batch_source, "cuda_device", lambda *_: CPU)
-        on_device = Loader(data, **settings)
+        on_device = Loader(data, **options)
     with on_device:
-        for batch, expected in zip(on_device, Loader(data, **settings), strict=True):
+        for batch, expected in zip(on_device, Loader(data, **options), strict=True):
             for name, array in expected.items():
                 assert batch[name].dtype == array.dtype
                 assert torch.equal(batch[name], array), name

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STANDARD = r"[a-z_]+"  # a header of the C++ standard library: no folder, no suffix
+STANDARD = r"[a-z_]+"  # a header of the C++ standard library: no folder and no suffix
 CORE = rf"{STANDARD}|l2m/(\w+/)?\w+\.hpp"
 POSIX = r"(sys/)?\w+\.h"
-# What the files that a pattern selects may include. The first pattern that selects a file decides.
+# Allowed includes of the files that match a pattern. The first pattern that matches decides.
 ALLOWED_INCLUDES = {
-    "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
-    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the one that knows a processor: writes around the cache
+    "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the only file with code for an operating system
+    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the only file with code for a processor: non-temporal stores
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
@@ -29,7 +29,7 @@ ALLOWED_INCLUDES = {
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
     "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.(hpp|cu)",
 }
-# Parts of the package that stand on top of the rest of it, each on those before it, and what stands on top of the package.
+# Parts on top of the rest of the package, in order, followed by packages on top of it.
 TOP_OF_PACKAGE = ("doctor", "integrations", "cli", "__main__")
 OUTSIDE_PACKAGE = {"benchmarks", "examples", "l2m_experiments", "oracle", "tests"}
 
@@ -96,7 +96,7 @@ def import_circles(root: Path) -> list[str]:
         package = ".".join(file.relative_to(root / "python").parts[:-1])
         name = package if file.stem == "__init__" else f"{package}.{file.stem}"
         imported[name] = imported_modules(executed(ast.parse(file.read_text())), package)
-    # What is imported from a module is a name in it or, from a package, perhaps a module.
+    # A name imported from a package may be a module.
     edges = {
         name: {module if module in imported else module.rpartition(".")[0] for module in modules} & imported.keys()
         for name, modules in imported.items()

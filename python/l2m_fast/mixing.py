@@ -132,7 +132,7 @@ class Proportional(_Fixed):
     """Shares proportional to the class sizes: classical training."""
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.Proportional()
 
 
@@ -141,7 +141,7 @@ class Balanced(_Fixed):
     """Equal shares for all classes that have rows."""
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.Balanced()
 
 
@@ -162,7 +162,7 @@ class Static(_Fixed):
         object.__setattr__(self, "p", given)
 
     def to_core(self, num_classes: int) -> _core.Policy:
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.Static(checked_numbers("proportions", self.p, (num_classes,), f"of {shortened(self)}"))
 
     def __eq__(self, other: object) -> bool:
@@ -189,7 +189,7 @@ class EffectiveNumber(_Fixed):
         check_number("beta", self.beta, "in [0, 1)", low=0, high=math.nextafter(1, 0))
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.EffectiveNumber(float(self.beta))
 
 
@@ -208,7 +208,7 @@ class Temperature(_Fixed):
         check_number("t", self.t, "above 0", low=math.nextafter(0, 1))
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.Temperature(float(self.t))
 
 
@@ -239,7 +239,7 @@ class Learn2Mix(_CorePolicy):
             raise ValueError(msg)
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.Learn2Mix(float(self.mixing_rate), float(self.min_share), self.start == "balanced")
 
 
@@ -260,7 +260,7 @@ class GroupDRO(_CorePolicy):
         check_number("step_size", self.step_size, "above 0 and finite", low=math.nextafter(0, 1), high=1e300)
 
     def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+        """Return the core's policy for `num_classes` classes."""
         return _core.GroupDRO(float(self.step_size))
 
 

@@ -44,7 +44,7 @@ def test_every_dtype_of_both_libraries_is_delivered(shape: Any, dtype: str, batc
 @pytest.mark.parametrize("dtype", NUMPY_DTYPES, ids=str)
 def test_numpy_batches_have_any_dtype_without_objects(dtype: Any) -> None:
     data: Any = np.arange(N * np.dtype(dtype).itemsize, dtype="u1").view(dtype)
-    if np.dtype(dtype).kind == "U":  # not every four bytes are a character
+    if np.dtype(dtype).kind == "U":  # not every four bytes are a valid character
         data = np.arange(N).astype(dtype)
     loader = make(data)
     for batch in loader:

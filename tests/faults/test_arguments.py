@@ -235,7 +235,7 @@ def test_classes_without_shuffling_warn_with_a_hint() -> None:
 def test_batches_larger_than_the_data_warn_where_rows_repeat() -> None:
     with pytest.warns(RuntimeWarning, match="a batch of 50 rows repeats rows, because there are only 24"):
         make(classes=CLASSES, batch_size=50)
-    make(batch_size=50)  # without classes, the batch is short
+    make(batch_size=50)  # without classes, the batch is short instead
 
 
 def test_a_loader_in_a_worker_of_a_dataloader_warns_once() -> None:

@@ -84,7 +84,7 @@ def test_weights_that_are_non_finite_or_0_give_the_result_of_torch(
     (loss, gradient), (expected_loss, expected_gradient) = step(*given), by_torch(*given)
     torch.testing.assert_close(loss, expected_loss, equal_nan=True)
     ignored = given[1] == -100
-    assert (gradient[ignored] == 0).all()  # torch's is NaN there with smoothing
+    assert (gradient[ignored] == 0).all()  # NaN in torch with smoothing
     torch.testing.assert_close(gradient[~ignored], expected_gradient[~ignored], equal_nan=True)
 
 
@@ -110,7 +110,7 @@ def test_with_smoothing_an_infinite_weight_gives_an_infinite_loss_for_a_certain_
 
 # ---- derivatives
 
-# What torch imports for the first derivative in forward mode warns of itself.
+# Modules that torch imports for the first forward-mode derivative issue warnings.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
@@ -270,7 +270,7 @@ KINDS = ["FakeTensor", "MaskedTensor", "DTensor", "nested Tensor", "nested jagge
 def test_a_tensor_without_memory_is_refused_naming_its_kind(kinds: Any, kind: str, argument: str) -> None:
     tensor, call = CALLS[argument]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # prototypes, all of them
+        warnings.simplefilter("ignore")  # warnings that they are prototypes
         odd = kinds[kind](tensor)
         with pytest.raises(TypeError) as raised:
             call(odd)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from l2m_fast import Loader
 from l2m_fast._checks import shortened
 
-STRINGS = np.dtypes.StringDType() if hasattr(np.dtypes, "StringDType") else np.dtype(object)  # of NumPy 2
+STRINGS = np.dtypes.StringDType() if hasattr(np.dtypes, "StringDType") else np.dtype(object)  # NumPy 2
 NULLABLE = np.dtypes.StringDType(na_object=np.nan) if hasattr(np.dtypes, "StringDType") else np.dtype(object)
 
 
@@ -81,7 +81,7 @@ def test_labels_that_differ_by_a_trailing_null_are_two_classes(convert: Any) -> 
     ids=["list", "objects", "StringDType", "category"],
 )
 def test_one_long_label_does_not_widen_the_others(convert: Any) -> None:
-    labels = [f"{k % 1000:03}" for k in range(19_999)] + ["x" * 20_000]  # 1.6 GB at one width for all
+    labels = [f"{k % 1000:03}" for k in range(19_999)] + ["x" * 20_000]  # 1.6 GB if all had the same width
     classes = convert(labels)
     tracemalloc.start()
     try:

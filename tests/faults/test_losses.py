@@ -29,7 +29,7 @@ def test_losses_near_the_largest_and_the_smallest_float_give_proportions(mixing:
     loader = make(mixing)
     for _ in range(3):
         for _batch in loader:
-            loader.record(losses, [0, 1])  # and none of class 2
+            loader.record(losses, [0, 1])  # and no loss for class 2
         p = loader.proportions
         assert np.isfinite(p).all()
         assert (p >= 0).all()

@@ -159,7 +159,7 @@ def test_data_that_shrinks_is_an_error_at_the_next_epoch() -> None:
     loader = Loader({"x": x}, batch_size=20, seed=0)
     batches = iter(loader)
     next(batches)
-    x.resize_(3, 1000)  # the memory stays
+    x.resize_(3, 1000)  # the address does not change
     assert len(list(batches)) == N // 20 - 1
     with pytest.raises(
         RuntimeError, match=r"data\['x'\] must not change .* instead of torch.float32 of shape \(400, 1000\)"
@@ -346,7 +346,7 @@ def test_a_deep_copy_shares_the_arrays_and_is_independent() -> None:
             one.record(1 + batch["y"].double())
             rows.append(batch["x"][:, 0].tolist())
         runs.append(rows)
-    # The run itself ends its epoch where it was consumed; its copy goes on in the middle.
+    # The original ends its epoch after the last batch consumed; the copy resumes in the middle.
     assert len(runs[0]) == len(loader)
     assert len(runs[1]) == len(loader) - 5
     assert {row for batch in runs[1] for row in batch} <= set(range(N))

@@ -96,7 +96,7 @@ def test_the_example_in_the_error_works(tmp_path: Any) -> None:
 
     def all_reduce(sums: Any) -> Any:
         torch.distributed.all_reduce(torch.from_numpy(sums))
-        sums *= 2  # of one process, as if there were two that recorded the same
+        sums *= 2  # one process plays two ranks with the same losses
         return sums
 
     try:

@@ -177,18 +177,18 @@ def test_calls_from_a_signal_handler_are_refused_during_next(num_threads: int, n
             except (
                 RuntimeError,
                 StopIteration,
-            ) as error:  # the handler has taken the epoch's last batch, or begun another
+            ) as error:  # the handler has taken the last batch of the epoch, or begun another epoch
                 got.append(str(error))
                 break
         signal.setitimer(signal.ITIMER_REAL, 0)
         if name in ("iter", "state_dict", "batch_rows", "proportions", "history", "class_losses", "load_state_dict"):
             assert got == expected
-        # What the handler did between two lines can only have taken batches away.
+        # Calls of the handler between two lines can only have consumed batches.
         rest = iter(expected)
         assert all(rows in rest for rows in got[:-1])
         assert len(list(loader)) > 0
 
-    for _ in range(50):  # a call between two lines may end the epoch before one falls inside of next()
+    for _ in range(50):  # a call between two lines may end the epoch before any signal arrives inside next()
         run_through_an_epoch()
         if any(INSIDE in message for message in refused):
             return

@@ -66,9 +66,9 @@ def test_millions_of_missing_ranks_need_no_memory() -> None:
 
 def test_huge_counts_are_refused_at_once() -> None:
     state = make().state_dict()
-    for name, most in {"epoch": 2**53, "total_step": 2**53, "next_epoch": 2**52}.items():
-        for value in (most + 1, 2**62, 2**63, 2**70):
-            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {most}\]"):
+    for name, max_value in {"epoch": 2**53, "total_step": 2**53, "next_epoch": 2**52}.items():
+        for value in (max_value + 1, 2**62, 2**63, 2**70):
+            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {max_value}\]"):
                 make().load_state_dict({**state, name: value})
     cases: list[tuple[str, Any]] = [
         *((name, [2**53 + 1, 0, 0]) for name in ("passes", "visits", "drawn")),
@@ -126,13 +126,13 @@ def test_a_run_ends_before_its_counters_overflow(name: str, lookahead: int) -> N
     def loader() -> Loader:
         return make(mixing=Learn2Mix(), update_every=3 if name == "window_counts" else None, lookahead=lookahead)
 
-    for least in (2**53 - 40, 2**53):
+    for start in (2**53 - 40, 2**53):
         state = loader().state_dict()
         if name == "window_counts":
-            state[name] = [[least] * 3]
+            state[name] = [[start] * 3]
             state["window_sums"] = [[1.0] * 3]
         else:
-            state[name] = [least] * 3 if isinstance(state[name], list) else least
+            state[name] = [start] * 3 if isinstance(state[name], list) else start
         counting = loader()
         counting.load_state_dict(state)
         refused = ""
@@ -150,16 +150,16 @@ def test_a_run_ends_before_its_counters_overflow(name: str, lookahead: int) -> N
 
 def test_counts_of_losses_that_would_overflow_are_refused() -> None:
     loader = make()
-    most = ClassLoss(np.array([1.0, 0, 0]), np.array([2**53, 0, 0]))
-    loader.record(most)
+    max_counts = ClassLoss(np.array([1.0, 0, 0]), np.array([2**53, 0, 0]))
+    loader.record(max_counts)
     before = loader.state_dict()
     with pytest.raises(ValueError, match="counts"):
-        loader.record(most)
+        loader.record(max_counts)
     assert loader.state_dict() == before
     make().load_state_dict(before)
     ranks = [make(batch_size=5, mixing=Static([0.2, 0.4, 0.4]), rank=r, world_size=2) for r in range(2)]
     for rank in ranks:
-        rank.record(most)
+        rank.record(max_counts)
     with pytest.raises(ValueError, match="window_counts"):
         make(mixing=Static([0.2, 0.4, 0.4])).load_state_dict([rank.state_dict() for rank in ranks])
 

@@ -15,7 +15,7 @@ import ctypes
 attributes = ctypes.create_string_buffer(256)
 libc = ctypes.CDLL(None)
 assert libc.pthread_attr_init(attributes) == 0
-assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 47)) == 0  # more than there are addresses
+assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 47)) == 0  # larger than the address space
 assert libc.pthread_setattr_default_np(attributes) == 0
 """
 

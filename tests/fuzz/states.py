@@ -67,8 +67,8 @@ class Case:
             assert np.array_equal(loader.batch_classes, self.classes[batch])
             for k, drawn in enumerate(np.bincount(self.classes[batch], minlength=len(sizes))):
                 rows = batch[self.classes[batch] == k].tolist()
-                most = drawn * self.options["world_size"]  # of the global batch, of which this rank has a part
-                assert len(rows) - len(set(rows)) <= max(most - sizes[k], 0)
+                num_drawn = drawn * self.options["world_size"]  # in the global batch
+                assert len(rows) - len(set(rows)) <= max(num_drawn - sizes[k], 0)
             p = loader.proportions
             assert abs(p.sum() - 1) < 1e-9
             assert (p >= 0).all()

@@ -49,10 +49,10 @@ def leaves(batch: Any) -> list[torch.Tensor]:
     return [*batch["fields"], *(batch[name] for name in "abcn")]
 
 
-def check(where: str, device: str = "cuda", **settings: Any) -> None:
+def check(where: str, device: str = "cuda", **options: Any) -> None:
     """Compare two epochs of batches on a device, all kept alive, with those on the CPU."""
-    settings = {"batch_size": 32, "seed": 5, **settings}
-    plain, loader = Loader(data("host"), **settings), Loader(data(where, device), device=device, **settings)
+    options = {"batch_size": 32, "seed": 5, **options}
+    plain, loader = Loader(data("host"), **options), Loader(data(where, device), device=device, **options)
     for _ in range(2):
         kept = [
             (leaves(batch), leaves(expected), loader.batch_rows, plain.batch_rows)
@@ -73,9 +73,9 @@ def test_batches_equal_those_of_the_cpu(where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-@pytest.mark.parametrize("settings", [{"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str)
-def test_batches_equal_those_of_the_cpu_for_all_options(where: str, settings: dict[str, Any]) -> None:
-    check(where, **settings)
+@pytest.mark.parametrize("options", [{"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str)
+def test_batches_equal_those_of_the_cpu_for_all_options(where: str, options: dict[str, Any]) -> None:
+    check(where, **options)
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
@@ -151,8 +151,8 @@ def test_pinned_rows_are_read_before_their_memory_is_freed(monkeypatch: pytest.M
 
 def test_pinned_batches() -> None:
     x, y = torch.arange(N * 3.0).reshape(N, 3), torch.arange(N) % 7
-    settings: dict[str, Any] = {"batch_size": 32, "classes": y, "mixing": Balanced(), "seed": 2}
-    for batch, expected in zip(Loader((x, y), pin_memory=True, **settings), Loader((x, y), **settings), strict=True):
+    options: dict[str, Any] = {"batch_size": 32, "classes": y, "mixing": Balanced(), "seed": 2}
+    for batch, expected in zip(Loader((x, y), pin_memory=True, **options), Loader((x, y), **options), strict=True):
         for tensor, other in zip(batch, expected, strict=True):
             assert tensor.is_pinned()
             assert torch.equal(tensor, other)
@@ -169,7 +169,7 @@ def test_device_memory_is_bounded_by_the_batches_in_flight() -> None:
             pass
     peak = torch.cuda.max_memory_allocated() - before
     batch, rounding = 500 * 3072, 1 << 20  # torch's allocator may round up by this much
-    assert batch <= peak <= (3 + 1 + 1) * (batch + rounding)  # prefetched, handed over, and the one before that
+    assert batch <= peak <= (3 + 1 + 1) * (batch + rounding)  # prefetched ones, the current one and the previous one
 
 
 def test_out_of_memory_on_the_device_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ def both(
     """Return loss, gradient and sums on the CPU and on a device."""
     results = []
     for place in ("cpu", device):
-        there = logits.detach().to(place).requires_grad_()
+        on_place = logits.detach().to(place).requires_grad_()
         moved: dict[str, Any] = {name: x.to(place) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
-        loss, sums = cross_entropy(there, targets.to(place), num_classes, **moved)
-        results.append((loss.detach().cpu(), gradient_of(loss, there).cpu(), sums))
+        loss, sums = cross_entropy(on_place, targets.to(place), num_classes, **moved)
+        results.append((loss.detach().cpu(), gradient_of(loss, on_place).cpu(), sums))
     return results
 
 

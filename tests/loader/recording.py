@@ -11,7 +11,7 @@ from l2m_fast import (
 )
 from loader.small import N
 
-SIZES = np.array([20, 12, 0, 8])  # of the classes of a small loader
+SIZES = np.array([20, 12, 0, 8])  # class sizes of a small loader
 START = SIZES / N
 
 

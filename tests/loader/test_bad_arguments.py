@@ -153,7 +153,7 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "rank beyond": (ValueError, r"rank must be an int in \[0, 1\] \(got 2\)", {"rank": 2, "world_size": 2}),
         "rank without world_size": (ValueError, r"rank must be an int in \[0, 0\] \(got 1\)", {"rank": 1}),
         "rank float": (TypeError, r"rank must be", {"rank": 0.0}),
-        # words and flags
+        # strings and bools
         "order": (ValueError, r"order must be 'shuffled' or 'grouped' \(got 'sorted'\)", {"order": "sorted"}),
         "order None": (ValueError, r"order must be", {"order": None}),
         "format": (ValueError, r"format must be 'torch' or 'numpy' \(got 'jax'\)", {"format": "jax"}),

@@ -108,7 +108,7 @@ def test_an_initialized_process_group_without_a_rank_warns_once(
     monkeypatch.setattr("l2m_fast.distributed._warned_of_ranks", False)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     try:
-        make()  # one process is no reason to warn
+        make()  # no warning for a single process
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         make(rank=0, world_size=1)
         with pytest.warns(RuntimeWarning, match="this loader has no rank") as caught:

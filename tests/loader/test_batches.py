@@ -285,7 +285,7 @@ def test_a_memory_map_larger_than_memory_is_delivered(tmp_path: Path) -> None:
     num_rows = 2 * memory // row_bytes
     path = tmp_path / "sparse.bin"
     with path.open("wb") as file:
-        file.truncate(num_rows * row_bytes)  # a file of holes takes no space
+        file.truncate(num_rows * row_bytes)  # a sparse file needs no space
     data = np.memmap(path, np.uint8, "r+", shape=(num_rows, row_bytes))
     last = np.array([num_rows - 1, num_rows // 2, 5])
     data[last, -1] = [1, 2, 3]

@@ -68,7 +68,7 @@ def test_the_pool_grows_to_the_largest_num_threads_and_no_further() -> None:
     counts = json.loads(out)
     assert counts[0] == 0
     assert counts == sorted(counts)
-    assert all(count <= most for count, most in zip(counts, (0, 1, 3, 3, 5, 5), strict=True))
+    assert all(count <= max_count for count, max_count in zip(counts, (0, 1, 3, 3, 5, 5), strict=True))
 
 
 def test_a_loader_may_be_dropped_while_its_threads_fill_batches() -> None:
@@ -93,7 +93,7 @@ def test_a_loader_is_no_part_of_a_cycle() -> None:
             dead = weakref.ref(loader)
             del loader
             assert dead() is None
-            kept += list(batches)  # the iterator goes on without it
+            kept += list(batches)  # the iterator keeps working
             assert len(kept) == N // 20
         loader = make()
         dead = weakref.ref(loader)
@@ -118,7 +118,7 @@ def test_the_data_outlives_the_threads_that_read_it() -> None:
             next(self.batches)
 
     for _ in range(8):
-        next(iter(loader()))  # the last reference is that of an iterator, or of a cycle with one
+        next(iter(loader()))  # the last reference is held by an iterator, or by a cycle with one
         Trainer()
         gc.collect()
 

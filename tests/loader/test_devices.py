@@ -8,7 +8,7 @@ import torch
 
 from l2m_fast import Loader
 from l2m_fast import arguments as arguments_module
-from loader.fields import DATA, same, settings
+from loader.fields import DATA, loader_options, same
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_pinned_memory_without_a_device_is_pageable_with_a_warning() -> None:
     with pytest.warns(RuntimeWarning, match="without a CUDA device"):
-        loader = Loader(**settings(pin_memory=True))
-    assert all(same(a, b) for a, b in zip(loader, Loader(**settings()), strict=True))
+        loader = Loader(**loader_options(pin_memory=True))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**loader_options()), strict=True))
 
 
 @pytest.mark.usefixtures("no_cuda")
 def test_the_cpu_is_a_device_too() -> None:
-    loader = Loader(**settings(device="cpu:0"))
-    assert all(same(a, b) for a, b in zip(loader, Loader(**settings(device=torch.device("cpu"))), strict=True))
+    loader = Loader(**loader_options(device="cpu:0"))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**loader_options(device=torch.device("cpu"))), strict=True))
 
 
 @pytest.mark.usefixtures("no_cuda")
@@ -35,13 +35,13 @@ def test_the_cpu_is_a_device_too() -> None:
 )
 def test_a_missing_device_is_refused(device: object) -> None:
     with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 available CUDA devices \(got "):
-        Loader(**settings(device=device))
+        Loader(**loader_options(device=device))
 
 
 @pytest.mark.parametrize("device", [1.5, True, ["cuda"]])
 def test_a_value_that_is_not_a_device_is_refused(device: object) -> None:
     with pytest.raises(TypeError, match="device must be None, 'cpu' or one of"):
-        Loader(**settings(device=device))
+        Loader(**loader_options(device=device))
 
 
 def test_wrong_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,14 +27,14 @@ def alarm() -> Iterator[Any]:
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
     before = signal.getsignal(signal.SIGALRM)
-    gc.disable()  # what is raised in a callback of the collector is lost
+    gc.disable()  # errors raised in a callback of the garbage collector are lost
     yield start
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.enable()
     signal.signal(signal.SIGALRM, before)
 
 
-BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 KiB a row
+BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 KiB per row
 
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
@@ -72,7 +72,7 @@ def test_an_interrupt_in_next_neither_loses_nor_repeats_a_batch(
     while not ended:
         try:
             armed.append(None)
-            got.extend(batches)  # between next() and the list there is no line of Python to be interrupted in
+            got.extend(batches)  # no Python code runs between next() and the list
             armed.clear()
             ended = 1
         except KeyboardInterrupt:
@@ -83,7 +83,9 @@ def test_an_interrupt_in_next_neither_loses_nor_repeats_a_batch(
 
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some fall into a weakref's callback
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # some are raised in the callback of a weakref
 def test_an_interrupt_in_load_state_dict_leaves_the_old_or_the_new_state(alarm: Any) -> None:
     loader = make(mixing=Learn2Mix(), num_threads=0)
     states = []
@@ -121,7 +123,7 @@ def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_stays_usable() ->
             try:
                 threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,)).start()
                 got.extend(batches)
-                time.sleep(60)  # until the signal comes
+                time.sleep(60)  # until the signal arrives
             except KeyboardInterrupt:
                 interrupted = 1
             got.extend(batches)
@@ -149,7 +151,7 @@ def test_a_process_interrupted_in_next_exits() -> None:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         finally:
-            process.kill()  # of one that goes on, the end would be waited for
+            process.kill()  # otherwise leaving the block would wait for a running process
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
 

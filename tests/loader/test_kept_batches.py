@@ -90,10 +90,10 @@ def test_a_kept_batch_is_not_recycled_until_it_is_released() -> None:
     loader = Loader(IMAGES, batch_size=6, steps_per_epoch=50, num_threads=0, prefetch=4, seed=0)
     batches = iter(loader)
     kept = next(batches)
-    there = address(kept)
-    assert all(address(batch) != there for batch in itertools.islice(batches, 30))
+    kept_address = address(kept)
+    assert all(address(batch) != kept_address for batch in itertools.islice(batches, 30))
     del kept
-    assert there in [address(batch) for batch in list(batches)]
+    assert kept_address in [address(batch) for batch in list(batches)]
 
 
 @pytest.mark.parametrize("batch_format", ["torch", "numpy"])

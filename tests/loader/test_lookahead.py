@@ -47,7 +47,7 @@ class Run:
 
     Attributes:
         seen: Step, rows and proportions of each batch.
-        states: The default state after each batch and its recording, and each end of an epoch.
+        states: Default state after each batch and its losses, and after each epoch.
     """
 
     def __init__(self, loader: Loader, late: int, as_recorded: Any = None) -> None:
@@ -377,7 +377,7 @@ def test_a_state_of_another_lookahead_is_refused() -> None:
 def test_losses_on_a_device_may_be_recorded_late(monkeypatch: pytest.MonkeyPatch, every: int | None, late: int) -> None:
     expected = Run(make(update_every=every, lookahead=late), late)
     monkeypatch.setattr(loader_module, "is_on_device", lambda losses: isinstance(losses, torch.Tensor))
-    there = Run(make(update_every=every, lookahead=late), late, torch.from_numpy)
-    assert there.seen == expected.seen
-    assert there.states == expected.states
-    assert there.history() == expected.history()
+    on_device = Run(make(update_every=every, lookahead=late), late, torch.from_numpy)
+    assert on_device.seen == expected.seen
+    assert on_device.states == expected.states
+    assert on_device.history() == expected.history()

@@ -49,7 +49,7 @@ def test_set_epoch_with_classes_starts_new_passes_that_depend_on_the_epoch() -> 
         assert max(state["positions"]) == 2
         rows = np.concatenate(list(batches))
         runs.append([rows[CLASSES[rows] == k].tolist() for k in (0, 1, 3)])
-    # Which class gets the odd row goes on from before; the order inside a class is that of its pass.
+    # Quotas continue from before; the order inside a class is that of its new pass.
     for one, other in zip(*runs, strict=True):
         assert set(one) & set(other)
 
@@ -65,7 +65,7 @@ def test_set_epoch_keeps_proportions_losses_and_the_count_of_steps() -> None:
     state = loader.state_dict()
     assert state["total_step"] == STEPS + 3
     assert (state["epoch"], state["step"]) == (5, 1)
-    assert loader.proportions.tolist() != before  # the epoch left had recorded losses; they act now
+    assert loader.proportions.tolist() != before  # the losses recorded in the unfinished epoch take effect now
 
 
 def test_set_epoch_does_not_disturb_the_running_epoch() -> None:
@@ -92,7 +92,7 @@ def test_an_epoch_that_was_set_is_part_of_attributes_and_states() -> None:
 
     batches = iter(loader)
     next(batches)
-    loader.set_epoch(20)  # waits for the end of the running epoch, also of the restored one
+    loader.set_epoch(20)  # takes effect at the end of the running epoch, even if it was restored
     assert (loader.epoch, loader.step) == (10, 1)
     restored.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     for one in (batches, iter(restored)):

@@ -45,7 +45,7 @@ def test_a_restored_loader_repeats_the_rest_from_every_step(options: Any, throug
         restored.load_state_dict(through(run.state_dict()))
         assert drive(restored, rest) == expected[total - rest :]
         assert restored.state_dict() == final.state_dict()
-        # The run itself goes on in the epoch that it is in, never disturbed by its states having been taken.
+        # The run itself continues its epoch; saving its states has no effect on it.
         if not done or run.step == 0 or run.step == len(run):
             batches = iter(run)
         rows = next(batches)
@@ -69,7 +69,7 @@ def test_a_state_taken_and_loaded_is_the_same_state(options: Any) -> None:
                 (run.epoch, run.step) if run.step < len(run) else (run.epoch + 1, 0)
             )
             np.testing.assert_array_equal(restored.class_losses, run.class_losses)
-            if run.step < len(run):  # at the end of an epoch what was recorded in it has still to act
+            if run.step < len(run):  # at the end of an epoch, its losses have not taken effect yet
                 np.testing.assert_array_equal(restored.proportions, run.proportions)
 
 
@@ -124,7 +124,7 @@ def test_a_state_after_the_last_batch_of_an_epoch_never_gives_an_empty_epoch() -
         expected.record(losses_of(rows))
     run = make()
     drive(run, STEPS)
-    assert run.step == STEPS  # the iterator has not been asked for more
+    assert run.step == STEPS  # no further batch has been requested
     state = run.state_dict()
     restored = make()
     restored.load_state_dict(state)

@@ -54,7 +54,7 @@ def test_window_w_takes_effect_from_the_first_batch_of_window_w_plus_2(
     every: int, num_threads: int, prefetch: int
 ) -> None:
     loader = make(update_every=every, num_threads=num_threads, prefetch=prefetch)
-    means = [START]  # after so many windows
+    means = [START]  # by the number of windows
     total = 0
     for _ in range(5):
         for rows in loader:

@@ -19,7 +19,7 @@ class Twin(DeviceClassLoss):
     """Sums on the CPU, by the reference implementation of the kernel."""
 
     def add(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        import _testing  # here, because tests/gpu imports this file where that module is not built
+        import _testing  # imported here, because tests/gpu imports this file without that module
 
         bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
         count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]

@@ -161,7 +161,7 @@ def test_a_bad_class_far_inside_a_large_input_adds_nothing() -> None:
 
 def nested_tensor() -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is a prototype
+        warnings.simplefilter("ignore")  # warning that it is a prototype
         return torch.nested.nested_tensor([torch.zeros(1)])
 
 

@@ -39,9 +39,9 @@ def assert_equals_torch(logits: torch.Tensor, targets: torch.Tensor, num_classes
     expected_loss, expected_gradient, expected_sums = expected_of(logits, targets, num_classes, **options)
     gradient = gradient_of(loss, logits)
     assert (loss.dtype, loss.shape, gradient.dtype) == (logits.dtype, (), logits.dtype)
-    exact = max(torch.finfo(logits.dtype).eps, 1e-14)  # torch's own float64 is not exact either
+    exact = max(torch.finfo(logits.dtype).eps, 1e-14)  # float64 in torch is not exact either
     torch.testing.assert_close(loss.double(), expected_loss, rtol=4 * exact, atol=4 * exact, equal_nan=True)
-    # In the column of the target a probability and 1, times this, are subtracted from each other.
+    # In the column of the target, 1 is subtracted from a probability, both multiplied by this.
     computed_in = min(exact, torch.finfo(torch.float32).eps)
     weight = options.get("weight")
     weight = torch.ones(logits.shape[1]) if weight is None else weight
@@ -79,7 +79,7 @@ def test_the_sums_are_by_the_given_classes(dtype: torch.dtype) -> None:
     logits, targets = case(40, 6)
     classes = (torch.arange(40) % 3).to(dtype)
     assert_equals_torch(logits, targets, 3, classes=classes)
-    targets[0], classes[0] = -100, 77  # of a row without a loss
+    targets[0], classes[0] = -100, 77  # the class of a row without a loss
     assert_equals_torch(logits, targets, 3, classes=classes)
 
 
@@ -127,7 +127,7 @@ def test_non_finite_logits_give_the_result_of_torch(dtype: torch.dtype, value: f
         loss, sums = cross_entropy(logits, of_row, 5, label_smoothing=label_smoothing)
         expected, gradient, expected_sums = expected_of(logits, of_row, 5, label_smoothing=label_smoothing)
         torch.testing.assert_close(loss.double(), expected, rtol=0.01, atol=0, equal_nan=True)
-        gradient[of_row == -100] = 0  # torch's is NaN where an ignored row is not finite
+        gradient[of_row == -100] = 0  # NaN in torch for a non-finite ignored row
         assert gradient_of(loss, logits).isfinite().tolist() == gradient.isfinite().tolist()
         assert sums.count.tolist() == expected_sums.count.tolist()
         np.testing.assert_allclose(sums.sum, expected_sums.sum, rtol=1e-6)
@@ -235,7 +235,7 @@ for f in (torch.compile(step, fullgraph=True, backend="aot_eager"), step):
         results.append([loss.item(), *sums.sum, *sums.count, logits.grad.tolist()])
 assert results[:13] == results[13:], results
 
-# What it does on a device, where the sums are words to be read later.
+# The path for devices, where the sums are read later.
 from l2m_fast.losses.device import DeviceClassLoss
 
 def on_device(x):

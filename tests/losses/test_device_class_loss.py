@@ -64,7 +64,7 @@ def test_it_is_read_like_a_class_loss() -> None:
 
 
 def test_a_device_may_have_several_names() -> None:
-    sums = DeviceClassLoss(2, torch.device("cpu", 0))  # not equal to that of a tensor, as "cuda" is not
+    sums = DeviceClassLoss(2, torch.device("cpu", 0))  # not equal to the device of a tensor, like "cuda"
     sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))
     assert sums.device == torch.device("cpu")
     assert sums.sum.tolist() == [3, 0]
@@ -121,24 +121,24 @@ def pending(loader: Loader) -> tuple[list[float], list[int]]:
 
 def test_a_window_may_mix_losses_on_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    there = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
-    here = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_device = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_cpu = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     for step in range(6):
         losses, classes = rng.random(50), rng.integers(0, NUM_CLASSES, 50)
-        here.record(losses, classes)
+        on_cpu.record(losses, classes)
         if step == 3:
-            there.record(losses, classes)
+            on_device.record(losses, classes)
         elif step == 4:
             sums = totals("cpu")
             sums.add(torch.from_numpy(losses), torch.from_numpy(classes))
-            there.record(sums)
+            on_device.record(sums)
         else:
-            there.record(torch.from_numpy(losses), torch.from_numpy(classes))
-        assert pending(there)[1] == pending(here)[1]
-        np.testing.assert_allclose(pending(there)[0], pending(here)[0], rtol=1e-14)
-    assert sum(pending(there)[1]) == 300
+            on_device.record(torch.from_numpy(losses), torch.from_numpy(classes))
+        assert pending(on_device)[1] == pending(on_cpu)[1]
+        np.testing.assert_allclose(pending(on_device)[0], pending(on_cpu)[0], rtol=1e-14)
+    assert sum(pending(on_device)[1]) == 300
     with pytest.raises(ValueError, match=r"over 7 classes \(got 8\)"):
-        there.record(totals("cpu", 8))
+        on_device.record(totals("cpu", 8))
 
 
 def test_invalid_classes_on_a_device_raise_when_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,14 +194,16 @@ def run(
 def test_losses_on_a_device_have_the_same_effect_as_others(
     monkeypatch: pytest.MonkeyPatch, update_every: int | None, order: Literal["shuffled", "grouped"]
 ) -> None:
-    (here, rows), (there, rows_too) = (run(monkeypatch, there, update_every, order) for there in (False, True))
-    assert rows == rows_too
-    np.testing.assert_allclose(there.proportions, here.proportions, rtol=1e-12)
-    np.testing.assert_allclose(there.class_losses, here.class_losses, rtol=1e-12)
-    assert len(there.history) == len(here.history) == (71 // update_every if update_every else 3)
-    for record, record_too in zip(here.history, there.history, strict=True):
+    (on_cpu, rows), (on_device, device_rows) = (
+        run(monkeypatch, on_device, update_every, order) for on_device in (False, True)
+    )
+    assert rows == device_rows
+    np.testing.assert_allclose(on_device.proportions, on_cpu.proportions, rtol=1e-12)
+    np.testing.assert_allclose(on_device.class_losses, on_cpu.class_losses, rtol=1e-12)
+    assert len(on_device.history) == len(on_cpu.history) == (71 // update_every if update_every else 3)
+    for record, device_record in zip(on_cpu.history, on_device.history, strict=True):
         for key in ("epoch", "total_step", "counts", "proportions"):
-            np.testing.assert_allclose(record[key], record_too[key], rtol=1e-12)
+            np.testing.assert_allclose(record[key], device_record[key], rtol=1e-12)
 
 
 @pytest.mark.parametrize("stop", [*range(1, 24), 25, 29, 35])
@@ -212,7 +214,7 @@ def test_a_state_contains_the_sums_of_a_window_not_read_yet(monkeypatch: pytest.
 
 @pytest.mark.parametrize("update_every", [None, 10])
 def test_recorded_losses_remain_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
-    loaders = [run(monkeypatch, there, update_every)[0] for there in (False, True)]
+    loaders = [run(monkeypatch, on_device, update_every)[0] for on_device in (False, True)]
     for loader in loaders:
         loader.close()
     histories = [[record["total_step"] for record in loader.history] for loader in loaders]

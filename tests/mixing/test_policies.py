@@ -98,26 +98,30 @@ def _window(draw: st.DrawFn) -> tuple[Any, Any, Any]:
 def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor: float) -> None:
     sizes, p, losses = window
     count = len(nonempty(sizes))
-    least = floor / count * (1 - 1e-12)
-    got = Learn2Mix(rate, min_share=least).update(Window.of(p, losses, sizes))
+    min_share = floor / count * (1 - 1e-12)
+    got = Learn2Mix(rate, min_share=min_share).update(Window.of(p, losses, sizes))
     total = math.fsum(losses)
     if total == 0:
         assert got.tolist() == p.tolist()
         return
     expected = [(1 - rate) * share + rate * (loss / total) for share, loss in zip(p, losses, strict=True)]
-    expected = [least + (1 - count * least) * share if n > 0 else 0 for n, share in zip(sizes, expected, strict=True)]
+    expected = [
+        min_share + (1 - count * min_share) * share if n > 0 else 0 for n, share in zip(sizes, expected, strict=True)
+    ]
     assert_close(got, expected)
-    assert min(got[nonempty(sizes)]) >= least * (1 - 1e-9)
+    assert min(got[nonempty(sizes)]) >= min_share * (1 - 1e-9)
 
 
 @settings(deadline=None)
 @given(sizes=sizes_of, floor=st.floats(0, 1), start=st.sampled_from(["proportional", "balanced"]))
 def test_learn2mix_raises_its_start_to_the_min_share(sizes: Any, floor: float, start: Any) -> None:
     count = len(nonempty(sizes))
-    least = floor / count * (1 - 1e-12)
+    min_share = floor / count * (1 - 1e-12)
     before = (Proportional() if start == "proportional" else Balanced()).initial(sizes)
-    expected = [least + (1 - count * least) * share if n > 0 else 0 for n, share in zip(sizes, before, strict=True)]
-    assert_close(Learn2Mix(min_share=least, start=start).initial(sizes), expected)
+    expected = [
+        min_share + (1 - count * min_share) * share if n > 0 else 0 for n, share in zip(sizes, before, strict=True)
+    ]
+    assert_close(Learn2Mix(min_share=min_share, start=start).initial(sizes), expected)
 
 
 def test_learn2mix_reaches_the_loss_shares_in_one_step_of_1() -> None:

@@ -54,9 +54,9 @@ class Batches:
 
     Attributes:
         seed: Key of all randomness.
-        class_sizes: Rows drawn from of each class, int64, shape `[K]`.
-        steps: Batches of an epoch, over all ranks.
-        own_steps: Those with rows for this rank.
+        class_sizes: Number of rows of each class to draw from, int64, shape `[K]`.
+        steps: Number of batches of an epoch, over all ranks.
+        own_steps: Number of batches of an epoch with rows for this rank.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Batches:
         if steps_per_epoch is not None:
             self.steps = steps_per_epoch
         elif classes is None:
-            # In order, a rest smaller than world_size counts too: the ranks that get none of it have a batch less.
+            # In order, a remainder smaller than world_size counts too: ranks without rows of it have one batch less.
             self.steps = full + (not drop_last and left_over >= (1 if self._in_order else world_size))
         else:
             self.steps = max(full, 1)
@@ -128,7 +128,7 @@ class Batches:
         """Draw a batch and advance the progress.
 
         Returns:
-            This rank's rows and their classes, and the rows of each class in the global batch, shape `[K]`.
+            The rows of this rank, their classes, and the number of rows of each class in the global batch, shape `[K]`.
         """
         if self._epoch_is_pass and step == 0:
             self.start_passes(progress, epoch)

@@ -18,18 +18,18 @@ from oracle.mixing import Policy, Window, checked_proportions, without_gaps
 class OracleLoader:
     """Loader without data, whose batches are row ids and their classes.
 
-    The arguments are those of `Loader`, with the number of rows for the data, every default stated and a policy given.
-    Batches, and the steps of `record()` and `state_dict()`, are counted from 0 since the beginning of the training.
+    The arguments are those of `Loader`, but with the number of rows instead of the data, and a policy. Batches, and the
+    steps of `record()` and `state_dict()`, are counted from 0 since the beginning of training.
 
     Attributes:
-        class_losses: Newest mean loss of each class, None where it never had one.
-        class_sizes: Rows drawn from of each class, int64, shape `[K]`.
-        quotas: Rows of each class in the last global batch, int64, shape `[K]`.
-        history: One record of each update of the proportions.
+        class_losses: Newest mean loss of each class; None before its first loss.
+        class_sizes: Number of rows of each class to draw from, int64, shape `[K]`.
+        quotas: Number of rows of each class in the last global batch, int64, shape `[K]`.
+        history: Records of the updates of the proportions.
 
     Raises:
-        ValueError: No batch can be made of these options, the lookahead is longer than a window, or the ranks' losses cannot be
-            summed.
+        ValueError: These options give no batch, the lookahead is longer than a window, or the losses of the ranks
+            cannot be summed.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class OracleLoader:
 
         self._epoch = self._step = self._total_step = self._windows = 0
         self._updated = False  # update() closed the window of the epoch
-        self._jump: int | None = None  # the epoch after this one, where it is not the next number
+        self._jump: int | None = None  # the epoch after this one, if it is not the next number
         self.class_losses: list[float | None] = [None] * len(self.class_sizes)
         self.history: list[dict[str, Any]] = []
         self._memory = np.zeros((getattr(mixing, "memory_rows", 0), len(self.class_sizes)))
         self._progress = self._batches.begin()
         self._next_proportions = checked_proportions(mixing.initial(self.class_sizes.copy()), self.class_sizes)
         self._adopt()
-        self._iterations = 0  # iterators made
+        self._iterations = 0  # number of iterators created
         self._start()
 
     def _start(self) -> None:
@@ -137,7 +137,7 @@ class OracleLoader:
         """Return an endless iterator over epochs.
 
         Raises:
-            ValueError: Losses of an epoch's last batches would come too late, or this rank has no batches.
+            ValueError: Losses of the last batches of an epoch would be too late, or this rank has no batches.
         """
         if self._stays_open:
             msg = f"forever() with lookahead={self._lookahead} needs update_every (got None)"
@@ -167,7 +167,7 @@ class OracleLoader:
             self._close_windows(self._total_step)
             batch, number = self._next_batch(), self._total_step - 1
             if self._step == len(self) < self._steps:
-                self._next_batch()  # has rows for other ranks only: they count it at the same time
+                self._next_batch()  # only other ranks have rows: they count it at the same time
             if len(batch[0]) > 0:
                 self._yielded[number] = batch[1]
                 yield batch
@@ -240,13 +240,13 @@ class OracleLoader:
         """Add losses to the window of batch `step`, by default the last one; skip non-finite losses.
 
         Args:
-            losses: Of the rows of the batch, or of `classes`.
+            losses: Losses of the rows of the batch, or of `classes`.
             classes: Class of each loss.
             step: One of the last `lookahead + 1` batches yielded since the run was started or loaded.
 
         Raises:
-            RuntimeError: No such batch was yielded, or its window was closed.
-            ValueError: Wrong length or a class out of range; nothing was added.
+            RuntimeError: No such batch was yielded, or its window is closed.
+            ValueError: The length is wrong or a class is out of range. Nothing is added.
         """
         last = sorted(self._yielded)[-(self._lookahead + 1) :]
         open_from = self._open_from if self._every is None else self._windows * self._every
@@ -271,7 +271,7 @@ class OracleLoader:
         """Close the window now, so that it takes effect from the next epoch.
 
         Raises:
-            RuntimeError: Windows are of `update_every` steps.
+            RuntimeError: The loader has `update_every`.
         """
         if self._every is not None:
             msg = f"update() needs update_every=None (got update_every={self._every})"
@@ -334,12 +334,12 @@ class OracleLoader:
         """Return the state just after batch `step`; `Loader` adds a fingerprint of its data and options.
 
         Args:
-            step: The last batch, or one of the `lookahead` before it; by default the last one with recorded losses, or the
-                nearest allowed.
+            step: The last batch, or one of the `lookahead` before it; by default the last one with recorded losses, or
+                the nearest allowed.
 
         Raises:
-            ValueError: The step is still to come, or earlier than the batch before the run was started or loaded, passes were
-                started afresh or, with update_every=None, a window was closed.
+            ValueError: The step is still to come, or earlier than the batch before the run was started or loaded,
+                passes were started afresh or, with update_every=None, a window was closed.
         """
         now, every = self._total_step, self._every
         earliest = max(now - self._lookahead, self._earliest)
@@ -381,7 +381,7 @@ class OracleLoader:
         self._next_proportions, self._updated = np.array(state["next_proportions"]), state["updated"]
         self.class_losses = list(state["class_losses"])
         self._memory = np.array(state["memory"]).reshape(self._memory.shape)
-        self._iterations += 1  # ends those made before
+        self._iterations += 1  # ends all earlier iterators
         self._start()
         for window, sums in enumerate(zip(state["window_sums"], state["window_counts"], strict=True), self._windows):
             self._losses.load(window, *sums)

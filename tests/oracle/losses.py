@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from oracle.arithmetic import LARGEST
 
-AT_ONCE = -2  # stands before all batches: what a state held and, without lookahead, everything
+AT_ONCE = -2  # precedes all batches: what a state held and, without lookahead, everything
 
 
 @dataclass
@@ -28,8 +28,9 @@ class Sums:
 class OpenWindows:
     """Sums of losses per window and batch.
 
-    The sum of a window is the sum over its batches, in their order, of the sum of each batch, in the order of recording. So it
-    does not depend on when the losses of a batch come. Without lookahead they come in order, and are added one by one.
+    The losses of each batch are summed in the order of recording, and the sums of the batches in the order of batches,
+    so that the sum of a window does not depend on when losses are recorded. Without lookahead, losses are recorded in
+    order and added one by one.
     """
 
     def __init__(self, num_classes: int, lookahead: int) -> None:

@@ -17,15 +17,15 @@ class Window:
     """Closed loss window over all ranks; arrays have shape `[K]`.
 
     Attributes:
-        proportions: The newest, which the next ones follow.
+        proportions: Newest proportions.
         class_losses: Mean loss of each class, see `without_gaps`.
-        class_sizes: Rows of each class.
-        counts: Losses recorded in the window; those of this rank alone where nothing is reduced.
-        rows_drawn: Rows drawn since the beginning of training, as of the window's last batch.
-        passes: Number of the pass that each class is in, as of the window's last batch.
-        step: Batches up to the end of the window, since the beginning of training.
-        total_steps: Length of the training, None if unknown.
-        memory: What the last update returned, zeros at first, shape `[memory_rows, K]`.
+        class_sizes: Number of rows of each class.
+        counts: Number of losses recorded in the window; only those of this rank without a reduction.
+        rows_drawn: Number of rows drawn from the beginning of training until the window is closed.
+        passes: Index of the current pass of each class when the window is closed.
+        step: Number of batches from the beginning of training to the end of the window.
+        total_steps: Number of batches in the whole training; None: unknown.
+        memory: Memory returned by the last update, initially zeros, shape `[memory_rows, K]`.
     """
 
     proportions: Floats
@@ -42,8 +42,8 @@ class Window:
 class Policy(Protocol):
     """Protocol of mixing policies.
 
-    One that is never updated has `fixed = True`. One that is updated at the end of every window and needs no losses has
-    `schedule = True`. One with a memory has the number of its rows, `memory_rows`.
+    Policies with `fixed = True` are never updated. Policies with `schedule = True` are updated at the end of every
+    window and need no losses. Policies with memory have its number of rows in `memory_rows`.
     """
 
     def initial(self, class_sizes: Ints, /) -> ArrayLike:
@@ -57,7 +57,8 @@ def checked_proportions(proportions: ArrayLike, class_sizes: Ints) -> Floats:
     """Return proportions from the user, renormalized, float64, shape `[K]`.
 
     Raises:
-        ValueError: Wrong length, not finite, negative, not summing to one, or above zero for an empty class.
+        ValueError: The length is wrong, a value is non-finite or negative, the sum is not 1, or an empty class has a
+            share.
     """
     p = np.array(proportions, np.float64)
     if p.shape != class_sizes.shape or not np.isfinite(p).all() or (p < 0).any():
@@ -75,7 +76,7 @@ def checked_proportions(proportions: ArrayLike, class_sizes: Ints) -> Floats:
 
 def without_gaps(class_losses: Sequence[float | None], class_sizes: Ints) -> Floats:
     """Return class losses for a policy: 0 for empty classes, the mean of the others for classes without losses."""
-    known = [loss for loss in class_losses if loss is not None]  # never of an empty class
+    known = [loss for loss in class_losses if loss is not None]  # empty classes are excluded
     mean = mean_loss(known) if known else 0.0
     filled = np.array([mean if loss is None else loss for loss in class_losses])
     filled[class_sizes == 0] = 0.0
@@ -174,7 +175,7 @@ class Learn2Mix:
         """Return proportions after one step towards the loss shares; unchanged if all losses are 0."""
         losses = window.class_losses
         total = neumaier_sum(losses)
-        if not np.isfinite(total):  # the shares of losses near the largest float are those of their fractions
+        if not np.isfinite(total):  # losses near the largest float are scaled down, which keeps their shares
             losses = losses * 2.0**-64
             total = neumaier_sum(losses)
         if total == 0:

@@ -14,7 +14,7 @@ from oracle.arithmetic import Floats, Ints
 from oracle.randomness import BUCKET, SHUFFLE, due_quarter, fisher_yates, sequence
 
 MAX_UNSPLIT = 2**19  # rows shuffled in one piece
-MAX_BUCKET = 2**17  # rows of a bucket on average, where a class is split
+MAX_BUCKET = 2**17  # average rows per bucket, if a class is split
 PART = 2**16  # rows whose buckets are drawn from one stream
 
 
@@ -47,8 +47,8 @@ class Cursor:
 def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int]) -> list[int]:
     """Draw `quota` rows of a class of `size` for one batch and advance its cursor; `row_at` takes (pass, position).
 
-    A row that the batch already has is held for later; where the quota exceeds the class, a round of all its rows is
-    completed before any comes again.
+    A row that the batch already contains is held for the next batch. If the quota exceeds the class, all rows of the
+    class are drawn before any is repeated.
     """
     drawn: list[int] = []
     in_round: set[int] = set()
@@ -81,7 +81,7 @@ def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int
 def fractions(proportions: Floats, total: int) -> Floats:
     """Return the fractional rows of each class in a batch, shape `[K]`, each in [0, 1).
 
-    Less than 2**-500 counts as nothing: it would be due in more steps than a float can count.
+    Fractions below 2**-500 become 0, because they would be due after more steps than a float can represent.
     """
     exact = proportions * total
     left = exact - np.floor(exact)
@@ -92,13 +92,12 @@ def fractions(proportions: Floats, total: int) -> Floats:
 class Due:
     """Times at which each class is due one row more than its whole quota; the lists have a value for each class.
 
-    A class is due once in every interval, the time in which it becomes entitled to one more row, at an offset in it.
+    A class is due once per interval, in which its fractions sum to one row, at an offset inside the interval.
 
     Attributes:
-        visits: How often it got one.
-        offsets: Of the next time, in [0, 2**16), in units of 2**-16 of the interval.
-        times: The step at which it is due next; of a class that is entitled to none: the part of a row it must still become
-            entitled to until then.
+        visits: Number of extra rows so far.
+        offsets: Offset of the next due time, in [0, 2**16), in units of 2**-16 of the interval.
+        times: Step at which the class is due next; if its fraction is 0, the part of a row missing until then.
     """
 
     visits: list[int]
@@ -123,8 +122,8 @@ def next_offset(offset: int, quarter: int) -> int:
 def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
     """Return the number of rows of each class in a batch, shape `[K]`, with sum `total`.
 
-    Each is the floor of `proportions * total`, or one more. The rows left over go to the classes that have been due longest,
-    ties to the smaller id; these move on.
+    Each is the floor of `proportions * total`, or one more. The remaining rows go to the classes with the earliest due
+    times, and to the smaller id for ties; their due times advance.
     """
     fraction = fractions(proportions, total)
     quota = np.floor(proportions * total).astype(np.int64)

@@ -26,7 +26,7 @@ class Variant:
 
     name: str
     cuda_built: bool
-    settings: tuple[str, ...] = ()
+    pip_options: tuple[str, ...] = ()
     path: str = os.environ["PATH"]
 
 
@@ -65,12 +65,14 @@ def check_contents(wheel: Path) -> None:
         sys.exit(f"{wheel.name} must hold the package alone (got {', '.join(wrong)})")
 
 
-def try_in_clean_environment(installed: Path, cuda_built: bool, *settings: str, path: str = os.environ["PATH"]) -> None:
+def try_in_clean_environment(
+    installed: Path, cuda_built: bool, *pip_options: str, path: str = os.environ["PATH"]
+) -> None:
     """Install a wheel or a source tree into a new environment, and run the smoke test there."""
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", folder)
         python = Path(folder) / "bin/python"
-        run(python, "-m", "pip", "install", "--quiet", *settings, installed, path=path)
+        run(python, "-m", "pip", "install", "--quiet", *pip_options, installed, path=path)
         run(python, ROOT / "tests/package/smoke.py", str(int(cuda_built)))
 
 
@@ -80,14 +82,14 @@ def main(out: Path) -> None:
     run(sys.executable, "-m", "build", "--quiet", "--sdist", "--outdir", out, ROOT)
     (sdist,) = out.glob("*.tar.gz")
     variants = [
-        Variant("off", cuda_built=False, settings=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
+        Variant("off", cuda_built=False, pip_options=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
         Variant("no-nvcc", cuda_built=False, path=path_without("nvcc")),
     ]
     if NVCC:
         variants.append(Variant("cuda", cuda_built=True))
     for variant in variants:
         start = time.monotonic()
-        command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.settings)
+        command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.pip_options)
         run(*command, "--wheel-dir", out / variant.name, sdist, path=variant.path)
         (wheel,) = (out / variant.name).glob("*.whl")
         check_contents(wheel)

@@ -1,7 +1,7 @@
 """Policies and data for the oracle, and a test of uniformity.
 
-The statistical tests run on fixed seeds, so they never flicker; `FALSE_ALARM` is the chance that one of their
-statistics would fail for a fresh seed although the oracle is right.
+The statistical tests use fixed seeds, so that they are not flaky; `FALSE_ALARM` is the probability that one of their
+statistics fails for a new seed although the oracle is correct.
 """
 
 from __future__ import annotations

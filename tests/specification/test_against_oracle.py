@@ -47,7 +47,7 @@ class Towards(Annealed):
         return proportions / proportions.sum(), np.array([window.proportions, window.class_losses])
 
 
-# What makes a policy of a module that has the built-in ones: the package, or the oracle.
+# Functions that create a policy from a module with the built-in ones: the package, or the oracle.
 _POLICIES: dict[str, Callable[[Any, Any], Any]] = {
     "proportional": lambda of, _: of.Proportional(),
     "balanced": lambda of, _: of.Balanced(),
@@ -115,7 +115,7 @@ class Pair:
         return loader, OracleLoader(self.num_rows, classes=self._classes, mixing=make(oracle, sizes), **options)
 
     def begin(self) -> None:
-        iter(self.loader)  # one that is never advanced changes nothing
+        iter(self.loader)  # an iterator that is never advanced changes nothing
         self._batches, self._expected = iter(self.loader), iter(self.oracle)
         self.compare()
 
@@ -281,7 +281,7 @@ def test_loader_equals_the_oracle(
         elif action == "record":
             pair.record(argument)
         elif action == "record and step":
-            for _ in range(30):  # it may be without end
+            for _ in range(30):  # it may be endless
                 if not pair.step():
                     break
                 pair.record(argument)

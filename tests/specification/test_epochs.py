@@ -79,7 +79,7 @@ def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
     loader.record(loss_of(rows))
     before = loader.state_dict()
     second = iter(loader)
-    iter(loader)  # changes nothing, since it is never advanced
+    iter(loader)  # changes nothing, because it is never advanced
     assert (loader.epoch, loader.step, len(loader.history)) == (0, 1, 0)
     assert loader.state_dict() == before
     other = next(second)

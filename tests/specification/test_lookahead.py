@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from oracle import LARGEST, Floats, GroupDRO, Ints, Learn2Mix, OracleLoader, Proportional, Window
 
-BATCH = 128  # so that the quota of class 0 is 64 + (how many updates are in force)
+BATCH = 128  # the quota of class 0 is 64 + the number of updates that have taken effect
 CLASSES = np.arange(2 * BATCH) % 2
 
 
@@ -70,7 +70,7 @@ def advance(batches: Iterator[Any], count: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "lookahead", "closing"),  # the batches whose request closes a window, below 10
+    ("every", "lookahead", "closing"),  # batches below 10 whose request closes a window
     [
         (1, 0, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
         (1, 1, [2, 3, 4, 5, 6, 7, 8, 9]),
@@ -734,8 +734,8 @@ def run(loader: OracleLoader, script: Script) -> list[Point]:
 def may_restore(script: Script, point: Point, number: int, steps: int) -> bool:
     """Return whether a run restored after `number` batches from a state of `point` must equal the uninterrupted run.
 
-    It is not where losses of batches before come later, or where what happens before the next batch belongs to the iterator:
-    leaving an epoch early, and what is done between epochs.
+    It need not if losses of earlier batches are recorded later, or if calls before the next batch belong to the
+    iterator: leaving an epoch early, and calls between epochs.
     """
     if any(late.batch < number and point.consumed < late.consumed <= TOTAL for late in script.losses):
         return False

@@ -116,7 +116,7 @@ def test_classes_meet_in_batches_nearly_independently() -> None:
     assert len({row.tobytes() for row in quota}) == steps
     meetings = quota.T @ quota
     pairs = meetings[np.triu_indices(100, 1)] / steps
-    # Independent classes would meet in a quarter of the batches, give or take 0.011; the rule evens each class out.
+    # Independent classes would meet in a quarter of the batches, within 0.011; quotas distribute each class more evenly.
     assert abs(pairs.mean() - 0.25 * 49 / 49.5) < 0.002
     assert pairs.min() > 0.15
     assert pairs.max() < 0.35

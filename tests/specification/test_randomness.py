@@ -44,7 +44,7 @@ KNOWN_ANSWERS = [
 @pytest.mark.parametrize(("counter", "key", "block"), KNOWN_ANSWERS)
 def test_philox_passes_the_known_answer_tests(counter: list[int], key: list[int], block: list[int]) -> None:
     assert plain_philox(counter, key) == block
-    before = sum(word << 64 * i for i, word in enumerate(counter)) - 1  # NumPy counts up before each block
+    before = sum(word << 64 * i for i, word in enumerate(counter)) - 1  # NumPy increments the counter before each block
     numpy_counter = np.array([before >> 64 * i & MAX_WORD for i in range(4)], np.uint64)
     assert np.random.Philox(key=np.array(key, np.uint64), counter=numpy_counter).random_raw(4).tolist() == block
 
@@ -88,7 +88,7 @@ class Given64:
 
 
 def test_dice_are_thrown_again_where_a_word_would_bias_them() -> None:
-    assert throw_dice(Given64(0, MAX_WORD), [3]) == [2]  # 2**64 = 1 (mod 3): one of the words is too many, and it is 0
+    assert throw_dice(Given64(0, MAX_WORD), [3]) == [2]  # 2**64 = 1 (mod 3): one word is in excess: 0
     assert throw_dice(Given64(1), [3]) == [0]
     assert throw_dice(Given64(0), [1]) == [0]
     assert [throw_dice(Given64(word), [2**63]) for word in (0, 1, 2, 3)] == [[0], [0], [1], [1]]

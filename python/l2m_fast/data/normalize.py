@@ -20,16 +20,16 @@ _MAX_NORMALIZED = 256.0  # far beyond any byte that is normalized by mean and st
 class Normalized:
     """Array of bytes whose batches are `(x - mean) / std` per channel; pass it to `Loader` in place of the array.
 
-    Computed in float32 and rounded once to `dtype`, so that a batch has the same bits on every device. The conversion
-    is part of the gather of the core and of the CUDA kernels; otherwise torch converts the batch.
+    Computed in float32 and rounded once to `dtype`, so that a batch has the same bits on every device. The core and the
+    CUDA kernels of this package convert rows while they gather them; otherwise torch converts the batch.
 
     Args:
         array: Array of uint8, shape `[N, ...]`: a torch tensor, a NumPy array or np.memmap.
         mean: Mean of each channel in units of bytes (0 to 255), finite; a single number applies to all channels.
             Multiply the mean of data scaled to 0..1 by 255.
         std: Standard deviation of each channel in the same units, above 0.
-        dtype: Dtype of the batches: "float16", "bfloat16" (not with `format="numpy"`), "float32", or such a dtype of
-            torch or NumPy.
+        dtype: Dtype of the batches: "float16", "bfloat16" (not with `format="numpy"`) or "float32", or the same dtype
+            of torch or NumPy.
         channel_dim: Channel dimension of a row: 0 for `[N, C, H, W]`, -1 for `[N, H, W, C]`.
 
     Raises:

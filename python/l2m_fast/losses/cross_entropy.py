@@ -59,9 +59,8 @@ def cross_entropy(
         label_smoothing: Part of the target, in `[0, 1]`, that is spread evenly over all columns.
 
     Returns:
-        The mean, a scalar tensor with the dtype of the logits, and the class losses: a `ClassLoss` of NumPy arrays, or
-            on a
-        device the same object as from `class_loss()`.
+        The mean, a scalar tensor with the dtype of the logits, and the class losses. On the CPU, these are a `ClassLoss`
+        of NumPy arrays; on a device, the same object as from `class_loss()`.
 
     Raises:
         TypeError: An argument is not a tensor, has no memory of its own, or has an unsupported dtype; or the call is
