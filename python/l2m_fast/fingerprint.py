@@ -46,8 +46,8 @@ def by_value(value: Any, parents: tuple[int, ...] = ()) -> Any:
             return numbers
     if isinstance(value, np.ndarray):
         if not value.dtype.hasobject:
-            return f"{_of_shape(value)}, {_digest(value.tobytes())}"
-        value = {_of_shape(value): value.ravel().tolist()}
+            return f"{_describe_array(value)}, {_digest(value.tobytes())}"
+        value = {_describe_array(value): value.ravel().tolist()}
     if len(parents) >= _MAX_DEPTH or id(value) in parents:  # too deep, or a reference cycle
         return type(value).__qualname__
     parents = (*parents, id(value))
@@ -87,10 +87,10 @@ def _numbers(value: Any) -> list[Any] | str | None:
     if content.size <= _MAX_NUMBERS:
         numbers: list[Any] = _listed(content.tolist())
         return numbers
-    return f"{_of_shape(content)}, {_digest(content.tobytes())}"
+    return f"{_describe_array(content)}, {_digest(content.tobytes())}"
 
 
-def _of_shape(array: np.ndarray[Any, Any]) -> str:
+def _describe_array(array: np.ndarray[Any, Any]) -> str:
     return f"{'x'.join(map(str, array.shape))} of {array.dtype.descr if array.dtype.names else array.dtype.str}"
 
 

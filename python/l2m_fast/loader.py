@@ -111,7 +111,7 @@ class Loader:
             `format="numpy"`, from the operating system, and stored in `state_dict()`. Several ranks need an explicit
             seed.
         num_threads: Maximum number of threads. 0: no threads, all work happens in `next()`. None: the number of CPUs
-            available to this process, including its affinity and cgroup quota.
+            available to this process, according to its affinity and cgroup quota.
         prefetch: Number of batches prepared ahead.
         pin_memory: If True, batches are in pinned memory of torch's caching host allocator: they can be copied to a
             CUDA device asynchronously, and released before the copy has finished. Issues a warning if there is no CUDA
@@ -220,8 +220,8 @@ class Loader:
     def __len__(self) -> int:
         """Return the number of batches per epoch.
 
-        It is the same on all ranks, except in dataset order: a rank that gets no row of the last batch has one batch
-        less.
+        It is the same on all ranks, except in dataset order: a rank that gets no rows of the last batch has one batch
+        fewer.
         """
         return len(self._core)
 

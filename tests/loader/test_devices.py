@@ -54,17 +54,17 @@ def test_wrong_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(None, {zero}, "torch") == find("cuda:0", {zero}, "torch") == find(0, set(), "torch") == zero
     assert find(np.int64(1), set(), "torch") == one
     assert find("cuda", set(), "torch") == find(one, {one}, "torch") == one
-    for device, of_data, batch_format, message in (
+    for device, data_devices, batch_format, message in (
         (None, {zero, one}, "torch", "data must be on one CUDA device"),
         ("cuda", {zero}, "torch", "device must be the device of the data, cuda:0"),
         ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 available CUDA devices"),
         ("cuda:2", set(), "torch", "one of the 2 available CUDA devices"),
         ("cuda:256", set(), "torch", "one of the 2 available CUDA devices"),
         ("cuda:129", set(), "torch", "one of the 2 available CUDA devices"),
-        ("cuda:0", set(), "numpy", "format='torch'"),
+        ("cuda:0", set(), "numpy", "format must be 'torch' for batches on a CUDA device"),
     ):
         with pytest.raises(ValueError, match=message):
-            find(device, of_data, batch_format)
+            find(device, data_devices, batch_format)
 
 
 def test_numpy_batches_are_not_pinned() -> None:

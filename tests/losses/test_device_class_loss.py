@@ -105,7 +105,7 @@ def test_a_stream_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> N
 # ---- a window of losses that are on a device
 
 
-def taken_for_on_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
+def with_pretended_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
     """Return a loader that has yielded a batch of 50 rows, and treats some losses as those of a device."""
     monkeypatch.setattr(loader_module, "is_on_device", is_on_device)
     y = torch.arange(50) % NUM_CLASSES
@@ -121,8 +121,8 @@ def pending(loader: Loader) -> tuple[list[float], list[int]]:
 
 def test_a_window_may_mix_losses_on_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    on_device = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
-    on_cpu = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_device = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_cpu = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     for step in range(6):
         losses, classes = rng.random(50), rng.integers(0, NUM_CLASSES, 50)
         on_cpu.record(losses, classes)
@@ -142,7 +142,7 @@ def test_a_window_may_mix_losses_on_different_devices(monkeypatch: pytest.Monkey
 
 
 def test_invalid_classes_on_a_device_raise_when_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    loader = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     loader.record(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
     with pytest.warns(RuntimeWarning, match="not finite"):
         assert sum(pending(loader)[1]) == 1

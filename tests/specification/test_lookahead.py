@@ -670,7 +670,7 @@ class Late:
 
 @dataclass
 class Script:
-    """Calls made in a run, by the number of batches consumed, just after the batch or between two epochs."""
+    """Schedule of calls in a run, by the number of batches consumed, just after the batch or between two epochs."""
 
     options: dict[str, Any]
     losses: list[Late]

@@ -35,7 +35,7 @@ _MAX_FIELDS_OF_ONE_SHAPE = 64  # longer lists of arrays are assumed to be rows t
 
 @dataclass(frozen=True)
 class Field:
-    """One array of the data, with the layout that the core needs.
+    """Array of the data, with the layout that the core needs.
 
     Attributes:
         name: Path of the array in the data, for messages.
