@@ -1,4 +1,4 @@
-"""The program `python -m benchmarks`, the page of a run and what changed between two; nothing here is timed."""
+"""The program `python -m benchmarks`: the page of a run, and the comparison of two runs. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report
 
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
-    """A run of four figures."""
+    """Return a run with four figures."""
     report = Report()
     report.add("a <case>", "rival", Spread(100.0, 90.0, 110.0), "rows/s")
     report.add("a <case>", "l2m_fast", Spread(4000.0, 3900.0, 4100.0), "rows/s")
@@ -33,7 +33,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
 
 
 class Text(HTMLParser):
-    """The text of a page; checks that what is opened is closed in order."""
+    """Text of a page; the parser checks that elements are closed in order."""
 
     VOID = ("meta", "rect", "line")
 
@@ -74,7 +74,7 @@ def changed(document: dict[str, Any], figure: int, factor: float) -> dict[str, A
     return copy
 
 
-def test_a_comparison_tells_what_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
+def test_a_comparison_shows_changes_beyond_the_quartiles(document: dict[str, Any]) -> None:
     assert compare(document, document) == "0 of 4 figures changed beyond their quartiles"
     assert "0 of 4" in compare(document, changed(document, 1, 1.05))
     text = compare(document, changed(document, 1, 1.1))
@@ -98,7 +98,7 @@ def test_the_command_compares(document: dict[str, Any], tmp_path: Path, capfd: p
 
 
 @pytest.mark.parametrize("content", [None, "[1]", "{}", "no json"])
-def test_the_command_refuses_what_is_no_run(
+def test_the_command_refuses_files_that_are_not_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     path = tmp_path / "run.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import l2m_fast
 
 
-def test_build_info_says_what_the_installation_is() -> None:
+def test_build_info_describes_the_installation() -> None:
     information = l2m_fast.build_info()
     assert set(information) == {
         "version",

@@ -1,4 +1,4 @@
-"""`l2m-fast doctor`, `--version`, and `python -m l2m_fast`: what they print and when they fail."""
+"""Output and failures of `l2m-fast doctor`, `l2m-fast --version` and `python -m l2m_fast`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTIONS = ["Versions", "Machine", "Self-test", "Speed"]
 
 
 def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python with warnings as errors, with a folder in front of its path."""
+    """Run Python with warnings as errors and a folder at the front of its path."""
     folders = [*([str(path)] if path else []), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
@@ -34,7 +34,7 @@ def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProces
 
 
 def values(printed: str) -> dict[str, str]:
-    """Return the first value that a report prints for each name, a section being named by its first word."""
+    """Return the first value of each name in a report; a section is named by its first word."""
     report: dict[str, str] = {}
     for line in printed.splitlines():
         if line.startswith("  "):
@@ -47,7 +47,7 @@ def values(printed: str) -> dict[str, str]:
 # ---- the command
 
 
-def test_without_arguments_the_module_reports_with_torch() -> None:
+def test_without_arguments_the_module_runs_the_doctor_with_torch() -> None:
     done = run("-m", "l2m_fast")
     assert (done.returncode, done.stderr) == (0, "")
     report = values(done.stdout)
@@ -73,22 +73,20 @@ def test_the_doctor_needs_no_torch(tmp_path: Path) -> None:
     assert float(report["ratio"]) > 0
 
 
-def test_the_doctor_survives_whatever_a_broken_torch_raises(tmp_path: Path) -> None:
+def test_the_doctor_survives_any_error_of_a_broken_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise AttributeError('half installed')")
     done = run("-m", "l2m_fast", "doctor", path=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert values(done.stdout)["torch"] == "installed, but not usable: AttributeError: half installed"
 
 
-def test_output_that_nobody_reads_is_no_error() -> None:
+def test_a_closed_output_pipe_is_no_error() -> None:
     program = f"{shlex.quote(sys.executable)} -m l2m_fast doctor | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_torch_that_is_not_installed_is_called_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_torch_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(doctor, "SPEED_SECONDS", 0.0)
     assert cli.main(["doctor"]) == 0
@@ -122,7 +120,7 @@ def test_version_is_that_of_the_package(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stdout) == (0, f"l2m-fast {l2m_fast.__version__}\n")
 
 
-def test_with_arguments_the_module_is_the_command() -> None:
+def test_with_arguments_the_module_runs_the_command() -> None:
     done = run("-m", "l2m_fast", "cure")
     assert done.returncode == 2
     assert done.stderr.startswith("l2m-fast: argument COMMAND: invalid choice: 'cure'")
@@ -142,14 +140,14 @@ def test_runs_that_differ_are_named() -> None:
     assert part.failure() == "expected one, got one in (a); two in (b) and (d); ValueError: no rows in (c)"
 
 
-def test_a_batch_that_holds_other_rows_than_it_says_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_contains_other_rows_than_batch_rows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(l2m_fast.Loader):
         @property
         def batch_rows(self) -> Any:
             return np.asarray(super().batch_rows)[::-1]
 
     monkeypatch.setattr(doctor, "Loader", Wrong)
-    with pytest.raises(ValueError, match="a batch must hold the rows"):
+    with pytest.raises(ValueError, match="a batch must contain the rows"):
         doctor.batches_digest("plain")
 
 
@@ -160,7 +158,7 @@ BUILT = {"cuda_built": True, "without_cuda": "", "cuda_usable": False}
 
 
 def torch_with(cuda: str | None, *, available: bool = False, warning: str = "") -> SimpleNamespace:
-    """Return what the doctor asks torch for."""
+    """Return a mock of torch with the attributes that the doctor uses."""
 
     def is_available() -> bool:
         if warning:
@@ -175,21 +173,25 @@ def torch_with(cuda: str | None, *, available: bool = False, warning: str = "") 
     [
         ({"cuda_built": False, "without_cuda": "no nvcc"}, None, "not built: no nvcc"),
         ({**BUILT, "cuda_usable": True}, torch_with("12.8"), "built and usable: a device and its driver were found"),
-        (BUILT, None, "built, but not usable: they need torch"),
+        (BUILT, None, "built, but not usable: the kernels need torch"),
         (BUILT, torch_with(None), "built, but not usable: torch was built without CUDA"),
         (BUILT, torch_with("12.8"), "built, but not usable: no device or no driver was found"),
-        (BUILT, torch_with("12.8", available=True), "built, but not usable: unknown (torch finds a device)"),
+        (
+            BUILT,
+            torch_with("12.8", available=True),
+            "built, but not usable: the reason is unknown (torch finds a device)",
+        ),
         (BUILT, torch_with("12.8", warning="driver\ntoo old"), "built, but not usable: UserWarning: driver too old"),
     ],
 )
-def test_the_state_of_the_kernels_has_its_reason(
+def test_unusable_kernels_are_reported_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], torch: Any, expected: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert doctor.cuda_kernels(info, torch) == expected
 
 
-def test_hidden_devices_are_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_devices_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert doctor.cuda_kernels(BUILT, torch_with("12.8")) == (
         "built, but not usable: CUDA_VISIBLE_DEVICES= hides every device"
@@ -245,6 +247,6 @@ def test_the_memory_limit_is_the_smallest_of_the_cgroup_and_those_above(
     assert doctor.memory_limit(tmp_path / "proc", tmp_path / "cgroups") == limit
 
 
-def test_without_proc_nothing_limits(tmp_path: Path) -> None:
+def test_without_proc_there_is_no_limit(tmp_path: Path) -> None:
     assert doctor.cpu_quota(tmp_path / "proc", tmp_path / "cgroups") == math.inf
     assert doctor.memory_limit(tmp_path / "proc", tmp_path / "cgroups") == math.inf

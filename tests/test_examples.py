@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and the programs of examples/ run as they stand, warnings being errors."""
+"""The Python blocks of README.md and the programs in examples/ run without changes, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ README = ROOT / "README.md"
 
 
 def python_blocks(markdown: str) -> dict[str, str]:
-    """The blocks fenced as ```python by the line they start at, each below as many empty lines as stand above it."""
+    """Return the blocks fenced as ```python by their first line, with empty lines in front to keep line numbers."""
     blocks = {}
     for block in re.finditer(r"^```python\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL):
         lines_above = markdown.count("\n", 0, block.start(1))
@@ -27,7 +27,7 @@ EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an example writes stays out of the checkout."""
+    """Run examples in an empty folder, so that the files that they write stay out of the checkout."""
     monkeypatch.chdir(tmp_path)
 
 

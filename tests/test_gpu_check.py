@@ -1,4 +1,4 @@
-"""Runner of the GPU tests and benchmarks (tests/gpu/check.py, benchmarks/gpu), on parts that need no GPU."""
+"""Runner of the GPU tests and benchmarks (tests/gpu/check.py, benchmarks/gpu), tested on parts that need no GPU."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_part_without_time_left_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("pass", 0), ("raise SystemExit(5)", 1)])
-def test_the_exit_code_says_whether_a_part_failed(
+def test_the_exit_code_shows_whether_a_part_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int
 ) -> None:
     monkeypatch.setattr(check, "parts", lambda _: [part("one", program), part("other", "pass")])

@@ -1,6 +1,7 @@
-"""The module of CUDA kernels, compiled for the CPU (cpp/tests/cuda_on_cpu), behind the Python that calls it.
+"""The module of CUDA kernels, compiled for the CPU (cpp/tests/cuda_on_cpu), together with the Python that calls it.
 
-That a kernel is right is shown by cpp/tests/test_cuda_*.cpp; here, that it is called rightly. tests/gpu has the same on a device.
+The kernels are tested by cpp/tests/test_cuda_*.cpp; these tests check that they are called correctly. tests/gpu has
+the same tests on a device.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ STREAM = SimpleNamespace(cuda_stream=0)
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module `_cuda`, whose kernels run on the CPU."""
+    """Return the module `_cuda`, whose kernels run on the CPU."""
     path = tmp_path_factory.mktemp("kernels") / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = [CPP / "include", CPP / "cuda", CPP / "tests/cuda_on_cpu", pybind11.get_include()]
     include.append(Path(sysconfig.get_paths()["include"]))
@@ -54,11 +55,11 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the package take the CPU for a device."""
+    """Make the package treat the CPU as a device."""
     for user in (device_losses, device_data, cuda_operators):
         monkeypatch.setattr(user, "_cuda", module)
     for user in (device_losses, device_data):
-        monkeypatch.setattr(user, "by_kernel", lambda _: True)
+        monkeypatch.setattr(user, "has_kernels", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
@@ -109,7 +110,7 @@ def test_sums_of_sums() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
+def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(dtype, weighted)
     expected = operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
     result = cuda_operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
@@ -125,18 +126,21 @@ def test_cross_entropy_is_that_of_the_core(dtype: torch.dtype, weighted: bool) -
     )
 
 
-def test_targets_and_classes_out_of_range_are_said_when_the_sums_are_read() -> None:
+def test_targets_and_classes_out_of_range_raise_when_the_sums_are_read() -> None:
     logits, targets, classes = torch.randn(4, 3), torch.tensor([0, 3, -100, 2]), torch.tensor([0, 0, 7, 5])
     loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
     sums = DeviceClassLoss(2, CPU, words)
     assert loss.isnan()
-    for message in (r"classes must be in \[0, 2\) \(got 1 others", r"targets must be columns or ignore_index \(got 1 "):
+    for message in (
+        r"classes must be in \[0, 2\) \(got 1 out of range",
+        r"targets must be columns of logits or ignore_index \(got 1 ",
+    ):
         with pytest.raises(ValueError, match=message):
             sums.read()
     assert sums.count.tolist() == [1, 0]
 
 
-def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_equal_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
     image = torch.arange(50 * 48, dtype=torch.uint8).reshape(50, 3, 4, 4)
     data: dict[str, Any] = {
@@ -147,12 +151,12 @@ def test_batches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "last": Normalized(image, 7.5, [3, 4, 5, 6], channel_dim=-1),
         **{f"more {i}": torch.arange(50, dtype=torch.int16) for i in range(4)},
     }
-    settings: dict[str, Any] = {"batch_size": 8, "classes": data["y"] % 3, "mixing": Learn2Mix(), "seed": 1}
+    options: dict[str, Any] = {"batch_size": 8, "classes": data["y"] % 3, "mixing": Learn2Mix(), "seed": 1}
     with monkeypatch.context() as for_now:
         for_now.setattr(batch_source, "cuda_device", lambda *_: CPU)
-        on_device = Loader(data, **settings)
+        on_device = Loader(data, **options)
     with on_device:
-        for batch, expected in zip(on_device, Loader(data, **settings), strict=True):
+        for batch, expected in zip(on_device, Loader(data, **options), strict=True):
             for name, array in expected.items():
                 assert batch[name].dtype == array.dtype
                 assert torch.equal(batch[name], array), name

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STANDARD = r"[a-z_]+"  # a header of the C++ standard library: no folder, no suffix
+STANDARD = r"[a-z_]+"  # a header of the C++ standard library: no folder and no suffix
 CORE = rf"{STANDARD}|l2m/(\w+/)?\w+\.hpp"
 POSIX = r"(sys/)?\w+\.h"
-# What the files that a pattern selects may include. The first pattern that selects a file decides.
+# Allowed includes of the files that match a pattern. The first pattern that matches decides.
 ALLOWED_INCLUDES = {
-    "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the one file that knows an operating system
-    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the one that knows a processor: writes around the cache
+    "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the only file with code for an operating system
+    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the only file with code for a processor: non-temporal stores
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
@@ -29,13 +29,13 @@ ALLOWED_INCLUDES = {
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
     "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.(hpp|cu)",
 }
-# Parts of the package that stand on top of the rest of it, each on those before it, and what stands on top of the package.
+# Parts on top of the rest of the package, in order, followed by packages on top of it.
 TOP_OF_PACKAGE = ("doctor", "integrations", "cli", "__main__")
 OUTSIDE_PACKAGE = {"benchmarks", "examples", "l2m_experiments", "oracle", "tests"}
 
 
 def wrong_includes(root: Path) -> list[str]:
-    """Every `#include` under root/cpp that the direction forbids, as `file includes header`."""
+    """Return every forbidden `#include` under root/cpp, as `file includes header`."""
     wrong = []
     decided: set[Path] = set()
     for pattern, allowed in ALLOWED_INCLUDES.items():
@@ -52,7 +52,7 @@ def wrong_includes(root: Path) -> list[str]:
 
 
 def imported_modules(statements: Iterable[ast.AST], package: str) -> set[str]:
-    """Return the absolute names of all modules that statements of a module inside `package` import."""
+    """Return the absolute names of all modules that a module inside `package` imports."""
     modules = set()
     for node in statements:
         if isinstance(node, ast.Import):
@@ -65,7 +65,7 @@ def imported_modules(statements: Iterable[ast.AST], package: str) -> set[str]:
 
 
 def wrong_imports(root: Path) -> list[str]:
-    """Every import under root/python/l2m_fast that the direction forbids, as `file imports module`."""
+    """Return every forbidden import under root/python/l2m_fast, as `file imports module`."""
     wrong = []
     for file in sorted(root.glob("python/l2m_fast/**/*.py")):
         place = file.relative_to(root / "python/l2m_fast")
@@ -81,7 +81,7 @@ def wrong_imports(root: Path) -> list[str]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what is below a node, also inside functions, but not what only type checkers read."""
+    """Yield the nodes below a node, including functions, but not `if TYPE_CHECKING` blocks."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
@@ -96,7 +96,7 @@ def import_circles(root: Path) -> list[str]:
         package = ".".join(file.relative_to(root / "python").parts[:-1])
         name = package if file.stem == "__init__" else f"{package}.{file.stem}"
         imported[name] = imported_modules(executed(ast.parse(file.read_text())), package)
-    # What is imported from a module is a name in it or, from a package, perhaps a module.
+    # A name imported from a package may be a module.
     edges = {
         name: {module if module in imported else module.rpartition(".")[0] for module in modules} & imported.keys()
         for name, modules in imported.items()
@@ -117,12 +117,12 @@ def reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def test_no_include_points_back() -> None:
+def test_no_include_points_backward() -> None:
     assert list(ROOT.glob("cpp/src/**/*.cpp"))
     assert wrong_includes(ROOT) == []
 
 
-def test_no_import_points_back() -> None:
+def test_no_import_points_backward() -> None:
     assert list(ROOT.glob("python/l2m_fast/*.py"))
     assert wrong_imports(ROOT) == []
 
@@ -149,7 +149,7 @@ def test_no_modules_import_each_other() -> None:
         ("cpp/tests/test_fields.cpp", "pybind11/embed.h"),
     ],
 )
-def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header: str) -> None:
+def test_a_backward_include_is_found(tmp_path: Path, file: str, header: str) -> None:
     planted = tmp_path / file
     planted.parent.mkdir(parents=True)
     planted.write_text(f'#include <vector>\n#include "l2m/base/errors.hpp"\n#  include <{header}>\n')
@@ -171,7 +171,7 @@ def test_an_include_that_points_back_is_found(tmp_path: Path, file: str, header:
         ("data/fields.py", "import benchmarks.race", "benchmarks.race"),
     ],
 )
-def test_an_import_that_points_back_is_found(tmp_path: Path, file: str, statement: str, module: str) -> None:
+def test_a_backward_import_is_found(tmp_path: Path, file: str, statement: str, module: str) -> None:
     planted = tmp_path / "python/l2m_fast" / file
     planted.parent.mkdir(parents=True)
     planted.write_text(f"import numpy\n\ndef late():\n    {statement}\n")

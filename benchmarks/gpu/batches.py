@@ -12,7 +12,7 @@ from benchmarks.race import OURS
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_3072, SEED, Workload
 from l2m_fast import Loader, Normalized
-from l2m_fast.data.device import Gathering, Normalize
+from l2m_fast.data.device import DeviceGather, Normalize
 from l2m_fast.data.fields import fields_of
 
 _CUDA = torch.device("cuda", 0)
@@ -51,9 +51,9 @@ def gather(report: Report, bandwidth: float) -> None:
         ids = torch.randint(len(x), (rows,), device=_CUDA)
         for name, some, bytes_of_row in (("copied", fields, 2 * 3072), ("bfloat16", normalized, 3 * 3072)):
             normalize = {0: Normalize.on(_CUDA, some[0].normalized)} if some[0].normalized else {}
-            gathering = Gathering({0: some[0]}, normalize, _CUDA)
+            gathering = DeviceGather({0: some[0]}, normalize, _CUDA)
 
-            def run(gathering: Gathering = gathering, ids: torch.Tensor = ids) -> object:
+            def run(gathering: DeviceGather = gathering, ids: torch.Tensor = ids) -> object:
                 return gathering(ids, torch.cuda.current_stream())
 
             times = device_times({OURS: run})

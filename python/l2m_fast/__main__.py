@@ -1,4 +1,4 @@
-"""`python -m l2m_fast`: the command `l2m-fast`, and without arguments `l2m-fast doctor`."""
+"""`python -m l2m_fast`: the command `l2m-fast`, or `l2m-fast doctor` without arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this installation was built with, and what it can use here."""
+"""Build options of this installation, and the devices and CPUs that it can use."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from l2m_fast import _core
 __all__ = ["_cuda", "build_info", "cuda_usable"]
 
 
-def _kernels() -> Any:
-    """Return the module of CUDA kernels, or None where the package was built without; one that fails to load raises."""
+def _import_cuda() -> Any:
+    """Return the module of CUDA kernels, or None if the package was built without it. Raise if it fails to load."""
     if importlib.util.find_spec("l2m_fast._cuda") is None:
         return None
     return importlib.import_module("l2m_fast._cuda")
 
 
-_cuda = _kernels()
+_cuda = _import_cuda()
 
 
 @cache
 def cuda_usable() -> bool:
-    """Return whether there are kernels, a device, and a driver that is new enough for them."""
+    """Return whether there are kernels, a device, and a driver that is new enough for the kernels."""
     return _cuda is not None and _cuda.device_count() > 0
 
 
 def build_info() -> dict[str, Any]:
-    """Return the version, the compiler, and what the machine offers.
+    """Return information about this build and this machine.
 
     Returns:
-        `version` and `compiler` (str), `cuda_built` (bool: the package has CUDA kernels), `without_cuda` (str: why it has
-        none; empty where it has), `cuda_usable` (bool: it has, and there are a device and its driver), `usable_cpus` (CPUs this
-        process may use: the default num_threads of a loader) and `pool_threads` (native threads that the loaders of this
-        process share now).
+        A dict with these keys:
+
+        - `version` (str): version of the package.
+        - `compiler` (str): compiler that built it.
+        - `cuda_built` (bool): whether the package has CUDA kernels.
+        - `without_cuda` (str): why it has no CUDA kernels; empty if it has.
+        - `cuda_usable` (bool): whether it has CUDA kernels, and a device and its driver were found.
+        - `usable_cpus` (int): number of CPUs available to this process, the default `num_threads` of a loader.
+        - `pool_threads` (int): number of native threads that the loaders of this process currently share.
     """
     return {
         "version": _core.__version__,

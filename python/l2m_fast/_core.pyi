@@ -28,7 +28,7 @@ class ClassIndex(metaclass=type):
     def fingerprint(self, num_threads: int) -> int: ...
 
 class Field(metaclass=type):
-    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses: made by functions
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # raises: created by functions
 
 def dense(address: int, stride: int, row_bytes: int) -> Field: ...
 def row_ids() -> Field: ...
@@ -43,7 +43,7 @@ def normalize(
 ) -> Field: ...
 
 class Policy(metaclass=type):
-    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses: made by functions
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # raises: created by functions
     def initial(self, class_sizes: NDArray[np.int64]) -> NDArray[np.float64]: ...
     def update(
         self, proportions: NDArray[np.float64], class_losses: NDArray[np.float64], class_sizes: NDArray[np.int64]
@@ -138,7 +138,7 @@ class Loader(metaclass=type):
     def classes(self) -> NDArray[np.int64]: ...
 
 class Iteration(metaclass=type):
-    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses: made by functions
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # raises: created by functions
     def __iter__(self) -> Iteration: ...
     def __next__(self) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""Checks and conversions of the arguments of a loader."""
+"""Checks and conversions of arguments of a loader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2m_fast._checks import shortened, warn, whole
+from l2m_fast._checks import checked_int, shortened, warn
 from l2m_fast.distributed import check_all_reduce
 from l2m_fast.mixing import MixingPolicy, Proportional, kind_of
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
     from l2m_fast.batch_source import BatchSource
 
-# What takes the place of DataLoader's other arguments.
-_INSTEAD = {
-    "num_workers": "num_threads, native threads in this process",
-    "prefetch_factor": "prefetch, the number of batches prepared ahead",
-    "generator": "seed",
-    "sampler": "rows, the ids of the rows to draw from, and mixing, the shares of the classes",
-    "batch_sampler": "rows, classes and mixing",
-    "collate_fn": "nothing: batches are gathered from arrays; transform a batch in the loop",
-    "worker_init_fn": "nothing: there are no worker processes",
-    "multiprocessing_context": "nothing: there are no worker processes",
-    "persistent_workers": "nothing: threads stay between epochs",
-    "pin_memory_device": "device",
-    "timeout": "nothing: next() can be interrupted at any time",
-    "in_order": "nothing: batches always come in order",
-    "dataset": "data, the first argument",
+# Replacements for arguments of torch's DataLoader.
+_REPLACEMENTS = {
+    "num_workers": "use num_threads, the number of native threads in this process",
+    "prefetch_factor": "use prefetch, the number of batches prepared ahead",
+    "generator": "use seed",
+    "sampler": "use rows, the ids of the rows to draw from, and mixing, the shares of the classes",
+    "batch_sampler": "use rows, classes and mixing",
+    "collate_fn": "batches are gathered from arrays; transform each batch in the loop",
+    "worker_init_fn": "there are no worker processes",
+    "multiprocessing_context": "there are no worker processes",
+    "persistent_workers": "threads are always kept between epochs",
+    "pin_memory_device": "use device",
+    "timeout": "next() can be interrupted at any time",
+    "in_order": "batches are always delivered in order",
+    "dataset": "use data, the first argument",
 }
 
 
 def refuse_unknown(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError where there are arguments that a Loader does not have."""
+    """Raise TypeError if there is any argument that a Loader does not have."""
     for name in arguments:
-        instead = f": its place is taken by {_INSTEAD[name]}" if name in _INSTEAD else ""
-        msg = f"Loader has no argument {shortened(name)}{instead}"
+        hint = f": {_REPLACEMENTS[name]}" if name in _REPLACEMENTS else ""
+        msg = f"Loader has no argument {shortened(name)}{hint}"
         raise TypeError(msg)
 
 
 def draw_seed(batch_format: str) -> int:
-    """Return a random seed: from torch's default generator, as a DataLoader draws it, or from the operating system."""
+    """Return a random seed from torch's default generator, like DataLoader does, or from the operating system."""
     if batch_format == "numpy":
         return int.from_bytes(os.urandom(8), "little")
     import torch
@@ -55,7 +55,7 @@ def draw_seed(batch_format: str) -> int:
 
 
 def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
-    """Row ids as int64, also from a mask; the core checks their range and that none repeats."""
+    """Return row ids, or those of a mask, as int64. The core checks for ids that are out of range or duplicate."""
     if rows is None:
         return None
     if isinstance(rows, np.ma.MaskedArray):
@@ -64,103 +64,103 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
     try:
         array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
     except (TypeError, ValueError, RuntimeError):
-        msg = f"rows must be row ids or a mask of {num_rows} bools, in one dimension (got {shortened(rows)})"
+        msg = f"rows must be a one-dimensional array of row ids or a mask of {num_rows} bools (got {shortened(rows)})"
         raise TypeError(msg) from None
     if array.size == 0:
-        msg = f"rows must name at least one of the {num_rows} rows (got none)"
+        msg = f"rows must select at least one of the {num_rows} rows (got an empty array)"
         raise ValueError(msg)
     if array.ndim != 1 or array.dtype.kind not in "iub":
         got = f"{array.dtype} of shape {array.shape}"
-        msg = f"rows must be row ids or a mask of {num_rows} bools, in one dimension (got {got})"
+        msg = f"rows must be a one-dimensional array of row ids or a mask of {num_rows} bools (got {got})"
         raise (ValueError if array.ndim != 1 else TypeError)(msg)
     if array.dtype == np.bool_:
         if len(array) != num_rows:
-            msg = f"a mask of rows must have one bool for each of the {num_rows} rows (got {len(array)})"
+            msg = f"rows must have one bool for each of the {num_rows} rows if it is a mask (got {len(array)})"
             raise ValueError(msg)
         if not array.any():
-            msg = f"rows must name at least one of the {num_rows} rows (got a mask without True)"
+            msg = f"rows must select at least one of the {num_rows} rows (got a mask without True)"
             raise ValueError(msg)
         return np.flatnonzero(array)
-    if array.max() >= num_rows:  # before uint64 becomes int64
+    if array.max() >= num_rows:  # checked before uint64 is converted to int64
         msg = f"rows must be ids in [0, {num_rows}) (got {array.max()})"
         raise IndexError(msg)
     return np.ascontiguousarray(array, np.int64)
 
 
-def cuda_device(device: Any, of_data: set[torch.device], batch_format: str) -> torch.device | None:
-    """The CUDA device of the batches, with an index; None: they are on the CPU.
+def cuda_device(device: Any, data_devices: set[torch.device], batch_format: str) -> torch.device | None:
+    """Return the CUDA device of the batches, with an index; None: the CPU.
 
     Args:
-        device: What a loader was given; None: where the data are, if any are on a device.
-        of_data: CUDA devices on which data are.
-        batch_format: A device needs "torch".
+        device: Argument of the loader; None: the device of the data.
+        data_devices: CUDA devices that hold data.
+        batch_format: Format of the batches. A CUDA device needs "torch".
     """
-    if device is None and not of_data:
+    if device is None and not data_devices:
         return None
     import torch
 
-    if len(of_data) > 1:
-        msg = f"data must be on one CUDA device (got {', '.join(sorted(map(str, of_data)))})"
+    if len(data_devices) > 1:
+        msg = f"data must be on one CUDA device (got {', '.join(sorted(map(str, data_devices)))})"
         raise ValueError(msg)
     if device is None:
-        return next(iter(of_data))
+        return next(iter(data_devices))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    allowed = f"None, 'cpu' or one of the {count} CUDA devices there are"
-    number = isinstance(device, (int, np.integer)) and not isinstance(device, bool)
-    if not number and not isinstance(device, (str, torch.device)):
+    allowed = f"None, 'cpu' or one of the {count} available CUDA devices"
+    is_index = isinstance(device, (int, np.integer)) and not isinstance(device, bool)
+    if not is_index and not isinstance(device, (str, torch.device)):
         msg = f"device must be {allowed} (got {shortened(device)})"
         raise TypeError(msg)
     try:
-        wanted = torch.device(f"cuda:{device}" if number else device)
+        wanted = torch.device(f"cuda:{device}" if is_index else device)
     except (RuntimeError, OverflowError):
         wanted = None
-    if wanted is not None and wanted.type == "cpu" and not of_data:
+    if wanted is not None and wanted.type == "cpu" and not data_devices:
         return None
     exists = wanted is not None and wanted.type == "cuda" and 0 <= (wanted.index or 0) < count
-    # torch reads an index modulo 256.
+    # The strings are compared because torch takes an index modulo 256.
     if wanted is None or not exists or str(device) not in (str(wanted), str(wanted.index)):
         msg = f"device must be {allowed} (got {shortened(device)})"
         raise ValueError(msg)
     if batch_format == "numpy":
-        msg = f"batches on a device need format='torch' (got device={shortened(device)} and format='numpy')"
+        msg = f"format must be 'torch' for batches on a CUDA device (got device={shortened(device)} and format='numpy')"
         raise ValueError(msg)
     if wanted.index is None:
         wanted = torch.device("cuda", torch.cuda.current_device())
-    if of_data - {wanted}:
-        msg = f"device must be that of the data, {next(iter(of_data))} (got {shortened(device)})"
+    if data_devices - {wanted}:
+        msg = f"device must be the device of the data, {next(iter(data_devices))} (got {shortened(device)})"
         raise ValueError(msg)
     return wanted
 
 
 def can_pin(pin_memory: bool, batch_format: str) -> bool:
-    """Whether batches shall be in pinned memory. Warns where there is nothing to pin it for, as torch's DataLoader does."""
+    """Return whether batches can be in pinned memory. Warn if there is no CUDA device, like torch's DataLoader does."""
     if not pin_memory:
         return False
     if batch_format == "numpy":
-        msg = "pin_memory=True needs format='torch' (got format='numpy')"
+        msg = "format must be 'torch' with pin_memory=True (got format='numpy')"
         raise ValueError(msg)
     import torch
 
     if not torch.cuda.is_available():
-        warn("pin_memory=True without a CUDA device: batches are in pageable memory")
+        warn("pin_memory=True has no effect without a CUDA device: batches are in pageable memory")
     return torch.cuda.is_available()
 
 
 def torch_from_dlpack() -> Callable[[object], object]:
-    """What makes a tensor of a DLPack capsule. Raises ImportError, with the way out, where torch is missing."""
+    """Return the function that converts a DLPack capsule to a tensor. Raise ImportError if torch is not installed."""
     try:
         import torch
     except ImportError:
         msg = 'format="torch" needs torch: pip install "l2m-fast[torch]", or use format="numpy"'
         raise ImportError(msg) from None
-    # Where the public function ends too, after checks that cost 0.3 us a tensor (torch 2.13 on an AMD EPYC, 2026-11).
+    # The public function calls it after checks that take 0.3 us per tensor (torch 2.13 on an AMD EPYC, 2026-11).
     return getattr(torch._C, "_from_dlpack", torch.utils.dlpack.from_dlpack)
 
 
 def checked_seed(seed: object, source: BatchSource) -> int | None:
-    """Return the seed; None: it is to be drawn."""
+    """Return the seed; None: it must still be drawn."""
     if seed is not None:
-        return whole("seed", seed, 0, 2**64 - 1)
+        return checked_int("seed", seed, 0, 2**64 - 1)
     if source.in_order:
         return 0  # nothing is random
     if source.world_size > 1:
@@ -170,7 +170,7 @@ def checked_seed(seed: object, source: BatchSource) -> int | None:
 
 
 def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> MixingPolicy:
-    """Return the mixing policy, which must have what it needs."""
+    """Return the mixing policy. Raise if it is not a policy, or if an argument that it needs is missing."""
     policy: MixingPolicy = Proportional() if mixing is None else mixing
     for method in ("initial", "update"):
         if isinstance(policy, type) or not callable(getattr(policy, method, None)):
@@ -181,30 +181,30 @@ def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> Mixi
     if kind_of(policy) != "follows losses":
         return policy
     if source.classless:
-        msg = f"{shortened(policy)} follows the losses of classes, and needs classes=, the class of each row (got None)"
+        msg = f"classes must be the class of each row, because {shortened(policy)} follows class losses (got None)"
         raise ValueError(msg)
     if source.world_size > 1 and all_reduce is None:
         msg = (
-            f"{shortened(policy)} on {source.world_size} ranks needs all_reduce, a callable that sums one float64 array over "
-            "all ranks (got None)"
+            f"all_reduce must be a callable that sums a float64 array over all {source.world_size} ranks, because "
+            f"{shortened(policy)} follows losses (got None)"
         )
         raise ValueError(msg)
     return policy
 
 
-def warn_of_epochs(source: BatchSource) -> None:
-    """Warn where an epoch with classes is other than a user may expect."""
+def warn_about_epochs(source: BatchSource) -> None:
+    """Warn if an epoch with classes may differ from what the user expects."""
     if source.classless:
         return
     if source.global_batch > source.index.num_rows:
         msg = (
-            f"a batch of {source.global_batch} rows repeats rows, since there are {source.index.num_rows}: use a smaller "
-            "batch_size"
+            f"a batch of {source.global_batch} rows repeats rows, because there are only {source.index.num_rows}: use a "
+            "smaller batch_size"
         )
         warn(msg)
     if not source.shuffle:
         msg = (
-            "shuffle=False with classes= takes each class in order but mixes the classes by quotas: an epoch is not every row "
-            "once. For validation data use classes=None"
+            "shuffle=False with classes= draws each class in order but mixes the classes by quotas, so an epoch does "
+            "not deliver every row exactly once. For validation data, use classes=None"
         )
         warn(msg)

@@ -1,4 +1,4 @@
-"""What a loader's batches are made of and how: its arguments, checked and converted to what the core takes."""
+"""`BatchSource`: the arguments of a loader, checked and converted for the core."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2m_fast import _core
-from l2m_fast._checks import choice, flag, shortened, whole
+from l2m_fast._checks import check_choice, checked_bool, checked_int, shortened
 from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
 from l2m_fast.data.fields import fields_of, with_included
 from l2m_fast.data.labels import class_ids
-from l2m_fast.distributed import warn_of_ranks
+from l2m_fast.distributed import warn_about_ranks
 from l2m_fast.losses.sums import MAX_COUNT
 
 if TYPE_CHECKING:
@@ -27,30 +27,30 @@ _INCLUDABLE = ("rows", "classes", "step")
 
 @dataclass(frozen=True)
 class BatchSource:
-    """What batches are made of and how: everything that stays the same over a run but the proportions.
+    """Everything that determines the batches and stays constant during a run; only the proportions change.
 
     Attributes:
-        fields: Of the data.
-        build: Makes a batch of the list of its arrays and of what is included.
-        include: What a batch has besides its fields.
-        format: Of the batches.
+        fields: Fields of the data.
+        build: Function that builds a batch from the list of its arrays and its extra entries.
+        include: Names of the extra entries of a batch.
+        format: Format of the batches.
         index: Rows of each class.
-        batch_size: Rows of a batch of this rank.
-        rank: Of this process.
+        batch_size: Number of rows per batch on this rank.
+        rank: Rank of this process.
         world_size: Number of ranks.
-        shuffle: Rows come in random order.
-        grouped: Rows of a batch stay grouped by class.
-        drop_last: A short last batch is left out.
-        classless: There are no classes.
-        steps_per_epoch: Given number of batches; None: as many as the rows make.
-        total_steps: Batches of the whole training; None: unknown.
-        update_every: Steps of a window of losses; None: an epoch.
-        lookahead: Batches that may have been taken beyond the one whose losses are recorded.
-        prefetch: Batches prepared ahead.
-        num_threads: Threads used at most.
-        device: CUDA device of the batches; None: they are on the CPU.
-        pin_memory: Batches are in pinned memory.
-        from_dlpack: Makes a tensor of a DLPack capsule; None: batches are numpy arrays.
+        shuffle: Whether rows are drawn in random order.
+        grouped: Whether the rows of a batch stay grouped by class.
+        drop_last: Whether a short last batch is dropped.
+        classless: Whether no classes were given.
+        steps_per_epoch: Number of batches per epoch; None: as many as the rows fill.
+        total_steps: Number of batches in the whole training; None: unknown.
+        update_every: Number of steps per loss window; None: an epoch.
+        lookahead: Number of batches that may be taken beyond the one whose losses are recorded.
+        prefetch: Number of batches prepared ahead.
+        num_threads: Maximum number of threads.
+        device: CUDA device of the batches; None: the CPU.
+        pin_memory: Whether batches are in pinned memory.
+        from_dlpack: Function that converts a DLPack capsule to a tensor; None: batches are NumPy arrays.
     """
 
     fields: list[Field]
@@ -77,30 +77,30 @@ class BatchSource:
 
     @property
     def global_batch(self) -> int:
-        """Rows of a batch over all ranks."""
+        """Number of rows of a batch across all ranks."""
         return self.batch_size * self.world_size
 
     @property
     def in_order(self) -> bool:
-        """True where rows come in the order of the data, which nothing random decides."""
+        """Whether rows are delivered in the order of the data, without randomness."""
         return self.classless and not self.shuffle
 
-    def loader(self, **how: Any) -> _core.Loader:
-        """Return the core's loader.
+    def core_loader(self, **kwargs: Any) -> _core.Loader:
+        """Return a loader of the core.
 
         Args:
-            **how: Its arguments about mixing and seed.
+            **kwargs: Remaining arguments of the core's loader: policy, seed and callbacks.
         """
-        core_fields = [field.in_core() for field in self.fields]
+        core_fields = [field.to_core() for field in self.fields]
         outputs = [field.output(field.batch_dtype) for field in self.fields]
         prefetch = self.prefetch
         destination: DeviceBatches | PinnedBatches | None = None
         if self.device is not None:
             from l2m_fast.data.device import DeviceBatches
 
-            to_device = DeviceBatches(self.fields, self.device, self.batch_size, self.prefetch)
-            core_fields, outputs, destination = to_device.core_fields, to_device.outputs, to_device
-            prefetch += to_device.ahead
+            device_batches = DeviceBatches(self.fields, self.device, self.batch_size, self.prefetch)
+            core_fields, outputs, destination = device_batches.core_fields, device_batches.outputs, device_batches
+            prefetch += device_batches.ahead
         elif self.pin_memory:
             import torch
 
@@ -142,7 +142,7 @@ class BatchSource:
             lookahead=self.lookahead,
             prefetch=prefetch,
             num_threads=self.num_threads,
-            **how,
+            **kwargs,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -163,20 +163,25 @@ class BatchSource:
 
 
 def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, list[str] | None]:
-    """Return what batches are made of, checked, and the labels of the classes, where these were strings."""
+    """Check the arguments of a loader; return its batch source, and the class labels if the classes were strings."""
     batch_format: Format = arguments["format"]
-    choice("format", batch_format, ("torch", "numpy"))
-    choice("order", arguments["order"], ("shuffled", "grouped"))
-    batch_size = whole("batch_size", arguments["batch_size"], 1)
+    check_choice("format", batch_format, ("torch", "numpy"))
+    check_choice("order", arguments["order"], ("shuffled", "grouped"))
+    batch_size = checked_int("batch_size", arguments["batch_size"], 1)
     rank, world_size = _checked_rank(arguments["rank"], arguments["world_size"])
-    whole("batch_size * world_size", batch_size * world_size, 1, 2**31 - 1)
+    checked_int("batch_size * world_size", batch_size * world_size, 1, 2**31 - 1)
     steps, num_threads = arguments["steps_per_epoch"], arguments["num_threads"]
-    num_threads = _core.usable_cpus() if num_threads is None else whole("num_threads", num_threads, 0, _MAX_THREADS)
-    shuffle, pin_memory = flag("shuffle", arguments["shuffle"]), flag("pin_memory", arguments["pin_memory"])
+    num_threads = (
+        _core.usable_cpus() if num_threads is None else checked_int("num_threads", num_threads, 0, _MAX_THREADS)
+    )
+    shuffle, pin_memory = (
+        checked_bool("shuffle", arguments["shuffle"]),
+        checked_bool("pin_memory", arguments["pin_memory"]),
+    )
     from_dlpack = torch_from_dlpack() if batch_format == "torch" else None
 
     update_every, lookahead = arguments["update_every"], arguments["lookahead"]
-    update_every = None if update_every is None else whole("update_every", update_every, 1, MAX_COUNT)
+    update_every = None if update_every is None else checked_int("update_every", update_every, 1, MAX_COUNT)
     total_steps = arguments["total_steps"]
     include = _checked_include(arguments["include"])
 
@@ -198,13 +203,13 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         world_size=world_size,
         shuffle=shuffle,
         grouped=arguments["order"] == "grouped",
-        drop_last=flag("drop_last", arguments["drop_last"]),
+        drop_last=checked_bool("drop_last", arguments["drop_last"]),
         classless=ids is None,
-        steps_per_epoch=None if steps is None else whole("steps_per_epoch", steps, 1, MAX_COUNT),
-        total_steps=None if total_steps is None else whole("total_steps", total_steps, 1, MAX_COUNT),
+        steps_per_epoch=None if steps is None else checked_int("steps_per_epoch", steps, 1, MAX_COUNT),
+        total_steps=None if total_steps is None else checked_int("total_steps", total_steps, 1, MAX_COUNT),
         update_every=update_every,
-        lookahead=whole("lookahead", lookahead, 0, 2**16 if update_every is None else min(update_every, 2**16)),
-        prefetch=whole("prefetch", arguments["prefetch"], 0, 2**16),
+        lookahead=checked_int("lookahead", lookahead, 0, 2**16 if update_every is None else min(update_every, 2**16)),
+        prefetch=checked_int("prefetch", arguments["prefetch"], 0, 2**16),
         num_threads=num_threads,
         device=device,
         pin_memory=device is None and can_pin(pin_memory, batch_format),
@@ -224,9 +229,9 @@ def _checked_include(include: Any) -> tuple[str, ...]:
 
 def _checked_rank(rank: object, world_size: object) -> tuple[int, int]:
     if rank is None and world_size is None:
-        warn_of_ranks()
-    size = 1 if world_size is None else whole("world_size", world_size, 1)
+        warn_about_ranks()
+    size = 1 if world_size is None else checked_int("world_size", world_size, 1)
     if rank is None and size > 1:
-        msg = f"rank must be an int in [0, {size - 1}] where world_size is given (got None)"
+        msg = f"rank must be an int in [0, {size - 1}] if world_size is given (got None)"
         raise TypeError(msg)
-    return 0 if rank is None else whole("rank", rank, 0, size - 1), size
+    return 0 if rank is None else checked_int("rank", rank, 0, size - 1), size

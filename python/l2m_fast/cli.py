@@ -1,4 +1,4 @@
-"""The command `l2m-fast`: reads its arguments, hands the work on and prints what comes back."""
+"""The command `l2m-fast`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program's name; default: those of the process.
+        argv: Arguments without the name of the program. None: the arguments of the process.
 
     Returns:
-        The exit code: 0 done, 1 the doctor's self-test failed, 130 interrupted.
+        The exit code: 0 for success, 1 if the self-test of the doctor failed, 130 if interrupted.
 
     Raises:
-        SystemExit: From argparse: code 2 for arguments it cannot read, 0 after `--help` and `--version`.
+        SystemExit: Raised by argparse, with code 2 for invalid arguments and 0 after `--help` or `--version`.
     """
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever reads the output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails again
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the flush at exit fails again
         return 0
     except KeyboardInterrupt:
         print("l2m-fast: interrupted", file=sys.stderr)
@@ -46,7 +46,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Say what was wrong in one line; argparse would print the whole usage above it."""
+        """Print the error in one line, without the usage text that argparse prints, and exit."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -56,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     doctor = commands.add_parser(
         "doctor",
-        help="check this installation in a few seconds; its output belongs in a bug report",
-        description="Prints the versions and the machine, compares batches bit for bit with known ones, and measures the "
-        "speed of the loader. Needs NumPy alone; uses torch where it is installed. The exit code is 1 if a check fails.",
+        help="check this installation in a few seconds; include the output in bug reports",
+        description="Print versions and information about the machine, compare batches bit for bit with known ones, and "
+        "measure the speed of the loader. Needs only NumPy; uses torch if it is installed. The exit code is 1 if a check "
+        "fails.",
     )
     doctor.set_defaults(run=_doctor)
     return parser

@@ -1,4 +1,4 @@
-"""Several ranks: the reduction of their losses, and a warning where nobody said that there are several."""
+"""Reduction of losses and states over ranks, and a warning if a loader was not told about its ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2m_fast._checks import shortened, warn
-from l2m_fast.losses.sums import LARGEST_SUM, MAX_COUNT
+from l2m_fast.losses.sums import MAX_COUNT, MAX_SUM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,36 +19,39 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     AllReduce = Callable[[Floats], object]
 
-_HOW_TO_WRITE_IT = """write
+_EXAMPLE = """write
     def all_reduce(sums):
         torch.distributed.all_reduce(torch.from_numpy(sums))
         return sums"""
 
 
 def check_all_reduce(all_reduce: object) -> None:
-    """Raise unless this can be a function that sums an array over the ranks."""
+    """Raise unless `all_reduce` may be a function that sums a NumPy array over the ranks."""
     if not callable(all_reduce):
         msg = f"all_reduce must be a callable that sums a float64 array over all ranks (got {shortened(all_reduce)})"
         raise TypeError(msg)
-    function: Any = getattr(all_reduce, "func", all_reduce)  # of a partial
+    function: Any = getattr(all_reduce, "func", all_reduce)  # unwraps a functools.partial
     if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
-        msg = f"all_reduce must take a NumPy array, and torch.distributed.{function.__name__} takes a tensor: {_HOW_TO_WRITE_IT}"
+        msg = (
+            f"all_reduce must take a NumPy array (got torch.distributed.{function.__name__}, which takes a tensor): "
+            f"{_EXAMPLE}"
+        )
         raise TypeError(msg)
 
 
 def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int, num_counts: int) -> Floats:
-    """Return the sums of all ranks.
+    """Return the sums over all ranks.
 
     Args:
-        sums: Of this rank, shape `[n]`.
-        all_reduce: Sums an array over the ranks, in place or into the array that it returns.
+        sums: Sums of this rank, shape `[n]`.
+        all_reduce: Function that sums an array over the ranks, in place or into the array that it returns.
         world_size: Number of ranks.
-        num_counts: How many of the last ones count something.
+        num_counts: Number of entries, at the end of `sums`, that are counts.
 
     Raises:
         RuntimeError: The result is not the sum of `world_size` arrays.
     """
-    given = np.append(sums, 1.0)  # every rank adds 1: what comes back counts them
+    given = np.append(sums, 1.0)  # the last entry of the result is the number of ranks that took part
     returned = all_reduce(given)
     for result in (given, returned):
         array = _as_floats(result)
@@ -56,40 +59,40 @@ def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int, num_
             continue
         return _checked_counts(array[:-1].copy(), num_counts, MAX_COUNT * world_size)
     if returned is None or returned is given:
-        got = (
-            f"a value that is 1 on every rank came back as {given[-1]:g}, and {world_size} ranks add up to {world_size}"
-        )
+        got = f"got {given[-1]:g} instead of {world_size} for a value that is 1 on every rank"
     else:
-        got = f"it returned {shortened(returned)}, and left {given[-1]:g} of a value that is 1 on every rank"
+        got = f"got {shortened(returned)}, and {given[-1]:g} in place of a value that is 1 on every rank"
     msg = (
-        f"all_reduce must sum a float64 array over all {world_size} ranks, in place or in the array that it returns ({got}). "
-        f"It may have averaged, summed over another group, summed a copy, or returned before the sum was there; {_HOW_TO_WRITE_IT}"
+        f"all_reduce must sum a float64 array over all {world_size} ranks, in place or into the array that it returns "
+        f"({got}). It may have averaged, summed over another group, summed a copy, or returned before the sum was "
+        f"complete; {_EXAMPLE}"
     )
     raise RuntimeError(msg)
 
 
 def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int, world_size: int) -> dict[str, Any]:
-    """Return the state of all ranks: that of rank 0, with the losses of all.
+    """Return a complete state of all ranks: the state of rank 0, with the losses of all ranks.
 
     Args:
-        state: Of this rank.
-        all_reduce: Sums an array over the ranks, in place or into the array that it returns.
-        rank: Of this process.
+        state: State of this rank.
+        all_reduce: Function that sums an array over the ranks, in place or into the array that it returns.
+        rank: Rank of this process.
         world_size: Number of ranks.
 
     Raises:
-        ValueError: There is no `all_reduce`.
-        RuntimeError: It does not sum, or the states of the ranks are of different steps.
+        ValueError: `all_reduce` is None.
+        RuntimeError: `all_reduce` does not sum, or the states of the ranks are of different steps.
     """
     if all_reduce is None:
-        msg = f"state_dict(shared=True) on {world_size} ranks needs all_reduce (got None)"
+        msg = f"all_reduce must be a callable for state_dict(shared=True) on {world_size} ranks (got None)"
         raise ValueError(msg)
     known = [math.nan if loss is None else loss for loss in state["class_losses"]]
     class_losses = np.where(np.isnan(known), -1.0, known) if rank == 0 else np.zeros(len(known))
     steps = np.zeros(world_size)
     steps[rank] = state["total_step"]
     open_windows = len(state["window_sums"])
-    losses = np.zeros((2, 2, len(known)))  # sums and counts of two windows, so that all ranks reduce as many numbers
+    # Always two windows of sums and counts, so that arrays have the same length on all ranks.
+    losses = np.zeros((2, 2, len(known)))
     losses[0, :open_windows], losses[1, :open_windows] = state["window_sums"], state["window_counts"]
     reduced = summed_over_ranks(
         np.concatenate([steps, class_losses, losses.ravel()]), all_reduce, world_size, losses[1].size
@@ -107,25 +110,25 @@ def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int,
         "rank": 0,
         "world_size": 1,
         "class_losses": [None if loss < 0 else loss for loss in class_losses.tolist()],
-        "window_sums": np.clip(sums, -LARGEST_SUM, LARGEST_SUM).tolist(),
+        "window_sums": np.clip(sums, -MAX_SUM, MAX_SUM).tolist(),
         "window_counts": np.minimum(counts, MAX_COUNT).astype(np.int64).tolist(),
     }
 
 
-def _checked_counts(sums: Floats, num_counts: int, most: int) -> Floats:
+def _checked_counts(sums: Floats, num_counts: int, max_count: int) -> Floats:
     counts = sums[len(sums) - num_counts :]
-    countable = (counts >= 0) & (counts <= most) & (counts == np.floor(counts))
-    if not countable.all():
+    valid = (counts >= 0) & (counts <= max_count) & (counts == np.floor(counts))
+    if not valid.all():
         msg = (
-            f"all_reduce must return sums (got {counts[~countable][0]:g} for the number of losses of a class, which is an "
-            "integer up to 2**53 per rank): it may sum in a type that is too narrow; reduce float64"
+            "all_reduce must return sums, with integers up to 2**53 per rank for the number of losses of a class (got "
+            f"{counts[~valid][0]:g}): it may sum in a dtype that is too narrow; use float64"
         )
         raise RuntimeError(msg)
     return sums
 
 
 def _as_floats(result: Any) -> Floats | None:
-    """Return a result as an array of floats; None: it is none."""
+    """Return a result as an array of floats; None: it is not an array."""
     if hasattr(result, "detach"):
         result = result.detach().cpu().numpy()
     if not isinstance(result, (np.ndarray, list, tuple)):
@@ -136,8 +139,8 @@ def _as_floats(result: Any) -> Floats | None:
         return None
 
 
-def warn_of_ranks() -> None:
-    """Warn, once in a process, where torch.distributed has several processes and the loader knows of one."""
+def warn_about_ranks() -> None:
+    """Warn, once per process, if torch.distributed has several processes but the loader was not told its rank."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
@@ -145,8 +148,8 @@ def warn_of_ranks() -> None:
     if not _warned_of_ranks and torch.distributed.get_world_size() > 1:
         _warned_of_ranks = True
         msg = (
-            "torch.distributed is initialized, but this loader was not told its rank: every process gets all batches. Pass "
-            "rank= and world_size= (rank=0, world_size=1 if that is what you want)"
+            "torch.distributed is initialized, but this loader has no rank, so every process gets all batches. Pass "
+            "rank= and world_size= (rank=0, world_size=1 if this is intended)"
         )
         warn(msg)
 

@@ -1,7 +1,7 @@
-"""The command `l2m-fast doctor`: versions, the machine, a self-test and a speed reading, for a bug report.
+"""The command `l2m-fast doctor`, which prints versions, the machine, a self-test and the speed, for bug reports.
 
-It needs NumPy alone. `python -m l2m_fast.doctor` prints a new table `EXPECTED`, which a change of what a seed draws or of what
-a state holds needs.
+It needs only NumPy. After a change of the batches that a seed gives, or of the content of saved states,
+`python -m l2m_fast.doctor` prints a new table `EXPECTED`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Formats = dict[str, Callable[[NDArray[Any]], Any]]  # how each format makes its arrays of those of NumPy
+    Formats = dict[str, Callable[[NDArray[Any]], Any]]  # functions that convert a NumPy array to each format
 
-# Digests of the batches that each of `CASES` must give, on every machine.
+# Digests of the batches of `CASES`, the same on every machine.
 EXPECTED = {
     "plain": "ea7ad0fc4192142a",
     "dataset order": "baf2ceb7ea977f04",
@@ -50,51 +50,47 @@ CASES: dict[str, dict[str, Any]] = {
     "rank 0 of 2": {"classes": _CLASSES, "mixing": Balanced(), "rank": 0, "world_size": 2},
     "rank 1 of 2": {"classes": _CLASSES, "mixing": Balanced(), "rank": 1, "world_size": 2},
 }
-_THREADS_AND_PREFETCH = ((0, 0), (1, 4), (2, 1))  # must change nothing
+_THREADS_AND_PREFETCH = ((0, 0), (1, 4), (2, 1))  # must give the same batches
 
 SPEED_SECONDS = 4.0
 _SPEED_ROWS, _SPEED_BYTES, _SPEED_BATCH = 60_000, 784, 512
 
 
 def doctor() -> bool:
-    """Print the report.
-
-    Returns:
-        True if every part of the self-test passed.
-    """
+    """Print the report, and return whether every part of the self-test passed."""
     torch, torch_version = _import_torch()
     info = build_info()
     print("Versions")
-    _say("l2m_fast", info["version"])
-    _say("compiler", info["compiler"])
-    _say("Python", f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
-    _say("NumPy", np.__version__)
-    _say("torch", torch_version)
-    _say("CUDA kernels", cuda_kernels(info, torch))
+    _print_row("l2m_fast", info["version"])
+    _print_row("compiler", info["compiler"])
+    _print_row("Python", f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
+    _print_row("NumPy", np.__version__)
+    _print_row("torch", torch_version)
+    _print_row("CUDA kernels", cuda_kernels(info, torch))
 
     print("Machine")
-    _say("CPUs", f"{_cpus_by_affinity()} by affinity, {_quota()}")
-    _say("num_threads", f"{info['usable_cpus']} by default")
-    _say("memory", _memory())
+    _print_row("CPUs", f"{_cpus_by_affinity()} by affinity, {_quota()}")
+    _print_row("num_threads", f"{info['usable_cpus']} by default")
+    _print_row("memory", _memory())
 
     formats: Formats = {"numpy": np.asarray} if torch is None else {"numpy": np.asarray, "torch": torch.from_numpy}
     print(f"Self-test ({', '.join(formats)})")
     passed = True
     for part in _parts(formats):
         failure = part.failure()
-        _say(part.name, f"FAILED: {failure}" if failure else "passed")
+        _print_row(part.name, f"FAILED: {failure}" if failure else "passed")
         passed = passed and not failure
 
     print(f"Speed (rows of {_SPEED_BYTES} bytes and an int64 label, batch size {_SPEED_BATCH})")
     speeds = _rows_per_second(torch)
     for name, speed in speeds.items():
-        _say(name, f"{speed / 1e6:.3g} million rows/s")
-    ours, rival = speeds.values()
-    _say("ratio", f"{ours / rival:.3g}")
+        _print_row(name, f"{speed / 1e6:.3g} million rows/s")
+    own, baseline = speeds.values()
+    _print_row("ratio", f"{own / baseline:.3g}")
     return passed
 
 
-def _say(name: str, value: object) -> None:
+def _print_row(name: str, value: object) -> None:
     print(f"  {name:<14} {value}", flush=True)
 
 
@@ -102,38 +98,38 @@ def _say(name: str, value: object) -> None:
 
 
 def _import_torch() -> tuple[Any, str]:
-    """Return torch and its version, or None and why it cannot be imported."""
+    """Return torch and its version, or None and the reason why it cannot be imported."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns about is not about this package
+            warnings.simplefilter("ignore")  # warnings of torch do not concern this package
             import torch
     except ModuleNotFoundError as error:
         return None, "not installed" if error.name == "torch" else f"installed, but not usable: {_one_line(error)}"
-    except Exception as error:  # noqa: BLE001  # whatever a broken installation raises
+    except Exception as error:  # noqa: BLE001  # a broken installation may raise anything
         return None, f"installed, but not usable: {_one_line(error)}"
     cuda = "without CUDA" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
     return torch, f"{torch.__version__}, {cuda}"
 
 
 def cuda_kernels(info: dict[str, Any], torch: Any) -> str:
-    """Return whether the CUDA kernels are built and usable, and if not, why.
+    """Return a line that states whether the CUDA kernels are built and usable, and if not, why.
 
-    Creates no CUDA context, and asks for a device only if the kernels are built.
+    Creates no CUDA context, and looks for a device only if the kernels are built.
 
     Args:
-        info: `build_info()`.
-        torch: The module, or None.
+        info: Result of `build_info()`.
+        torch: Module torch, or None.
     """
     if not info["cuda_built"]:
         return f"not built: {info['without_cuda']}"
-    why = _why_unusable(info["cuda_usable"], torch)
-    return f"built, but not usable: {why}" if why else "built and usable: a device and its driver were found"
+    reason = _why_unusable(info["cuda_usable"], torch)
+    return f"built, but not usable: {reason}" if reason else "built and usable: a device and its driver were found"
 
 
 def _why_unusable(device_found: bool, torch: Any) -> str:
-    """Return why kernels that are built cannot be used; empty if they can."""
+    """Return the reason why the kernels cannot be used although they are built; empty if they can be used."""
     if torch is None:
-        return "they need torch"
+        return "the kernels need torch"
     if torch.version.cuda is None:
         return "torch was built without CUDA"
     if device_found:
@@ -141,12 +137,12 @@ def _why_unusable(device_found: bool, torch: Any) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
         return f"CUDA_VISIBLE_DEVICES={visible} hides every device"
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found_by_torch = torch.cuda.is_available()  # warns of a driver that is too old
-    if told:
-        return _one_line(told[0].message)
-    return "unknown (torch finds a device)" if found_by_torch else "no device or no driver was found"
+        found_by_torch = torch.cuda.is_available()  # warns if the driver is too old
+    if caught:
+        return _one_line(caught[0].message)
+    return "the reason is unknown (torch finds a device)" if found_by_torch else "no device or no driver was found"
 
 
 # ---- machine
@@ -163,17 +159,17 @@ def _read(path: Path) -> str:
 
 
 def _cgroups(controller: str, proc: Path, root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup and of all above it, in version 1 and version 2."""
+    """Yield the folders of the cgroup of this process and of its ancestors, for cgroup versions 1 and 2."""
     for controllers, path in re.findall(r"^\d+:([^:]*):/(.*)$", _read(proc / "self/cgroup"), re.MULTILINE):
         if controllers and controller not in controllers.split(","):
             continue
         top = root / controller if controllers else root
-        own = top / path
-        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
+        cgroup = top / path
+        yield from (folder for folder in (cgroup, *cgroup.parents) if folder.is_relative_to(top))
 
 
 def cpu_quota(proc: Path = _PROC, root: Path = _CGROUPS) -> float:
-    """Return how many CPUs the cgroups let this process use; infinity if none sets a quota.
+    """Return the number of CPUs that cgroup quotas allow this process to use; infinity without a quota.
 
     Args:
         proc: Folder of the proc file system.
@@ -182,13 +178,13 @@ def cpu_quota(proc: Path = _PROC, root: Path = _CGROUPS) -> float:
     quota = math.inf
     for folder in _cgroups("cpu", proc, root):
         text = _read(folder / "cpu.max") or _read(folder / "cpu.cfs_quota_us") + _read(folder / "cpu.cfs_period_us")
-        if found := re.fullmatch(r"(\d+)\s+([1-9]\d*)\s*", text):  # not "max" of version 2, nor -1 of version 1
+        if found := re.fullmatch(r"(\d+)\s+([1-9]\d*)\s*", text):  # excludes "max" (version 2) and -1 (version 1)
             quota = min(quota, int(found[1]) / int(found[2]))
     return quota
 
 
 def memory_limit(proc: Path = _PROC, root: Path = _CGROUPS) -> float:
-    """Return how many bytes the cgroups let this process use; infinity, or more than there are, if none sets a limit.
+    """Return the number of bytes that cgroup limits allow this process to use; infinity or a huge number if unlimited.
 
     Args:
         proc: Folder of the proc file system.
@@ -228,12 +224,12 @@ def _memory() -> str:
 
 
 class Part(NamedTuple):
-    """A part of the self-test.
+    """Part of the self-test.
 
     Attributes:
         name: Name of the part.
-        expected: What every run must return.
-        runs: Runs by name.
+        expected: Expected result of every run.
+        runs: Functions that do a run and return its result, by name.
     """
 
     name: str
@@ -241,12 +237,12 @@ class Part(NamedTuple):
     runs: Mapping[str, Callable[[], str]]
 
     def failure(self) -> str:
-        """Return what was expected and what came, in one line; empty if they are the same."""
+        """Return the expected and the actual results in one line; empty if they are equal."""
         runs_by_outcome: dict[str, list[str]] = {}
         for name, run in self.runs.items():
             try:
                 outcome = run()
-            except Exception as error:  # noqa: BLE001 -- the other runs still tell something
+            except Exception as error:  # noqa: BLE001  # the results of the other runs are still useful
                 outcome = _one_line(error)
             runs_by_outcome.setdefault(outcome, []).append(name)
         if list(runs_by_outcome) == [self.expected]:
@@ -267,7 +263,7 @@ def _parts(formats: Formats) -> Iterator[Part]:
             for threads, prefetch in _THREADS_AND_PREFETCH
         }
         yield Part(name, EXPECTED[name], runs)
-    # Multiples of 1/64, whose sums are exact in any order.
+    # Sums of multiples of 1/64 are exact in any order.
     losses, classes = (np.arange(100_000) % 1000).astype(np.float32) / 64, np.arange(100_000) % 7
     sums, counts = [0.0] * 7, [0] * 7
     for loss, class_id in zip(losses.tolist(), classes.tolist(), strict=True):
@@ -291,14 +287,14 @@ def batches_digest(
     """Return a digest of three epochs: the rows of each batch, and the proportions and the state after it.
 
     Args:
-        case: Name of one of `CASES`.
+        case: Key of `CASES`.
         format: Format of the loader.
-        as_format: Makes an array of that format of a NumPy array.
-        num_threads: Threads of the loader.
-        prefetch: Batches prepared ahead.
+        as_format: Function that converts a NumPy array to that format.
+        num_threads: Number of threads of the loader.
+        prefetch: Number of batches prepared ahead.
 
     Raises:
-        ValueError: A batch holds other rows than `batch_rows` says.
+        ValueError: A batch contains other rows than `batch_rows`.
     """
     x, y = np.arange(3000, dtype=np.int32).reshape(1000, 3), np.arange(1000)
     digest = hashlib.sha256()
@@ -315,7 +311,7 @@ def batches_digest(
             for inputs, targets in loader:
                 rows = np.asarray(loader.batch_rows)
                 if not (np.array_equal(inputs, x[rows]) and np.array_equal(targets, y[rows])):
-                    msg = f"a batch must hold the rows {rows.tolist()} (got {np.asarray(targets).tolist()})"
+                    msg = f"a batch must contain the rows {rows.tolist()} (got {np.asarray(targets).tolist()})"
                     raise ValueError(msg)
                 loader.record(as_format((1 + rows % 5 + np.asarray(loader.batch_classes)).astype(np.float32) / 8))
                 state = {key: value for key, value in loader.state_dict().items() if key != "fingerprint"}
@@ -334,32 +330,32 @@ def _one_line(error: object) -> str:
 
 
 def _rows_per_second(torch: Any) -> dict[str, float]:
-    """Return the median speeds of this loader and of what one would use without it, in interleaved rounds."""
-    x = np.ones((_SPEED_ROWS, _SPEED_BYTES), np.uint8)  # not zeros, which share one page of memory until written to
+    """Return the median speeds of this loader and of DataLoader, or of NumPy without torch, in interleaved rounds."""
+    x = np.ones((_SPEED_ROWS, _SPEED_BYTES), np.uint8)  # zeros would share one page of memory
     y = np.arange(_SPEED_ROWS)
     data: tuple[Any, Any] = (x, y)
-    rival: Callable[[], Iterable[Any]]
+    baseline: Callable[[], Iterable[Any]]
     if torch is None:
-        name, rival = "NumPy", partial(_numpy_batches, x, y)
+        name, baseline = "NumPy", partial(_numpy_batches, x, y)
     else:
         from torch.utils.data import DataLoader, TensorDataset
 
         data = torch.from_numpy(x), torch.from_numpy(y)
         batches = DataLoader(TensorDataset(*data), batch_size=_SPEED_BATCH, shuffle=True)
-        name, rival = "DataLoader", lambda: batches
+        name, baseline = "DataLoader", lambda: batches
     format: Any = "numpy" if torch is None else "torch"
     with Loader(data, batch_size=_SPEED_BATCH, seed=0, format=format) as loader:
-        epochs: dict[str, Callable[[], Iterable[Any]]] = {"l2m_fast": lambda: loader, name: rival}
+        epochs: dict[str, Callable[[], Iterable[Any]]] = {"l2m_fast": lambda: loader, name: baseline}
         speeds: dict[str, list[float]] = {name: [] for name in epochs}
         end = time.perf_counter() + SPEED_SECONDS
         while not speeds[name] or time.perf_counter() < end:
-            for one, epoch in epochs.items():
-                speeds[one].append(_speed(epoch))
+            for loader_name, epoch in epochs.items():
+                speeds[loader_name].append(_speed(epoch))
     return {name: statistics.median(measured) for name, measured in speeds.items()}
 
 
 def _speed(epoch: Callable[[], Iterable[Any]]) -> float:
-    """Return rows per second over as many epochs as last 0.1 s: a single one may take a few milliseconds only."""
+    """Return rows per second, measured over at least 0.1 s because an epoch may take only a few milliseconds."""
     start, rows, elapsed = time.perf_counter(), 0, 0.0
     while elapsed < 0.1:
         deque(epoch(), maxlen=0)

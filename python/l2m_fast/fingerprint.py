@@ -1,4 +1,4 @@
-"""Fingerprints by value: what tells one object from another in a saved state, in every process."""
+"""Fingerprints by value, which identify an object in saved states and are the same in every process."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-_MAX_NUMBERS = 16  # more of them are known by their digest
+_MAX_NUMBERS = 16  # longer arrays are represented by their digest
 _MAX_DEPTH = 16
 
 
-def by_value(value: Any, inside: tuple[int, ...] = ()) -> Any:
-    """Return what identifies a value, made of str, int, float, bool, None, lists and dicts.
+def by_value(value: Any, parents: tuple[int, ...] = ()) -> Any:
+    """Return the fingerprint of a value, made of str, int, float, bool, None, lists and dicts.
 
-    Numbers are equal where their values are: `2`, `2.0` and `np.float32(2)`. Arrays and sequences of numbers are equal where
-    their shapes and numbers are; many numbers, and all other bytes, become a digest. Functions and classes are known by their
-    qualified names, other objects by their type and what a copy of them would be made of.
+    Numbers are compared by value: `2`, `2.0` and `np.float32(2)` have the same fingerprint. Arrays and sequences of
+    numbers have the same fingerprint if their shapes and numbers are equal; long ones, and all other bytes, are
+    represented by a digest. Functions and classes are represented by their qualified names, and other objects by their
+    type and the arguments that pickle would use to recreate them.
 
     Args:
-        value: Anything.
-        inside: Ids of the objects that it is a part of.
+        value: Any object.
+        parents: Ids of the objects that contain it.
     """
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -45,23 +46,23 @@ def by_value(value: Any, inside: tuple[int, ...] = ()) -> Any:
             return numbers
     if isinstance(value, np.ndarray):
         if not value.dtype.hasobject:
-            return f"{_of_shape(value)}, {_digest(value.tobytes())}"
-        value = {_of_shape(value): value.ravel().tolist()}
-    if len(inside) >= _MAX_DEPTH or id(value) in inside:  # it leads to itself
+            return f"{_describe_array(value)}, {_digest(value.tobytes())}"
+        value = {_describe_array(value): value.ravel().tolist()}
+    if len(parents) >= _MAX_DEPTH or id(value) in parents:  # too deep, or a reference cycle
         return type(value).__qualname__
-    inside = (*inside, id(value))
+    parents = (*parents, id(value))
     if isinstance(value, (list, tuple)):
-        return [by_value(item, inside) for item in value]
+        return [by_value(item, parents) for item in value]
     if isinstance(value, (set, frozenset)):
-        return {"set": sorted((by_value(item, inside) for item in value), key=repr)}
+        return {"set": sorted((by_value(item, parents) for item in value), key=repr)}
     if isinstance(value, Mapping):
-        return {str(key): by_value(item, inside) for key, item in value.items()}
+        return {str(key): by_value(item, parents) for key, item in value.items()}
     if isinstance(value, functools.partial):
         parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
-        return {"partial": by_value(parts, inside)}
+        return {"partial": by_value(parts, parents)}
     if hasattr(value, "__qualname__"):
         return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
-    return {type(value).__qualname__: by_value(_content(value), inside)}
+    return {type(value).__qualname__: by_value(_content(value), parents)}
 
 
 def _is_array(value: object) -> bool:
@@ -70,7 +71,7 @@ def _is_array(value: object) -> bool:
 
 
 def _numbers(value: Any) -> list[Any] | str | None:
-    """Return what identifies an array, or a sequence of nothing but numbers; None: it is no such thing."""
+    """Return the fingerprint of an array or sequence that contains only numbers; None: it does not."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().double() if value.is_floating_point() else value.detach().cpu()
     try:
@@ -86,10 +87,10 @@ def _numbers(value: Any) -> list[Any] | str | None:
     if content.size <= _MAX_NUMBERS:
         numbers: list[Any] = _listed(content.tolist())
         return numbers
-    return f"{_of_shape(content)}, {_digest(content.tobytes())}"
+    return f"{_describe_array(content)}, {_digest(content.tobytes())}"
 
 
-def _of_shape(array: np.ndarray[Any, Any]) -> str:
+def _describe_array(array: np.ndarray[Any, Any]) -> str:
     return f"{'x'.join(map(str, array.shape))} of {array.dtype.descr if array.dtype.names else array.dtype.str}"
 
 
@@ -102,17 +103,17 @@ def _listed(values: Any) -> Any:
 
 
 def _content(value: object) -> Any:
-    """Return what a copy of an object would be made of: its attributes where these are all, slots too."""
+    """Return the arguments that pickle uses to recreate an object, or just its attributes and slots if they suffice."""
     try:
-        how: Any = value.__reduce_ex__(4)
-    except Exception:  # noqa: BLE001  # anything that says that it cannot be copied: a lock, a generator
+        reduced: Any = value.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001  # an object that cannot be pickled, such as a lock or a generator
         return vars(value) if hasattr(value, "__dict__") else None
-    if isinstance(how, str):  # the name of a global object
-        return how
-    function, arguments, state, *items = (*how, None, None, None)[:5]
+    if isinstance(reduced, str):  # the name of a global object
+        return reduced
+    function, arguments, state, *items = (*reduced, None, None, None)[:5]
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
         state = {**(state[0] or {}), **state[1]}
-    rest = [list(one) for one in items if one is not None]
+    rest = [list(iterator) for iterator in items if iterator is not None]
     if function is copyreg.__newobj__ and tuple(arguments) == (type(value),) and not rest:  # type: ignore[attr-defined]
         return {} if state is None else state
     return [function, arguments, state, *rest]

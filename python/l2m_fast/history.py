@@ -1,4 +1,4 @@
-"""Records of the updates of the proportions, kept in a few arrays."""
+"""`History`, the records of the updates of the proportions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 class History(Sequence[dict[str, Any]]):
-    """Records of updates, oldest first; each item is a dict made when it is asked for.
+    """Sequence of records of updates, oldest first. Each item is a dict that is created on access.
 
-    A snapshot: later updates do not change it, and nothing that it hands out is used by the loader.
+    It is a snapshot: later updates do not change it, and it shares no memory with the loader that the user could
+    change.
     """
 
     def __init__(self, chunks: list[NDArray[np.void]]) -> None:
@@ -32,15 +33,15 @@ class History(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        """Return one record, or a list of them."""
+        """Return one record, or a list of records for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = index + len(self) if index < 0 else index
         if not 0 <= i < len(self):
-            msg = f"index must be below {len(self)}, the number of records (got {index})"
+            msg = f"index must be in [{-len(self)}, {len(self)}), as there are {len(self)} records (got {index})"
             raise IndexError(msg)
-        at = int(np.searchsorted(self._ends, i, side="right"))
-        return _as_dict(self._chunks[at][i - self._ends[at]])
+        chunk = int(np.searchsorted(self._ends, i, side="right"))
+        return _as_dict(self._chunks[chunk][i - self._ends[chunk]])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks:
@@ -58,33 +59,33 @@ class History(Sequence[dict[str, Any]]):
 
 
 class Recorder:
-    """Keeps the newest records.
+    """Bounded buffer of the newest records.
 
     Args:
-        num_classes: K.
-        max_bytes: Memory of all records together; the newest is kept in any case.
+        num_classes: Number of classes K.
+        max_bytes: Maximum memory of all records. The newest chunk is always kept.
     """
 
     def __init__(self, num_classes: int, max_bytes: int) -> None:
-        of_classes = (num_classes,)
+        per_class = (num_classes,)
         self._dtype = np.dtype(
             [
                 ("epoch", np.int64),
                 ("total_step", np.int64),
-                ("proportions", np.float64, of_classes),
-                ("class_losses", np.float64, of_classes),
-                ("counts", np.int64, of_classes),
+                ("proportions", np.float64, per_class),
+                ("class_losses", np.float64, per_class),
+                ("counts", np.int64, per_class),
             ]
         )
         self._chunk_size = max(_CHUNK_BYTES // self._dtype.itemsize, 1)
         self._max_chunks = max(max_bytes // (self._chunk_size * self._dtype.itemsize), 1)
         self._chunks: deque[NDArray[np.void]] = deque()
-        self._filled = 0  # records of the last chunk
+        self._filled = 0  # number of records in the last chunk
 
     def append(self, *record: Any) -> None:
-        """Add a record, its entries in the order of `History`'s, and drop the oldest ones where there is no room."""
+        """Add a record, with its entries in the order of the dtype. Drop the oldest chunk if the buffer is full."""
         if not self._chunks or self._filled == self._chunk_size:
-            # Memory is taken as it is needed: most trainings have few updates.
+            # Memory is allocated on demand, because most runs have few updates.
             self._chunks.append(np.zeros(self._chunk_size, self._dtype))
             self._filled = 0
             while len(self._chunks) > self._max_chunks:
@@ -93,7 +94,7 @@ class Recorder:
         self._filled += 1
 
     def clear(self) -> None:
-        """Forget all records."""
+        """Remove all records."""
         self._chunks.clear()
 
     def snapshot(self) -> History:

@@ -1,4 +1,4 @@
-"""The loader: an iterable over batches whose class mix follows the losses."""
+"""`Loader`, an iterable over batches whose class mix follows the losses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 
 from l2m_fast import state
-from l2m_fast._checks import flag, shortened, warn, whole
-from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_of_epochs
+from l2m_fast._checks import checked_bool, checked_int, shortened, warn
+from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_about_epochs
 from l2m_fast.batch_source import batch_source
 from l2m_fast.data.fields import DataView, Format
 from l2m_fast.distributed import shared_state, summed_over_ranks
@@ -23,7 +23,7 @@ from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
 from l2m_fast.losses.class_loss import is_device_class_loss
 from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
-from l2m_fast.mixing import MixingPolicy, in_core
+from l2m_fast.mixing import MixingPolicy, core_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,79 +53,87 @@ def _close_all() -> None:
 
 
 class Loader:
-    """Iterates over batches whose class mix follows `proportions`.
+    """Iterable over batches whose class mix follows `proportions`.
 
-    Every batch is a pure function of `(seed, epoch, step, proportions)` and the class cursors: it depends on neither
-    `num_threads` nor `prefetch`. A batch is an ordinary tensor: it stays valid and unchanged while anything refers to
-    it. The first `next()` of an iterator begins the next epoch; an epoch left unfinished then ends where it was consumed.
+    Every batch is a pure function of `(seed, epoch, step, proportions)` and the position within each class; it depends
+    on neither `num_threads` nor `prefetch`. Each batch is an ordinary tensor: keep it as long as you like. The first
+    `next()` of an iterator begins the next epoch; an unfinished epoch then ends after the last batch that it yielded.
 
-    The data must not change while an epoch runs: up to `prefetch` batches ahead are copied already. Change values between
-    epochs. Classes are read once, when the loader is made; after relabeling, make a new loader. A memory-mapped file that is
-    truncated while it is used ends the process with a bus error, as in every program that maps it; replace files rather than
-    overwrite them.
+    Do not change the data while an epoch runs, because up to `prefetch` batches have already been copied. Change it
+    between epochs. Classes are read once, when the loader is created; after relabeling, create a new loader.
+    Truncating a memory-mapped file while it is in use ends the process with a bus error, as in any program; replace
+    such a file instead of overwriting it.
 
-    Memory must stay where it is. `share_memory_()`, which a torch DataLoader with spawned workers also calls on the tensors of
-    its dataset, moves a tensor and frees the old memory. Between batches that is noticed, and an error; while the loader's
-    threads read ahead it can crash the process, and no reader can prevent it. Call it before the loader is made: tensors
-    that are shared already do not move again.
+    The data must stay at the same memory address. `share_memory_()`, which a torch DataLoader with spawned workers
+    also calls on the tensors of its dataset, moves a tensor and frees the old memory. Between batches, the loader
+    detects this and raises an error. While its threads read ahead, it can crash the process, which no reader can
+    prevent. Call `share_memory_()` before creating the loader: a shared tensor does not move again.
 
-    One consumer at a time. Close the loader, or use it as a context manager, to stop its threads early.
+    Only one consumer may iterate at a time. To stop the threads early, close the loader or use it as a context manager.
 
     Args:
-        data: An array, or a tuple, list or dict (nested is fine) of arrays of one length N: torch tensors, numpy arrays,
-            np.memmap, or `Normalized` arrays. Rows must be contiguous. Never copied; must not be resized or moved in memory
-            while the loader lives, which is an error at the next batch where it can be noticed.
-        batch_size: Rows per batch and rank.
-        classes: Class of each row, shape `[N]`. Integers (also of pandas, nullable without missing values, or Python objects)
-            are their own ids, K = max + 1. Strings (lists, NumPy "U", StringDType or object arrays, columns of pandas and
-            pyarrow, categoricals) and UTF-8 bytes are labels: they are sorted by code point and numbered, see `class_labels`;
-            a category without rows gets no number. Missing labels are an error. None: one class, a plain loader.
-        mixing: How the proportions evolve, see `l2m_fast.mixing`. None: `Proportional()`, classical training.
-        rows: Ids of the rows to draw from, shape `[n]`, without repeats, or a mask of N bools. None: all. With `shuffle=False`
-            and `classes=None` they come in the given order; elsewhere the order does not matter.
-        shuffle: A fresh random order of each class in every pass. False: rows ascend within a class, grouped by class;
-            with `classes=None` that is the order of the data from row 0 in each epoch, and over several ranks every row comes
-            exactly once. For validation data use `shuffle=False` with `classes=None`.
-        order: "shuffled" or "grouped" (by class) rows inside a batch.
-        drop_last: Without classes: leave out the last batch where it would be short. No effect with classes.
-        steps_per_epoch: Batches per epoch, all full. None: N // (batch_size * world_size), at least one; without
-            classes also the short last one.
-        update_every: Steps per window of losses, counted across epochs; window w takes effect from the first batch of window
-            w + 2. None: the window is the epoch, and takes effect from the next.
-        total_steps: Batches of the whole training, for policies that want to know.
-        lookahead: Batches that may have been taken beyond the one whose losses are recorded, in [0, update_every]: for
-            loops that record late, such as a pipeline of several batches. A window then closes that many batches later, and
-            `record(step=)` says which batch the losses belong to. With `update_every=None` an epoch's window closes when the
-            next epoch begins. A state describes the run just after the last batch with losses.
-        include: What a batch has besides its arrays, any of "rows" (int64 ids), "classes" (int64) and "step" (an int, batches
-            since the beginning of training), on the CPU: appended to a tuple or list, keys of a dict; an array becomes a tuple.
-        seed: In [0, 2^64). The same seed gives the same batches, and two loaders of equal seed and length pair their rows alike
-            in every epoch: give them seeds of their own. None: drawn at the first batch, from torch's default generator
-            (so that `torch.manual_seed` governs it) or, with `format="numpy"`, from the operating system; `state_dict()` has it.
-            Several ranks need an explicit seed.
-        num_threads: Threads used at most; 0: none, everything happens in `next()`. None: the CPUs that this process may use,
-            affinity and the quota of its control group included.
-        prefetch: Batches prepared ahead.
-        pin_memory: Batches are in pinned memory, of torch's caching host allocator: it may be copied to a CUDA device
-            without waiting, and let go of meanwhile. Without such a device, a warning.
-        device: A CUDA device: `prefetch` batches are copied there ahead of time, on a stream of their own; a batch is
-            ready on the stream that is current at `next()`. Data that are on the device already, or
-            in pinned memory (`tensor.pin_memory()`), are gathered by the device itself, and of a batch only the row ids are
-            sent. None: where the data are.
-        rank: Of this process, in [0, world_size); None: 0 of 1. The environment is never read.
-        world_size: Processes that share every global batch of batch_size * world_size rows; None: 1.
-        all_reduce: Sums one float64 array over all ranks, in place or into an array that it returns. Needed where several
-            ranks follow losses. With torch.distributed:
+        data: Array, or tuple, list or dict (may be nested) of arrays of the same length N: torch tensors, NumPy
+            arrays, np.memmap or `Normalized` arrays. Each row must be contiguous. The data is never copied. It must
+            not be resized or moved in memory while the loader exists; if this is detected, the next batch raises an
+            error.
+        batch_size: Number of rows per batch on each rank.
+        classes: Class of each row, shape `[N]`. Integers (including pandas columns, nullable ones without missing
+            values, and Python objects) are class ids, and K = max + 1. Strings (lists, NumPy "U", StringDType or
+            object arrays, pandas and pyarrow columns, categoricals) and UTF-8 bytes are labels, sorted by code point
+            and numbered, see `class_labels`; a category without rows gets no number. Missing labels are an error.
+            None: a plain loader with a single class.
+        mixing: Policy that updates the proportions, see `l2m_fast.mixing`. None: `Proportional()`, classical training.
+        rows: Ids of the rows to draw from, shape `[n]`, without duplicates, or a mask of N bools. None: all rows. With
+            `shuffle=False` and `classes=None`, rows are delivered in the given order; otherwise the order has no
+            effect.
+        shuffle: If True, every pass over a class has a new random order. If False, rows ascend within a class and are
+            grouped by class; with `classes=None`, each epoch delivers the rows in order from the first, each of them
+            exactly once across all ranks. For validation data, use `shuffle=False` with `classes=None`.
+        order: Order of the rows inside a batch: "shuffled" or "grouped" (by class).
+        drop_last: If True, drop the last batch if it is short. Has no effect with `classes`, where all batches are
+            full.
+        steps_per_epoch: Number of batches per epoch, all of them full. None: N // (batch_size * world_size), at least
+            one, plus the short last batch if there are no classes.
+        update_every: Number of steps per loss window, counted across epochs. Window w takes effect from the first
+            batch of window w + 2. None: each epoch is a window and takes effect from the next epoch.
+        total_steps: Number of batches in the whole training, for policies that depend on it.
+        lookahead: Number of batches, in [0, update_every], that may be taken beyond the one whose losses are recorded.
+            For loops that record losses late, such as a pipeline over several batches. Each window closes that many
+            batches later, and `record(step=)` names the batch that the losses belong to. With `update_every=None`, the
+            window of an epoch closes when the next epoch begins. A saved state describes the run just after the last
+            batch with losses.
+        include: Extra entries of each batch, any of "rows" (int64 row ids), "classes" (int64) and "step" (int, batches
+            since the beginning of training), on the CPU. They are appended to a tuple or list and become keys of a
+            dict; a bare array becomes a tuple.
+        seed: Integer in [0, 2^64). The same seed gives the same batches. Two loaders with the same seed and length
+            also pair their rows in the same way in every epoch, so give each loader a different seed. None: the seed
+            is drawn at the first batch, from torch's default generator (controlled by `torch.manual_seed`) or, with
+            `format="numpy"`, from the operating system, and stored in `state_dict()`. Several ranks need an explicit
+            seed.
+        num_threads: Maximum number of threads. 0: no threads, all work happens in `next()`. None: the number of CPUs
+            available to this process, according to its affinity and cgroup quota.
+        prefetch: Number of batches prepared ahead.
+        pin_memory: If True, batches are in pinned memory of torch's caching host allocator: they can be copied to a
+            CUDA device asynchronously, and released before the copy has finished. Issues a warning if there is no CUDA
+            device.
+        device: CUDA device of the batches. `prefetch` batches are copied there ahead of time on a separate stream;
+            each batch is ready on the stream that is current at `next()`. Data that is already on the device, or in
+            pinned memory (`tensor.pin_memory()`), is gathered by the device itself, and only row ids are copied. None:
+            the device of the data.
+        rank: Rank of this process, in [0, world_size). None: rank 0 of 1. Environment variables are never read.
+        world_size: Number of processes that share each global batch of batch_size * world_size rows. None: 1.
+        all_reduce: Function that sums a float64 array over all ranks, in place or into an array that it returns.
+            Required if several ranks use a policy that follows losses. With torch.distributed:
 
                 def all_reduce(sums):
                     torch.distributed.all_reduce(torch.from_numpy(sums))
                     return sums
-        format: "torch": batches of torch tensors. "numpy": of numpy arrays; torch is not needed.
+        format: Type of the arrays in a batch: "torch" or "numpy", which does not need torch.
 
     Raises:
-        TypeError, ValueError, IndexError: An argument is not as described.
-        ImportError: `format="torch"` without torch.
-        RuntimeError: No thread can be started and `num_threads` is not 0.
+        TypeError, ValueError, IndexError: An argument is invalid.
+        ImportError: `format="torch"`, but torch is not installed.
+        RuntimeError: No thread can be started, and `num_threads` is not 0.
     """
 
     __slots__ = (
@@ -179,25 +187,25 @@ class Loader:
         self._data = data
         self._source, self._labels = batch_source(data, self._arguments)
         self._class_sizes = self._source.index.class_sizes
-        warn_of_epochs(self._source)
+        warn_about_epochs(self._source)
         self._mixing = checked_mixing(mixing, all_reduce, self._source)
         self._fingerprint_of_mixing = by_value(self._mixing)
-        # Made when it is asked for: it takes a look at every row.
+        # Computed on demand, because it reads the class of every row.
         self._fingerprint_of_data: dict[str, Any] | None = None
         self._core = self._new_core(checked_seed(seed, self._source), all_reduce)
 
     def _new_core(self, seed: int | None, all_reduce: Callable[[Floats], object] | None) -> _core.Loader:
         source, num_classes = self._source, len(self._class_sizes)
         self._recorder = Recorder(num_classes, _HISTORY_BYTES)
-        reduced = None
+        checked_all_reduce = None
         if all_reduce is not None:
-            reduced = partial(
+            checked_all_reduce = partial(
                 summed_over_ranks, all_reduce=all_reduce, world_size=source.world_size, num_counts=num_classes
             )
-        core = source.loader(
-            policy=in_core(self._mixing, num_classes),
+        core = source.core_loader(
+            policy=core_policy(self._mixing, num_classes),
             policy_name=shortened(self._mixing),
-            all_reduce=reduced,
+            all_reduce=checked_all_reduce,
             draw_seed=partial(draw_seed, source.format),
             warn=warn,
             check=partial(_check_epoch, source.fields),
@@ -210,16 +218,17 @@ class Loader:
     # ---- iteration
 
     def __len__(self) -> int:
-        """Batches per epoch.
+        """Return the number of batches per epoch.
 
-        The same on all ranks, but for dataset order, in which ranks that get no row of the last batch have one less.
+        It is the same on all ranks, except in dataset order: a rank that gets no rows of the last batch has one batch
+        fewer.
         """
         return len(self._core)
 
     def __iter__(self) -> Iterator[Any]:
-        """Return an iterator over the next epoch, or over the rest of the one that a loaded state was in the middle of.
+        """Return an iterator over the next epoch, or over the rest of an epoch restored by `load_state_dict()`.
 
-        The epoch begins at the iterator's first `next()`; an iterator that is never advanced changes nothing.
+        The epoch begins at the first `next()` of the iterator; an iterator that is never advanced changes nothing.
         """
         return self._core.iterate(forever=False)
 
@@ -227,7 +236,7 @@ class Loader:
         """Return an iterator over this and all later epochs, without end.
 
         Raises:
-            ValueError: Windows are epochs and `lookahead` is above 0: give `update_every`. Or this rank gets no rows.
+            ValueError: `lookahead` is above 0 without `update_every`, or this rank gets no rows.
         """
         return self._core.iterate(forever=True)
 
@@ -240,28 +249,32 @@ class Loader:
         *,
         step: int | None = None,
     ) -> None:
-        """Add per-sample losses to the window of their batch. Works with every mixing; two calls for a batch add up.
+        """Add per-sample losses to the loss window of their batch.
+
+        Works with every policy. Several calls for the same batch add up.
 
         Args:
-            losses: Loss of each row of the batch, shape `[batch_size]`; float16, bfloat16, float32 or
-                float64; detached. On a CUDA device they are summed there, and nothing waits for it before the sums are
-                needed: half a window after the window's end, or at its end where `all_reduce` is called then. Losses that are
-                not finite are left out, with one warning. Or what `class_loss()` or `cross_entropy()` made of all classes.
-            classes: Class of each loss, same length, integers, on the CPU or where the losses are; default: those of the
-                batch. With it the length is free.
-            step: Of the batch, as `include=("step",)` tells it; one of the last `lookahead + 1` yielded. None: the last one
-                yielded.
+            losses: Loss of each row of the batch, shape `[batch_size]`; float16, bfloat16, float32 or float64.
+                Gradients are ignored. Non-finite losses are skipped, with one warning. CUDA losses are summed on their
+                device without blocking the host; the host waits for the sums half a window after the window ends, or
+                at its end if `all_reduce` is called then. The result of `class_loss()` or `cross_entropy()` over all
+                classes is also accepted.
+            classes: Class of each loss, integers, shape `[n]`, on the CPU or on the device of the losses. If given,
+                `losses` may have any length n. None: the classes of the batch.
+            step: Step of the batch, as delivered by `include=("step",)`: one of the last `lookahead + 1` batches
+                yielded. None: the last batch yielded.
 
         Raises:
-            RuntimeError: No batch has been yielded, `step` is not of the last ones or its window is closed, another thread is
-                iterating, or the loader was closed.
-            TypeError: Losses are not floats or classes are not integers; nothing was added.
-            ValueError: Wrong length or shape, or a class out of range; nothing was added. Classes on a device are looked at
-                there: one out of range is left out, and raises where the sums are next needed.
+            RuntimeError: No batch has been yielded, `step` is too old or its window is closed, another thread is
+                iterating, or the loader is closed.
+            TypeError: Losses are not floats or classes are not integers. Nothing is added.
+            ValueError: The length or shape is wrong, or a class is out of range. Nothing is added. Classes on a device
+                are checked there: losses whose class is out of range are skipped, and the error is raised when the
+                sums are next needed.
         """
         core = self._core
         if step is not None:
-            step = whole("step", step, 0, MAX_COUNT)
+            step = checked_int("step", step, 0, MAX_COUNT)
         if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
             self._record_sums(losses, classes, step)
         elif is_on_device(losses):
@@ -271,21 +284,21 @@ class Loader:
 
     def _record_sums(self, losses: ClassLoss | DeviceClassLoss, classes: object, step: int | None) -> None:
         if classes is not None:
-            msg = "a ClassLoss has its classes: classes must be None"
+            msg = f"classes must be None with a ClassLoss, which has its own classes (got {shortened(classes)})"
             raise ValueError(msg)
         if isinstance(losses, ClassLoss):
             self._core.record_sums(*checked_sums(losses, self.num_classes), step)
             return
         if losses.num_classes != self.num_classes:
-            msg = f"the sums of losses must be of {self.num_classes} classes (got {losses.num_classes})"
+            msg = f"losses must be sums over {self.num_classes} classes (got {losses.num_classes})"
             raise ValueError(msg)
         self._add_on_device(lambda sums: sums.add_sums(losses), losses.device, step)
 
     def _record_on_device(self, losses: torch.Tensor, classes: Any, step: int | None) -> None:
-        of_batch = self._core.classes_to_record(step, len(losses)) if classes is None else None
-        ids = device_classes(losses, of_batch if classes is None else classes)
-        if of_batch is not None and self._source.grouped:
-            self._add_on_device(lambda sums: sums.add_grouped(losses, of_batch), losses.device, step)
+        batch_classes = self._core.classes_to_record(step, len(losses)) if classes is None else None
+        ids = device_classes(losses, batch_classes if classes is None else classes)
+        if batch_classes is not None and self._source.grouped:
+            self._add_on_device(lambda sums: sums.add_grouped(losses, batch_classes), losses.device, step)
         else:
             self._add_on_device(lambda sums: sums.add(losses, ids), losses.device, step)
 
@@ -295,32 +308,33 @@ class Loader:
         self._core.record_on_device(add, device, partial(DeviceClassLoss, self.num_classes, device), step)
 
     def update(self) -> None:
-        """Close the window now; it takes effect from the next epoch. Called automatically at the end of an epoch with losses.
+        """Close the loss window now, so that it takes effect from the next epoch.
 
-        Losses that are recorded after the loop over an epoch, as the authors of Learn2Mix do, belong to the window of the
-        next epoch: call `update()` after them to make them take effect in it. An epoch whose window was closed while it ran
-        is not closed again at its end.
+        Called automatically at the end of an epoch with recorded losses. Losses recorded after the loop over an epoch,
+        as in the reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after
+        recording them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
+        the epoch does not close another one.
 
         Raises:
-            RuntimeError: The loader updates every `update_every` steps, or was closed.
+            RuntimeError: The loader has `update_every`, or is closed.
         """
         self._core.update()
 
-    # ---- what there is to see
+    # ---- attributes
 
     @property
     def batch_size(self) -> int:
-        """Rows per batch and rank."""
+        """Number of rows per batch on each rank."""
         return self._source.batch_size
 
     @property
     def drop_last(self) -> bool:
-        """True where a short last batch is left out."""
+        """Whether a short last batch is dropped."""
         return self._source.drop_last
 
     @property
     def dataset(self) -> DataView:
-        """Something of length N, for code that asks for the length of the data."""
+        """View of the data with length N, for code that reads `len(loader.dataset)`."""
         return DataView(self._source.fields[0].num_rows)
 
     @property
@@ -330,23 +344,23 @@ class Loader:
 
     @property
     def class_losses(self) -> Floats:
-        """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
+        """Last known mean loss of each class, float64, shape `[num_classes]`; NaN before the first loss of a class."""
         self._core.settle()
         return self._core.class_losses
 
     @property
     def class_sizes(self) -> Sizes:
-        """Rows of each class, int64, shape `[num_classes]`."""
+        """Number of rows of each class, int64, shape `[num_classes]`."""
         return self._class_sizes.copy()
 
     @property
     def class_labels(self) -> list[str] | None:
-        """Labels in the order of the class ids, where classes were given as strings; None: they were ids already."""
+        """Labels in the order of the class ids; None if the classes were given as ids."""
         return None if self._labels is None else list(self._labels)
 
     @property
     def num_classes(self) -> int:
-        """K: the largest class id + 1."""
+        """Number of classes K, the largest class id + 1."""
         return len(self._class_sizes)
 
     @property
@@ -356,20 +370,21 @@ class Loader:
 
     @property
     def step(self) -> int:
-        """Batches of this epoch that were yielded."""
+        """Number of batches yielded in this epoch."""
         return self._core.step
 
     @property
     def total_step(self) -> int:
-        """Batches since the beginning of training."""
+        """Number of batches yielded since the beginning of training."""
         return self._core.total_step
 
     @property
     def history(self) -> History:
-        """Records of the updates of the proportions, oldest first; the newest 64 MB of them.
+        """Records of the updates of the proportions, oldest first, limited to the newest 64 MB.
 
-        A sequence of dicts with `epoch` and `total_step` (when the update was made, in batches since the beginning of
-        training), `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
+        A sequence of dicts with `epoch` and `total_step` (time of the update, in batches since the beginning of
+        training), `proportions` (the new ones), `class_losses` (the losses used) and `counts` (number of losses
+        recorded per class).
         """
         self._core.settle()
         return self._recorder.snapshot()
@@ -411,25 +426,27 @@ class Loader:
     # ---- state
 
     def state_dict(self, *, shared: bool = False, step: int | None = None) -> dict[str, Any]:
-        """Return what was consumed so far, O(num_classes + held rows): ints, floats, strings, bools, None, lists and dicts.
+        """Return the state after the batches consumed so far, a dict of size O(num_classes + held rows).
 
-        json, pickle and torch.load(weights_only=True) all take it. Loading it into a loader of the same data and
-        settings repeats the rest of the run exactly, losses recorded since the last update included. Draws the seed where it
-        is still to be drawn.
+        The dict contains only ints, floats, strings, bools, None, lists and dicts, so that json, pickle and
+        torch.load(weights_only=True) accept it. Loading it into a loader with the same data and options repeats the
+        rest of the run exactly, including losses recorded since the last update. Draws the seed if it has not been
+        drawn yet.
 
         Args:
-            shared: Several ranks: all of them call this at the same batch, and each gets the same complete state, with the
-                losses of all. For checkpoints that keep one rank's only. Needs `all_reduce`.
-            step: With `lookahead`: the batch after which the run is described; at most `lookahead` before the last one yielded.
-                None: the last one whose losses were recorded. Batches beyond it are delivered again.
+            shared: If True, return the same complete state on every rank, including the losses of all ranks, for
+                checkpoints that store the state of a single rank. All ranks must call this at the same batch. Needs
+                `all_reduce`.
+            step: With `lookahead`, the batch whose state is returned, at most `lookahead` before the last one yielded.
+                Batches beyond it are delivered again. None: the last batch whose losses were recorded.
 
         Raises:
-            ValueError: The state after `step` is not known, or `shared` without `all_reduce` on several ranks.
-            RuntimeError: `all_reduce` does not sum, the shared states are of different steps, or the loader was closed.
+            ValueError: The state after `step` is not available, or `shared=True` without `all_reduce` on several ranks.
+            RuntimeError: `all_reduce` does not sum, rank states were taken at different steps, or the loader is closed.
         """
-        shared = flag("shared", shared)
+        shared = checked_bool("shared", shared)
         if step is not None:
-            step = whole("step", step, 0, MAX_COUNT)
+            step = checked_int("step", step, 0, MAX_COUNT)
         described = {
             "version": state.VERSION,
             "fingerprint": self._fingerprint(),
@@ -441,31 +458,31 @@ class Loader:
         return shared_state(described, self._arguments["all_reduce"], source.rank, source.world_size)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Go on from a saved state at the next iteration: in the middle of its epoch, or with the next one.
+        """Restore a saved state, so that the next iteration resumes in the middle of its epoch or begins the next one.
 
-        The seed is taken over. Prefetched batches and the history are dropped. A state is checked in full before it is
-        loaded, and where it comes from does not matter: it is data, and nothing in it is executed.
+        The seed is restored too. Prefetched batches and the history are dropped. The state is checked completely before
+        anything changes. States from untrusted sources are safe to load, because nothing in them is executed.
 
         Args:
-            state_dict: What `state_dict()` returned, or the list of what it returned on all ranks, whose pending losses
-                add up. Any number of ranks may go on that keeps batch_size * world_size.
+            state_dict: State from `state_dict()`, or the list of the states of all ranks, whose pending losses add up.
+                The number of ranks may change if batch_size * world_size stays the same.
 
         Raises:
-            TypeError: Not a state.
-            ValueError: Of another version, or of a loader of other data or settings, named in the message. The loader
-                goes on as it was.
+            TypeError: `state_dict` is not a state.
+            ValueError: The state is invalid, has another version, or was saved by a loader with other data or options,
+                which the message names. The loader is unchanged.
         """
         read = partial(state.checked, state_dict, self._fingerprint())
         self._core.load(read, self._source.rank, self._source.world_size)
         self._recorder.clear()
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration epoch `epoch`.
+        """Start the next iteration at epoch `epoch`.
 
-        Nothing else changes if it would have been anyway; otherwise every class starts a fresh pass addressed by
+        If that is the next epoch anyway, nothing changes. Otherwise every class begins a new pass that depends on
         `epoch`.
         """
-        self._core.set_epoch(whole("epoch", epoch, 0, state.MAX_EPOCH))
+        self._core.set_epoch(checked_int("epoch", epoch, 0, state.MAX_EPOCH))
 
     def _fingerprint(self) -> dict[str, Any]:
         if self._fingerprint_of_data is None:
@@ -480,32 +497,32 @@ class Loader:
     # ---- copies
 
     def __copy__(self) -> NoReturn:
-        """Refuse: both copies would share one run."""
+        """Raise TypeError, because both copies would share one run."""
         msg = "a Loader cannot be copied by copy.copy(): use copy.deepcopy(loader), which shares the arrays"
         raise TypeError(msg)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Loader:
-        """Return a loader of the same arrays at the same place in the same run, which goes on by itself."""
+        """Return an independent loader of the same arrays, at the same point of the run."""
         copied = Loader(self._data, **self._arguments)
         consumed = self._core.total_step
         copied.load_state_dict(self.state_dict(step=consumed - 1 if consumed > 0 else None))
         return copied
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Refuse before any tensor is touched: a process that is spawned would move them to shared memory."""
+        """Raise TypeError before any tensor is pickled, because torch would move it to shared memory."""
         if multiprocessing.context.get_spawning_popen() is not None:
-            msg = "a Loader cannot be sent to another process, since its threads and memory are here: make it there"
+            msg = "a Loader cannot be sent to another process, because it owns threads and memory: create it there"
         else:
             msg = "a Loader cannot be pickled: save loader.state_dict(), and load it into a Loader of the same data"
         raise TypeError(msg)
 
-    # ---- life
+    # ---- closing
 
     def close(self) -> None:
-        """Stop this loader's threads and free what it prefetched. Idempotent; batches stay valid.
+        """Stop the threads of this loader and free its prefetched batches. Idempotent.
 
-        During another call of this loader, such as `next()` in another thread or around a signal handler, it takes effect
-        when that call ends.
+        Batches already yielded stay valid. If called during another call of the same loader, such as `next()` in another
+        thread or around a signal handler, it takes effect when that call ends.
         """
         self._core.close()
 
@@ -519,17 +536,17 @@ class Loader:
 
 
 def _check_epoch(fields: list[Any]) -> None:
-    """Check what may have changed since the last epoch."""
-    for one in fields:
-        one.check_shape()
+    """Check the arrays, which may have changed since the last epoch, and warn in a DataLoader worker."""
+    for field in fields:
+        field.check_shape()
     torch = sys.modules.get("torch")
     global _warned_of_workers
     if torch is None or _warned_of_workers or torch.utils.data.get_worker_info() is None:
         return
     _warned_of_workers = True  # once in a process
     warn(
-        "a Loader runs in a worker process of a torch DataLoader: every worker repeats its whole epoch. Iterate over the "
-        "Loader itself, whose threads take the place of workers"
+        "a Loader runs in a worker process of a torch DataLoader, so every worker repeats the whole epoch. Iterate over "
+        "the Loader directly: its threads replace the workers"
     )
 
 

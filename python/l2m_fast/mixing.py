@@ -1,9 +1,17 @@
-"""How the class proportions evolve: the mixing policies.
+"""Mixing policies, which determine the class proportions and how they change.
 
-A policy is any object with `initial(class_sizes)` and `update(window)`. It has no state of its own: what it keeps is in
-`window.memory`. It says what it needs: `fixed = True`, its initial proportions stay; `schedule = True`, it is updated at the end
-of every window, and needs no losses; else it is updated at the end of every window in which losses were recorded. What it returns
-is checked: finite, not negative, a sum of 1 within 1e-6, nothing for a class without rows.
+A policy is any object with methods `initial(class_sizes)` and `update(window)` that return class proportions. There
+are three kinds of policies:
+
+- With an attribute `fixed = True`, a policy keeps its initial proportions and is never updated.
+- With an attribute `schedule = True`, it is updated at the end of every window and needs no losses.
+- Otherwise it follows losses: it is updated at the end of every window with recorded losses.
+
+A policy must not keep state of its own, because saved states would lack it. Instead, `update()` may return proportions
+and new memory; the next window contains that memory in `window.memory`, an array of `memory_rows` rows, an attribute
+of the policy.
+
+Proportions must be finite, nonnegative, sum to 1 within 1e-6, and be 0 for classes without rows.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from l2m_fast import _core
-from l2m_fast._checks import shortened, whole
+from l2m_fast._checks import checked_int, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,20 +39,22 @@ _MAX_MEMORY_ROWS = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """What a policy makes the next proportions of: a window of losses that has ended, over all ranks.
+    """Loss window that has ended, over all ranks: the input of `MixingPolicy.update()`.
 
     Attributes:
-        proportions: The newest, which the next ones follow; float64, shape `[num_classes]`.
-        class_losses: Last known mean loss of each class, float64, shape `[num_classes]`: the mean of the others where none was
-            recorded yet, 0 for classes without rows, and all 0 if none was ever recorded or for a schedule on several ranks,
-            whose losses are not summed.
-        class_sizes: Rows of each class, int64, shape `[num_classes]`.
-        counts: Losses recorded in the window, int64, shape `[num_classes]`; all 0 for a schedule on several ranks.
-        rows_drawn: Rows drawn from the beginning of training until the window is closed, int64, shape `[num_classes]`.
-        passes: Number of the pass over its rows that each class is in by then, int64, shape `[num_classes]`.
-        step: Batches from the beginning of training to the end of the window.
-        total_steps: Batches of the whole training; None: the loader was not told.
-        memory: What the last update left, float64, shape `[policy.memory_rows, num_classes]`; zeros at first.
+        proportions: Newest proportions, float64, shape `[num_classes]`.
+        class_losses: Last known mean loss of each class, float64, shape `[num_classes]`; for classes without any
+            recorded loss the mean of the other classes, for classes without rows 0. All 0 if no loss was ever
+            recorded, and for a schedule on several ranks, whose losses are not reduced.
+        class_sizes: Number of rows of each class, int64, shape `[num_classes]`.
+        counts: Number of losses recorded in the window, int64, shape `[num_classes]`; all 0 for a schedule on several
+            ranks.
+        rows_drawn: Number of rows drawn from the beginning of training until the window closed, int64, shape
+            `[num_classes]`.
+        passes: Index of the current pass over the rows of each class at that time, int64, shape `[num_classes]`.
+        step: Number of batches from the beginning of training to the end of the window.
+        total_steps: Number of batches in the whole training; None: unknown to the loader.
+        memory: Memory returned by the last update, float64, shape `[policy.memory_rows, num_classes]`; initially zeros.
     """
 
     proportions: Floats
@@ -59,7 +69,7 @@ class Window:
 
     @classmethod
     def of(cls, proportions: ArrayLike, class_losses: ArrayLike, class_sizes: ArrayLike) -> Window:
-        """Return a window of which nothing else is known: for policies that look at nothing else."""
+        """Return a window with these arrays and defaults for the other attributes, to call `update()` directly."""
         sizes = np.asarray(class_sizes, np.int64)
         return cls(
             proportions=np.asarray(proportions, np.float64),
@@ -75,67 +85,67 @@ class Window:
 
 
 class MixingPolicy(Protocol):
-    """What `Loader(mixing=...)` takes."""
+    """Protocol of the policies that `Loader(mixing=...)` accepts."""
 
     def initial(self, class_sizes: Sizes) -> ArrayLike:
-        """Return proportions of the first batches."""
+        """Return the proportions of the first batches, shape `[num_classes]`."""
 
     def update(self, window: Window) -> ArrayLike | tuple[ArrayLike, ArrayLike]:
-        """Return proportions that follow `window.proportions`, or these and the new memory."""
+        """Return the next proportions, shape `[num_classes]`, or a tuple of them and the new memory."""
 
 
 def check_number(name: str, value: object, allowed: str, *, low: float, high: float = math.inf) -> None:
-    """Raises unless `value` is a real number in the closed interval from `low` to `high`."""
+    """Raise unless `value` is a real number in the closed interval from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         msg = f"{name} must be a number {allowed} (got {shortened(value)})"
         raise TypeError(msg)
     try:
-        number = float(value)  # else it would be compared in its own type
-    except OverflowError:  # an int too large for a float
+        number = float(value)  # NumPy would compare in a narrower type
+    except OverflowError:  # an integer too large for a float
         number = math.nan
     if not low <= number <= high:
         msg = f"{name} must be {allowed} (got {shortened(value)})"
         raise ValueError(msg)
 
 
-class _InCore:
-    """A policy whose proportions the core computes: the same bits on every machine."""
+class _CorePolicy:
+    """Policy computed by the core, with the same bits on every machine."""
 
-    def in_core(self, num_classes: int) -> _core.Policy:
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:
+        """Return the core's policy for `num_classes` classes."""
         raise NotImplementedError
 
     def initial(self, class_sizes: Sizes) -> Floats:
-        """Return proportions of the first batches, float64, shape `[num_classes]`."""
-        return self.in_core(len(class_sizes)).initial(np.ascontiguousarray(class_sizes, np.int64))
+        """Return the proportions of the first batches, float64, shape `[num_classes]`."""
+        return self.to_core(len(class_sizes)).initial(np.ascontiguousarray(class_sizes, np.int64))
 
     def update(self, window: Window) -> Floats:
-        """Return proportions that follow `window.proportions`, float64, shape `[num_classes]`."""
-        return self.in_core(len(window.class_sizes)).update(window.proportions, window.class_losses, window.class_sizes)
+        """Return the next proportions, float64, shape `[num_classes]`."""
+        return self.to_core(len(window.class_sizes)).update(window.proportions, window.class_losses, window.class_sizes)
 
 
 @dataclass(frozen=True)
-class _Fixed(_InCore):
-    """A policy that keeps its initial proportions."""
+class _Fixed(_CorePolicy):
+    """Policy that keeps its initial proportions."""
 
     fixed: bool = field(default=True, init=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Proportional(_Fixed):
-    """Classical training: every class keeps its share of the data."""
+    """Shares proportional to the class sizes: classical training."""
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.Proportional()
 
 
 @dataclass(frozen=True)
 class Balanced(_Fixed):
-    """Every class that has rows gets the same share."""
+    """Equal shares for all classes that have rows."""
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.Balanced()
 
 
@@ -144,19 +154,19 @@ class Static(_Fixed):
     """Given proportions.
 
     Args:
-        p: Share of each class, shape `[num_classes]`; finite, not negative, sum 1 within 1e-6, 0 for classes without
-            rows.
+        p: Share of each class, shape `[num_classes]`; finite, nonnegative, with sum 1 within 1e-6, and 0 for classes
+            without rows.
     """
 
     p: Sequence[float] | Floats
 
     def __post_init__(self) -> None:
-        given = np.array(self.p)  # a copy; the loader checks what it is
+        given = np.array(self.p)  # a copy; the loader checks its dtype and shape
         given.setflags(write=False)
         object.__setattr__(self, "p", given)
 
-    def in_core(self, num_classes: int) -> _core.Policy:
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:
+        """Return the core's policy for `num_classes` classes."""
         return _core.Static(checked_numbers("proportions", self.p, (num_classes,), f"of {shortened(self)}"))
 
     def __eq__(self, other: object) -> bool:
@@ -171,10 +181,10 @@ class Static(_Fixed):
 
 @dataclass(frozen=True)
 class EffectiveNumber(_Fixed):
-    """Class-balanced weights of Cui et al. 2019 (arXiv 1901.05555, eq. 2), as a sampler: p ~ n (1 - beta) / (1 - beta^n).
+    """Class-balanced weights of Cui et al. 2019 (arXiv 1901.05555, eq. 2) as shares: p ~ n (1 - beta) / (1 - beta^n).
 
     Args:
-        beta: In [0, 1): 0 is Proportional, towards 1 Balanced.
+        beta: Number in [0, 1). 0 equals Proportional; values towards 1 approach Balanced.
     """
 
     beta: float
@@ -182,8 +192,8 @@ class EffectiveNumber(_Fixed):
     def __post_init__(self) -> None:
         check_number("beta", self.beta, "in [0, 1)", low=0, high=math.nextafter(1, 0))
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.EffectiveNumber(float(self.beta))
 
 
@@ -192,7 +202,8 @@ class Temperature(_Fixed):
     """Temperature sampling: p ~ n^(1/t).
 
     Args:
-        t: At least 1: 1 is Proportional, infinity Balanced. Below 1 (but above 0) large classes get more than their share.
+        t: Temperature, above 0. 1 equals Proportional, infinity equals Balanced. Below 1, large classes get more than
+            their share.
     """
 
     t: float
@@ -200,24 +211,24 @@ class Temperature(_Fixed):
     def __post_init__(self) -> None:
         check_number("t", self.t, "above 0", low=math.nextafter(0, 1))
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.Temperature(float(self.t))
 
 
 @dataclass(frozen=True)
-class Learn2Mix(_InCore):
-    """Proportions step towards the loss shares: p <- p + mixing_rate * (L / sum L - p).
+class Learn2Mix(_CorePolicy):
+    """Learn2Mix (arXiv 2412.16482, Algorithm 2): p <- p + mixing_rate * (L / sum L - p), with class losses L.
 
-    Learn2Mix (arXiv 2412.16482), Algorithm 2. Where all losses are 0 the proportions stay.
+    Every update moves the proportions towards the loss shares. If all losses are 0, the proportions do not change.
 
     Args:
-        mixing_rate: Length of the step, gamma in the paper, in (0, 1]; the paper uses 0.01 to 0.5.
-        min_share: Least share of a class that has rows, in [0, 1 / classes that have rows]; at the start and after every
-            step p <- min_share + (1 - classes * min_share) * p. The paper has none (0). The map acts at every step, so
-            it also pulls all shares together: in the long run as far as a mixing_rate of classes * min_share towards
-            equal shares would. Keep it small against mixing_rate / classes.
-        start: "proportional" (the paper) or "balanced".
+        mixing_rate: Length of the step, gamma in the paper, in (0, 1]. The paper uses 0.01 to 0.5.
+        min_share: Minimum share of a class that has rows, in [0, 1 / k], where k is the number of classes that have
+            rows; 0 in the paper. Initially and after every step, p <- min_share + (1 - k * min_share) * p. Because
+            this is applied at every step, it also pulls all shares together, in the long run as much as a mixing_rate
+            of k * min_share towards equal shares. Keep it small compared to mixing_rate / k.
+        start: Initial proportions: "proportional" (as in the paper) or "balanced".
     """
 
     mixing_rate: float = 0.1
@@ -231,19 +242,20 @@ class Learn2Mix(_InCore):
             msg = f'start must be "proportional" or "balanced" (got {shortened(self.start)})'
             raise ValueError(msg)
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.Learn2Mix(float(self.mixing_rate), float(self.min_share), self.start == "balanced")
 
 
 @dataclass(frozen=True)
-class GroupDRO(_InCore):
+class GroupDRO(_CorePolicy):
     """Exponentiated gradient ascent on the class proportions (Sagawa et al. 2020, arXiv 1911.08731, Algorithm 1).
 
-    p <- p * exp(step_size * L), normalised; starts uniform. There p weighs the losses; here it is the share of the rows.
+    p <- p * exp(step_size * L), normalized, with class losses L and a uniform start. In the paper, p weights the
+    losses; here it is the share of the rows.
 
     Args:
-        step_size: Above 0; 0.01 in the paper.
+        step_size: Step size, above 0; 0.01 in the paper.
     """
 
     step_size: float
@@ -251,8 +263,8 @@ class GroupDRO(_InCore):
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, "above 0 and finite", low=math.nextafter(0, 1), high=1e300)
 
-    def in_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
-        """Return the core's policy for so many classes."""
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
         return _core.GroupDRO(float(self.step_size))
 
 
@@ -260,28 +272,28 @@ _BUILT_IN = (Proportional, Balanced, Static, Temperature, EffectiveNumber, Learn
 
 
 def kind_of(policy: object) -> Kind:
-    """Return when the proportions of a policy are updated."""
+    """Return the kind of a policy: whether it is fixed, a schedule, or follows losses."""
     if getattr(policy, "fixed", False):
         return "fixed"
     return "schedule" if getattr(policy, "schedule", False) else "follows losses"
 
 
-def in_core(policy: Any, num_classes: int) -> _core.Policy | tuple[object, Kind, int]:
-    """Return what the core takes: a policy of its own, or one that is written in Python, its kind and the rows of its memory."""
-    if type(policy) in _BUILT_IN:  # a subclass may do anything
-        built_in: _core.Policy = policy.in_core(num_classes)
+def core_policy(policy: Any, num_classes: int) -> _core.Policy | tuple[object, Kind, int]:
+    """Return a policy of the core, or an adapter of one written in Python with its kind and number of memory rows."""
+    if type(policy) in _BUILT_IN:  # a subclass may override anything
+        built_in: _core.Policy = policy.to_core(num_classes)
         return built_in
-    rows = whole("memory_rows of the mixing policy", getattr(policy, "memory_rows", 0), 0, _MAX_MEMORY_ROWS)
-    return _InPython(policy, num_classes, rows), kind_of(policy), rows
+    rows = checked_int("memory_rows of the mixing policy", getattr(policy, "memory_rows", 0), 0, _MAX_MEMORY_ROWS)
+    return _PythonPolicy(policy, num_classes, rows), kind_of(policy), rows
 
 
-class _InPython:
-    """Calls a policy that is written in Python, and checks what it returns.
+class _PythonPolicy:
+    """Adapter that calls a policy written in Python, and checks what it returns.
 
     Args:
-        policy: Which.
-        num_classes: K.
-        memory_rows: Rows of its memory.
+        policy: Policy to call.
+        num_classes: Number of classes K.
+        memory_rows: Number of rows of its memory.
     """
 
     def __init__(self, policy: MixingPolicy, num_classes: int, memory_rows: int) -> None:
@@ -292,9 +304,9 @@ class _InPython:
         where = f"from initial() of {shortened(self._policy)}"
         return checked_numbers("proportions", self._policy.initial(class_sizes), (self._num_classes,), where)
 
-    def update(self, *of_window: Any) -> tuple[Floats, Floats | None]:
-        """Return the next proportions and the new memory; None: it stays."""
-        *others, memory = of_window
+    def update(self, *window_values: Any) -> tuple[Floats, Floats | None]:
+        """Return the next proportions and the new memory; None: unchanged."""
+        *others, memory = window_values
         window = Window(*[*others, memory.reshape(self._memory_rows, self._num_classes)])
         where = f"from update() of {shortened(self._policy)}"
         updated = self._policy.update(window)
@@ -303,17 +315,17 @@ class _InPython:
         if len(updated) != 2:
             msg = f"update() must return proportions, or proportions and memory (got {len(updated)} values {where})"
             raise ValueError(msg)
-        proportions, left = updated
-        left = checked_numbers("memory", left, (self._memory_rows, self._num_classes), where)
-        return checked_numbers("proportions", proportions, (self._num_classes,), where), left.ravel()
+        proportions, new_memory = updated
+        new_memory = checked_numbers("memory", new_memory, (self._memory_rows, self._num_classes), where)
+        return checked_numbers("proportions", proportions, (self._num_classes,), where), new_memory.ravel()
 
 
 def checked_numbers(name: str, numbers: object, shape: tuple[int, ...], where: str) -> Floats:
-    """Return numbers that came from outside as float64 of a shape."""
+    """Return numbers from the user as a float64 array. Raise unless they have the given shape."""
     why = ""
     try:
         given = np.empty(0, object) if isinstance(numbers, np.ma.MaskedArray) else np.asarray(numbers)
-    except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, or tensors with a gradient
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors that require a gradient
         given, why = np.empty(0, object), f": {error}"
     if given.dtype.kind not in "iuf":
         msg = f"{name} must be numbers (got {shortened(numbers)}{why} {where})"

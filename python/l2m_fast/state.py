@@ -1,4 +1,4 @@
-"""Saved states: of which version and loader they must be. The core checks all else."""
+"""Checks of saved states: their version, their keys and their fingerprint. The core checks the values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from l2m_fast._checks import shortened
 
-VERSION = 4  # 3: without lookahead, rows drawn and memory of policies; 2: due times that moved by up to an interval
-MAX_EPOCH = 2**52  # for set_epoch(): far enough below for all epochs that may follow
+VERSION = 4  # 3 had no lookahead, rows drawn and policy memory; in 2, due times could move by a whole interval
+MAX_EPOCH = 2**52  # for set_epoch(); leaves room for all epochs that may follow
 
 State = dict[str, Any]
 
@@ -32,15 +32,16 @@ _KEYS = frozenset(
 
 
 def checked(state: object, fingerprint: dict[str, Any]) -> list[State]:
-    """Return the states that a loader is to go on from.
+    """Return the states to load, as a list.
 
     Args:
-        state: One state, or the list of the states of all ranks.
-        fingerprint: Of this loader.
+        state: State of one rank, or the list of the states of all ranks.
+        fingerprint: Fingerprint of this loader.
 
     Raises:
-        TypeError: Not a dict or a list of them.
-        ValueError: Another version, entries missing, or the state of a loader of other data or settings.
+        TypeError: `state` is neither a dict nor a list of dicts.
+        ValueError: The version is wrong, keys are missing, or the state was saved by a loader with other data or
+            options.
     """
     states: list[Any] = state if isinstance(state, list) else [state]
     for one in states:
@@ -50,29 +51,29 @@ def checked(state: object, fingerprint: dict[str, Any]) -> list[State]:
 
 def _check(state: object, fingerprint: dict[str, Any]) -> None:
     if not isinstance(state, dict):
-        msg = f"a state must be a dict, or a list of those of all ranks (got {type(state).__name__})"
+        msg = f"state must be a dict, or a list of the dicts of all ranks (got {type(state).__name__})"
         raise TypeError(msg)
     version = state.get("version")
     if type(version) is not int or version != VERSION:
-        msg = f"the state must be of version {VERSION} (got {shortened(version)})"
+        msg = f"version of the state must be {VERSION} (got {shortened(version)})"
         raise ValueError(msg)
     missing = sorted(_KEYS - state.keys())
     if missing:
-        msg = f"the state lacks {', '.join(missing)}"
+        msg = f"the state lacks the keys {', '.join(missing)}"
         raise ValueError(msg)
     theirs = state["fingerprint"]
     if not isinstance(theirs, dict):
-        msg = f"fingerprint of the state must be of type dict (got {shortened(theirs)})"
+        msg = f"fingerprint of the state must be a dict (got {shortened(theirs)})"
         raise TypeError(msg)
     differing = [key for key in fingerprint if not _equal(theirs.get(key), fingerprint[key])]
     if differing:
         differences = "; ".join(
             f"{key}: {shortened(theirs.get(key))} in the state, {shortened(fingerprint[key])} here" for key in differing
         )
-        msg = f"the state is that of another loader ({differences})"
+        msg = f"the state must be from a loader with the same data and options (got {differences})"
         raise ValueError(msg)
 
 
 def _equal(theirs: object, ours: object) -> bool:
-    """Whether two values are equal; of what does not say so by a bool, such as an array, they are not."""
+    """Return whether two values compare equal. Values whose comparison returns no bool, such as arrays, do not."""
     return (theirs == ours) is True

@@ -1,4 +1,4 @@
-"""Arrays of any dtype and strides, delivered as they are."""
+"""Arrays of any dtype and strides are delivered unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loader.plain import CLASSES, N, make
 
 
 def assert_delivers(loader: Loader, expected: Any) -> None:
-    """Every batch of an epoch is `expected` at the rows that it says it has."""
+    """Check that every batch of an epoch contains the rows of `expected` given by `batch_rows`."""
     for batch in loader:
         rows = np.asarray(loader.batch_rows)
         np.testing.assert_array_equal(np.asarray(batch), np.asarray(expected)[rows])
@@ -44,7 +44,7 @@ def test_every_dtype_of_both_libraries_is_delivered(shape: Any, dtype: str, batc
 @pytest.mark.parametrize("dtype", NUMPY_DTYPES, ids=str)
 def test_numpy_batches_have_any_dtype_without_objects(dtype: Any) -> None:
     data: Any = np.arange(N * np.dtype(dtype).itemsize, dtype="u1").view(dtype)
-    if np.dtype(dtype).kind == "U":  # not every four bytes are a character
+    if np.dtype(dtype).kind == "U":  # not every four bytes are a valid character
         data = np.arange(N).astype(dtype)
     loader = make(data)
     for batch in loader:
@@ -54,7 +54,7 @@ def test_numpy_batches_have_any_dtype_without_objects(dtype: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
-def test_torch_batches_have_dtypes_that_numpy_lacks(dtype: torch.dtype) -> None:
+def test_torch_batches_may_have_dtypes_unknown_to_numpy(dtype: torch.dtype) -> None:
     data = torch.arange(N * 2).reshape(N, 2).to(dtype)
     loader = make(data, format="torch")
     for batch in loader:
@@ -83,14 +83,14 @@ def _strided() -> dict[str, Any]:
 
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
 @pytest.mark.parametrize("name", _strided())
-def test_an_array_is_taken_with_its_strides_where_its_rows_are_contiguous(name: str, batch_format: Any) -> None:
+def test_an_array_with_contiguous_rows_may_have_any_strides(name: str, batch_format: Any) -> None:
     data = _strided()[name]
     assert len(data) == N
     assert_delivers(make(data, classes=CLASSES, format=batch_format), data)
 
 
 @pytest.mark.parametrize("data", [torch.arange(4 * N).reshape(N, 4)[:, 1:3], torch.arange(2 * N)[::2]])
-def test_a_tensor_is_taken_with_its_strides_where_its_rows_are_contiguous(data: torch.Tensor) -> None:
+def test_a_tensor_with_contiguous_rows_may_have_any_strides(data: torch.Tensor) -> None:
     assert_delivers(make(data, format="torch"), data)
 
 
@@ -102,7 +102,7 @@ def test_a_memory_map_is_delivered(tmp_path: Path) -> None:
     assert_delivers(loader, np.array(data))
 
 
-def test_a_tensor_that_requires_grad_is_delivered_without_its_history() -> None:
+def test_a_tensor_that_requires_grad_is_delivered_detached() -> None:
     data = torch.ones(N, 2, requires_grad=True)
     for batch in make(data, format="torch"):
         assert not batch.requires_grad

@@ -1,4 +1,4 @@
-"""Bytes that become floats in a batch."""
+"""Bytes that are converted to floats in a batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MEAN, STD = [120.0, 3.5, 0.0], [60.0, 1.25, 1.0]
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("channel_dim", [0, -3, 1, -1])
-def test_batches_are_those_of_the_formula(
+def test_batches_equal_the_formula(
     array: Any, batch_format: Literal["numpy", "torch"], dtype: str, channel_dim: int
 ) -> None:
     channels = BYTES.shape[1:][channel_dim]
     mean, std = (MEAN, STD) if channels == 3 else (7.25, [*range(1, channels + 1)])
     data = Normalized(array, mean, std, dtype=dtype, channel_dim=channel_dim)
     if (batch_format, dtype) == ("numpy", "bfloat16"):
-        with pytest.raises(TypeError, match="bfloat16, which numpy lacks"):
+        with pytest.raises(TypeError, match='must not be bfloat16 with format="numpy"'):
             Loader(data, batch_size=6, format=batch_format, seed=0)
         return
     where = [1] * 4
@@ -42,7 +42,7 @@ def test_batches_are_those_of_the_formula(
         assert torch.as_tensor(batch["raw"]).dtype == torch.uint8
 
 
-def test_what_becomes_of_the_object_changes_no_batch() -> None:
+def test_changing_the_normalized_object_changes_no_batch() -> None:
     data = Normalized(BYTES, MEAN, STD)
     expected = list(Loader(Normalized(BYTES, MEAN, STD), batch_size=6, format="numpy", seed=0))
     loader = Loader(data, batch_size=6, format="numpy", seed=0)
@@ -51,7 +51,7 @@ def test_what_becomes_of_the_object_changes_no_batch() -> None:
         np.testing.assert_array_equal(batch, wanted)
 
 
-def test_a_state_is_of_the_same_change() -> None:
+def test_a_state_of_another_normalization_is_refused() -> None:
     state = Loader(Normalized(BYTES, MEAN, STD), batch_size=6, seed=0).state_dict()
     Loader(Normalized(torch.from_numpy(BYTES), MEAN, STD), batch_size=6, seed=0).load_state_dict(state)
     for other in (BYTES, Normalized(BYTES, MEAN, 1.0), Normalized(BYTES, MEAN, STD, dtype="float16")):
@@ -76,12 +76,12 @@ def test_a_state_is_of_the_same_change() -> None:
         (ValueError, "std must be above 0", (BYTES, 0, [1, 0, 3])),
     ],
 )
-def test_what_is_refused(error: type[Exception], message: str, arguments: tuple[Any, ...]) -> None:
+def test_bad_arrays_are_refused(error: type[Exception], message: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(error, match=message):
         Normalized(*arguments)
 
 
-def test_options_that_are_refused() -> None:
+def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="dtype must be 'float16' or 'bfloat16' or 'float32'"):
         Normalized(BYTES, 0, 1, dtype="float64")
     with pytest.raises(ValueError, match=r"channel_dim must be an int in \[-3, 2\]"):

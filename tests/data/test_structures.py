@@ -1,4 +1,4 @@
-"""Structures of arrays, which batches have too."""
+"""Structures of arrays, which batches keep."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRUCTURES: dict[str, Any] = {
 
 
 def mapped(function: Any, data: Any) -> Any:
-    """`data` with `function` called on each array, the structure as a loader gives it back."""
+    """Return `data` with `function` applied to each array, in the structure of a batch."""
     if isinstance(data, dict):
         return {key: mapped(function, value) for key, value in data.items()}
     if isinstance(data, Pair):

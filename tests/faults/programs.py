@@ -1,4 +1,4 @@
-"""Programs that a test runs in a Python of their own, since what they do may crash or hang it."""
+"""Programs that a test runs in a separate process, because they may crash or hang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l2m_fast import Balanced, Learn2Mix, Loader
 
 
 def run(program: str, *arguments: object) -> str:
-    """Run a program and return its output. It must end with status 0 and write nothing to stderr."""
+    """Run a program and return its output. Check that it exits with status 0 and writes nothing to stderr."""
     done = subprocess.run(
         [
             sys.executable,

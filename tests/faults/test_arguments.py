@@ -1,4 +1,4 @@
-"""What a user may pass by mistake: an error or a warning that says what to write instead."""
+"""Arguments that a user may pass by mistake give an error or a warning that names the right call."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def make(data: Any = X, **options: Any) -> Loader:
     [
         ("num_workers", 4, "num_threads"),
         ("generator", torch.Generator(), "seed"),
-        ("collate_fn", list, "transform a batch in the loop"),
+        ("collate_fn", list, "transform each batch in the loop"),
         ("sampler", [1, 2], "rows, .* mixing"),
         ("batch_sampler", [[1, 2]], "rows, classes and mixing"),
         ("prefetch_factor", 2, "prefetch"),
-        ("persistent_workers", True, "threads stay"),
+        ("persistent_workers", True, "threads are always kept"),
         ("worker_init_fn", print, "no worker processes"),
         ("timeout", 3, "can be interrupted"),
         ("pin_memory_device", "cuda", "device"),
         ("multiprocessing_context", "spawn", "no worker processes"),
-        ("in_order", True, "always come in order"),
+        ("in_order", True, "always delivered in order"),
     ],
 )
-def test_an_argument_of_a_dataloader_is_refused_with_what_takes_its_place(name: str, value: Any, instead: str) -> None:
-    with pytest.raises(TypeError, match=f"Loader has no argument '{name}': its place is taken by .*{instead}"):
+def test_an_argument_of_dataloader_is_refused_with_its_replacement(name: str, value: Any, instead: str) -> None:
+    with pytest.raises(TypeError, match=f"Loader has no argument '{name}': .*{instead}"):
         make(**{name: value})
 
 
@@ -64,7 +64,7 @@ def test_attributes_that_a_loader_does_not_have_are_refused() -> None:
     assert len(next(iter(loader))) == 6
 
 
-def test_a_loader_says_what_it_is() -> None:
+def test_the_repr_describes_the_loader() -> None:
     loader = make(classes=CLASSES, mixing=Learn2Mix(0.5), rank=0, world_size=2, all_reduce=lambda sums: sums * 2)
     next(iter(loader))
     assert repr(loader) == (
@@ -89,17 +89,17 @@ class Images(Dataset[int]):
     ("data", "message"),
     [
         (TensorDataset(torch.zeros(4)), r"got TensorDataset\): pass its \.tensors"),
-        (Images(), r"got Images\): pass the arrays that it holds"),
-        (DataLoader(TensorDataset(torch.zeros(4))), r"got DataLoader\): pass the arrays that its dataset holds"),
+        (Images(), r"got Images\): pass the arrays that it contains"),
+        (DataLoader(TensorDataset(torch.zeros(4))), r"got DataLoader\): pass the arrays of its dataset"),
         (deque([1, 2]), r"got deque\): pass the arrays"),
     ],
 )
-def test_what_holds_arrays_is_refused_with_what_to_pass(data: Any, message: str) -> None:
+def test_an_object_that_contains_arrays_is_refused_with_a_hint(data: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         make(data)
 
 
-def test_a_data_frame_is_refused_with_what_to_pass() -> None:
+def test_a_data_frame_is_refused_with_a_hint() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": X, "b": X * 2.0})
     with pytest.raises(TypeError, match=r"got DataFrame\): pass np\.ascontiguousarray\(x\.to_numpy\(\)\)"):
@@ -116,8 +116,8 @@ def test_a_data_frame_is_refused_with_what_to_pass() -> None:
         (torch.tensor(np.asfortranarray(np.zeros((N, 3)))).T.contiguous().T, r"x\.contiguous\(\)"),
     ],
 )
-def test_rows_that_are_not_contiguous_are_refused_with_the_call_that_makes_them_so(data: Any, copy: str) -> None:
-    with pytest.raises(ValueError, match=rf"each row of data must be contiguous .*: pass a contiguous copy, {copy}"):
+def test_rows_that_are_not_contiguous_are_refused_with_the_call_to_use(data: Any, copy: str) -> None:
+    with pytest.raises(ValueError, match=rf"each row of data must be contiguous .*: pass a copy, {copy}"):
         make(data)
 
 
@@ -126,7 +126,7 @@ def test_rows_that_are_not_contiguous_are_refused_with_the_call_that_makes_them_
 def test_rows_that_were_not_stacked_are_refused(kind: Any, array: Any, stack: str) -> None:
     rows = kind([array] * 5000)
     for data in (rows, (rows, X), {"x": rows}):
-        with pytest.raises(ValueError, match=rf"stack them: {stack}\(\.\.\.\)") as raised:
+        with pytest.raises(ValueError, match=rf"if each array is a row, use {stack}\(\.\.\.\)") as raised:
             make(data)
         assert len(str(raised.value)) < 400
     assert len(next(iter(make([X] * 64)))) == 64
@@ -170,7 +170,7 @@ LONG = ["x" * 1000] * 5000
     ],
     ids=range(21),
 )
-def test_no_message_grows_with_what_was_given(data: Any, options: dict[str, Any]) -> None:
+def test_messages_do_not_grow_with_the_given_value(data: Any, options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError, IndexError)) as raised:
         make(data, **options)
     assert len(str(raised.value)) < 1000
@@ -211,7 +211,7 @@ def test_numpy_ints_are_ints() -> None:
 # ---- epochs that are other than expected
 
 
-def test_a_given_order_of_rows_is_delivered_in_that_order() -> None:
+def test_rows_are_delivered_in_the_given_order() -> None:
     order = np.random.default_rng(0).permutation(N)[:19]
     for rows in (order, order.tolist(), torch.from_numpy(order)):
         loader = make(rows=rows, shuffle=False)
@@ -220,23 +220,25 @@ def test_a_given_order_of_rows_is_delivered_in_that_order() -> None:
     mask = np.isin(X, order)
     assert [row for batch in make(rows=mask, shuffle=False) for row in batch.tolist()] == sorted(order)
     state = make(rows=order, shuffle=False).state_dict()
-    with pytest.raises(ValueError, match="another loader"):
+    with pytest.raises(ValueError, match="must be from a loader with the same data"):
         make(rows=order[::-1], shuffle=False).load_state_dict(state)
 
 
-def test_classes_without_shuffling_warn_and_point_to_the_way_out() -> None:
-    with pytest.warns(RuntimeWarning, match="not every row once. For validation data use classes=None") as caught:
+def test_classes_without_shuffling_warn_with_a_hint() -> None:
+    with pytest.warns(
+        RuntimeWarning, match="not deliver every row exactly once. For validation data, use classes=None"
+    ) as caught:
         make(classes=CLASSES, shuffle=False)
     assert caught[0].filename == __file__
 
 
 def test_batches_larger_than_the_data_warn_where_rows_repeat() -> None:
-    with pytest.warns(RuntimeWarning, match="a batch of 50 rows repeats rows, since there are 24"):
+    with pytest.warns(RuntimeWarning, match="a batch of 50 rows repeats rows, because there are only 24"):
         make(classes=CLASSES, batch_size=50)
-    make(batch_size=50)  # without classes, the batch is short
+    make(batch_size=50)  # without classes, the batch is short instead
 
 
-def test_a_loader_inside_of_a_worker_of_a_dataloader_warns_once() -> None:
+def test_a_loader_in_a_worker_of_a_dataloader_warns_once() -> None:
     program = """
         import torch, warnings
         from torch.utils.data import DataLoader, IterableDataset
@@ -247,7 +249,7 @@ def test_a_loader_inside_of_a_worker_of_a_dataloader_warns_once() -> None:
                     warnings.simplefilter("always")
                     for _ in range(2):
                         rows = [int(row) for batch in Loader(torch.arange(8), batch_size=4, seed=0) for row in batch]
-                yield len(rows), sum("every worker repeats its whole epoch" in str(one.message) for one in caught)
+                yield len(rows), sum("every worker repeats the whole epoch" in str(one.message) for one in caught)
 
         warnings.simplefilter("ignore", DeprecationWarning)
         print(list(DataLoader(Wrapped(), num_workers=2, batch_size=None, multiprocessing_context="fork")))
@@ -262,9 +264,10 @@ BYTES = np.zeros((4, 3, 2), np.uint8)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), (0, 0.9)])
-def test_means_of_another_unit_warn(mean: Any, std: Any) -> None:
+def test_means_in_the_wrong_unit_warn(mean: Any, std: Any) -> None:
     with pytest.warns(
-        RuntimeWarning, match=r"units of the bytes, 0 to 255; multiply those of data scaled to 0\.\.1 by 255"
+        RuntimeWarning,
+        match=r"must be in units of bytes, 0 to 255 .*: multiply the mean and std of data scaled to 0\.\.1 by 255",
     ):
         Normalized(BYTES, mean, std)
 
@@ -272,24 +275,24 @@ def test_means_of_another_unit_warn(mean: Any, std: Any) -> None:
 @pytest.mark.parametrize(
     ("mean", "std"), [(0, 1), (0, 255), (127.5, 127.5), ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4])]
 )
-def test_means_in_units_of_the_bytes_do_not_warn(mean: Any, std: Any) -> None:
+def test_means_in_units_of_bytes_do_not_warn(mean: Any, std: Any) -> None:
     Normalized(BYTES, mean, std)
 
 
 @pytest.mark.parametrize("value", [True, "1", [True, False, True], None, -1.0, [1, -1, 1], 0, math.inf])
-def test_what_is_no_deviation_is_refused(value: Any) -> None:
+def test_bad_standard_deviations_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="std must be"):
         Normalized(BYTES, 0, value)
 
 
-def test_what_is_no_mean_is_refused() -> None:
+def test_bad_means_are_refused() -> None:
     for value in (True, "0", [False] * 3):
         with pytest.raises(ValueError, match="mean must be a finite number"):
             Normalized(BYTES, value, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, np.float16, np.dtype("float16"), "float16"])
-def test_dtypes_of_either_library_are_taken(dtype: Any) -> None:
+def test_dtypes_of_both_libraries_are_accepted(dtype: Any) -> None:
     assert Normalized(BYTES, 0, 255, dtype=dtype).dtype == "float16"
     (batch,) = Loader(Normalized(BYTES, 0, 255, dtype=dtype), batch_size=4, shuffle=False)
     assert batch.dtype == torch.float16

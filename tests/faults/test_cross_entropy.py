@@ -1,4 +1,4 @@
-"""cross_entropy and class_loss with odd weights, tensors, derivatives and other arguments."""
+"""`cross_entropy` and `class_loss` with odd weights, tensors, derivatives and other arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def by_package(
 def by_torch_operations(
     logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, label_smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the package has for devices without its kernels."""
+    """Compute the cross entropy by torch operations, as on devices without kernels."""
     of_weight = weight.double()
     loss, _, *saved = operators.cross_entropy._init_fn(logits, targets, targets, of_weight, 4, -100, label_smoothing)
     backward = (torch.tensor(1.0), logits, targets, of_weight, *saved, -100, label_smoothing)
@@ -77,18 +77,18 @@ def by_torch(
     ],
     ids=["inf", "inf, ignored", "nan", "-inf", "used inf", "used nan", "kept 0", "all 0", "0 and inf"],
 )
-def test_weights_that_are_not_finite_or_0_do_as_torch_does(
+def test_weights_that_are_non_finite_or_0_give_the_result_of_torch(
     step: Step, label_smoothing: float, weight: list[float], targets: list[int]
 ) -> None:
     given = X, torch.tensor(targets), torch.tensor(weight), label_smoothing
     (loss, gradient), (expected_loss, expected_gradient) = step(*given), by_torch(*given)
     torch.testing.assert_close(loss, expected_loss, equal_nan=True)
     ignored = given[1] == -100
-    assert (gradient[ignored] == 0).all()  # torch's is NaN there with smoothing
+    assert (gradient[ignored] == 0).all()  # NaN in torch with smoothing
     torch.testing.assert_close(gradient[~ignored], expected_gradient[~ignored], equal_nan=True)
 
 
-def test_weights_of_1_by_the_counts_may_have_empty_classes() -> None:
+def test_weights_of_1_over_the_counts_may_have_empty_classes() -> None:
     counts = torch.bincount(T, minlength=4)
     loss, sums = cross_entropy(X, T, 4, weight=1 / counts)
     torch.testing.assert_close(loss, functional.cross_entropy(X, T, 1 / counts))
@@ -99,10 +99,10 @@ def test_weights_of_1_by_the_counts_may_have_empty_classes() -> None:
 @pytest.mark.parametrize(
     ("weight", "target", "of_torch"), [([math.inf, 1.0], 1, math.inf), ([1.0, math.inf], 0, math.nan)]
 )
-def test_with_smoothing_an_infinite_weight_is_infinite_for_a_row_that_is_certain(
+def test_with_smoothing_an_infinite_weight_gives_an_infinite_loss_for_a_certain_row(
     weight: list[float], target: int, of_torch: float
 ) -> None:
-    """Torch's mean is NaN where the row is certain of the column of that weight: a difference that is documented."""
+    """The mean of torch is NaN if the row is certain of the column with that weight; this difference is documented."""
     given = torch.tensor([[0.0, 200.0], [1.0, 2.0]]), torch.tensor([target, target]), torch.tensor(weight), 0.1
     torch.testing.assert_close(by_torch(*given)[0], torch.tensor(of_torch), equal_nan=True)
     assert by_package(*given)[0] == math.inf
@@ -110,12 +110,12 @@ def test_with_smoothing_an_infinite_weight_is_infinite_for_a_row_that_is_certain
 
 # ---- derivatives
 
-# What torch imports for the first derivative in forward mode warns of itself.
+# Modules that torch imports for the first forward-mode derivative issue warnings.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the names of all operators called."""
+    """Recorder of the names of all operators called."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -144,7 +144,7 @@ def test_it_is_differentiable_twice(weighted: bool, label_smoothing: float) -> N
     torch.testing.assert_close(hessian, expected)
 
 
-def test_a_gradient_with_a_graph_is_that_without() -> None:
+def test_a_gradient_with_a_graph_equals_one_without() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         logits = X.to(dtype, copy=True).requires_grad_()
         loss, _ = cross_entropy(logits * 2, T, 4, label_smoothing=0.1)
@@ -155,7 +155,7 @@ def test_a_gradient_with_a_graph_is_that_without() -> None:
         torch.testing.assert_close(with_graph.detach(), plain)
 
 
-def test_a_plain_backward_is_made_by_the_core() -> None:
+def test_a_plain_backward_is_computed_by_the_core() -> None:
     logits = X.clone().requires_grad_()
     for create_graph in (False, True):
         loss, _ = cross_entropy(logits, T, 4)
@@ -186,7 +186,7 @@ assert logits.grad.isfinite().all(), logits.grad
 """
 
 
-def test_a_compiled_step_is_made_by_the_core_in_both_directions() -> None:
+def test_a_compiled_step_is_computed_by_the_core_in_both_directions() -> None:
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
@@ -215,13 +215,13 @@ def dual(of: Callable[[torch.Tensor], Any], weight: bool = False) -> Any:
         (lambda: torch.func.functionalize(mean_of)(X), "a transform of torch.func"),
     ],
 )
-def test_other_derivatives_are_refused_with_what_to_use(differentiate: Callable[[], Any], got: str) -> None:
+def test_other_derivatives_are_refused_with_an_alternative(differentiate: Callable[[], Any], got: str) -> None:
     with pytest.raises(TypeError, match=rf"\(got {got}\).* use torch.nn.functional.cross_entropy\(.*loader.record"):
         differentiate()
 
 
 @forward_mode
-def test_a_tensor_without_a_tangent_is_taken_beside_others_with_one() -> None:
+def test_a_tensor_without_a_tangent_is_accepted_together_with_one_that_has_it() -> None:
     assert dual(lambda _: mean_of(X)) == mean_of(X)
 
 
@@ -229,12 +229,12 @@ def test_a_tensor_without_a_tangent_is_taken_beside_others_with_one() -> None:
 
 
 class Ordinary(torch.Tensor):
-    """A subclass that has the memory of the tensor it was made of."""
+    """Tensor subclass that shares the memory of another tensor."""
 
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Callable[[torch.Tensor], torch.Tensor]]]:
-    """Tensors without numbers in memory of their own, made of a tensor."""
+    """Yield tensors without values in memory of their own, created from a tensor."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -267,10 +267,10 @@ KINDS = ["FakeTensor", "MaskedTensor", "DTensor", "nested Tensor", "nested jagge
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("argument", CALLS)
-def test_a_tensor_that_has_no_memory_is_refused_by_its_kind(kinds: Any, kind: str, argument: str) -> None:
+def test_a_tensor_without_memory_is_refused_naming_its_kind(kinds: Any, kind: str, argument: str) -> None:
     tensor, call = CALLS[argument]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # prototypes, all of them
+        warnings.simplefilter("ignore")  # warnings that they are prototypes
         odd = kinds[kind](tensor)
         with pytest.raises(TypeError) as raised:
             call(odd)
@@ -284,7 +284,7 @@ def test_a_tensor_that_has_no_memory_is_refused_by_its_kind(kinds: Any, kind: st
 @pytest.mark.parametrize(
     "convert", [lambda x: x.as_subclass(Ordinary), lambda x: torch.nn.Parameter(x, requires_grad=False)]
 )
-def test_a_subclass_that_has_memory_is_taken(convert: Any, argument: str) -> None:
+def test_a_subclass_that_has_memory_is_accepted(convert: Any, argument: str) -> None:
     tensor, call = CALLS[argument]
     torch.testing.assert_close(call(convert(tensor)), call(tensor), check_dtype=False)
 
@@ -304,14 +304,14 @@ def test_zeros_without_memory_are_zeros_or_refused(argument: str) -> None:
 
 @pytest.mark.parametrize("argument", ["losses", "logits", "weight"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_lazy_minus_is_a_minus(argument: str, dtype: torch.dtype) -> None:
+def test_a_lazy_negation_is_resolved(argument: str, dtype: torch.dtype) -> None:
     tensor, call = CALLS[argument]
     minus = torch._neg_view(tensor.to(dtype))
     assert minus.is_neg()
     torch.testing.assert_close(call(minus), call(-tensor.to(dtype)))
 
 
-def test_every_tensor_without_numbers_is_refused_where_all_are() -> None:
+def test_if_all_tensors_have_no_values_each_is_refused() -> None:
     with pytest.raises(
         TypeError,
         match=r"logits must be a plain dense tensor of torch.float32 \(got a Tensor .* on meta without memory",
@@ -335,8 +335,8 @@ def test_losses_inside_a_transform_are_refused(transform: Any, dtype: torch.dtyp
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("argument", ["losses", "classes"])
-def test_losses_on_a_device_are_refused_by_their_kind(kinds: Any, kind: str, argument: str) -> None:
-    """With a FakeTensor's kernels there would be no memory to read, and with a functionalized tensor's neither."""
+def test_losses_on_a_device_are_refused_naming_their_kind(kinds: Any, kind: str, argument: str) -> None:
+    """Kernels cannot read a FakeTensor or a functionalized tensor, because they have no memory."""
     given: dict[str, Any] = {"losses": LOSSES, "classes": CLASSES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -376,21 +376,21 @@ def test_num_classes_of_class_loss_is_an_int(value: Any) -> None:
     "losses",
     [np.array(["a", "b"]), np.ones((1, 2)).view(np.matrix), np.float32(1), torch.tensor(1.0), None, {}, "loss"],
 )
-def test_what_is_no_array_of_losses_is_refused(losses: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"losses must (be|have one dimension)"):
+def test_bad_arrays_of_losses_are_refused(losses: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"losses must (be|have shape)"):
         class_loss(losses, [0, 1], 2)
 
 
 def test_a_list_of_tensors_with_gradients_is_refused() -> None:
     losses = [torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)]
-    with pytest.raises(TypeError, match=r"losses must be an array of one dimension, \[n\] \(got list: .*requires grad"):
+    with pytest.raises(TypeError, match=r"losses must be an array of shape \[n\] \(got list: .*requires grad"):
         class_loss(losses, [0, 1], 2)
 
 
-def test_arrays_without_rows_are_no_losses() -> None:
+def test_empty_losses_must_have_one_dimension() -> None:
     assert class_loss(np.zeros(0, np.float16), np.zeros(0, np.uint8), 2).count.tolist() == [0, 0]
     assert class_loss(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 2).count.tolist() == [0, 0]
-    with pytest.raises(ValueError, match=r"losses must have one dimension, \[n\] \(got shape \(0, 3\)\)"):
+    with pytest.raises(ValueError, match=r"losses must have shape \[n\] \(got shape \(0, 3\)\)"):
         class_loss(np.zeros((0, 3)), [], 2)
 
 

@@ -1,4 +1,4 @@
-"""States recognize their loader by the values of its settings, in every process."""
+"""States recognize their loader by the values of its options, in every process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(mixing: Any, classes: Any = CLASSES) -> Loader:
 
 
 class Custom:
-    """A policy with parameters of any kind."""
+    """Policy with parameters of any kind."""
 
     def __init__(self, **parameters: Any) -> None:
         self.__dict__.update(parameters)
@@ -43,7 +43,7 @@ class Custom:
 
 
 class Slotted(Custom):
-    """The same, with slots, one of them private."""
+    """Policy with slots, one of them private."""
 
     __slots__ = ("__private", "rate")
 
@@ -52,7 +52,7 @@ class Slotted(Custom):
 
 
 class OneSlot:
-    """A single slot, named by a string."""
+    """Policy with a single slot, named by a string."""
 
     __slots__ = "rate"  # noqa: PLC0205
 
@@ -124,11 +124,13 @@ def test_equal_values_are_the_same_policy(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
 def test_other_values_are_another_policy(one: Any, other: Any) -> None:
     state = json.loads(json.dumps(make(one).state_dict()))
-    with pytest.raises(ValueError, match="the state is that of another loader \\(mixing: "):
+    with pytest.raises(
+        ValueError, match="the state must be from a loader with the same data and options \\(got mixing: "
+    ):
         make(other).load_state_dict(state)
 
 
-def test_a_static_of_many_shares_is_told_from_one_that_differs_in_the_middle() -> None:
+def test_long_shares_that_differ_in_the_middle_are_another_policy() -> None:
     shares = np.full(2000, 1 / 2000)
     other = shares.copy()
     other[999:1001] += [1e-9, -1e-9]
@@ -156,7 +158,7 @@ def test_a_policy_that_holds_a_function_resumes_in_another_process() -> None:
     assert run(program, state) == state
 
 
-def test_what_a_policy_notes_while_it_runs_does_not_change_its_fingerprint() -> None:
+def test_attributes_set_during_a_run_do_not_change_the_fingerprint() -> None:
     loader = make(policy := Custom(calls=0))
     before = loader.state_dict()["fingerprint"]
     policy.calls = 7  # type: ignore[attr-defined]
@@ -165,12 +167,12 @@ def test_what_a_policy_notes_while_it_runs_does_not_change_its_fingerprint() -> 
 
 @dataclass(frozen=True)
 class Recursive:
-    """Leads to itself."""
+    """Object in a reference cycle with itself."""
 
     inner: Any
 
 
-def test_objects_that_lead_to_themselves_end() -> None:
+def test_reference_cycles_are_supported() -> None:
     loop: list[Any] = []
     loop += [{"loop": loop}] * 9
     assert json.dumps(by_value(Recursive(loop)))
@@ -189,7 +191,7 @@ def test_a_fingerprint_survives_json(value: Any) -> None:
     assert by_value(value) == fingerprint
 
 
-def test_what_a_user_does_to_a_state_does_not_change_the_loader() -> None:
+def test_modifying_a_state_does_not_change_the_loader() -> None:
     loader = make(Learn2Mix(0.5))
     state = loader.state_dict()
     state["fingerprint"]["mixing"]["Learn2Mix"]["mixing_rate"] = 0.25

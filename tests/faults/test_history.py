@@ -1,4 +1,4 @@
-"""What a user holds never is the loader's own, and records take little memory."""
+"""Values returned to the user share no memory with the loader, and records need little memory."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_writing_into_the_history_changes_no_batch(spoil: Any) -> None:
     assert loader.state_dict() == expected.state_dict()
 
 
-def test_what_is_scaled_and_planned_from_crashes_nothing() -> None:
-    """It corrupted the heap."""
+def test_writing_into_the_history_does_not_corrupt_memory() -> None:
+    """An earlier version shared its proportions with the user, and corrupted the heap."""
     program = """
         loader = Loader(np.arange(60), batch_size=6, classes=np.arange(60) % 3, mixing=Learn2Mix(0.5), format="numpy", seed=0)
         for _ in range(3):
@@ -65,7 +65,7 @@ def test_what_is_scaled_and_planned_from_crashes_nothing() -> None:
     assert run(program) == ""
 
 
-def test_labels_that_are_changed_are_the_users_own() -> None:
+def test_modifying_the_labels_does_not_change_the_loader() -> None:
     loader = make(classes=list("abc" * 20))
     labels = loader.class_labels
     assert labels is not None
@@ -73,7 +73,7 @@ def test_labels_that_are_changed_are_the_users_own() -> None:
     assert loader.class_labels == ["a", "b", "c"]
 
 
-def test_a_state_that_is_changed_is_the_users_own() -> None:
+def test_modifying_a_saved_state_does_not_change_the_loader() -> None:
     loader = make()
     before = loader.state_dict()
     spoiled = loader.state_dict()
@@ -104,8 +104,8 @@ def test_a_history_is_a_sequence_of_records() -> None:
             history[index]
 
 
-def test_records_take_the_memory_that_their_numbers_need() -> None:
-    """A dict each took some 15 times as much, and the limit did not count it."""
+def test_records_need_no_more_memory_than_their_numbers() -> None:
+    """A dict per record needed about 15 times as much, and the limit did not include it."""
     program = """
         import tracemalloc
         loader = Loader(np.arange(4), batch_size=2, classes=np.arange(4) % 2, mixing=Learn2Mix(0.5), format="numpy", seed=0)
@@ -119,7 +119,7 @@ def test_records_take_the_memory_that_their_numbers_need() -> None:
     assert run(program) == "40000 True\n"
 
 
-def test_the_oldest_records_go_where_the_newest_need_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_records_are_dropped_when_the_history_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("l2m_fast.loader._HISTORY_BYTES", 1 << 20)
     monkeypatch.setattr("l2m_fast.history._CHUNK_BYTES", 1 << 12)
     loader = make()

@@ -1,4 +1,4 @@
-"""The package imports and builds wherever its users are, and says what is missing."""
+"""The package imports and builds in incomplete environments, and names what is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CMAKE = Path(sys.executable).parent / "cmake"
 
 
 def import_copy(folder: Path, kernels: bytes | None) -> subprocess.CompletedProcess[str]:
-    """Import a copy of the package that has these bytes for its CUDA kernels, or none."""
+    """Import a copy of the package whose module of CUDA kernels has the given content, or is missing."""
     installed = Path(l2m_fast.__file__).parent
     shutil.copytree(
         installed, folder / "l2m_fast", ignore=shutil.ignore_patterns("_cuda.*.so", "experiments", "demo", "suite")
@@ -38,12 +38,12 @@ def import_copy(folder: Path, kernels: bytes | None) -> subprocess.CompletedProc
     )
 
 
-def test_the_package_imports_where_it_was_built_without_kernels(tmp_path: Path) -> None:
+def test_the_package_imports_if_it_was_built_without_kernels(tmp_path: Path) -> None:
     done = import_copy(tmp_path, kernels=None)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False False\n", "")
 
 
-def test_kernels_that_fail_to_load_are_not_taken_for_missing_ones(tmp_path: Path) -> None:
+def test_kernels_that_fail_to_load_raise(tmp_path: Path) -> None:
     done = import_copy(tmp_path, kernels=b"not a library")
     assert done.returncode != 0
     assert "ImportError" in done.stderr
@@ -89,7 +89,7 @@ REASONS = {
 
 @pytest.mark.skipif(not CMAKE.exists(), reason="no CMake beside this Python")
 @pytest.mark.parametrize("name", REASONS)
-def test_auto_builds_without_kernels_and_says_why_in_one_line(tmp_path: Path, name: str) -> None:
+def test_auto_builds_without_kernels_and_prints_the_reason_in_one_line(tmp_path: Path, name: str) -> None:
     nvcc, reason = REASONS[name]
     done = configure(tmp_path, "AUTO", nvcc)
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_on_is_an_error_that_names_what_is_missing(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.skipif(not CMAKE.exists(), reason="no CMake beside this Python")
-def test_another_word_than_on_off_and_auto_is_refused(tmp_path: Path) -> None:
+def test_values_other_than_on_off_and_auto_are_refused(tmp_path: Path) -> None:
     done = configure(tmp_path, "yes", None)
     assert done.returncode != 0
     assert "L2M_CUDA must be ON, OFF or AUTO (got yes)" in words(done.stderr)

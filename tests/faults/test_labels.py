@@ -1,4 +1,4 @@
-"""Every label that `Loader(classes=...)` takes keeps its class, and an error names what is not a label."""
+"""Every label that `Loader(classes=...)` accepts keeps its class, and an error names any value that is not a label."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from l2m_fast import Loader
 from l2m_fast._checks import shortened
 
-STRINGS = np.dtypes.StringDType() if hasattr(np.dtypes, "StringDType") else np.dtype(object)  # of NumPy 2
+STRINGS = np.dtypes.StringDType() if hasattr(np.dtypes, "StringDType") else np.dtype(object)  # NumPy 2
 NULLABLE = np.dtypes.StringDType(na_object=np.nan) if hasattr(np.dtypes, "StringDType") else np.dtype(object)
 
 
 def load(classes: Any, num_rows: int) -> Loader:
-    """Make a loader whose batch is all rows."""
+    """Return a loader whose batch contains all rows."""
     return Loader(np.arange(num_rows), batch_size=num_rows, classes=classes, format="numpy", num_threads=0)
 
 
@@ -37,7 +37,7 @@ def ids_of_rows(loader: Loader) -> list[int]:
 
 
 def objects(values: list[Any]) -> np.ndarray[Any, Any]:
-    """Make an array of Python objects."""
+    """Return an array of Python objects."""
     result = np.empty(len(values), object)
     result[:] = values
     return result
@@ -81,7 +81,7 @@ def test_labels_that_differ_by_a_trailing_null_are_two_classes(convert: Any) -> 
     ids=["list", "objects", "StringDType", "category"],
 )
 def test_one_long_label_does_not_widen_the_others(convert: Any) -> None:
-    labels = [f"{k % 1000:03}" for k in range(19_999)] + ["x" * 20_000]  # 1.6 GB at one width for all
+    labels = [f"{k % 1000:03}" for k in range(19_999)] + ["x" * 20_000]  # 1.6 GB if all had the same width
     classes = convert(labels)
     tracemalloc.start()
     try:
@@ -93,7 +93,7 @@ def test_one_long_label_does_not_widen_the_others(convert: Any) -> None:
     assert peak < 16 << 20
 
 
-def test_every_row_may_have_a_label_of_its_own() -> None:
+def test_every_row_may_have_a_different_label() -> None:
     labels = [f"{k:x}" for k in range(1_000_000)]
     with load(labels, len(labels)) as loader:
         assert loader.num_classes == len(labels)
@@ -101,7 +101,7 @@ def test_every_row_may_have_a_label_of_its_own() -> None:
 
 
 class Animal(str, enum.Enum):
-    """Strings whose hash is that of their names."""
+    """Enum of strings, whose hash is that of their names."""
 
     CAT = "cat"
     ANT = "ant"
@@ -138,13 +138,13 @@ NAMES = ["cat", "ant", "dog", "ant"]
     ],
     ids=name_of_case,
 )
-def test_strings_of_any_container_are_the_labels_of_a_list(classes: Any) -> None:
+def test_strings_in_any_container_give_the_labels_of_a_list(classes: Any) -> None:
     with load(classes, 4) as loader:
         assert loader.class_labels == ["ant", "cat", "dog"]
         assert ids_of_rows(loader) == [1, 0, 2, 0]
 
 
-def test_strings_of_pyarrow_are_the_labels_of_a_list() -> None:
+def test_strings_of_pyarrow_give_the_labels_of_a_list() -> None:
     pa = pytest.importorskip("pyarrow")
     for classes in (pd.Series(NAMES, dtype="string[pyarrow]"), pd.Series(NAMES, dtype=pd.ArrowDtype(pa.string()))):
         with load(classes, 4) as loader:
@@ -189,7 +189,7 @@ def test_labels_of_bytes_are_utf8(convert: Any) -> None:
     ],
     ids=name_of_case,
 )
-def test_integers_of_any_container_are_ids(classes: Any) -> None:
+def test_integers_in_any_container_are_ids(classes: Any) -> None:
     with load(classes, 4) as loader:
         assert loader.class_labels is None
         assert ids_of_rows(loader) == [2, 0, 1, 0]
@@ -249,7 +249,7 @@ def test_labels_of_two_types_are_located(classes: Any, got: str) -> None:
         load(classes, len(classes))
 
 
-WHOLE = r": write np\.asarray\(classes\)\.astype\(int\) if they are whole numbers"
+WHOLE = r": use np\.asarray\(classes\)\.astype\(int\) if they are whole numbers"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ WHOLE = r": write np\.asarray\(classes\)\.astype\(int\) if they are whole number
     ],
     ids=name_of_case,
 )
-def test_what_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str) -> None:
+def test_a_value_that_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str) -> None:
     with pytest.raises(TypeError, match=rf"^classes must be integers or strings \(got {got}$"):
         load(classes, 2)
 
@@ -292,7 +292,7 @@ def test_what_is_neither_an_integer_nor_a_string_is_named(classes: Any, got: str
     ],
     ids=name_of_case,
 )
-def test_what_is_no_array_is_named(classes: Any, got: str) -> None:
+def test_a_value_that_is_not_an_array_is_named(classes: Any, got: str) -> None:
     expected = (
         rf"^classes must be an array of 2 ids or labels, one for each row \(got ({got})\): pass the array itself$"
     )
@@ -313,20 +313,20 @@ def test_what_is_no_array_is_named(classes: Any, got: str) -> None:
         (objects(["a"]), ValueError, r"one id for each of the 2 rows \(got 1\)"),
         (np.array([], "U1"), ValueError, r"one id for each of the 2 rows \(got 0\)"),
         (pd.Series([], dtype=float), ValueError, r"one id for each of the 2 rows \(got 0\)"),
-        (np.array(["a", "b"])[:, None], ValueError, r"one dimension, \[n\] \(got shape \(2, 1\)\)"),
-        (pd.DataFrame({"a": ["b", "c"]}), ValueError, r"one dimension, \[n\] \(got shape \(2, 1\)\)"),
-        (np.array("a"), ValueError, r"one dimension, \[n\] \(got shape \(\)\)"),
+        (np.array(["a", "b"])[:, None], ValueError, r"must have shape \[n\] \(got shape \(2, 1\)\)"),
+        (pd.DataFrame({"a": ["b", "c"]}), ValueError, r"must have shape \[n\] \(got shape \(2, 1\)\)"),
+        (np.array("a"), ValueError, r"must have shape \[n\] \(got shape \(\)\)"),
         (np.ma.masked_array(["a", "b"], [False, True]), TypeError, r"masked array\): fill it first"),
     ],
     ids=name_of_case,
 )
-def test_what_is_no_id_is_named(classes: Any, error: type[Exception], message: str) -> None:
+def test_a_value_that_is_not_an_id_is_named(classes: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load(classes, 2)
 
 
 class Silent:
-    """An object that cannot be shown."""
+    """Object whose `__repr__` raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError
@@ -372,11 +372,11 @@ def test_messages_do_not_grow_with_the_classes(classes: Any) -> None:
     ],
     ids=name_of_case,
 )
-def test_values_are_shown_in_short(value: object, expected: str) -> None:
+def test_values_are_shortened_in_messages(value: object, expected: str) -> None:
     assert expected in shortened(value)
 
 
-def test_shortened_values_end_where_they_were_cut() -> None:
+def test_shortened_values_end_in_an_ellipsis() -> None:
     assert shortened(["y" * 100] * 4) == ("[" + ", ".join([repr("y" * 100)] * 4))[:197] + "..."
     assert len(shortened("y" * 1000)) == 200
     assert len(shortened({"y" * 100: "z" * 1000}, 50)) == 50

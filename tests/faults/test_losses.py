@@ -1,4 +1,4 @@
-"""Losses and policies at the ends of what numbers can be."""
+"""Losses and policies at the ends of the range of floats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_losses_near_the_largest_and_the_smallest_float_give_proportions(mixing:
     loader = make(mixing)
     for _ in range(3):
         for _batch in loader:
-            loader.record(losses, [0, 1])  # and none of class 2
+            loader.record(losses, [0, 1])  # and no loss for class 2
         p = loader.proportions
         assert np.isfinite(p).all()
         assert (p >= 0).all()
@@ -40,7 +40,7 @@ def test_losses_near_the_largest_and_the_smallest_float_give_proportions(mixing:
 
 
 class Garbage:
-    """A policy that returns NaN as soon as some class has a loss above 10."""
+    """Policy that returns NaN as soon as a class has a loss above 10."""
 
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes / class_sizes.sum()
@@ -77,15 +77,13 @@ def test_a_policy_that_returns_nan_raises_once_and_the_run_goes_on(update_every:
 
 def test_a_policy_that_follows_losses_needs_classes() -> None:
     for mixing in (Learn2Mix(), GroupDRO(0.1), Garbage()):
-        with pytest.raises(ValueError, match="follows the losses of classes, and needs classes="):
+        with pytest.raises(ValueError, match=r"classes must be the class of each row, because .* follows class losses"):
             Loader(np.arange(N), batch_size=6, mixing=mixing, format="numpy")
     Loader(np.arange(N), batch_size=6, mixing=Balanced(), format="numpy")
 
 
 @pytest.mark.parametrize(("update_every", "step"), [(None, 10), (1, 2), (3, 6), (7, 14)])
-def test_where_no_loss_was_recorded_the_first_batch_that_should_feel_one_warns_once(
-    update_every: int | None, step: int
-) -> None:
+def test_without_losses_the_first_batch_that_depends_on_them_warns_once(update_every: int | None, step: int) -> None:
     loader = make(Learn2Mix(), update_every=update_every)
     warned = []
     with warnings.catch_warnings(record=True) as caught:
@@ -100,7 +98,7 @@ def test_where_no_loss_was_recorded_the_first_batch_that_should_feel_one_warns_o
 
 
 @pytest.mark.parametrize("after", ["in the loop", "after the loop", "with update()"])
-def test_whoever_records_losses_is_not_warned(after: str) -> None:
+def test_with_recorded_losses_there_is_no_warning(after: str) -> None:
     loader = make(Learn2Mix(0.5))
     for epoch in range(3):
         for batch in loader:

@@ -1,4 +1,4 @@
-"""Memory of the data that moves or goes while a loader reads it, and tensors that have none."""
+"""Memory of the data that is moved or freed while a loader reads it, and tensors without memory."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ MOVES: dict[str, Callable[[torch.Tensor], None]] = {
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("num_threads", [0, 2])
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
-def test_memory_that_moves_is_noticed_at_the_next_batch(move: Callable[[torch.Tensor], None], num_threads: int) -> None:
+def test_memory_that_moves_is_detected_at_the_next_batch(
+    move: Callable[[torch.Tensor], None], num_threads: int
+) -> None:
     x = tensor()
     expected = list(Loader((x.clone(), CLASSES), batch_size=20, seed=0))
     loader = Loader((x, CLASSES), batch_size=20, seed=0, num_threads=num_threads)
@@ -90,19 +92,19 @@ def test_memory_that_moves_is_noticed_at_the_next_batch(move: Callable[[torch.Te
 
 
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
-def test_strides_that_change_are_noticed_at_the_next_epoch(batch_format: Any) -> None:
+def test_strides_that_change_are_detected_at_the_next_epoch(batch_format: Any) -> None:
     x = torch.arange(64.0).reshape(8, 8)
     loader = Loader(x, batch_size=2, seed=0, format=batch_format)
     list(loader)
     x.t_()
     with pytest.raises(
-        RuntimeError, match=r"data has changed since the loader was made, .* strides \(8, 1\) to .* strides \(1, 8\)"
+        RuntimeError, match=r"data must not change after .* strides \(1, 8\) instead of .* strides \(8, 1\)"
     ):
         next(iter(loader))
 
 
 @pytest.mark.parametrize("swapping", [False, True])
-def test_a_parameter_of_a_module_that_is_converted_is_noticed(swapping: bool) -> None:
+def test_a_parameter_of_a_converted_module_is_detected(swapping: bool) -> None:
     module = torch.nn.Linear(7, N)
     loader = Loader(module.weight, batch_size=20, seed=0)
     batches = iter(loader)
@@ -117,7 +119,7 @@ def test_a_parameter_of_a_module_that_is_converted_is_noticed(swapping: bool) ->
     assert kept.dtype == torch.float32
 
 
-def test_tensors_that_a_spawned_worker_of_a_dataloader_got_are_noticed() -> None:
+def test_tensors_sent_to_a_spawned_worker_of_a_dataloader_are_detected() -> None:
     assert (
         run(
             """
@@ -157,15 +159,15 @@ def test_data_that_shrinks_is_an_error_at_the_next_epoch() -> None:
     loader = Loader({"x": x}, batch_size=20, seed=0)
     batches = iter(loader)
     next(batches)
-    x.resize_(3, 1000)  # the memory stays
+    x.resize_(3, 1000)  # the address does not change
     assert len(list(batches)) == N // 20 - 1
     with pytest.raises(
-        RuntimeError, match=r"data\['x'\] has changed .* from torch.float32 of shape \(400, 1000\) .* to"
+        RuntimeError, match=r"data\['x'\] must not change .* instead of torch.float32 of shape \(400, 1000\)"
     ):
         next(iter(loader))
 
 
-def test_an_array_that_is_resized_is_noticed() -> None:
+def test_an_array_that_is_resized_is_detected() -> None:
     x = np.zeros((N, 1000))
     loader = Loader(x, batch_size=20, format="numpy", seed=0)
     batches = iter(loader)
@@ -175,7 +177,7 @@ def test_an_array_that_is_resized_is_noticed() -> None:
         next(batches)
 
 
-def test_a_field_of_bytes_to_be_normalized_is_watched_too() -> None:
+def test_moved_memory_of_a_normalized_field_is_detected() -> None:
     x = torch.zeros(N, 3, dtype=torch.uint8)
     batches = iter(Loader((CLASSES, Normalized(x, 0, 255)), batch_size=20, seed=0))
     next(batches)
@@ -184,8 +186,8 @@ def test_a_field_of_bytes_to_be_normalized_is_watched_too() -> None:
         next(batches)
 
 
-def test_what_is_kept_of_old_memory_stays_readable_while_threads_copy() -> None:
-    """The move comes while batches are copied in the background: nothing may crash, and no batch is delivered after it."""
+def test_old_memory_stays_readable_while_threads_copy() -> None:
+    """Memory moves while batches are copied in the background: nothing crashes, and no later batch is delivered."""
     program = """
         import torch
         for turn in range(30):
@@ -250,7 +252,7 @@ def test_a_dtensor_is_refused_by_name(mesh: Any) -> None:
     assert_refused(distribute_tensor(torch.zeros(4, 3), mesh, [Shard(0)]), "DTensor")
 
 
-def test_parameters_and_subclasses_with_memory_are_taken() -> None:
+def test_parameters_and_subclasses_with_memory_are_accepted() -> None:
     class Image(torch.Tensor):
         pass
 
@@ -270,7 +272,7 @@ ODD = [
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("name", ODD)
-def test_dtypes_that_are_no_whole_numbers_of_bytes_or_no_numbers_are_refused_by_name(name: str) -> None:
+def test_dtypes_of_partial_bytes_or_without_numbers_are_refused_by_name(name: str) -> None:
     dtype = getattr(torch, name)
     if name.startswith("q"):
         quantized = torch._empty_affine_quantized([4, 3], scale=1.0, zero_point=0, dtype=dtype)
@@ -289,7 +291,7 @@ def test_rows_without_a_byte_are_refused(dtype: Any) -> None:
 
 @pytest.mark.parametrize("make", [np.matrix, lambda x: np.char.array(x.astype(str)), lambda x: x.view(np.recarray)])
 @pytest.mark.filterwarnings("ignore:the matrix subclass", "ignore:.*np.char.chararray.*:DeprecationWarning")
-def test_subclasses_of_arrays_are_taken_by_their_memory(make: Any) -> None:
+def test_subclasses_of_arrays_are_read_from_their_memory(make: Any) -> None:
     x = make(np.arange(12).reshape(4, 3))
     (batch,) = Loader(x, batch_size=4, shuffle=False, format="numpy")
     assert type(batch) is np.ndarray
@@ -300,21 +302,21 @@ def test_subclasses_of_arrays_are_taken_by_their_memory(make: Any) -> None:
 
 
 class Touched(torch.Tensor):
-    """A tensor that must not be pickled."""
+    """Tensor that must not be pickled."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         msg = "the tensor was touched"
         raise AssertionError(msg)
 
 
-def test_a_loader_is_refused_by_pickle_before_any_tensor_is_touched() -> None:
+def test_pickle_refuses_a_loader_before_any_tensor_is_touched() -> None:
     loader = Loader(torch.zeros(20, 3).as_subclass(Touched), batch_size=4, seed=0)
     with pytest.raises(TypeError, match=r"cannot be pickled: save loader.state_dict\(\)"):
         pickle.dumps(loader)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_loader_is_refused_by_a_process_that_is_spawned_and_goes_on(method: str) -> None:
+def test_spawning_a_process_refuses_a_loader_which_stays_usable(method: str) -> None:
     x = tensor()
     address = x.data_ptr()
     loader = Loader(x, batch_size=20, seed=0)
@@ -329,7 +331,7 @@ def test_a_loader_is_refused_by_a_process_that_is_spawned_and_goes_on(method: st
     assert len(list(batches)) == N // 20 - 1
 
 
-def test_a_deep_copy_shares_the_arrays_and_goes_on_by_itself() -> None:
+def test_a_deep_copy_shares_the_arrays_and_is_independent() -> None:
     x = tensor()
     loader = Loader({"x": x, "y": CLASSES}, batch_size=20, classes=CLASSES, mixing=Learn2Mix(0.5), update_every=2)
     for batch in itertools.islice(loader, 5):
@@ -344,7 +346,7 @@ def test_a_deep_copy_shares_the_arrays_and_goes_on_by_itself() -> None:
             one.record(1 + batch["y"].double())
             rows.append(batch["x"][:, 0].tolist())
         runs.append(rows)
-    # The run itself ends its epoch where it was consumed; its copy goes on in the middle.
+    # The original ends its epoch after the last batch consumed; the copy resumes in the middle.
     assert len(runs[0]) == len(loader)
     assert len(runs[1]) == len(loader) - 5
     assert {row for batch in runs[1] for row in batch} <= set(range(N))
@@ -357,7 +359,7 @@ def test_a_shallow_copy_is_refused() -> None:
     assert len(list(loader)) == N // 20
 
 
-def test_a_loader_beside_a_validating_dataloader_without_workers_is_not_disturbed() -> None:
+def test_a_validation_dataloader_without_workers_does_not_disturb_a_loader() -> None:
     x = tensor()
     loader = Loader(x, batch_size=20, seed=0)
     for batch, (other,) in zip(loader, DataLoader(TensorDataset(x), batch_size=20), strict=True):

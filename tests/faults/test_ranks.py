@@ -1,4 +1,4 @@
-"""Several ranks: reductions that reduce nothing, rows that get lost, ranks that nobody named."""
+"""Several ranks: reductions that do not sum, lost rows, and missing ranks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WORKING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("all_reduce", WORKING.values(), ids=WORKING.keys())
-def test_sums_are_taken_wherever_they_come_back(all_reduce: Any) -> None:
+def test_sums_may_be_returned_or_written_in_place(all_reduce: Any) -> None:
     loader, expected = make(all_reduce), make(lambda sums: sums * 2)
     for one in (loader, expected):
         one_epoch(one)
@@ -52,24 +52,27 @@ def test_sums_are_taken_wherever_they_come_back(all_reduce: Any) -> None:
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "nothing": (lambda sums: None, "came back as 1, and 2 ranks add up to 2"),  # noqa: ARG005
-    "the argument": (lambda sums: sums, "came back as 1, and 2 ranks add up to 2"),
-    "a mean": (lambda sums: sums * 2 / 2, "left 1 of a value that is 1 on every rank"),
-    "another group": (lambda sums: sums * 4, "it returned <ndarray of shape \\(9,\\) and float64>"),
+    "nothing": (lambda sums: None, "got 1 instead of 2 for a value that is 1 on every rank"),  # noqa: ARG005
+    "the argument": (lambda sums: sums, "got 1 instead of 2 for a value that is 1 on every rank"),
+    "a mean": (lambda sums: sums * 2 / 2, "and 1 in place of a value that is 1 on every rank"),
+    "another group": (lambda sums: sums * 4, "got <ndarray of shape \\(9,\\) and float64>"),
     "another shape": (lambda sums: (sums * 2)[:-1], "<ndarray of shape \\(8,\\)"),
     "two dimensions": (lambda sums: (sums * 2)[None], "<ndarray of shape \\(1, 9\\)"),
-    "NaN": (lambda sums: sums * np.nan, "it returned <ndarray"),
-    "a word": (lambda sums: "done", "it returned 'done'"),  # noqa: ARG005
-    "negative counts": (lambda sums: np.append(-2 * sums[:-1], 2.0), r"got -\d+ for the number of losses"),
-    "NaN counts": (lambda sums: np.append(np.nan * sums[:-1], 2.0), "got nan for the number of losses"),
-    "counts that overflowed": (lambda sums: np.append(sums[:-1] * np.inf, 2.0), "got inf .* reduce float64"),
-    "counts that were rounded": (lambda sums: np.append(sums[:-1] * 1.03, 2.0), r"got \d+\.\d+ .* reduce float64"),
+    "NaN": (lambda sums: sums * np.nan, "got <ndarray"),
+    "a word": (lambda sums: "done", "got 'done'"),  # noqa: ARG005
+    "negative counts": (
+        lambda sums: np.append(-2 * sums[:-1], 2.0),
+        r"for the number of losses of a class \(got -\d+\)",
+    ),
+    "NaN counts": (lambda sums: np.append(np.nan * sums[:-1], 2.0), r"for the number of losses of a class \(got nan\)"),
+    "counts that overflowed": (lambda sums: np.append(sums[:-1] * np.inf, 2.0), r"got inf.* use float64"),
+    "counts that were rounded": (lambda sums: np.append(sums[:-1] * 1.03, 2.0), r"got \d+\.\d+.* use float64"),
     "counts beyond what is counted": (lambda sums: np.append(sums[:-1] * 2.0**60, 2.0), "up to 2\\*\\*53"),
 }
 
 
 @pytest.mark.parametrize(("all_reduce", "message"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_reduction_that_reduces_nothing_is_an_error_at_its_first_use(all_reduce: Any, message: str) -> None:
+def test_a_reduction_that_does_not_sum_raises_at_its_first_use(all_reduce: Any, message: str) -> None:
     loader = make(all_reduce)
     batches = iter(loader)
     for rows in itertools.islice(batches, len(loader)):
@@ -81,19 +84,19 @@ def test_a_reduction_that_reduces_nothing_is_an_error_at_its_first_use(all_reduc
         assert loader.state_dict() == before
 
 
-def test_torch_distributed_all_reduce_itself_is_refused_with_the_lines_to_write() -> None:
+def test_torch_distributed_all_reduce_is_refused_with_an_example() -> None:
     for function in (torch.distributed.all_reduce, functools.partial(torch.distributed.all_reduce, async_op=True)):
         with pytest.raises(TypeError, match="takes a tensor") as raised:
             make(function)
         assert "torch.distributed.all_reduce(torch.from_numpy(sums))" in str(raised.value)
 
 
-def test_the_lines_that_the_error_shows_work(tmp_path: Any) -> None:
+def test_the_example_in_the_error_works(tmp_path: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
 
     def all_reduce(sums: Any) -> Any:
         torch.distributed.all_reduce(torch.from_numpy(sums))
-        sums *= 2  # of one process, as if there were two that recorded the same
+        sums *= 2  # one process plays two ranks with the same losses
         return sums
 
     try:
@@ -110,7 +113,7 @@ def test_the_lines_that_the_error_shows_work(tmp_path: Any) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("num_rows", [1, 8, 9, 16, 17, 23, 100])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_in_dataset_order_no_row_is_lost_and_none_comes_twice(num_rows: int, batch_size: int, world_size: int) -> None:
+def test_in_dataset_order_every_row_is_delivered_exactly_once(num_rows: int, batch_size: int, world_size: int) -> None:
     ranks = [
         Loader(np.arange(num_rows), batch_size=batch_size, shuffle=False, rank=r, world_size=world_size, format="numpy")
         for r in range(world_size)
@@ -125,7 +128,7 @@ def test_in_dataset_order_no_row_is_lost_and_none_comes_twice(num_rows: int, bat
 
 
 @pytest.mark.parametrize("update_every", [1, 2, 3])
-def test_a_rank_without_rows_in_the_last_batch_closes_its_windows_as_the_others_do(update_every: int) -> None:
+def test_a_rank_without_rows_in_the_last_batch_closes_its_windows_like_the_others(update_every: int) -> None:
     ranks = [
         Loader(
             np.arange(9), batch_size=2, shuffle=False, rank=r, world_size=2, format="numpy", update_every=update_every
@@ -141,7 +144,7 @@ def test_a_rank_without_rows_in_the_last_batch_closes_its_windows_as_the_others_
     assert states[0]["total_step"] == states[1]["total_step"]
 
 
-def test_states_after_the_last_batch_are_of_one_moment_on_all_ranks() -> None:
+def test_states_after_the_last_batch_are_of_the_same_step_on_all_ranks() -> None:
     def make(rank: int, world_size: int, batch_size: int) -> Loader:
         return Loader(
             np.arange(9), batch_size=batch_size, shuffle=False, rank=rank, world_size=world_size, format="numpy"
@@ -167,7 +170,7 @@ def test_states_after_the_last_batch_are_of_one_moment_on_all_ranks() -> None:
     assert [batch.tolist() for batch in alone] == [list(range(8)), [8]]
 
 
-def test_in_training_a_rest_smaller_than_the_number_of_ranks_is_dropped() -> None:
+def test_in_training_a_remainder_smaller_than_the_number_of_ranks_is_dropped() -> None:
     ranks = [Loader(np.arange(17), batch_size=4, rank=r, world_size=4, format="numpy", seed=0) for r in range(4)]
     rows = [row for loader in ranks for batch in loader for row in batch.tolist()]
     assert len(rows) == len(set(rows)) == 16
@@ -190,7 +193,7 @@ def test_a_state_in_dataset_order_resumes_in_the_middle_on_other_ranks() -> None
 # ---- seeds of several ranks
 
 
-def test_several_ranks_need_a_seed_where_something_is_random() -> None:
+def test_several_ranks_need_a_seed_if_anything_is_random() -> None:
     with pytest.raises(ValueError, match="the same on all 2 ranks"):
         Loader(np.arange(8), batch_size=2, rank=0, world_size=2, format="numpy")
     with pytest.raises(ValueError, match="the same on all 2 ranks"):

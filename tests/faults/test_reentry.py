@@ -1,4 +1,4 @@
-"""A loader that is called from inside of one of its own calls, or by two threads at once."""
+"""Loaders that are called from inside one of their own calls, or by two threads at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INSIDE = "the loader is in use: this call comes from inside another one"
 
 
 class Caller:
-    """Calls back once, when told to, and remembers the error."""
+    """Callback that calls the loader once, when armed, and keeps the error."""
 
     def __init__(self, call: Callable[[Loader, Any], object]) -> None:
         self._call = call
@@ -61,7 +61,7 @@ def rows_of(batches: Any) -> list[Any]:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_from_the_class_of_a_batch(num_threads: int, call: Any) -> None:
+def test_calls_from_the_class_of_a_batch_are_refused(num_threads: int, call: Any) -> None:
     caller = Caller(call)
 
     class Batch(NamedTuple):
@@ -81,7 +81,7 @@ def test_from_the_class_of_a_batch(num_threads: int, call: Any) -> None:
 
 
 class Policy:
-    """Keeps the proportions, and calls back in update()."""
+    """Policy that keeps the proportions, and calls the loader in `update()`."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -96,7 +96,7 @@ class Policy:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("update_every", [None, 2])
-def test_from_a_policy(update_every: int | None, call: Any) -> None:
+def test_calls_from_a_policy_are_refused(update_every: int | None, call: Any) -> None:
     caller = Caller(call)
     options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "format": "numpy", "seed": 0}
     loader = Loader(np.arange(N), mixing=Policy(caller), update_every=update_every, **options)
@@ -110,7 +110,7 @@ def test_from_a_policy(update_every: int | None, call: Any) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_from_all_reduce(call: Any) -> None:
+def test_calls_from_all_reduce_are_refused(call: Any) -> None:
     caller = Caller(call)
 
     def all_reduce(sums: Any) -> Any:
@@ -153,8 +153,8 @@ BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
-    """Wherever the signal falls; the call is refused inside of next(), and does what it does between two lines."""
+def test_calls_from_a_signal_handler_are_refused_during_next(num_threads: int, name: str, alarm: Any) -> None:
+    """The call is refused inside `next()`, and works normally between two lines, whenever the signal arrives."""
     options: dict[str, Any] = {"batch_size": 32, "steps_per_epoch": 100, "format": "numpy", "seed": 0}
     expected = [batch[:, 0].tolist() for batch in Loader(BIG, num_threads=0, **options)]
     refused: list[str] = []
@@ -177,18 +177,18 @@ def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
             except (
                 RuntimeError,
                 StopIteration,
-            ) as error:  # the handler has taken the epoch's last batch, or begun another
+            ) as error:  # the handler has taken the last batch of the epoch, or begun another epoch
                 got.append(str(error))
                 break
         signal.setitimer(signal.ITIMER_REAL, 0)
         if name in ("iter", "state_dict", "batch_rows", "proportions", "history", "class_losses", "load_state_dict"):
             assert got == expected
-        # What the handler did between two lines can only have taken batches away.
+        # Calls of the handler between two lines can only have consumed batches.
         rest = iter(expected)
         assert all(rows in rest for rows in got[:-1])
         assert len(list(loader)) > 0
 
-    for _ in range(50):  # a call between two lines may end the epoch before one falls inside of next()
+    for _ in range(50):  # a call between two lines may end the epoch before any signal arrives inside next()
         run_through_an_epoch()
         if any(INSIDE in message for message in refused):
             return
@@ -196,7 +196,7 @@ def test_from_a_signal_handler(num_threads: int, name: str, alarm: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["next", "iter", "state_dict", "record"])
-def test_from_garbage_collection(call: str) -> None:
+def test_calls_from_garbage_collection_are_refused(call: str) -> None:
     caller = Caller(CALLS[call])
 
     class Batch(NamedTuple):
@@ -286,7 +286,7 @@ READS: dict[str, Callable[[Loader], object]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
-def test_what_there_is_to_see_can_be_seen_from_inside(read: Any) -> None:
+def test_attributes_can_be_read_from_inside_a_call(read: Any) -> None:
     caller = Caller(lambda loader, _: read(loader))
     options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "format": "numpy", "seed": 0}
     loader = Loader(np.arange(N), mixing=Policy(caller), update_every=2, **options)
@@ -298,7 +298,7 @@ def test_what_there_is_to_see_can_be_seen_from_inside(read: Any) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_a_thread_that_looks_on_disturbs_nothing(num_threads: int) -> None:
+def test_a_thread_that_reads_attributes_disturbs_nothing(num_threads: int) -> None:
     def make() -> Loader:
         classes = np.arange(4000) % 50
         return Loader(
@@ -337,7 +337,7 @@ def test_a_thread_that_looks_on_disturbs_nothing(num_threads: int) -> None:
     assert rows == expected
 
 
-def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_during_the_allocation_of_pinned_memory_does_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from l2m_fast import batch_source
@@ -364,7 +364,7 @@ def test_close_from_where_pinned_memory_is_lent_crashes_nothing(monkeypatch: pyt
 # ---- two threads
 
 
-def closed_elsewhere(loader: Loader) -> None:
+def close_in_another_thread(loader: Loader) -> None:
     """Close a loader from another thread."""
     thread = threading.Thread(target=loader.close)
     thread.start()
@@ -384,7 +384,7 @@ def test_close_from_another_thread_while_losses_are_summed_or_weighed_ends_the_r
     def called(name: str) -> None:
         calls.append(name)
         if calls.count(inside) == call and name == inside:
-            closed_elsewhere(loader)
+            close_in_another_thread(loader)
 
     class Turning:
         def initial(self, class_sizes: Any) -> Any:
@@ -415,7 +415,7 @@ def test_close_from_another_thread_while_losses_are_summed_or_weighed_ends_the_r
 
 def test_close_from_another_thread_while_the_seed_is_drawn_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw_seed(_: str) -> int:
-        closed_elsewhere(loader)
+        close_in_another_thread(loader)
         return 1
 
     monkeypatch.setattr("l2m_fast.loader.draw_seed", draw_seed)
@@ -453,7 +453,7 @@ def test_close_from_another_thread_while_a_batch_is_made_of_pinned_memory_crashe
     assert run(program) == "4\nthe loader is closed\n"
 
 
-def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
+def test_record_from_two_threads_adds_all_losses_or_is_refused() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Balanced(), format="numpy", seed=0)
     added = [0, 0]
     refused: list[str] = []
@@ -476,8 +476,8 @@ def test_record_from_two_threads_adds_everything_or_is_refused() -> None:
     assert all("one consumer at a time" in message for message in refused)
 
 
-def test_a_callback_of_a_thread_that_holds_the_interpreter_crashes_nothing() -> None:
-    """Random calls from a timer signal, from a thread and from the main line; the process must end well."""
+def test_random_calls_from_signals_and_threads_do_not_crash() -> None:
+    """Make random calls from a timer signal, a thread and the main thread, one of which holds the interpreter."""
     program = """
         import random, signal, threading
         x, y = np.arange(2000), np.arange(2000) % 5

@@ -1,4 +1,4 @@
-"""Where the randomness of a loader comes from when no seed is given."""
+"""The source of randomness of a loader without a seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_torch_manual_seed_decides_the_batches() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_two_loaders_do_not_pair_their_rows_alike() -> None:
+def test_two_loaders_pair_their_rows_differently() -> None:
     torch.manual_seed(0)
     a, b = torch_loader(), torch_loader()
     assert rows(a) != rows(b)
@@ -55,7 +55,7 @@ def test_the_seed_is_drawn_at_the_first_batch() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"rows": np.arange(0, 60, 2)}, {"drop_last": True, "batch_size": 7}])
-def test_nothing_is_drawn_where_nothing_is_random(options: dict[str, Any]) -> None:
+def test_without_randomness_no_seed_is_drawn(options: dict[str, Any]) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     loader = torch_loader(shuffle=False, **options)
@@ -82,7 +82,7 @@ def test_a_drawn_seed_is_part_of_the_state_and_gives_the_same_batches() -> None:
         assert rows(explicit)[6:] == rest
 
 
-def test_a_state_of_before_the_first_batch_decides_it() -> None:
+def test_a_state_saved_before_the_first_batch_fixes_the_seed() -> None:
     loader = torch_loader()
     state = loader.state_dict()
     assert isinstance(state["seed"], int)
@@ -92,7 +92,7 @@ def test_a_state_of_before_the_first_batch_decides_it() -> None:
 
 
 @pytest.mark.parametrize("first", ["update", "set_epoch", "record", "state_dict"])
-def test_a_drawn_seed_is_as_good_as_a_given_one_whatever_comes_first(first: str) -> None:
+def test_a_drawn_seed_equals_a_given_one_whichever_call_comes_first(first: str) -> None:
     def make(seed: int | None) -> Loader:
         return Loader(np.arange(60), batch_size=6, classes=CLASSES, mixing=Balanced(), format="numpy", seed=seed)
 

@@ -1,4 +1,4 @@
-"""Damaged states: refused at once, or followed without a hang, a crash or a row that comes twice."""
+"""Damaged states are refused at once, or work without a hang, a crash or a repeated row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def make(**options: Any) -> Loader:
     return Loader(np.arange(N), **usual | options)
 
 
-def test_held_rows_that_were_never_looked_at_are_refused() -> None:
-    """They hung next() and ate memory."""
+def test_held_rows_that_were_never_reached_are_refused() -> None:
+    """They made next() hang and use more and more memory."""
     program = """
         loader = Loader(np.arange(3), batch_size=10, classes=np.zeros(3, int), steps_per_epoch=5, format="numpy", seed=0)
         state = loader.state_dict()
@@ -53,7 +53,7 @@ def test_a_list_that_is_silent_about_its_length_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.filterwarnings("ignore:shuffle=False with classes=")
-def test_a_held_row_that_is_still_to_come_is_refused(shuffle: bool) -> None:
+def test_a_held_row_that_is_still_ahead_is_refused(shuffle: bool) -> None:
     loader = make(shuffle=shuffle)
     batches = iter(loader)
     next(batches)
@@ -70,7 +70,7 @@ def test_a_held_row_that_is_still_to_come_is_refused(shuffle: bool) -> None:
         loader.load_state_dict({**state, "held": [[2, [row]]]})
 
 
-def test_ranks_that_are_missing_by_the_million_take_no_memory() -> None:
+def test_millions_of_missing_ranks_need_no_memory() -> None:
     state = {**make().state_dict(), "world_size": 2**50}
     with pytest.raises(ValueError, match=r"each of the 1125899906842624 ranks once \(got ranks \[0, 1\]\)"):
         make().load_state_dict([state, {**state, "rank": 1}])
@@ -81,9 +81,9 @@ def test_ranks_that_are_missing_by_the_million_take_no_memory() -> None:
 
 def test_huge_counts_are_refused_at_once() -> None:
     state = make().state_dict()
-    for name, most in {"epoch": 2**53, "total_step": 2**53, "next_epoch": 2**52}.items():
-        for value in (most + 1, 2**62, 2**63, 2**70):
-            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {most}\]"):
+    for name, max_value in {"epoch": 2**53, "total_step": 2**53, "next_epoch": 2**52}.items():
+        for value in (max_value + 1, 2**62, 2**63, 2**70):
+            with pytest.raises(ValueError, match=rf"{name} of the state must be in \[0, {max_value}\]"):
                 make().load_state_dict({**state, name: value})
     cases: list[tuple[str, Any]] = [
         *((name, [2**53 + 1, 0, 0]) for name in ("passes", "visits", "drawn")),
@@ -137,17 +137,17 @@ def test_deep_nesting_of_the_data_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Learn2Mix.*none was recorded")
 @pytest.mark.parametrize("name", ["epoch", "total_step", "passes", "visits", "drawn", "window_counts"])
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_a_run_ends_before_its_state_cannot_hold_what_is_counted(name: str, lookahead: int) -> None:
+def test_a_run_ends_before_its_counters_overflow(name: str, lookahead: int) -> None:
     def loader() -> Loader:
         return make(mixing=Learn2Mix(), update_every=3 if name == "window_counts" else None, lookahead=lookahead)
 
-    for least in (2**53 - 40, 2**53):
+    for start in (2**53 - 40, 2**53):
         state = loader().state_dict()
         if name == "window_counts":
-            state[name] = [[least] * 3]
+            state[name] = [[start] * 3]
             state["window_sums"] = [[1.0] * 3]
         else:
-            state[name] = [least] * 3 if isinstance(state[name], list) else least
+            state[name] = [start] * 3 if isinstance(state[name], list) else start
         counting = loader()
         counting.load_state_dict(state)
         refused = ""
@@ -163,25 +163,25 @@ def test_a_run_ends_before_its_state_cannot_hold_what_is_counted(name: str, look
         assert ("the loader cannot count further" in refused) == (name != "window_counts")
 
 
-def test_counts_of_losses_that_add_up_beyond_what_a_state_holds_are_refused() -> None:
+def test_counts_of_losses_that_would_overflow_are_refused() -> None:
     loader = make()
-    most = ClassLoss(np.array([1.0, 0, 0]), np.array([2**53, 0, 0]))
-    loader.record(most)
+    max_counts = ClassLoss(np.array([1.0, 0, 0]), np.array([2**53, 0, 0]))
+    loader.record(max_counts)
     before = loader.state_dict()
     with pytest.raises(ValueError, match="counts"):
-        loader.record(most)
+        loader.record(max_counts)
     assert loader.state_dict() == before
     make().load_state_dict(before)
     ranks = [make(batch_size=5, mixing=Static([0.2, 0.4, 0.4]), rank=r, world_size=2) for r in range(2)]
     for rank in ranks:
-        rank.record(most)
+        rank.record(max_counts)
     with pytest.raises(ValueError, match="window_counts"):
         make(mixing=Static([0.2, 0.4, 0.4])).load_state_dict([rank.state_dict() for rank in ranks])
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_state_that_is_damaged_anywhere_is_refused_or_followed(seed: int) -> None:
-    """Whatever is taken, batches are whole, rows are of their class, and none comes twice that need not."""
+def test_a_damaged_state_is_refused_or_works(seed: int) -> None:
+    """If a damaged state is accepted, batches are full, rows have their class, and rows repeat only if they must."""
     rng = random.Random(seed)
     loader = make(mixing=Static([0.3, 0.3, 0.4]), batch_size=7, steps_per_epoch=50)
     for _ in zip(range(rng.randrange(1, 40)), loader, strict=False):

@@ -1,4 +1,4 @@
-"""Machines that grant no threads, little memory, or a part of their CPUs."""
+"""Machines without threads, with little memory, or with only a part of their CPUs available."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import ctypes
 attributes = ctypes.create_string_buffer(256)
 libc = ctypes.CDLL(None)
 assert libc.pthread_attr_init(attributes) == 0
-assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 47)) == 0  # more than there are addresses
+assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 47)) == 0  # larger than the address space
 assert libc.pthread_setattr_default_np(attributes) == 0
 """
 
 
-def test_where_no_thread_can_be_started_the_error_says_what_to_do() -> None:
+def test_if_no_thread_can_be_started_the_error_has_a_hint() -> None:
     program = (
         NO_THREADS
         + """
@@ -39,7 +39,7 @@ print(len(list(loader)))
     assert length == "13"
 
 
-def test_where_no_thread_can_be_started_losses_are_summed_all_the_same() -> None:
+def test_if_no_thread_can_be_started_losses_are_still_summed() -> None:
     program = (
         NO_THREADS
         + """
@@ -54,7 +54,7 @@ print(loader.state_dict()["window_sums"][0])
     assert run(program) == "[1000000, 1000000, 1000000]\n[1000000.0, 1000000.0, 1000000.0]\n"
 
 
-def test_no_more_threads_than_this_process_may_use() -> None:
+def test_usable_cpus_follow_the_affinity_of_this_process() -> None:
     program = """
         import os
         from l2m_fast import build_info

@@ -1,6 +1,6 @@
-"""Random input for as long as one likes. `python -m fuzz.states --seconds 60 --seed 0`, from the folder tests.
+"""Fuzzing with random input. Run `python -m fuzz.states --seconds 60 --seed 0` in the folder tests.
 
-Each case is a function of the seed and its number: `--case N` runs one again.
+Each case depends only on the seed and its number: `--case N` repeats one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def run(name: str, case: Callable[[random.Random], str]) -> int:
 
     Args:
         name: Name of the target.
-        case: Runs one case and returns how it ended; raises where something is wrong.
+        case: Function that runs one case and returns its outcome; it raises if the case fails.
 
     Returns:
-        The exit code: 1 where a case failed. A crash ends the process; the last case is in build/fuzz.
+        The exit code: 1 if a case failed. A crash ends the process; build/fuzz then contains the last case.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)

@@ -30,7 +30,7 @@ _TORCH_DTYPES = [
 
 
 def array(rng: random.Random, num_rows: int) -> Any:
-    """Return some array of so many rows."""
+    """Return a random array of this number of rows."""
     shape = (num_rows, *(rng.randint(1, 4) for _ in range(rng.randrange(3))))
     if rng.random() < 0.4:
         result: Any = torch.zeros(shape).to(rng.choice(_TORCH_DTYPES))
@@ -51,7 +51,7 @@ def array(rng: random.Random, num_rows: int) -> Any:
 
 
 def data(rng: random.Random, num_rows: int, depth: int = 0) -> Any:
-    """Return some structure of arrays."""
+    """Return a random structure of arrays."""
     how = rng.random()
     if how < 0.5 or depth > 3:
         return array(rng, num_rows if rng.random() < 0.95 else num_rows + 1)
@@ -66,7 +66,7 @@ def data(rng: random.Random, num_rows: int, depth: int = 0) -> Any:
 
 
 def arguments(rng: random.Random, num_rows: int) -> dict[str, Any]:
-    """Return arguments that make sense, some of them replaced by others."""
+    """Return valid arguments, some of them replaced by invalid ones."""
     classes = np.array([rng.randrange(4) for _ in range(num_rows)])
     world_size = rng.choice([None, None, 1, 2, 3])
     given: dict[str, Any] = {

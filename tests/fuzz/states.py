@@ -1,4 +1,4 @@
-"""Damaged states: what is taken must give whole batches of rows of their classes, none twice that need not."""
+"""Damaged states: an accepted one must give full batches, with rows of the right class that repeat only if they must."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VALUES: list[Any] = [
 
 
 class Case:
-    """A loader, and what it was made of."""
+    """Loader, and the arguments that it was created with."""
 
     def __init__(self, rng: random.Random) -> None:
         self.num_rows = rng.choice([1, 2, 3, 10, 40, 200])
@@ -52,7 +52,7 @@ class Case:
         return Loader(np.arange(self.num_rows), **self.options)
 
     def check(self, loader: Loader, batches: int) -> None:
-        """Take some batches, and check what is promised of each."""
+        """Take some batches, and check the guarantees of each."""
         sizes = np.bincount(self.classes, minlength=loader.num_classes)
         for _ in range(batches):
             try:
@@ -67,8 +67,8 @@ class Case:
             assert np.array_equal(loader.batch_classes, self.classes[batch])
             for k, drawn in enumerate(np.bincount(self.classes[batch], minlength=len(sizes))):
                 rows = batch[self.classes[batch] == k].tolist()
-                most = drawn * self.options["world_size"]  # of the global batch, of which this rank has a part
-                assert len(rows) - len(set(rows)) <= max(most - sizes[k], 0)
+                num_drawn = drawn * self.options["world_size"]  # in the global batch
+                assert len(rows) - len(set(rows)) <= max(num_drawn - sizes[k], 0)
             p = loader.proportions
             assert abs(p.sum() - 1) < 1e-9
             assert (p >= 0).all()
@@ -77,7 +77,7 @@ class Case:
 
 
 def damage(state: Any, rng: random.Random) -> Any:
-    """Change something somewhere."""
+    """Change a random entry of a state."""
     if isinstance(state, dict) and state and rng.random() < 0.95:
         key = rng.choice(list(state))
         if rng.random() < 0.03:

@@ -1,7 +1,8 @@
 """Run everything that needs a GPU: the tests, the benchmarks, and finally some tests under compute-sanitizer.
 
-Every part runs, even if an earlier one fails, crashes or hangs. Usage: python tests/gpu/check.py FOLDER. The output goes to
-FOLDER/log.txt as it comes, the figures to FOLDER/benchmarks.json and .html. The exit code is 1 if a part failed.
+Every part runs, even if an earlier one fails, crashes or hangs. Usage: python tests/gpu/check.py FOLDER. The output
+goes to FOLDER/log.txt as it comes, the figures to FOLDER/benchmarks.json and .html. The exit code is 1 if a part
+failed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-v", "-c", str(HERE / "check.ini"))
-SECONDS = 330  # for all parts together: with the build, 8 minutes
+SECONDS = 330  # for all parts: with the build, 8 minutes
 UNSUPPORTED = "Device not supported"  # printed by compute-sanitizer on some virtual machines
-LINES = 20  # of a failed part that are shown
+LINES = 20  # shown of a failed part
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def run(part: Part, log: Path, seconds: float) -> Outcome:
             status, why = "failed", f"stopped after {seconds:.0f} s"
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its children too
+                os.killpg(process.pid, signal.SIGKILL)  # including its children
                 process.wait()
     output = log.read_bytes()[begin:].decode(errors="replace")
     if status == "failed" and UNSUPPORTED in output:

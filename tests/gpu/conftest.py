@@ -54,7 +54,7 @@ def _asynchronous() -> Iterator[None]:
 
     torch.cuda.synchronize()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda.Event, "synchronize", wait)  # torch's mode does not detect it
+        patch.setattr(torch.cuda.Event, "synchronize", wait)  # not detected by the mode of torch
         try:
             _set_sync_debug_mode("error")
             yield

@@ -1,4 +1,4 @@
-"""Batches in pinned memory and on the device: the same as on the CPU, there when they are used, and ordinary tensors."""
+"""Batches in pinned memory and on the device equal those on the CPU, are ready when used, and are ordinary tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from l2m_fast import Balanced, Loader, Normalized
-from l2m_fast.data.device import DeviceBatches, Gathering
+from l2m_fast.data.device import DeviceBatches, DeviceGather
 from l2m_fast.data.fields import fields_of
 
 N = 503
@@ -24,7 +24,7 @@ def place(tensor: torch.Tensor, where: str, device: str) -> torch.Tensor:
 
 
 def data(where: str, device: str = "cuda") -> Any:
-    """Fields of many shapes: on the host, in pinned memory, on the device, or some here and some there."""
+    """Return fields of many shapes on the host, in pinned memory, on the device, or in different places."""
     generator = torch.Generator().manual_seed(0)
     tensors = [
         torch.randint(256, (N, 3, 8, 8), dtype=torch.uint8, generator=generator),
@@ -49,10 +49,10 @@ def leaves(batch: Any) -> list[torch.Tensor]:
     return [*batch["fields"], *(batch[name] for name in "abcn")]
 
 
-def check(where: str, device: str = "cuda", **settings: Any) -> None:
+def check(where: str, device: str = "cuda", **options: Any) -> None:
     """Compare two epochs of batches on a device, all kept alive, with those on the CPU."""
-    settings = {"batch_size": 32, "seed": 5, **settings}
-    plain, loader = Loader(data("host"), **settings), Loader(data(where, device), device=device, **settings)
+    options = {"batch_size": 32, "seed": 5, **options}
+    plain, loader = Loader(data("host"), **options), Loader(data(where, device), device=device, **options)
     for _ in range(2):
         kept = [
             (leaves(batch), leaves(expected), loader.batch_rows, plain.batch_rows)
@@ -68,14 +68,14 @@ def check(where: str, device: str = "cuda", **settings: Any) -> None:
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-def test_batches_are_those_of_the_cpu(where: str) -> None:
+def test_batches_equal_those_of_the_cpu(where: str) -> None:
     check(where)
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-@pytest.mark.parametrize("settings", [{"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str)
-def test_batches_are_those_of_the_cpu_whatever_the_settings(where: str, settings: dict[str, Any]) -> None:
-    check(where, **settings)
+@pytest.mark.parametrize("options", [{"prefetch": 0}, {"num_threads": 0, "prefetch": 2}, {"batch_size": 600}], ids=str)
+def test_batches_equal_those_of_the_cpu_for_all_options(where: str, options: dict[str, Any]) -> None:
+    check(where, **options)
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
@@ -92,14 +92,14 @@ def test_a_batch_may_have_more_than_2_to_the_31_pieces(n: int) -> None:
     )  # rows of an odd size are copied byte by byte
     rows = torch.randint(len(data), (n,), device="cuda")
     (field,), _ = fields_of(data, "torch")
-    batch = Gathering({0: field}, {}, data.device)(rows, torch.cuda.current_stream())[0]
+    batch = DeviceGather({0: field}, {}, data.device)(rows, torch.cuda.current_stream())[0]
     for begin in range(0, n, 65_536):
         part = slice(begin, begin + 65_536)
         assert torch.equal(batch[part], data[rows[part]])
 
 
 @pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
-def test_a_batch_may_be_used_on_any_stream_and_let_go_of(where: str) -> None:
+def test_a_batch_may_be_used_on_any_stream_and_released(where: str) -> None:
     loader = Loader(data(where), batch_size=64, device="cuda", seed=1, prefetch=3)
     plain = Loader(data("host"), batch_size=64, seed=1)
     busy = torch.randn(2000, 2000, device="cuda")
@@ -151,8 +151,8 @@ def test_pinned_rows_are_read_before_their_memory_is_freed(monkeypatch: pytest.M
 
 def test_pinned_batches() -> None:
     x, y = torch.arange(N * 3.0).reshape(N, 3), torch.arange(N) % 7
-    settings: dict[str, Any] = {"batch_size": 32, "classes": y, "mixing": Balanced(), "seed": 2}
-    for batch, expected in zip(Loader((x, y), pin_memory=True, **settings), Loader((x, y), **settings), strict=True):
+    options: dict[str, Any] = {"batch_size": 32, "classes": y, "mixing": Balanced(), "seed": 2}
+    for batch, expected in zip(Loader((x, y), pin_memory=True, **options), Loader((x, y), **options), strict=True):
         for tensor, other in zip(batch, expected, strict=True):
             assert tensor.is_pinned()
             assert torch.equal(tensor, other)
@@ -169,10 +169,10 @@ def test_device_memory_is_bounded_by_the_batches_in_flight() -> None:
             pass
     peak = torch.cuda.max_memory_allocated() - before
     batch, rounding = 500 * 3072, 1 << 20  # torch's allocator may round up by this much
-    assert batch <= peak <= (3 + 1 + 1) * (batch + rounding)  # prefetched, handed over, and the one before that
+    assert batch <= peak <= (3 + 1 + 1) * (batch + rounding)  # prefetched ones, the current one and the previous one
 
 
-def test_no_memory_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_the_device_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = Loader(torch.arange(64.0), batch_size=8, device="cuda", seed=0)
     batches = iter(loader)
     first = next(batches)
@@ -190,7 +190,7 @@ def test_no_memory_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.cat([first, *rest]).sort().values.cpu(), torch.arange(64.0))
 
 
-def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
+def test_a_state_from_the_cpu_resumes_on_the_device() -> None:
     x = torch.arange(100.0)
     plain, loader = Loader(x, batch_size=10, seed=3), Loader(x, batch_size=10, device="cuda")
     for step, _ in enumerate(plain):
@@ -201,10 +201,10 @@ def test_a_state_of_the_cpu_goes_on_on_the_device() -> None:
     assert all(torch.equal(a.cpu(), b) for a, b in zip(loader, plain, strict=True))
 
 
-def test_devices_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="CUDA devices there are"):
+def test_wrong_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="available CUDA devices"):
         Loader(torch.zeros(4), batch_size=2, device=f"cuda:{torch.cuda.device_count()}")
-    with pytest.raises(ValueError, match="CUDA devices there are"):
+    with pytest.raises(ValueError, match="available CUDA devices"):
         Loader(torch.zeros(4, device="cuda"), batch_size=2, device="cpu")
     with pytest.raises(ValueError, match="must be on the CPU"):
         Loader(torch.zeros(4, device="cuda"), batch_size=2, format="numpy")

@@ -18,7 +18,7 @@ from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, check_against_fsum, total
 
 
 def watching(values: list[Any], *watched: Any) -> list[Any]:
-    """Return the values of a parameter, with the watched ones marked for compute-sanitizer."""
+    """Return the values of a parameter, with some marked for compute-sanitizer."""
     return [pytest.param(value, marks=pytest.mark.kernels if value in watched else ()) for value in values]
 
 
@@ -76,7 +76,7 @@ def test_all_losses_are_skipped(num_classes: int) -> None:
     sums.add(torch.full((5000,), torch.nan, device="cuda"), zeros)
     sums.add(torch.ones(5000, device="cuda"), zeros - 1)
     assert sums.not_finite == 5000
-    with pytest.raises(ValueError, match="got 5000 others, left out"):
+    with pytest.raises(ValueError, match="got 5000 out of range, skipped"):
         sums.read()
     assert not sums.sum.any()
     assert not sums.count.any()
@@ -93,7 +93,7 @@ def test_the_smallest_losses_are_added_exactly(loss_type: torch.dtype, num_class
     assert (sums[:3] != 0).all()
 
 
-def test_two_thousand_adds_leave_nothing_unfinished() -> None:
+def test_two_thousand_adds_leave_no_unfinished_sums() -> None:
     losses, classes = whole_numbers(50_000), torch.arange(50_000, device="cuda") % 100
     sums = totals("cuda", 100)
     for _ in range(2000):  # each finished by the last of several blocks
@@ -179,10 +179,10 @@ def test_steps_do_not_block_the_host(
     assert loader.state_dict()["window_counts"][0][0] == 6 * (10 + 50 + 50)
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_invalid_classes_raise_when_the_sums_are_read() -> None:
     loader = Loader(torch.arange(600.0), batch_size=50, classes=np.arange(600) % 5, mixing=Learn2Mix())
     next(iter(loader))
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="same shape"):
         loader.record(torch.ones(49, device="cuda"))
     with pytest.raises(TypeError, match="float16"):
         loader.record(torch.ones(50, device="cuda", dtype=torch.int64))
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said() -> None:
         class_loss(torch.ones(5), torch.zeros(5, dtype=torch.int64, device="cuda"), 2)
     assert loader.state_dict()["window_counts"][0] == [0] * 5
     loader.record(torch.ones(2, device="cuda"), torch.tensor([5, 0], device="cuda"))
-    with pytest.raises(ValueError, match=r"classes must be in \[0, 5\) \(got 1 others, left out, on cuda:0\)"):
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 5\) \(got 1 out of range, skipped, on cuda:0\)"):
         loader.state_dict()
     assert loader.state_dict()["window_counts"][0] == [1, 0, 0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Cross entropy on CUDA against that of the CPU."""
+"""Cross entropy on CUDA compared with the CPU."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def both(
     """Return loss, gradient and sums on the CPU and on a device."""
     results = []
     for place in ("cpu", device):
-        there = logits.detach().to(place).requires_grad_()
+        on_place = logits.detach().to(place).requires_grad_()
         moved: dict[str, Any] = {name: x.to(place) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
-        loss, sums = cross_entropy(there, targets.to(place), num_classes, **moved)
-        results.append((loss.detach().cpu(), gradient_of(loss, there).cpu(), sums))
+        loss, sums = cross_entropy(on_place, targets.to(place), num_classes, **moved)
+        results.append((loss.detach().cpu(), gradient_of(loss, on_place).cpu(), sums))
     return results
 
 
@@ -47,7 +47,7 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("dtype", "shape", "weighted", "label_smoothing"), cases(), ids=str)
-def test_it_is_that_of_the_cpu(
+def test_it_equals_that_of_the_cpu(
     dtype: torch.dtype, shape: tuple[int, int], weighted: bool, label_smoothing: float
 ) -> None:
     logits, targets = case(*shape, dtype)
@@ -62,7 +62,7 @@ def test_many_rows() -> None:
 
 
 @pytest.mark.kernels
-def test_rows_that_are_ignored_or_not_finite() -> None:
+def test_rows_that_are_ignored_or_non_finite() -> None:
     logits, targets = case(50, 6)
     targets[::3] = -100
     check(logits, targets, 6, classes=torch.arange(50) % 6)
@@ -78,14 +78,14 @@ def test_rows_that_are_ignored_or_not_finite() -> None:
 @pytest.mark.parametrize(
     "weight", [[1.0, 2.0, 1.0, torch.inf], [torch.nan, 2.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]], ids=str
 )
-def test_weights_that_are_not_finite_or_0(weight: list[float], label_smoothing: float) -> None:
+def test_weights_that_are_non_finite_or_0(weight: list[float], label_smoothing: float) -> None:
     logits, targets = case(50, 4)
     targets = targets % 2 + 1
     targets[::3] = -100
     check(logits, targets, 4, weight=torch.tensor(weight), label_smoothing=label_smoothing)
 
 
-def test_a_second_derivative_is_that_of_the_cpu() -> None:
+def test_a_second_derivative_equals_that_of_the_cpu() -> None:
     results = []
     for device in ("cpu", "cuda"):
         logits, targets = (x.detach().to(device) for x in case(20, 5, torch.float64))
@@ -93,7 +93,7 @@ def test_a_second_derivative_is_that_of_the_cpu() -> None:
     torch.testing.assert_close(*results)
 
 
-def test_a_second_derivative_of_a_target_out_of_range_does_not_stop_the_device() -> None:
+def test_a_second_derivative_of_a_target_out_of_range_triggers_no_assertion() -> None:
     logits, targets = torch.randn(4, 3, device="cuda", requires_grad=True), torch.tensor([0, 3, 1, 2], device="cuda")
     loss, _ = cross_entropy(logits, targets, 3)
     (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
@@ -111,7 +111,7 @@ def test_the_same_bits_every_time() -> None:
     assert one[2].sum.tolist() == other[2].sum.tolist()
 
 
-def test_what_is_out_of_range_is_said_when_the_sums_are_read() -> None:
+def test_targets_out_of_range_raise_when_the_sums_are_read() -> None:
     logits, targets = torch.randn(4, 3, device="cuda"), torch.tensor([0, 3, 1, 2], device="cuda")
     loss, sums = cross_entropy(logits, targets, 2)
     assert loss.isnan()

@@ -1,6 +1,6 @@
 """Capture in CUDA graphs, and replay with other data.
 
-These tests have a file, and so a process, of their own: a failed capture may leave torch's allocator unusable.
+These tests have their own file, and therefore process, because a failed capture may leave torch's allocator unusable.
 """
 
 from __future__ import annotations

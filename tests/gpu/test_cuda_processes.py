@@ -32,7 +32,7 @@ import warnings
 import torch
 from l2m_fast import Loader
 
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about a fork with threads
 x = torch.arange(1000.0)
 
 
@@ -79,9 +79,9 @@ from l2m_fast import Learn2Mix, Loader, Normalized, build_info, class_loss, cros
 assert not build_info()["cuda_built"]
 torch.manual_seed(0)
 losses, classes = torch.rand(1000), torch.arange(1000) % 7
-here, there = class_loss(losses, classes, 7), class_loss(losses.to("cuda"), classes, 7)
-np.testing.assert_allclose(there.sum, here.sum, rtol=1e-13)
-assert there.count.tolist() == here.count.tolist()
+on_cpu, on_device = class_loss(losses, classes, 7), class_loss(losses.to("cuda"), classes, 7)
+np.testing.assert_allclose(on_device.sum, on_cpu.sum, rtol=1e-13)
+assert on_device.count.tolist() == on_cpu.count.tolist()
 
 logits, targets = torch.randn(100, 7), torch.arange(100) % 7
 results = []
@@ -94,9 +94,9 @@ torch.testing.assert_close(results[1][2], results[0][2], rtol=1e-5, atol=0)
 
 x, y = torch.arange(2400, dtype=torch.uint8).reshape(600, 4), torch.arange(600) % 5
 for place in (lambda x: x, torch.Tensor.cuda, torch.Tensor.pin_memory):
-    settings = dict(batch_size=50, classes=y, mixing=Learn2Mix(0.5), update_every=3, seed=1)
-    plain = Loader((Normalized(x, 1.5, 3.0), y), **settings)
-    loader = Loader((Normalized(place(x), 1.5, 3.0), place(y)), device="cuda", **settings)
+    options = dict(batch_size=50, classes=y, mixing=Learn2Mix(0.5), update_every=3, seed=1)
+    plain = Loader((Normalized(x, 1.5, 3.0), y), **options)
+    loader = Loader((Normalized(place(x), 1.5, 3.0), place(y)), device="cuda", **options)
     for batch, expected in zip(loader, plain, strict=True):
         assert all(torch.equal(a.cpu(), b) for a, b in zip(batch, expected, strict=True))
         loader.record(batch[1].double())

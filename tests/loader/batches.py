@@ -1,4 +1,4 @@
-"""Rows of four classes, of which the last has one row."""
+"""Rows of four classes, the last with a single row."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ DATA = {
 }
 
 
-def settings(**changed: Any) -> dict[str, Any]:
+def loader_options(**changed: Any) -> dict[str, Any]:
     return {"data": DATA, "batch_size": 10, "seed": 3, **changed}
 
 

@@ -1,4 +1,4 @@
-"""Loaders of rows that take a while to copy, and programs that run in a process of their own."""
+"""Loaders of rows that take a while to copy, and programs that run in a separate process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows_of(batches: Any) -> list[Any]:
 
 
 def run(program: str, *arguments: object) -> str:
-    """Return the standard output of a program in a Python of its own. It must end well and say nothing else."""
+    """Return the output of a program run in a separate process. Check that it succeeds and writes nothing to stderr."""
     preamble = "import contextlib, os, signal, sys, threading, time, json\nimport numpy as np\nfrom l2m_fast import Loader, build_info\n"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", preamble + textwrap.dedent(program), *map(str, arguments)],

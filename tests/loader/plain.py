@@ -13,6 +13,6 @@ CLASSES = np.arange(N) % 3
 
 
 def make(data: Any = None, **options: Any) -> Loader:
-    """Return a small loader of plain NumPy batches, on one thread, with `options` over its own."""
+    """Return a small loader of plain NumPy batches with one thread; `options` override its options."""
     data = np.arange(N) if data is None else data
     return Loader(data, **{"batch_size": 6, "format": "numpy", "num_threads": 1, "seed": 0, **options})

@@ -1,4 +1,4 @@
-"""Several ranks in one process, each in a thread of its own."""
+"""Several ranks in one process, each in its own thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def on_ranks(world_size: int, work: Callable[[int, Callable[[Any], Any]], T]) -> list[T]:
-    """Return what `work(rank, all_reduce)` returns on each rank. Where one raises, the others do not wait for it."""
+    """Return the results of `work(rank, all_reduce)` on all ranks. If a rank raises, the others do not wait for it."""
     barrier = threading.Barrier(world_size, timeout=60)
     given: list[Any] = [None] * world_size
 

@@ -11,22 +11,22 @@ from l2m_fast import (
 )
 from loader.small import N
 
-SIZES = np.array([20, 12, 0, 8])  # of the classes of a small loader
+SIZES = np.array([20, 12, 0, 8])  # class sizes of a small loader
 START = SIZES / N
 
 
 def stepped(proportions: Any, losses: Any, rate: float = 0.5) -> Any:
-    """Algorithm 2 of the paper."""
+    """Return proportions after one step of Algorithm 2 of the paper."""
     return np.asarray(proportions) + rate * (np.asarray(losses) / np.sum(losses) - np.asarray(proportions))
 
 
 def record_means(loader: Loader, *means: float) -> None:
-    """One loss of each of the classes 0, 1 and 3."""
+    """Record one loss for each of the classes 0, 1 and 3."""
     loader.record(np.array(means), classes=[0, 1, 3][: len(means)])
 
 
 class Spy:
-    """A policy that notes what it is given, and answers with what `answer` makes of it."""
+    """Policy that keeps its windows, and returns `answer(window)`."""
 
     def __init__(self, answer: Any = None) -> None:
         self.calls: list[Any] = []

@@ -35,7 +35,7 @@ def losses_of(rows: Any) -> Any:
 
 
 def drive(loader: Loader, steps: int) -> list[Any]:
-    """Return `steps` batches over as many epochs as it takes, and record losses of most."""
+    """Return `steps` batches over as many epochs as needed, and record losses of most."""
     seen: list[Any] = []
     while len(seen) < steps:
         for rows in loader:

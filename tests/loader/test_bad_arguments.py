@@ -1,4 +1,4 @@
-"""Bad arguments of a loader: an error names what was wrong, what was given, and what is allowed."""
+"""Bad arguments of a loader raise errors that name the argument, the given value, and the allowed values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from l2m_fast import Learn2Mix
 from loader.plain import CLASSES, N, make
 
 
-class Loud:
-    """A policy with a part missing."""
+class NoUpdate:
+    """Policy without `update()`."""
 
     def initial(self, class_sizes: Any) -> Any:
         return class_sizes
@@ -38,13 +38,13 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "empty list": (ValueError, r"at least one array \(got the empty list", {"data": []}),
         "empty dict": (ValueError, r"at least one array \(got the empty dict", {"data": {}}),
         "nothing but empty": (ValueError, r"at least one array", {"data": ([], {})}),
-        "a string": (TypeError, r"data must be a torch tensor or a numpy array.*\(got str\)", {"data": "rows"}),
+        "a string": (TypeError, r"data must be a torch tensor or a NumPy array.*\(got str\)", {"data": "rows"}),
         "bytes": (TypeError, r"\(got bytes\)", {"data": b"rows"}),
         "a number": (TypeError, r"\(got int\)", {"data": 7}),
         "None in a tuple": (TypeError, r"data\[1\] must be .*\(got NoneType\)", {"data": (x, None)}),
         "a set": (TypeError, r"\(got set\)", {"data": {1, 2}}),
         "a list of numbers": (TypeError, r"data\[0\] must be .*\(got int\)", {"data": [1, 2, 3]}),
-        "objects": (TypeError, r"must not hold Python objects.*\(got dtype object\)", {"data": x.astype(object)}),
+        "objects": (TypeError, r"must not contain Python objects.*\(got dtype object\)", {"data": x.astype(object)}),
         "objects in a record": (TypeError, r"Python objects", {"data": np.zeros(N, [("a", "O"), ("b", "i4")])}),
         "masked": (TypeError, r"masked array", {"data": np.ma.masked_array(x, x > 3)}),
         "rows apart": (ValueError, r"contiguous \(got shape \(24, 6, 4\) with strides", {"data": wide.swapaxes(1, 2)}),
@@ -64,11 +64,19 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         ),
         "strings for torch": (
             TypeError,
-            r'of which torch.from_numpy makes no tensor.*format="numpy"',
+            r'dtype of data must be supported by torch.from_numpy.*format="numpy"',
             {"data": x.astype(str), "format": "torch"},
         ),
-        "big endian for torch": (TypeError, r"makes no tensor", {"data": x.astype(">i8"), "format": "torch"}),
-        "bfloat16 for numpy": (TypeError, r"numpy lacks", {"data": torch.zeros(N, dtype=torch.bfloat16)}),
+        "big endian for torch": (
+            TypeError,
+            r"supported by torch.from_numpy",
+            {"data": x.astype(">i8"), "format": "torch"},
+        ),
+        "bfloat16 for numpy": (
+            TypeError,
+            r"dtype of data must be one of NumPy",
+            {"data": torch.zeros(N, dtype=torch.bfloat16)},
+        ),
         # classes
         "classes too short": (ValueError, r"one id for each of the 24 rows \(got 23\)", {"classes": CLASSES[1:]}),
         "classes too long": (ValueError, r"24 rows \(got 48\)", {"classes": np.tile(CLASSES, 2)}),
@@ -79,21 +87,25 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "None in classes": (ValueError, r"a label for every row \(got 1 missing", {"classes": [None, *CLASSES[1:]]}),
         "dates as classes": (TypeError, r"integers", {"classes": CLASSES.astype("M8[s]")}),
         "negative classes": (ValueError, r"classes must be >= 0 \(got -1\)", {"classes": CLASSES - 1}),
-        "two-dimensional classes": (ValueError, r"one dimension.*\(24, 1\)", {"classes": CLASSES[:, None]}),
+        "two-dimensional classes": (ValueError, r"must have shape \[n\].*\(24, 1\)", {"classes": CLASSES[:, None]}),
         "ragged classes": (TypeError, r"integers or strings \(got list at row 0\)", {"classes": ragged}),
         "one class for all": (TypeError, r"an array of 24 ids or labels.*\(got the int 0\)", {"classes": 0}),
         "keys as classes": (ValueError, r"np\.unique", {"classes": CLASSES + 10**9}),
         "huge keys as classes": (ValueError, r"2\*\*63|np\.unique", {"classes": np.full(N, 2**64 - 1, np.uint64)}),
         # rows
-        "no rows chosen": (ValueError, r"rows must name at least one of the 24 rows", {"rows": []}),
+        "no rows chosen": (ValueError, r"rows must select at least one of the 24 rows", {"rows": []}),
         "empty mask": (ValueError, r"mask without True", {"rows": np.zeros(N, bool)}),
-        "short mask": (ValueError, r"one bool for each of the 24 rows \(got 5\)", {"rows": np.ones(5, bool)}),
+        "short mask": (
+            ValueError,
+            r"one bool for each of the 24 rows if it is a mask \(got 5\)",
+            {"rows": np.ones(5, bool)},
+        ),
         "row twice": (ValueError, r"3", {"rows": [1, 3, 5, 3]}),
         "row beyond": (IndexError, r"rows must be (ids )?in \[0, 24\) \(got 24\)", {"rows": [0, 24]}),
         "row negative": (IndexError, r"rows must be (ids )?in \[0, 24\) \(got -1\)", {"rows": [0, -1]}),
         "row far beyond": (IndexError, r"rows must be", {"rows": np.array([2**64 - 1], np.uint64)}),
         "float rows": (TypeError, r"row ids or a mask", {"rows": [0.0, 1.0]}),
-        "rows in two dimensions": (ValueError, r"one dimension", {"rows": [[0, 1]]}),
+        "rows in two dimensions": (ValueError, r"one-dimensional", {"rows": [[0, 1]]}),
         "string rows": (TypeError, r"row ids or a mask", {"rows": ["a"]}),
         # numbers
         "batch_size 0": (ValueError, r"batch_size must be an int >= 1 \(got 0\)", {"batch_size": 0}),
@@ -141,7 +153,7 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "rank beyond": (ValueError, r"rank must be an int in \[0, 1\] \(got 2\)", {"rank": 2, "world_size": 2}),
         "rank without world_size": (ValueError, r"rank must be an int in \[0, 0\] \(got 1\)", {"rank": 1}),
         "rank float": (TypeError, r"rank must be", {"rank": 0.0}),
-        # words and flags
+        # strings and bools
         "order": (ValueError, r"order must be 'shuffled' or 'grouped' \(got 'sorted'\)", {"order": "sorted"}),
         "order None": (ValueError, r"order must be", {"order": None}),
         "format": (ValueError, r"format must be 'torch' or 'numpy' \(got 'jax'\)", {"format": "jax"}),
@@ -152,16 +164,16 @@ def _bad() -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
         "mixing a string": (TypeError, r"mixing must be a policy .* \(got 'balanced'\)", {"mixing": "balanced"}),
         "mixing a class": (TypeError, r"mixing must be a policy", {"mixing": Learn2Mix}),
         "mixing an array": (TypeError, r"mixing must be a policy", {"mixing": [0.5, 0.5]}),
-        "mixing half a policy": (TypeError, r"mixing must be a policy", {"mixing": Loud()}),
+        "mixing half a policy": (TypeError, r"mixing must be a policy", {"mixing": NoUpdate()}),
         "all_reduce": (TypeError, r"all_reduce must be a callable .* \(got 'sum'\)", {"all_reduce": "sum"}),
         "losses without classes": (
             ValueError,
-            r"Learn2Mix.* needs classes=, the class of each row",
+            r"classes must be the class of each row, because Learn2Mix",
             {"mixing": Learn2Mix()},
         ),
         "losses on two ranks": (
             ValueError,
-            r"Learn2Mix.* on 2 ranks needs all_reduce",
+            r"all_reduce must be a callable .* 2 ranks, because Learn2Mix",
             {"mixing": Learn2Mix(), "classes": CLASSES, "world_size": 2, "rank": 0},
         ),
     }
@@ -203,6 +215,6 @@ def test_proportions_of_an_empty_class_are_refused() -> None:
         make(classes=CLASSES * 2, mixing=l2m_fast.Static([0.5, 0.1, 0.2, 0.0, 0.2]))
 
 
-def test_proportions_nearly_summing_to_one_are_made_to() -> None:
+def test_proportions_nearly_summing_to_one_are_renormalized() -> None:
     loader = make(classes=CLASSES, mixing=l2m_fast.Static([0.5, 0.25, 0.25 + 9e-7]))
     assert loader.proportions.sum() == pytest.approx(1, abs=1e-15)

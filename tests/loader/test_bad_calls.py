@@ -1,4 +1,4 @@
-"""Bad calls of a loader's methods: an error names what was wrong, and nothing has changed."""
+"""Bad calls of methods of a loader raise errors that name the problem, and change nothing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def _bad_records() -> dict[str, tuple[type[Exception], str, tuple[Any, ...]]]:
     return {
         "too few": (ValueError, r"one value for each of the 6 rows of the last batch \(got 5\)", (np.zeros(5),)),
         "too many": (ValueError, r"6 rows of the last batch \(got 7\)", (np.zeros(7),)),
-        "two dimensions": (ValueError, r"one dimension, \[n\] \(got shape \(6, 1\)\)", (np.zeros((6, 1)),)),
-        "the mean": (ValueError, r"one dimension, \[n\] \(got shape \(\)\)", (torch.tensor(0.5),)),
+        "two dimensions": (ValueError, r"must have shape \[n\] \(got shape \(6, 1\)\)", (np.zeros((6, 1)),)),
+        "the mean": (ValueError, r"must have shape \[n\] \(got shape \(\)\)", (torch.tensor(0.5),)),
         "integers": (TypeError, r"losses must be float16, .*\(got int64\)", (np.zeros(6, np.int64),)),
         "bools": (TypeError, r"losses must be float16, .*\(got bool\)", (np.zeros(6, bool),)),
         "complex": (TypeError, r"\(got complex128\)", (zeros * 1j,)),
         "strings": (TypeError, r"losses must be float16", (["a"] * 6,)),
-        "None": (ValueError, r"one dimension", (None,)),
+        "None": (ValueError, r"must have shape \[n\]", (None,)),
         "on a device": (ValueError, r"losses must be on the CPU.*meta", (torch.zeros(6, device="meta"),)),
         "classes too short": (ValueError, r"5", (zeros, np.zeros(5, np.int64))),
         "classes out of range": (
@@ -66,7 +66,7 @@ def test_record_refuses_and_adds_nothing(name: str) -> None:
     assert len(list(batches)) == 3
 
 
-def test_there_is_nothing_to_record_before_any_batch() -> None:
+def test_record_before_any_batch_is_refused() -> None:
     loader = make(classes=CLASSES)
     for call in (lambda: loader.record(np.zeros(6)), lambda: loader.batch_rows, lambda: loader.batch_classes):
         with pytest.raises(RuntimeError, match="no batch has been yielded"):
@@ -84,7 +84,7 @@ def test_record_with_classes_works_before_any_batch() -> None:
     assert loader.class_losses.tolist() == [1, 1, 1]
 
 
-def test_update_is_refused_where_the_loader_updates_by_itself() -> None:
+def test_update_is_refused_with_update_every() -> None:
     loader = make(classes=CLASSES, update_every=2)
     with pytest.raises(RuntimeError, match=r"update_every=None: this loader updates every 2 steps"):
         loader.update()
@@ -102,16 +102,16 @@ def test_set_epoch_refuses(epoch: Any, error: type[Exception]) -> None:
     assert len(list(loader)) == 4
 
 
-def test_an_initialised_process_group_without_a_rank_is_warned_of_once(
+def test_an_initialized_process_group_without_a_rank_warns_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("l2m_fast.distributed._warned_of_ranks", False)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     try:
-        make()  # one process is no reason to warn
+        make()  # no warning for a single process
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         make(rank=0, world_size=1)
-        with pytest.warns(RuntimeWarning, match="this loader was not told its rank") as caught:
+        with pytest.warns(RuntimeWarning, match="this loader has no rank") as caught:
             make()
         assert len(caught) == 1
         make()

@@ -23,7 +23,7 @@ ROWS_OF = np.split(np.arange(N), [30, 50, 59])
 
 
 def run_of(num_threads: int, prefetch: int, **options: Any) -> list[Any]:
-    """Rows, classes and proportions of every batch of four epochs, the third one left in the middle."""
+    """Return rows, classes and proportions of every batch of four epochs, the third left unfinished."""
     all_options: dict[str, Any] = {"batch_size": 6, "classes": CLASSES, "seed": 0} | options
     loader = Loader(np.arange(N), format="numpy", num_threads=num_threads, prefetch=prefetch, **all_options)
     run: list[Any] = []
@@ -138,7 +138,7 @@ def test_without_classes_an_epoch_has_every_row_once(shuffle: bool, batch_size: 
         assert (orders[0] == orders[1]) is not shuffle
 
 
-def test_drop_last_leaves_out_the_short_batch() -> None:
+def test_drop_last_drops_the_short_batch() -> None:
     loader = Loader(np.arange(10), batch_size=4, drop_last=True, format="numpy", seed=0)
     assert len(loader) == 2
     missing = set()
@@ -153,12 +153,12 @@ def test_drop_last_leaves_out_the_short_batch() -> None:
 
 def test_drop_last_has_no_effect_with_classes() -> None:
     for drop_last in (False, True):
-        with pytest.warns(RuntimeWarning, match="a batch of 100 rows repeats rows, since there are 60"):
+        with pytest.warns(RuntimeWarning, match="a batch of 100 rows repeats rows, because there are only 60"):
             loader = Loader(np.arange(N), batch_size=100, classes=CLASSES, drop_last=drop_last, format="numpy", seed=0)
         assert [len(batch) for batch in loader] == [100]
 
 
-def test_steps_per_epoch_goes_on_through_the_data() -> None:
+def test_steps_per_epoch_continues_through_the_data() -> None:
     loader = Loader(np.arange(12), batch_size=4, steps_per_epoch=2, format="numpy", seed=0)
     rows = [row for _ in range(6) for batch in loader for row in batch.tolist()]
     assert all(sorted(rows[start : start + 12]) == list(range(12)) for start in range(0, 48, 12))
@@ -241,7 +241,7 @@ def test_quotas_are_exact_and_do_not_drift(shares: list[int], batch_size: int, s
     assert np.abs(total - 80 * batch_size * p).max() < 4
 
 
-def test_no_row_comes_twice_before_all_of_its_class_came() -> None:
+def test_no_row_repeats_before_all_rows_of_its_class_were_drawn() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, format="numpy", seed=5)
     rows = [row for _ in range(12) for batch in loader for row in batch.tolist()]
     for k, of_class in enumerate(ROWS_OF):
@@ -285,7 +285,7 @@ def test_a_memory_map_larger_than_memory_is_delivered(tmp_path: Path) -> None:
     num_rows = 2 * memory // row_bytes
     path = tmp_path / "sparse.bin"
     with path.open("wb") as file:
-        file.truncate(num_rows * row_bytes)  # a file of holes takes no space
+        file.truncate(num_rows * row_bytes)  # a sparse file needs no space
     data = np.memmap(path, np.uint8, "r+", shape=(num_rows, row_bytes))
     last = np.array([num_rows - 1, num_rows // 2, 5])
     data[last, -1] = [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Classes and rows that a loader takes."""
+"""Classes and rows that a loader accepts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_class_smaller_than_its_quota_repeats_rows() -> None:
     ids=["list", "uint8", "tensor", "mask", "mask tensor"],
 )
 @pytest.mark.parametrize("classes", [None, CLASSES], ids=["classless", "classes"])
-def test_rows_come_as_ids_in_any_order_or_as_a_mask(rows: Any, classes: Any) -> None:
+def test_rows_are_given_as_ids_in_any_order_or_as_a_mask(rows: Any, classes: Any) -> None:
     loader = make(rows=rows, classes=classes, batch_size=7)
     for batch in loader:
         assert sorted(batch.tolist()) == [0, 3, 7, 11, 16, 20, 23]

@@ -1,4 +1,4 @@
-"""Loaders and iterators that are abandoned, dropped or closed: no leak."""
+"""Loaders and iterators that are abandoned, dropped or closed do not leak."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_pool_grows_to_the_largest_num_threads_and_no_further() -> None:
     counts = json.loads(out)
     assert counts[0] == 0
     assert counts == sorted(counts)
-    assert all(count <= most for count, most in zip(counts, (0, 1, 3, 3, 5, 5), strict=True))
+    assert all(count <= max_count for count, max_count in zip(counts, (0, 1, 3, 3, 5, 5), strict=True))
 
 
 def test_a_loader_may_be_dropped_while_its_threads_fill_batches() -> None:
@@ -93,7 +93,7 @@ def test_a_loader_is_no_part_of_a_cycle() -> None:
             dead = weakref.ref(loader)
             del loader
             assert dead() is None
-            kept += list(batches)  # the iterator goes on without it
+            kept += list(batches)  # the iterator keeps working
             assert len(kept) == N // 20
         loader = make()
         dead = weakref.ref(loader)
@@ -118,12 +118,12 @@ def test_the_data_outlives_the_threads_that_read_it() -> None:
             next(self.batches)
 
     for _ in range(8):
-        next(iter(loader()))  # the last reference is that of an iterator, or of a cycle with one
+        next(iter(loader()))  # the last reference is held by an iterator, or by a cycle with one
         Trainer()
         gc.collect()
 
 
-def test_an_iterator_that_its_own_loader_leads_to_is_collected() -> None:
+def test_an_iterator_in_a_reference_cycle_with_its_loader_is_collected() -> None:
     class Trainer:
         def __init__(self) -> None:
             self.loader = make(mixing=Learn2Mix(), rank=0, world_size=2, all_reduce=self.all_reduce)
@@ -157,7 +157,7 @@ def test_data_that_lead_to_their_own_loader_are_collected_with_it(make_data: Any
     assert (kept == 0).all()
 
 
-def test_the_data_is_let_go_with_the_loader_and_its_batches_are_not() -> None:
+def test_the_data_is_released_with_the_loader_and_batches_stay_valid() -> None:
     data = DATA.copy().view(Array)
     dead = weakref.ref(data)
     loader = Loader(data, batch_size=20, format="numpy", seed=0)

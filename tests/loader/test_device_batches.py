@@ -1,7 +1,7 @@
-"""Batches in pinned memory and on a device, with stand-ins for CUDA; tests/gpu has the same on a device.
+"""Batches in pinned memory and on a device, with mocks of CUDA; tests/gpu has the same tests on a device.
 
-The stand-ins say what was asked of CUDA: that a stream waits for a copy before the batch is handed over, and that its memory
-is kept for that stream.
+The mocks record calls of CUDA: a stream must wait for a copy before the batch is yielded, and the memory of the batch
+must be kept for that stream.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from l2m_fast.data.fields import Field
 
-from loader.fields import DATA, N, same, settings
+from loader.fields import DATA, N, loader_options, same
 
 MODES = ["pinned", "staged", "read", "resident", "resident, by torch", "mixed"]
 
 
 class Stream:
-    """A stream that notes what it waited for and what memory was kept for it."""
+    """Stream that records what it waited for and which memory was kept for it."""
 
     current: Stream
 
@@ -56,7 +56,7 @@ class Stream:
 
 
 class Gather:
-    """What the kernel does."""
+    """Mock of the gather kernel."""
 
     def __init__(self, fields: list[tuple[Any, ...]]) -> None:
         self._fields = fields
@@ -92,7 +92,7 @@ def entered(stream: Stream) -> Iterator[None]:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loader]:
-    """Makes loaders whose batches go where the mode says."""
+    """Return a function that creates loaders whose batches go to the destination given by the mode."""
     mode = request.param
     Stream.current = Stream()
     monkeypatch.setattr(device_data, "pinned_empty", lambda shape, dtype: torch.empty(shape, dtype=dtype))
@@ -104,23 +104,23 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
         torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
     )
     monkeypatch.setattr(device_data, "_cuda", SimpleNamespace(Gather=Gather))
-    monkeypatch.setattr(device_data, "by_kernel", lambda _: mode != "resident, by torch")
+    monkeypatch.setattr(device_data, "has_kernels", lambda _: mode != "resident, by torch")
 
     def is_one_of(field: Field, dimensions: tuple[int, ...]) -> bool:
         return isinstance(field.array, torch.Tensor) and (mode != "mixed" or field.array.ndim in dimensions)
 
     resident = mode.startswith("resident") or mode == "mixed"
-    monkeypatch.setattr(device_data, "lives_on", lambda _, field: resident and is_one_of(field, (1, 4)))
-    monkeypatch.setattr(device_data, "reads", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
+    monkeypatch.setattr(device_data, "is_resident", lambda _, field: resident and is_one_of(field, (1, 4)))
+    monkeypatch.setattr(device_data, "can_read", lambda _, field: mode in ("read", "mixed") and is_one_of(field, (3,)))
 
-    def make(**settings: Any) -> Loader:
+    def make(**options: Any) -> Loader:
         with pytest.MonkeyPatch.context() as for_now:
             if mode == "pinned":
                 for_now.setattr(torch.cuda, "is_available", lambda: True)
-                settings["pin_memory"] = True
+                options["pin_memory"] = True
             else:
                 for_now.setattr(batch_source, "cuda_device", lambda *_: torch.device("cpu"))
-            return Loader(**settings)
+            return Loader(**options)
 
     return make
 
@@ -139,14 +139,14 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     ],
     ids=str,
 )
-def test_batches_are_the_same_wherever_they_go(
+def test_batches_are_the_same_on_every_device(
     make: Callable[..., Loader], prefetch: int, num_threads: int, changed: dict[str, Any]
 ) -> None:
     if prefetch == 5:
         changed = {**changed, "steps_per_epoch": 4}
     with (
-        Loader(**settings(**changed)) as plain,
-        make(**settings(**changed, prefetch=prefetch, num_threads=num_threads)) as loader,
+        Loader(**loader_options(**changed)) as plain,
+        make(**loader_options(**changed, prefetch=prefetch, num_threads=num_threads)) as loader,
     ):
         for _ in range(3):
             kept = []
@@ -158,9 +158,9 @@ def test_batches_are_the_same_wherever_they_go(
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)
-def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
+def test_epochs_may_be_left_unfinished_and_restored(make: Callable[..., Loader]) -> None:
     changing = {"classes": DATA["y"], "mixing": Learn2Mix(0.5), "update_every": 3}
-    plain, loader = Loader(**settings(**changing)), make(**settings(**changing))
+    plain, loader = Loader(**loader_options(**changing)), make(**loader_options(**changing))
     for steps in range(1, 11):
         for step, (expected, batch) in enumerate(zip(plain, loader, strict=True), 1):
             assert same(batch, expected)
@@ -171,7 +171,7 @@ def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
         state = loader.state_dict()
         assert state == plain.state_dict()
         if steps % 3 == 0:
-            loader = make(**settings(**changing))
+            loader = make(**loader_options(**changing))
             loader.load_state_dict(state)
             plain.load_state_dict(state)
 
@@ -179,10 +179,10 @@ def test_epochs_left_unfinished_and_states(make: Callable[..., Loader]) -> None:
 @pytest.mark.parametrize("make", MODES, indirect=True)
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["pinned_empty", "send", "receive"])
-def test_what_is_raised_on_the_way_loses_nothing(
+def test_an_error_during_the_transfer_loses_no_batch(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
 ) -> None:
-    plain, loader = Loader(**settings()), make(**settings())
+    plain, loader = Loader(**loader_options()), make(**loader_options())
     batches = iter(loader)
     owner = device_data if where == "pinned_empty" else device_data.DeviceBatches
     calls, whole = 0, getattr(owner, where)
@@ -205,16 +205,14 @@ def test_what_is_raised_on_the_way_loses_nothing(
                 raised.append(caught)
         assert same(batch, expected)
     assert set(raised) <= {error}
-    if where != "send" or isinstance(
-        error, KeyboardInterrupt
-    ):  # other batches may wait while there is one to hand over
+    if where != "send" or isinstance(error, KeyboardInterrupt):  # other batches may be delayed while one is ready
         assert len(raised) == calls // 3
 
 
 @pytest.mark.parametrize("make", MODES[1:], indirect=True)
 def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], request: pytest.FixtureRequest) -> None:
     mode = request.node.callspec.params["make"]
-    with make(**settings()) as loader:
+    with make(**loader_options()) as loader:
         batches = iter(loader)
         for _ in range(2):
             next(batches)
@@ -222,13 +220,15 @@ def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], 
                 used_on = Stream.current
                 batch = next(batches)
             assert used_on.waited
-            assert batch["z"].data_ptr() in used_on.kept  # staged in each mode
+            assert batch["z"].data_ptr() in used_on.kept  # a field that is staged in every mode
             if mode == "read":
                 assert batch["x"].data_ptr() in used_on.kept
 
 
 @pytest.mark.parametrize("make", ["resident"], indirect=True)
-def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_ids_of_several_batches_are_copied_together(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent = []
     send = device_data.DeviceBatches.send
 
@@ -238,7 +238,7 @@ def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pyte
 
     monkeypatch.setattr(device_data.DeviceBatches, "send", noted)
     data = {name: DATA[name] for name in "xy"}
-    with make(**settings(data=data, batch_size=2, prefetch=4)) as loader:
+    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
         for _ in loader:
             torch.ones(200_000).sum()  # time for the threads
     assert sum(sent) == 54
@@ -246,7 +246,7 @@ def test_row_ids_go_over_together(make: Callable[..., Loader], monkeypatch: pyte
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)
-def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_released(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
     alive = 0
 
     def counted(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -262,7 +262,7 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
         return torch.from_numpy(array).view(dtype).view(shape)
 
     monkeypatch.setattr(device_data, "pinned_empty", counted)
-    loader = make(**settings(prefetch=3))
+    loader = make(**loader_options(prefetch=3))
     fields = 5
     for _ in range(3):
         for _ in loader:
@@ -276,10 +276,10 @@ def test_memory_is_let_go_of(make: Callable[..., Loader], monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("make", ["staged"], indirect=True)
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 3])
-def test_as_many_batches_come_ahead_as_were_asked_for(
+def test_prefetch_is_the_number_of_batches_sent_ahead(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
-    sent, least = 0, []
+    sent, ahead = 0, []
     send = device_data.DeviceBatches.send
 
     def counted(self: Any, batches: list[Any]) -> list[Any]:
@@ -288,15 +288,15 @@ def test_as_many_batches_come_ahead_as_were_asked_for(
         return send(self, batches)
 
     monkeypatch.setattr(device_data.DeviceBatches, "send", counted)
-    with make(**settings(prefetch=prefetch)) as loader:
+    with make(**loader_options(prefetch=prefetch)) as loader:
         for step, _ in enumerate(loader, 1):
             time.sleep(0.01)  # time for the threads
-            least.append(sent - step)
-    assert max(least) == prefetch
+            ahead.append(sent - step)
+    assert max(ahead) == prefetch
 
 
 @pytest.mark.parametrize("make", ["staged"], indirect=True)
-def test_without_room_for_several_batches_they_come_one_by_one(
+def test_without_memory_for_several_batches_they_are_sent_one_by_one(
     make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = 0
@@ -318,7 +318,7 @@ def test_without_room_for_several_batches_they_come_one_by_one(
         return copied
 
     monkeypatch.setattr(device_data.DeviceBatches, "_copy", scarce)
-    plain, loader = Loader(**settings()), make(**settings())
+    plain, loader = Loader(**loader_options()), make(**loader_options())
     raised = 0
     batches = iter(loader)
     for expected in plain:

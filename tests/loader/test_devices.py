@@ -1,4 +1,4 @@
-"""The device of batches: which there are, and which are refused."""
+"""Devices of batches, and devices that are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from l2m_fast import Loader
 from l2m_fast import arguments as arguments_module
-from loader.fields import DATA, same, settings
+from loader.fields import DATA, loader_options, same
 
 
 @pytest.fixture
@@ -19,32 +19,32 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_pinned_memory_without_a_device_is_pageable_with_a_warning() -> None:
     with pytest.warns(RuntimeWarning, match="without a CUDA device"):
-        loader = Loader(**settings(pin_memory=True))
-    assert all(same(a, b) for a, b in zip(loader, Loader(**settings()), strict=True))
+        loader = Loader(**loader_options(pin_memory=True))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**loader_options()), strict=True))
 
 
 @pytest.mark.usefixtures("no_cuda")
 def test_the_cpu_is_a_device_too() -> None:
-    loader = Loader(**settings(device="cpu:0"))
-    assert all(same(a, b) for a, b in zip(loader, Loader(**settings(device=torch.device("cpu"))), strict=True))
+    loader = Loader(**loader_options(device="cpu:0"))
+    assert all(same(a, b) for a, b in zip(loader, Loader(**loader_options(device=torch.device("cpu"))), strict=True))
 
 
 @pytest.mark.usefixtures("no_cuda")
 @pytest.mark.parametrize(
     "device", ["cuda", "cuda:3", 0, torch.device("cuda"), "meta", "no such", -1, "cuda:256", 10**30]
 )
-def test_a_device_that_there_is_not(device: object) -> None:
-    with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 CUDA devices there are \(got "):
-        Loader(**settings(device=device))
+def test_a_missing_device_is_refused(device: object) -> None:
+    with pytest.raises(ValueError, match=r"device must be None, 'cpu' or one of the 0 available CUDA devices \(got "):
+        Loader(**loader_options(device=device))
 
 
 @pytest.mark.parametrize("device", [1.5, True, ["cuda"]])
-def test_what_is_no_device(device: object) -> None:
+def test_a_value_that_is_not_a_device_is_refused(device: object) -> None:
     with pytest.raises(TypeError, match="device must be None, 'cpu' or one of"):
-        Loader(**settings(device=device))
+        Loader(**loader_options(device=device))
 
 
-def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
@@ -54,19 +54,19 @@ def test_devices_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(None, {zero}, "torch") == find("cuda:0", {zero}, "torch") == find(0, set(), "torch") == zero
     assert find(np.int64(1), set(), "torch") == one
     assert find("cuda", set(), "torch") == find(one, {one}, "torch") == one
-    for device, of_data, batch_format, message in (
+    for device, data_devices, batch_format, message in (
         (None, {zero, one}, "torch", "data must be on one CUDA device"),
-        ("cuda", {zero}, "torch", "device must be that of the data, cuda:0"),
-        ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 CUDA devices"),
-        ("cuda:2", set(), "torch", "one of the 2 CUDA devices"),
-        ("cuda:256", set(), "torch", "one of the 2 CUDA devices"),
-        ("cuda:129", set(), "torch", "one of the 2 CUDA devices"),
-        ("cuda:0", set(), "numpy", "format='torch'"),
+        ("cuda", {zero}, "torch", "device must be the device of the data, cuda:0"),
+        ("cpu", {zero}, "torch", "device must be None, 'cpu' or one of the 2 available CUDA devices"),
+        ("cuda:2", set(), "torch", "one of the 2 available CUDA devices"),
+        ("cuda:256", set(), "torch", "one of the 2 available CUDA devices"),
+        ("cuda:129", set(), "torch", "one of the 2 available CUDA devices"),
+        ("cuda:0", set(), "numpy", "format must be 'torch' for batches on a CUDA device"),
     ):
         with pytest.raises(ValueError, match=message):
-            find(device, of_data, batch_format)
+            find(device, data_devices, batch_format)
 
 
 def test_numpy_batches_are_not_pinned() -> None:
-    with pytest.raises(ValueError, match="pin_memory=True needs format='torch'"):
+    with pytest.raises(ValueError, match="format must be 'torch' with pin_memory=True"):
         Loader(DATA["z"], batch_size=5, format="numpy", pin_memory=True, seed=0)

@@ -37,7 +37,7 @@ def test_a_process_may_exit_while_a_daemon_thread_is_inside_next(num_threads: in
         loader = Loader(data, batch_size=1 << 13, steps_per_epoch=10**9, format="numpy", num_threads=int(sys.argv[1]))
         began = threading.Event()
         def consume():
-            with contextlib.suppress(RuntimeError):  # that the loader is closed
+            with contextlib.suppress(RuntimeError):  # RuntimeError: the loader is closed
                 for batch in loader:
                     began.set()
         threading.Thread(target=consume, daemon=True).start()
@@ -65,7 +65,7 @@ def test_a_process_may_exit_while_a_daemon_thread_is_in_the_core(act: str) -> No
         loader = Loader(data, classes=classes, batch_size=8, format="numpy", num_threads=2)
         began = threading.Event()
         def repeat():
-            with contextlib.suppress(RuntimeError):  # that the loader is closed
+            with contextlib.suppress(RuntimeError):  # RuntimeError: the loader is closed
                 while True:
                     eval(sys.argv[1])
                     began.set()

@@ -1,4 +1,4 @@
-"""Iterators over epochs without end."""
+"""Endless iterators over epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loader.small import CLASSES, STEPS, N, losses_of, make
 
 
 def endless(loader: Loader, steps: int) -> list[Any]:
-    """Return so many batches of forever(), and where the loader is; losses of most are recorded."""
+    """Return this number of batches of `forever()` with the position of the loader, and record losses of most."""
     seen = []
     for rows in islice(loader.forever(), steps):
         if loader.step % 3:
@@ -24,7 +24,7 @@ def endless(loader: Loader, steps: int) -> list[Any]:
 
 
 def by_epochs(loader: Loader, steps: int) -> list[Any]:
-    """The same with an iterator for each epoch."""
+    """Return the same as `endless()`, with an iterator for each epoch."""
     seen: list[Any] = []
     while len(seen) < steps:
         for rows in islice(loader, steps - len(seen)):
@@ -49,14 +49,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_batches_states_and_proportions_are_those_of_one_epoch_after_the_other(options: str) -> None:
+def test_batches_states_and_proportions_equal_those_of_consecutive_epochs(options: str) -> None:
     loader, expected = make(**OPTIONS[options]), make(**OPTIONS[options])
     assert endless(loader, 3 * STEPS + 2) == by_epochs(expected, 3 * STEPS + 2)
     assert [str(record) for record in loader.history] == [str(record) for record in expected.history]
     assert loader.epoch >= 2
 
 
-def test_at_the_end_of_an_epoch_it_goes_on_at_the_next_batch() -> None:
+def test_at_the_end_of_an_epoch_it_continues_with_the_next() -> None:
     loader = make()
     batches = loader.forever()
     for step in range(STEPS):
@@ -96,7 +96,7 @@ def test_it_is_ended_by_a_newer_iterator_or_a_loaded_state() -> None:
         next(batches)
 
 
-def test_it_goes_on_in_the_middle_of_a_restored_epoch() -> None:
+def test_it_resumes_in_the_middle_of_a_restored_epoch() -> None:
     loader = make(update_every=4)
     whole = endless(loader, 2 * STEPS + 1)
     for consumed in (1, STEPS - 1, STEPS, STEPS + 1):
@@ -107,7 +107,7 @@ def test_it_goes_on_in_the_middle_of_a_restored_epoch() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"update_every": 4}])
 @pytest.mark.parametrize("at", [1, STEPS - 1, STEPS, STEPS + 2])
-def test_set_epoch_takes_effect_where_the_running_epoch_ends(options: Any, at: int) -> None:
+def test_set_epoch_takes_effect_at_the_end_of_the_running_epoch(options: Any, at: int) -> None:
     loader, expected = (make(mixing=Proportional(), **options) for _ in range(2))
     batches, rows = loader.forever(), []
     for step in range(3 * STEPS):
@@ -140,7 +140,7 @@ def test_update_closes_a_window_between_two_batches() -> None:
     assert len(loader.history) == len(expected.history) == 1
 
 
-def test_an_exhausted_iterator_stays_exhausted_also_where_a_newer_one_runs() -> None:
+def test_an_exhausted_iterator_stays_exhausted_while_a_newer_one_runs() -> None:
     loader = make(mixing=Proportional())
     done = iter(loader)
     assert len(list(done)) == STEPS
@@ -165,7 +165,7 @@ def test_an_iterator_that_is_never_advanced_changes_nothing() -> None:
     assert [rows.tolist() for rows in loader] == [rows.tolist() for rows in expected]
 
 
-def test_it_is_refused_where_losses_of_an_epochs_last_batches_could_not_come() -> None:
+def test_it_is_refused_if_losses_of_the_last_batches_could_not_be_recorded() -> None:
     with pytest.raises(ValueError, match=r"forever\(\) with lookahead=2 needs update_every \(got None\)"):
         make(lookahead=2).forever()
     assert len(list(islice(make(mixing=Proportional(), lookahead=2, update_every=2).forever(), 2 * STEPS))) == 2 * STEPS
@@ -183,7 +183,7 @@ def test_it_is_refused_on_a_rank_that_never_gets_rows() -> None:
     assert list(ranks[1]) == []
 
 
-def test_ranks_without_rows_in_the_last_batch_stay_in_step() -> None:
+def test_ranks_without_rows_in_the_last_batch_stay_synchronized() -> None:
     first, second = (
         Loader(np.arange(9), batch_size=2, shuffle=False, rank=rank, world_size=2, format="numpy", seed=0)
         for rank in (0, 1)
@@ -206,7 +206,7 @@ def test_a_closed_loader_has_no_batches() -> None:
         loader.forever()
 
 
-def test_missing_losses_are_warned_about_once() -> None:
+def test_missing_losses_warn_once() -> None:
     loader = Loader(np.arange(N), batch_size=6, classes=CLASSES, mixing=Learn2Mix(), seed=0, format="numpy")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""A loader in the parent and in the child of a fork."""
+"""Loaders in the parent and in the child of a fork."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loader.lifecycle import THREADS, N, make, rows_of, run
 
 
 def _in_child(rows: Any, expected: Any) -> None:
-    """Ends a forked child, with status 0 if `rows()` gives what is expected."""
+    """Exit a forked child, with status 0 if `rows()` returns the expected rows."""
     status = 1
     try:
         status = 0 if rows() == expected else 2
@@ -24,7 +24,7 @@ def _in_child(rows: Any, expected: Any) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("begun", [None, 0, 4], ids=["before iter()", "before the first batch", "in mid-epoch"])
 @pytest.mark.parametrize("num_threads", THREADS)
-def test_parent_and_child_of_a_fork_both_go_on_with_the_same_batches(num_threads: int, begun: int | None) -> None:
+def test_parent_and_child_of_a_fork_continue_with_the_same_batches(num_threads: int, begun: int | None) -> None:
     expected = rows_of(itertools.chain(*itertools.repeat(reference := make(num_threads=0), 2)))
     loader = make(num_threads=num_threads)
     batches = iter(loader) if begun is not None else None
@@ -43,7 +43,7 @@ def test_parent_and_child_of_a_fork_both_go_on_with_the_same_batches(num_threads
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("num_threads", THREADS)
-def test_a_child_may_make_loaders_of_its_own_and_drop_its_parents(num_threads: int) -> None:
+def test_a_child_may_create_loaders_and_drop_those_of_its_parent(num_threads: int) -> None:
     expected = rows_of(make(num_threads=0, seed=1))
     loaders = [make(num_threads=num_threads)]
     batches = [iter(loaders[0])]
@@ -64,7 +64,7 @@ def test_a_child_may_make_loaders_of_its_own_and_drop_its_parents(num_threads: i
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_the_child_of_a_fork_takes_over_from_the_thread_that_was_iterating() -> None:
-    """The consumer was another thread, which the child does not have."""
+    """The consumer was another thread, which does not exist in the child."""
     loader = make()
     batches = iter(loader)
     expected = rows_of(make())

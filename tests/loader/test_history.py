@@ -13,7 +13,7 @@ from loader.recording import SIZES, START, record_means, stepped
 from loader.small import STEPS, make
 
 
-def test_the_history_has_one_record_an_update() -> None:
+def test_the_history_has_one_record_per_update() -> None:
     loader = make()
     for epoch in range(3):
         for _batch in loader:
@@ -31,7 +31,7 @@ def test_the_history_has_one_record_an_update() -> None:
     assert loader.proportions.tolist() == before.tolist()
 
 
-def test_what_is_given_out_is_the_users_own() -> None:
+def test_modifying_the_history_does_not_change_the_loader() -> None:
     loader = make()
     for _batch in loader:
         record_means(loader, 1.0, 2.0, 3.0)

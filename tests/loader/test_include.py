@@ -1,4 +1,4 @@
-"""What a batch has besides its arrays: row ids, classes and the step."""
+"""Extra entries of a batch: row ids, classes and the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(data: Any = X, **options: Any) -> Loader:
 
 
 def expected(loader: Loader, include: Any) -> list[Any]:
-    """What is included in the last batch."""
+    """Return the extra entries expected in the last batch."""
     of = {"rows": loader.batch_rows, "classes": loader.batch_classes, "step": loader.total_step - 1}
     return [of[name] for name in include]
 
@@ -51,7 +51,7 @@ def assert_same(got: Any, wanted: Any) -> None:
 @pytest.mark.parametrize("include", SUBSETS, ids="-".join)
 @pytest.mark.parametrize("num_threads", [0, 2])
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
-def test_any_of_them_come_in_any_order_and_equal_what_the_loader_tells(
+def test_entries_in_any_order_equal_the_attributes_of_the_loader(
     include: Any, num_threads: int, batch_format: Any
 ) -> None:
     loader = make(include=include, num_threads=num_threads, format=batch_format)
@@ -78,7 +78,7 @@ STRUCTURES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_it_is_appended_to_a_tuple_or_list_and_is_a_key_of_a_dict(structure: str) -> None:
+def test_entries_are_appended_to_a_tuple_or_list_and_become_keys_of_a_dict(structure: str) -> None:
     data, build = STRUCTURES[structure]
     include: Any = ("rows", "step")
     loader = make(data, include=include)
@@ -91,20 +91,22 @@ class Pair(NamedTuple):
     y: Any
 
 
-def test_a_namedtuple_has_no_room_for_more() -> None:
-    with pytest.raises(TypeError, match=r"include needs data in a tuple, list or dict \(got the namedtuple Pair\)"):
+def test_a_namedtuple_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"data must be an array, tuple, list or dict if include is given \(got the namedtuple Pair\)"
+    ):
         make(Pair(X, Y), include=("rows",))
     assert isinstance(next(iter(make(Pair(X, Y)))), Pair)
 
 
 def test_a_key_of_the_data_is_not_replaced() -> None:
     data = {"x": X, "classes": Y}
-    with pytest.raises(ValueError, match=r"include must not name keys of data \(got 'classes'\)"):
+    with pytest.raises(ValueError, match=r"include must not contain keys of data \(got 'classes'\)"):
         make(data, include=("rows", "classes"))
     assert list(next(iter(make(data, include=("rows",))))) == ["x", "classes", "rows"]
 
 
-def test_a_list_is_as_good_as_a_tuple_and_nothing_is_included_by_default() -> None:
+def test_a_list_is_accepted_and_nothing_is_included_by_default() -> None:
     include: Any = ["step"]
     assert next(iter(make(include=include)))[1] == 0
     assert isinstance(next(iter(make())), np.ndarray)
@@ -126,7 +128,7 @@ def test_a_list_is_as_good_as_a_tuple_and_nothing_is_included_by_default() -> No
         ([np.arange(2)], ValueError),
     ],
 )
-def test_what_cannot_be_included_is_refused(include: Any, error: type[Exception]) -> None:
+def test_bad_entries_are_refused(include: Any, error: type[Exception]) -> None:
     with pytest.raises(
         error, match=r"include must be a tuple of any of \('rows', 'classes', 'step'\), each once \(got "
     ) as raised:
@@ -155,14 +157,14 @@ def test_without_classes_all_are_of_class_0_and_the_last_batch_may_be_short() ->
 
 
 @pytest.mark.parametrize("include", [("rows",), ("classes",), ("step",), ("rows", "classes", "step")])
-def test_the_batches_are_those_without_it(include: Any) -> None:
+def test_the_other_entries_stay_the_same(include: Any) -> None:
     plain = [batch.tolist() for batch in make(order="grouped")]
     assert [batch[0].tolist() for batch in make(order="grouped", include=include)] == plain
 
 
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_nothing_of_the_loader_changes_with_what_a_batch_has(batch_format: Any, num_threads: int) -> None:
+def test_attributes_of_the_loader_do_not_depend_on_include(batch_format: Any, num_threads: int) -> None:
     include: Any = ("rows", "classes")
     changed, twin = (make(include=include, format=batch_format, num_threads=num_threads) for _ in range(2))
     kept = []
@@ -192,7 +194,7 @@ def test_the_step_counts_since_the_beginning_of_training_across_epochs_and_state
     assert next(iter(resumed))[1] == 12
 
 
-def test_states_do_not_depend_on_what_is_included() -> None:
+def test_states_do_not_depend_on_include() -> None:
     loader = make(include=("step", "rows"))
     batches = iter(loader)
     next(batches)
@@ -215,7 +217,7 @@ def test_ranks_include_their_own_rows() -> None:
 
 
 @pytest.mark.parametrize("batch_format", ["numpy", "torch"])
-def test_it_stands_beside_normalized_arrays_and_strings_for_classes(batch_format: Any) -> None:
+def test_it_works_with_normalized_arrays_and_string_classes(batch_format: Any) -> None:
     images = np.arange(N * 4, dtype=np.uint8).reshape(N, 1, 2, 2)
     names = np.array(["cat", "bird", "dog"])[CLASSES.clip(1) - 1]
     include: Any = ("classes", "rows")
@@ -226,7 +228,7 @@ def test_it_stands_beside_normalized_arrays_and_strings_for_classes(batch_format
         assert [loader.class_labels[k] for k in classes] == names[np.asarray(rows)].tolist()
 
 
-def test_a_batch_whose_included_arrays_fail_comes_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_whose_extra_entries_fail_is_delivered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from_numpy, fails = torch.from_numpy, [False]
 
     def failing(array: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals: no batch is lost and none comes twice."""
+"""Ctrl-C and other signals neither lose nor repeat a batch."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from loader.lifecycle import make, rows_of, run
 
 @pytest.fixture
 def alarm() -> Iterator[Any]:
-    """Calls a function by signal, again and again, and whatever it raises comes out of what runs then."""
+    """Call a function in a signal handler, again and again; its errors are raised in the interrupted code."""
 
     def start(function: Any, seconds: float) -> None:
         signal.signal(signal.SIGALRM, lambda *_: function())
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
     before = signal.getsignal(signal.SIGALRM)
-    gc.disable()  # what is raised in a callback of the collector is lost
+    gc.disable()  # errors raised in a callback of the garbage collector are lost
     yield start
     signal.setitimer(signal.ITIMER_REAL, 0)
     gc.enable()
     signal.signal(signal.SIGALRM, before)
 
 
-BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 KiB a row
+BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 KiB per row
 
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
@@ -42,7 +42,7 @@ BIG = np.repeat(np.arange(64, dtype=np.int64)[:, None], 1 << 14, axis=1)  # 128 
     "structure", [lambda x: x, lambda x: (x, x[:, 0]), lambda x: {"x": [x]}], ids=["array", "tuple", "dict"]
 )
 @pytest.mark.parametrize(("num_threads", "prefetch"), [(0, 0), (0, 4), (1, 1), (2, 0), (2, 4)])
-def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
+def test_an_interrupt_in_next_neither_loses_nor_repeats_a_batch(
     num_threads: int, prefetch: int, structure: Any, alarm: Any
 ) -> None:
     def loader_of(**options: Any) -> Loader:
@@ -72,7 +72,7 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
     while not ended:
         try:
             armed.append(None)
-            got.extend(batches)  # between next() and the list there is no line of Python to be interrupted in
+            got.extend(batches)  # no Python code runs between next() and the list
             armed.clear()
             ended = 1
         except KeyboardInterrupt:
@@ -83,8 +83,10 @@ def test_an_interrupt_in_next_loses_no_batch_and_delivers_none_twice(
 
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some fall into a weakref's callback
-def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_loaded(alarm: Any) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # some are raised in the callback of a weakref
+def test_an_interrupt_in_load_state_dict_leaves_the_old_or_the_new_state(alarm: Any) -> None:
     loader = make(mixing=Learn2Mix(), num_threads=0)
     states = []
     for steps in (3, 11):
@@ -110,7 +112,7 @@ def test_an_interrupt_in_load_state_dict_leaves_the_state_of_before_or_the_one_l
     assert interrupted > 0
 
 
-def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_goes_on() -> None:
+def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_stays_usable() -> None:
     out = run(
         """
         data = np.zeros((64, 1 << 16), np.uint8)
@@ -121,7 +123,7 @@ def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_goes_on() -> None
             try:
                 threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,)).start()
                 got.extend(batches)
-                time.sleep(60)  # until the signal comes
+                time.sleep(60)  # until the signal arrives
             except KeyboardInterrupt:
                 interrupted = 1
             got.extend(batches)
@@ -131,7 +133,7 @@ def test_ctrl_c_in_next_is_a_keyboard_interrupt_and_the_loader_goes_on() -> None
     assert out == "1 4 4 4\n" * 3
 
 
-def test_a_process_that_is_interrupted_in_next_dies_of_it() -> None:
+def test_a_process_interrupted_in_next_exits() -> None:
     program = """
         import sys, numpy as np, l2m_fast
         loader = l2m_fast.Loader(np.zeros((64, 1 << 16)), batch_size=512, steps_per_epoch=10**9, format="numpy", num_threads=2)
@@ -149,7 +151,7 @@ def test_a_process_that_is_interrupted_in_next_dies_of_it() -> None:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         finally:
-            process.kill()  # of one that goes on, the end would be waited for
+            process.kill()  # otherwise leaving the block would wait for a running process
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
 

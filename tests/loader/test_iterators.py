@@ -88,7 +88,7 @@ def test_a_finished_iterator_stays_finished() -> None:
     assert iter(batches) is batches
 
 
-def test_a_batch_too_large_for_memory_is_an_error_where_it_is_due(tmp_path: Path) -> None:
+def test_a_batch_too_large_for_memory_raises_where_it_is_due(tmp_path: Path) -> None:
     path = tmp_path / "row"
     with path.open("wb") as file:
         file.truncate(1 << 37)

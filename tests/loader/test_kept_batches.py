@@ -1,4 +1,4 @@
-"""Batches that are kept stay as they are; memory is reused after the last reference."""
+"""Batches do not change while they are kept; memory is reused after the last reference is gone."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_memory_is_recycled_after_the_last_reference(num_threads: int, prefetch:
     assert len(addresses) <= 2 * (prefetch + 3)
 
 
-def test_a_kept_batch_is_not_recycled_until_it_is_let_go() -> None:
+def test_a_kept_batch_is_not_recycled_until_it_is_released() -> None:
     loader = Loader(IMAGES, batch_size=6, steps_per_epoch=50, num_threads=0, prefetch=4, seed=0)
     batches = iter(loader)
     kept = next(batches)
-    there = address(kept)
-    assert all(address(batch) != there for batch in itertools.islice(batches, 30))
+    kept_address = address(kept)
+    assert all(address(batch) != kept_address for batch in itertools.islice(batches, 30))
     del kept
-    assert there in [address(batch) for batch in list(batches)]
+    assert kept_address in [address(batch) for batch in list(batches)]
 
 
 @pytest.mark.parametrize("batch_format", ["torch", "numpy"])
@@ -128,7 +128,7 @@ def test_writing_into_a_batch_changes_no_other() -> None:
     assert IMAGES.sum() == sum(range(N * 300))
 
 
-def test_batch_rows_and_batch_classes_are_the_users_own() -> None:
+def test_batch_rows_and_batch_classes_are_copies() -> None:
     loader = Loader(IMAGES, batch_size=6, classes=CLASSES, format="numpy", seed=0)
     next(iter(loader))
     rows, classes = np.asarray(loader.batch_rows), np.asarray(loader.batch_classes)

@@ -37,17 +37,17 @@ def make(data: Any = None, **options: Any) -> Loader:
 
 
 def losses_of(rows: Any) -> Any:
-    """Whole numbers, whose sums are exact in any order."""
+    """Return whole numbers, whose sums are exact in any order."""
     rows = np.asarray(rows)
     return (rows % 7 + 1.0) * (CLASSES[rows] + 1)
 
 
 class Run:
-    """A training loop that records the losses of a batch when `late` more were taken, over epochs until TOTAL batches.
+    """Training loop over TOTAL batches that records the losses of each batch after `late` more were taken.
 
     Attributes:
         seen: Step, rows and proportions of each batch.
-        states: The default state after each batch and its recording, and each end of an epoch.
+        states: Default state after each batch and its losses, and after each epoch.
     """
 
     def __init__(self, loader: Loader, late: int, as_recorded: Any = None) -> None:
@@ -75,7 +75,7 @@ class Run:
             self.loader.record(self._as_recorded(losses_of(rows)), step=step)
 
     def history(self) -> list[tuple[list[float], list[float], list[int]]]:
-        """What each update gave."""
+        """Return the records of all updates as plain values."""
         return [
             (
                 record["proportions"].tolist(),
@@ -91,7 +91,7 @@ class Run:
 
 @pytest.mark.parametrize(("every", "late"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 4), (7, 3), (None, 1), (None, 4)])
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_losses_that_come_late_give_the_batches_of_losses_that_come_at_once(
+def test_losses_recorded_late_give_the_same_batches_as_losses_recorded_at_once(
     every: int | None, late: int, num_threads: int
 ) -> None:
     at_once = Run(make(update_every=every), 0)
@@ -103,7 +103,7 @@ def test_losses_that_come_late_give_the_batches_of_losses_that_come_at_once(
 
 
 def test_a_window_closes_when_the_batch_lookahead_after_its_end_is_requested() -> None:
-    """Windows of 4 batches end at 4, 8 and 12, and close when batch 6, 10 or 14 is requested: the 7th, 11th and 15th."""
+    """Windows of 4 batches end at 4, 8 and 12, and close when batch 6, 10 or 14 (counted from 0) is requested."""
     loader = make(update_every=4, lookahead=2, steps_per_epoch=100)
     closed, proportions = [], []
     for _, rows, step in islice(loader, 16):
@@ -147,7 +147,7 @@ def test_a_policy_sees_the_rows_drawn_until_its_window_is_closed() -> None:
     assert [window.rows_drawn.sum() for window in windows] == [5 * 6, 8 * 6]
 
 
-def test_an_epochs_losses_are_taken_until_the_next_epoch_begins() -> None:
+def test_losses_of_an_epoch_are_accepted_until_the_next_epoch_begins() -> None:
     loader = make(lookahead=3)
     assert len(list(loader)) == 5
     assert loader.history == []
@@ -203,7 +203,7 @@ def test_by_default_losses_belong_to_the_last_batch() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["losses", "losses of classes", "ClassLoss"])
-def test_a_step_that_takes_no_losses_is_refused_and_nothing_is_added(
+def test_a_step_that_accepts_no_losses_is_refused_and_nothing_is_added(
     step: Any, error: type[Exception], message: str, kind: str
 ) -> None:
     loader = make(update_every=2, lookahead=2, steps_per_epoch=100)
@@ -220,7 +220,7 @@ def test_a_step_that_takes_no_losses_is_refused_and_nothing_is_added(
     assert loader.state_dict(step=7) != before
 
 
-def test_losses_come_too_late_for_a_window_that_closed_before_a_batch_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_too_late_for_a_window_that_closed_before_a_batch_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     from_numpy, fails = torch.from_numpy, [False]
 
     def failing(array: Any) -> Any:
@@ -251,7 +251,7 @@ def test_a_step_may_be_a_numpy_integer(convert: Any) -> None:
     assert loader.state_dict(step=convert(0))["window_sums"] == [[2, 0, 0, 0]]
 
 
-def test_steps_of_a_loaded_state_take_no_losses_before_a_batch_is_yielded() -> None:
+def test_steps_of_a_loaded_state_accept_no_losses_before_a_batch_is_yielded() -> None:
     loader = make(update_every=3, lookahead=3)
     list(islice(loader, 3))
     resumed = make(update_every=3, lookahead=3)
@@ -266,7 +266,7 @@ def test_steps_of_a_loaded_state_take_no_losses_before_a_batch_is_yielded() -> N
 # ---- state_dict(step=)
 
 
-def test_a_state_is_known_for_the_last_lookahead_batches() -> None:
+def test_a_state_is_available_for_the_last_lookahead_batches() -> None:
     loader = make(update_every=4, lookahead=2)
     list(islice(loader, 4))
     for step in (1, 2, 3):
@@ -286,7 +286,7 @@ def test_a_state_is_known_for_the_last_lookahead_batches() -> None:
             loader.state_dict(step=step)
 
 
-def test_without_lookahead_there_is_only_the_state_after_the_last_batch() -> None:
+def test_without_lookahead_only_the_state_after_the_last_batch_is_available() -> None:
     loader = make()
     list(islice(loader, 3))
     assert loader.state_dict(step=2) == loader.state_dict()
@@ -313,7 +313,9 @@ def test_the_default_state_of_a_late_loop_repeats_the_rest(every: int | None, la
 
 @pytest.mark.parametrize("after", [1, 3])
 @pytest.mark.parametrize(("every", "late"), [(3, 2), (None, 2)])
-def test_the_states_of_several_ranks_in_a_late_loop_resume_on_others(every: int | None, late: int, after: int) -> None:
+def test_the_states_of_several_ranks_in_a_late_loop_resume_on_other_ranks(
+    every: int | None, late: int, after: int
+) -> None:
     options: dict[str, Any] = {"update_every": every, "lookahead": late}
 
     def ranks_of(world_size: int, states: Any = None) -> list[Run]:
@@ -341,7 +343,7 @@ def test_the_states_of_several_ranks_in_a_late_loop_resume_on_others(every: int 
             assert sorted(chain.from_iterable(rows for _, rows, _ in of_ranks)) == sorted(expected[1])
 
 
-def test_a_deep_copy_goes_on_after_the_last_batch_taken() -> None:
+def test_a_deep_copy_continues_after_the_last_batch_taken() -> None:
     loader = make(update_every=4, lookahead=3)
     batches = iter(loader)
     for _ in range(4):
@@ -372,10 +374,10 @@ def test_a_state_of_another_lookahead_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("every", "late"), [(2, 1), (3, 3), (7, 2), (None, 2)])
-def test_losses_on_a_device_may_come_late_too(monkeypatch: pytest.MonkeyPatch, every: int | None, late: int) -> None:
+def test_losses_on_a_device_may_be_recorded_late(monkeypatch: pytest.MonkeyPatch, every: int | None, late: int) -> None:
     expected = Run(make(update_every=every, lookahead=late), late)
     monkeypatch.setattr(loader_module, "is_on_device", lambda losses: isinstance(losses, torch.Tensor))
-    there = Run(make(update_every=every, lookahead=late), late, torch.from_numpy)
-    assert there.seen == expected.seen
-    assert there.states == expected.states
-    assert there.history() == expected.history()
+    on_device = Run(make(update_every=every, lookahead=late), late, torch.from_numpy)
+    assert on_device.seen == expected.seen
+    assert on_device.states == expected.states
+    assert on_device.history() == expected.history()

@@ -1,4 +1,4 @@
-"""Losses that are summed over ranks."""
+"""Losses summed over ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loader.recording import START, record_means, stepped
 from loader.small import STEPS, make
 
 
-def test_stop_iteration_of_all_reduce_is_an_error_and_no_end_of_the_epoch() -> None:
+def test_stop_iteration_from_all_reduce_is_an_error_and_does_not_end_the_epoch() -> None:
     def all_reduce(sums: Any) -> None:  # noqa: ARG001
         raise StopIteration
 
@@ -62,7 +62,7 @@ def test_ranks_with_all_reduce_follow_the_losses_of_all(world_size: int, every: 
     assert len(whole.history) == len(ranks[0].history) > 1
 
 
-def test_a_rank_that_recorded_nothing_still_takes_part() -> None:
+def test_a_rank_without_losses_still_takes_part() -> None:
     def all_reduce(sums: Any) -> None:
         sums += [1, 2, 0, 3, 1, 1, 0, 1, 1]
 
@@ -82,7 +82,7 @@ def test_a_fixed_policy_needs_no_all_reduce() -> None:
     assert loader.class_losses[[0, 1, 3]].tolist() == [1, 1, 1]
 
 
-def test_an_all_reduce_that_raises_loses_no_losses() -> None:
+def test_after_an_error_in_all_reduce_no_losses_are_lost() -> None:
     works = [False]
 
     def all_reduce(sums: Any) -> None:

@@ -58,7 +58,7 @@ def test_two_calls_for_one_batch_add_up() -> None:
     assert twice["window_counts"][0] == [2 * count for count in once["window_counts"][0]]
 
 
-def test_the_classes_given_decide_and_any_length_will_do() -> None:
+def test_given_classes_are_used_and_allow_any_length() -> None:
     loader = make()
     next(iter(loader))
     loader.record([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0], classes=torch.tensor([3, 3, 0, 1, 0, 3, 1]))
@@ -78,7 +78,7 @@ def test_a_class_loss_adds_its_sums_and_counts() -> None:
     assert other.state_dict()["window_counts"][0] == loader.state_dict()["window_counts"][0]
 
 
-def test_losses_that_are_not_finite_are_left_out_with_one_warning() -> None:
+def test_non_finite_losses_are_skipped_with_one_warning() -> None:
     loader = make()
     batches = iter(loader)
     next(batches)
@@ -91,7 +91,7 @@ def test_losses_that_are_not_finite_are_left_out_with_one_warning() -> None:
     np.testing.assert_allclose(loader.proportions, stepped(START, [2, 4, 0, 3]))
 
 
-def test_a_class_loss_that_is_not_finite_counts_for_no_class_that_has_it() -> None:
+def test_a_non_finite_class_loss_is_skipped_for_its_class() -> None:
     loader = make()
     with pytest.warns(RuntimeWarning, match="not finite"):
         loader.record(ClassLoss(np.array([math.nan, 2.0, 0.0, math.inf]), np.array([3, 1, 0, 1])))
@@ -99,7 +99,7 @@ def test_a_class_loss_that_is_not_finite_counts_for_no_class_that_has_it() -> No
     assert loader.state_dict()["window_sums"][0] == [0, 2, 0, 0]
 
 
-def test_a_window_without_any_finite_loss_changesnullcontext() -> None:
+def test_a_window_without_any_finite_loss_changes_nothing() -> None:
     loader = make()
     for _ in loader:
         with pytest.warns(RuntimeWarning, match="not finite") if loader.step == 1 else nullcontext():
@@ -120,14 +120,14 @@ def test_negative_class_means_count_as_zero_with_one_warning() -> None:
     np.testing.assert_allclose(loader.proportions, stepped(stepped(START, [0, 1, 0, 1]), [0, 1, 0, 1]))
 
 
-def test_single_negative_losses_are_no_cause_for_a_warning() -> None:
+def test_single_negative_losses_do_not_warn() -> None:
     loader = make()
     loader.record([-1.0, 3.0], classes=[0, 0])
     loader.update()
     assert loader.class_losses[0] == 1
 
 
-def test_where_all_losses_are_zero_the_proportions_stay() -> None:
+def test_if_all_losses_are_zero_the_proportions_stay() -> None:
     loader = make()
     for _ in loader:
         loader.record(np.zeros(6))
@@ -135,7 +135,7 @@ def test_where_all_losses_are_zero_the_proportions_stay() -> None:
     assert loader.class_losses[[0, 1, 3]].tolist() == [0, 0, 0]
 
 
-def test_a_class_without_a_loss_keeps_its_last_and_one_that_never_had_any_takes_the_mean() -> None:
+def test_a_class_without_losses_keeps_its_last_mean_or_takes_the_mean_of_the_others() -> None:
     spy = Spy()
     loader = make(mixing=spy)
     record_means(loader, 2.0, 6.0)
@@ -151,7 +151,7 @@ def test_a_class_without_a_loss_keeps_its_last_and_one_that_never_had_any_takes_
     assert loader.class_losses.tolist()[:2] == [5, 6]
 
 
-def test_losses_of_a_class_without_rows_are_left_out_of_everything() -> None:
+def test_losses_of_a_class_without_rows_are_ignored() -> None:
     spy = Spy()
     loader = make(mixing=spy)
     loader.record([100.0], classes=[2])

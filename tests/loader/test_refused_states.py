@@ -1,4 +1,4 @@
-"""A state that does not fit is refused."""
+"""States of other loaders, and broken states, are refused."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ from loader.small import CLASSES, STEPS, N, drive, losses_of, make
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )
-def test_the_state_of_another_loader_is_refused_naming_what_differs(options: Any, differing: str) -> None:
+def test_the_state_of_another_loader_is_refused_naming_the_difference(options: Any, differing: str) -> None:
     loader = make()
-    with pytest.raises(ValueError, match=f"the state is that of another loader.*{differing}"):
+    with pytest.raises(
+        ValueError, match=f"the state must be from a loader with the same data and options.*{differing}"
+    ):
         loader.load_state_dict(make(**options).state_dict())
     assert len(list(loader)) == STEPS
 
@@ -62,9 +64,9 @@ def test_numpy_and_torch_data_of_one_dtype_have_the_same_fingerprint() -> None:
     assert len(list(loader)) == STEPS
 
 
-def test_other_row_ids_of_the_same_number_are_refused() -> None:
+def test_as_many_other_row_ids_are_refused() -> None:
     first, second = make(rows=np.arange(20)), make(rows=np.arange(1, 21))
-    with pytest.raises(ValueError, match="another loader"):
+    with pytest.raises(ValueError, match="must be from a loader with the same data"):
         second.load_state_dict(first.state_dict())
 
 
@@ -145,7 +147,7 @@ def _broken() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Any]:
-    """Of a loader in mid-epoch, with pending losses of every class."""
+    """Return the state of a loader in mid-epoch, with pending losses of every class."""
     loader = make()
     for rows in itertools.islice(loader, 3):
         loader.record(losses_of(rows))
@@ -155,7 +157,7 @@ def state() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "value", "error"), list(_broken()))
-def test_a_broken_state_is_refused_and_the_loader_goes_on(
+def test_a_broken_state_is_refused_and_the_loader_stays_usable(
     state: dict[str, Any], name: str, value: Any, error: type[Exception]
 ) -> None:
     loader, twin = make(seed=1), make(seed=1)
@@ -166,7 +168,7 @@ def test_a_broken_state_is_refused_and_the_loader_goes_on(
     broken = {key: entry for key, entry in state.items() if key != name}
     if value is not _MISSING:
         broken[name] = value
-    with pytest.raises((TypeError, ValueError), match=r"\(got|lacks|another loader|broken|alone") as raised:
+    with pytest.raises((TypeError, ValueError), match=r"\(got|lacks|broken|alone") as raised:
         loader.load_state_dict(broken)
     assert raised.type is error
     assert "pybind11" not in str(raised.value)
@@ -177,15 +179,15 @@ def test_a_broken_state_is_refused_and_the_loader_goes_on(
 
 
 @pytest.mark.parametrize("given", [None, 1, "state", b"", (), {1, 2}, [None], [1], np.zeros(3)])
-def test_what_is_not_a_state_is_refused(given: Any) -> None:
+def test_a_value_that_is_not_a_state_is_refused(given: Any) -> None:
     loader = make()
-    with pytest.raises(TypeError, match="a state must be a dict"):
+    with pytest.raises(TypeError, match="state must be a dict"):
         loader.load_state_dict(given)
     assert len(list(loader)) == STEPS
 
 
 def test_an_empty_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"of version 4 \(got None\)"):
+    with pytest.raises(ValueError, match=r"version of the state must be 4 \(got None\)"):
         make().load_state_dict({})
 
 
@@ -200,8 +202,8 @@ def test_windows_must_agree_with_the_steps() -> None:
     loader.load_state_dict(state)
 
 
-def test_every_saved_batch_of_every_class_can_be_told_from_a_held_one() -> None:
-    """Held rows are part of a state, and only rows of their class, each once."""
+def test_held_rows_are_saved_once_and_belong_to_their_class() -> None:
+    """Check the held rows in the states of a whole epoch, and that each state can be loaded."""
     loader = make(mixing=Static([0.3, 0.1, 0.0, 0.6]), batch_size=12, steps_per_epoch=40)
     held = 0
     for _ in loader:
@@ -214,7 +216,7 @@ def test_every_saved_batch_of_every_class_can_be_told_from_a_held_one() -> None:
     assert held > 0
 
 
-def test_a_custom_policy_is_recognised_by_its_parameters() -> None:
+def test_a_custom_policy_is_recognized_by_its_parameters() -> None:
     class Follow:
         def __init__(self, rate: float) -> None:
             self.rate = rate

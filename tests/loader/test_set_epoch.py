@@ -34,7 +34,7 @@ def test_set_epoch_without_classes_gives_the_batches_of_that_epoch() -> None:
     assert told.epoch == 3
 
 
-def test_set_epoch_with_classes_starts_fresh_passes_addressed_by_the_epoch() -> None:
+def test_set_epoch_with_classes_starts_new_passes_that_depend_on_the_epoch() -> None:
     runs = []
     for before in (0, 2):
         loader = make(mixing=Balanced(), batch_size=6, prefetch=5)
@@ -49,7 +49,7 @@ def test_set_epoch_with_classes_starts_fresh_passes_addressed_by_the_epoch() -> 
         assert max(state["positions"]) == 2
         rows = np.concatenate(list(batches))
         runs.append([rows[CLASSES[rows] == k].tolist() for k in (0, 1, 3)])
-    # Which class gets the odd row goes on from before; the order inside a class is that of its pass.
+    # Quotas continue from before; the order inside a class is that of its new pass.
     for one, other in zip(*runs, strict=True):
         assert set(one) & set(other)
 
@@ -65,7 +65,7 @@ def test_set_epoch_keeps_proportions_losses_and_the_count_of_steps() -> None:
     state = loader.state_dict()
     assert state["total_step"] == STEPS + 3
     assert (state["epoch"], state["step"]) == (5, 1)
-    assert loader.proportions.tolist() != before  # the epoch left had recorded losses; they act now
+    assert loader.proportions.tolist() != before  # the losses recorded in the unfinished epoch take effect now
 
 
 def test_set_epoch_does_not_disturb_the_running_epoch() -> None:
@@ -80,7 +80,7 @@ def test_set_epoch_does_not_disturb_the_running_epoch() -> None:
     assert told.epoch == 9
 
 
-def test_an_epoch_that_was_set_is_part_of_what_there_is_to_see_and_to_save() -> None:
+def test_an_epoch_that_was_set_is_part_of_attributes_and_states() -> None:
     loader = make(mixing=Balanced())
     list(loader)
     loader.set_epoch(9)
@@ -92,7 +92,7 @@ def test_an_epoch_that_was_set_is_part_of_what_there_is_to_see_and_to_save() -> 
 
     batches = iter(loader)
     next(batches)
-    loader.set_epoch(20)  # waits for the end of the running epoch, also of the restored one
+    loader.set_epoch(20)  # takes effect at the end of the running epoch, even if it was restored
     assert (loader.epoch, loader.step) == (10, 1)
     restored.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     for one in (batches, iter(restored)):
@@ -115,7 +115,7 @@ def test_set_epoch_keeps_the_last_batch(running: bool) -> None:
     assert loader.state_dict()["window_counts"][0] == plain.state_dict()["window_counts"][0]
 
 
-def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
+def test_set_epoch_to_a_restored_epoch_resumes_in_its_middle() -> None:
     loader = make(mixing=Balanced())
     batches = iter(loader)
     list(itertools.islice(batches, 2))
@@ -131,7 +131,7 @@ def test_set_epoch_to_a_restored_epoch_goes_on_in_its_middle() -> None:
         assert restored.epoch == epoch + 1
 
 
-def test_the_last_set_epoch_counts() -> None:
+def test_the_last_set_epoch_takes_effect() -> None:
     loader = make()
     for epoch in (4, 2, 0):
         loader.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""States that all ranks share: one of them is enough to resume on any number of ranks."""
+"""States shared by all ranks: a single one is enough to resume on any number of ranks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def make(rank: int, world_size: int, all_reduce: Any, **options: Any) -> Loader:
 
 
 def losses_of(rows: Any) -> Any:
-    """Whole numbers, whose sums are exact in any order."""
+    """Return whole numbers, whose sums are exact in any order."""
     return (rows % 7 + 1.0) * (CLASSES[rows] + 1)
 
 
 def drive(loader: Loader, steps: int) -> list[Any]:
-    """Return the rows of so many batches, recording losses, and the proportions after each."""
+    """Return the rows of this number of batches and the proportions after each; record losses."""
     seen: list[Any] = []
     while len(seen) < steps:
         for rows in islice(loader, steps - len(seen)):
@@ -46,7 +46,7 @@ def drive(loader: Loader, steps: int) -> list[Any]:
 
 
 def resumed(world_size: int, states: Any, steps: int, **options: Any) -> list[Any]:
-    """Return the global batches of a run that goes on from states on so many ranks, as sorted rows, and the proportions."""
+    """Resume from states on this number of ranks; return global batches as sorted rows, and the proportions."""
 
     def work(rank: int, all_reduce: Any) -> list[Any]:
         loader = make(rank, world_size, all_reduce, **options)
@@ -65,7 +65,7 @@ def resumed(world_size: int, states: Any, steps: int, **options: Any) -> list[An
 @pytest.mark.parametrize("after", [1, 2, 3, 6])
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("options", [{}, {"update_every": 3}, {"update_every": 2, "lookahead": 2}], ids=str)
-def test_it_is_the_same_on_all_ranks_and_resumes_on_any_number_as_the_list_of_states_does(
+def test_it_is_the_same_on_all_ranks_and_resumes_like_the_list_of_states(
     options: Any, world_size: int, after: int
 ) -> None:
     for steps in (0, 2, STEPS, STEPS + 2):
@@ -111,7 +111,7 @@ def test_losses_of_two_open_windows_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("recorded", [[], [0], [0, 3]])
-def test_class_losses_that_are_not_known_stay_so(recorded: list[int]) -> None:
+def test_unknown_class_losses_stay_unknown(recorded: list[int]) -> None:
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 2, all_reduce)
         if recorded:
@@ -124,7 +124,7 @@ def test_class_losses_that_are_not_known_stay_so(recorded: list[int]) -> None:
 
 
 def test_a_policy_that_does_not_follow_losses_shares_the_class_losses_of_rank_0() -> None:
-    """Ranks whose losses are not reduced know class losses of their own."""
+    """Without a reduction, every rank has its own class losses."""
 
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 2, all_reduce, mixing=Proportional())
@@ -136,7 +136,7 @@ def test_a_policy_that_does_not_follow_losses_shares_the_class_losses_of_rank_0(
     assert states[0] == states[1]
 
 
-def test_saving_changes_nothing_and_may_be_done_again() -> None:
+def test_saving_changes_nothing_and_may_be_repeated() -> None:
     def save(rank: int, all_reduce: Any) -> Any:
         loader, twin = (make(rank, 2, all_reduce, update_every=3) for _ in range(2))
         batches = loader.forever()
@@ -151,7 +151,7 @@ def test_saving_changes_nothing_and_may_be_done_again() -> None:
     assert on_ranks(2, save) == [True, True]
 
 
-def test_sums_stop_at_the_largest_float() -> None:
+def test_sums_are_clamped_to_the_largest_float() -> None:
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 2, all_reduce)
         loader.record([1.7e308, -1.7e308], [0, 1])
@@ -175,13 +175,15 @@ def test_one_rank_shares_its_state_with_itself_and_reduces_nothing() -> None:
 
 def test_it_needs_all_reduce_on_several_ranks() -> None:
     loader = make(1, 2, None, mixing=Proportional())
-    with pytest.raises(ValueError, match=r"state_dict\(shared=True\) on 2 ranks needs all_reduce \(got None\)"):
+    with pytest.raises(
+        ValueError, match=r"all_reduce must be a callable for state_dict\(shared=True\) on 2 ranks \(got None\)"
+    ):
         loader.state_dict(shared=True)
     assert loader.state_dict()["rank"] == 1
 
 
-def test_ranks_whose_states_are_of_different_steps_are_told_so() -> None:
-    """By default a state is that after the last batch with losses, which one rank may have recorded earlier."""
+def test_ranks_whose_states_are_of_different_steps_raise() -> None:
+    """By default, a state describes the run after the last batch with losses, which may be earlier on one rank."""
 
     def save(rank: int, all_reduce: Any) -> Any:
         loader = make(rank, 3, all_reduce, update_every=2, lookahead=2)
@@ -197,7 +199,7 @@ def test_ranks_whose_states_are_of_different_steps_are_told_so() -> None:
         assert (state["total_step"], state["window_sums"]) == (3, [[1, 0, 0, 0], [1, 0, 0, 0]])
 
 
-def test_an_all_reduce_that_does_not_sum_is_an_error_and_the_loader_goes_on() -> None:
+def test_an_all_reduce_that_does_not_sum_raises_and_the_loader_stays_usable() -> None:
     loader = make(0, 2, lambda sums: sums)
     drive(loader, 2)
     before = loader.state_dict()
@@ -206,7 +208,7 @@ def test_an_all_reduce_that_does_not_sum_is_an_error_and_the_loader_goes_on() ->
     assert loader.state_dict() == before
 
 
-def test_an_all_reduce_that_raises_is_heard_and_the_loader_goes_on() -> None:
+def test_an_error_in_all_reduce_is_raised_and_the_loader_stays_usable() -> None:
     def failing(_: Any) -> Any:
         raise ConnectionError
 
@@ -218,7 +220,7 @@ def test_an_all_reduce_that_raises_is_heard_and_the_loader_goes_on() -> None:
     assert loader.state_dict() == before
 
 
-def test_both_its_options_are_given_by_name() -> None:
+def test_both_arguments_are_keyword_only() -> None:
     loader = make(0, 1, None)
     with pytest.raises(TypeError):
         loader.state_dict(True)  # type: ignore[call-arg]

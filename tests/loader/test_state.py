@@ -1,4 +1,4 @@
-"""A loader that was restored repeats the rest of the run."""
+"""Restored loaders repeat the rest of the run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_restored_loader_repeats_the_rest_from_every_step(options: Any, throug
         restored.load_state_dict(through(run.state_dict()))
         assert drive(restored, rest) == expected[total - rest :]
         assert restored.state_dict() == final.state_dict()
-        # The run itself goes on in the epoch that it is in, never disturbed by its states having been taken.
+        # The run itself continues its epoch; saving its states has no effect on it.
         if not done or run.step == 0 or run.step == len(run):
             batches = iter(run)
         rows = next(batches)
@@ -69,11 +69,11 @@ def test_a_state_taken_and_loaded_is_the_same_state(options: Any) -> None:
                 (run.epoch, run.step) if run.step < len(run) else (run.epoch + 1, 0)
             )
             np.testing.assert_array_equal(restored.class_losses, run.class_losses)
-            if run.step < len(run):  # at the end of an epoch what was recorded in it has still to act
+            if run.step < len(run):  # at the end of an epoch, its losses have not taken effect yet
                 np.testing.assert_array_equal(restored.proportions, run.proportions)
 
 
-def test_a_state_is_what_was_consumed_not_what_was_prefetched() -> None:
+def test_a_state_describes_consumed_batches_not_prefetched_ones() -> None:
     states = []
     for prefetch, num_threads in ((0, 0), (1, 1), (16, 2)):
         loader = make(prefetch=prefetch, num_threads=num_threads)
@@ -83,7 +83,7 @@ def test_a_state_is_what_was_consumed_not_what_was_prefetched() -> None:
     assert states[0]["total_step"] == 3
 
 
-def test_a_state_is_small_and_the_users_own() -> None:
+def test_a_state_is_small_and_a_copy() -> None:
     loader = make()
     batches = iter(loader)
     next(batches)
@@ -102,7 +102,7 @@ def test_a_state_is_small_and_the_users_own() -> None:
     assert again.state_dict()["passes"][0] == 0
 
 
-def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+def test_a_state_at_the_end_of_an_epoch_resumes_with_the_next() -> None:
     expected = make()
     run = make()
     for epoch in range(3):
@@ -124,7 +124,7 @@ def test_a_state_after_the_last_batch_of_an_epoch_never_gives_an_empty_epoch() -
         expected.record(losses_of(rows))
     run = make()
     drive(run, STEPS)
-    assert run.step == STEPS  # the iterator has not been asked for more
+    assert run.step == STEPS  # no further batch has been requested
     state = run.state_dict()
     restored = make()
     restored.load_state_dict(state)
@@ -153,7 +153,7 @@ def test_loading_into_a_running_loader_ends_its_iterator() -> None:
     assert [batch.tolist() for batch in loader] == first + resumed
 
 
-def test_an_iterator_of_before_a_load_cannot_go_on_beside_it() -> None:
+def test_an_iterator_created_before_a_load_raises_after_it() -> None:
     loader = make(prefetch=4)
     batches = iter(loader)
     next(batches)
@@ -164,7 +164,7 @@ def test_an_iterator_of_before_a_load_cannot_go_on_beside_it() -> None:
     assert len(list(loader)) == STEPS - 1
 
 
-def test_the_seed_is_taken_over() -> None:
+def test_the_seed_is_restored() -> None:
     loader = make(seed=2**64 - 1)
     list(itertools.islice(loader, 2))
     other = make(seed=3)
@@ -175,7 +175,7 @@ def test_the_seed_is_taken_over() -> None:
 
 
 def drive_on(loader: Loader, steps: int) -> list[Any]:
-    """What `drive()` sees of a copy of `loader`, in mid-epoch."""
+    """Return the result of `drive()` on a copy of `loader`, in mid-epoch."""
     twin = make(seed=loader.state_dict()["seed"])
     twin.load_state_dict(loader.state_dict())
     return drive(twin, steps)

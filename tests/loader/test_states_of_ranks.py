@@ -15,7 +15,7 @@ from loader.small import FORMATS, losses_of, make
 
 
 def _ranks(world_size: int, mailbox: list[Any], **options: Any) -> list[Loader]:
-    """Loaders of all ranks in one process; the sums to be reduced are put in the mailbox by `_reduce_all()`."""
+    """Return the loaders of all ranks in one process, which take reduced sums from the mailbox filled by `_post()`."""
     return [
         make(
             batch_size=12 // world_size,
@@ -29,7 +29,7 @@ def _ranks(world_size: int, mailbox: list[Any], **options: Any) -> list[Loader]:
 
 
 def _steps(ranks: list[Loader], steps: int) -> list[Any]:
-    """So many steps of a new iter() of all ranks, every rank recording; global batches as sorted rows."""
+    """Iterate over this number of steps on all ranks and record losses; return global batches as sorted rows."""
     batches = [iter(loader) for loader in ranks]
     seen = []
     for _ in range(steps):
@@ -50,8 +50,8 @@ def _post(ranks: list[Loader], mailbox: list[Any]) -> None:
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("before", [1, 2, 3])
 def test_the_states_of_all_ranks_resume_on_any_number_of_ranks(before: int, after: int) -> None:
-    def settle(ranks: list[Loader], mailbox: list[Any]) -> list[float]:
-        """Ends the epoch on all ranks with what they recorded."""
+    def end_epoch(ranks: list[Loader], mailbox: list[Any]) -> list[float]:
+        """End the epoch on all ranks, with their recorded losses."""
         _post(ranks, mailbox)
         for loader in ranks:
             next(iter(loader))
@@ -74,7 +74,7 @@ def test_the_states_of_all_ranks_resume_on_any_number_of_ranks(before: int, afte
     for loader, state in zip(same_ranks, states, strict=True):
         loader.load_state_dict(state)
     assert _steps(resumed, len(ranks[0]) - 2) == _steps(same_ranks, len(ranks[0]) - 2)
-    np.testing.assert_allclose(settle(resumed, resumed_mailbox), settle(same_ranks, mailbox), rtol=1e-13)
+    np.testing.assert_allclose(end_epoch(resumed, resumed_mailbox), end_epoch(same_ranks, mailbox), rtol=1e-13)
 
 
 def test_a_state_without_pending_losses_resumes_on_other_ranks_alone() -> None:
@@ -84,7 +84,7 @@ def test_a_state_without_pending_losses_resumes_on_other_ranks_alone() -> None:
     assert len(list(whole)) == 3
 
 
-def test_pending_losses_of_the_other_ranks_are_not_forgotten() -> None:
+def test_pending_losses_of_the_other_ranks_are_restored() -> None:
     ranks = _ranks(2, [])
     for loader in ranks:
         loader.record(losses_of(next(iter(loader))))
@@ -95,7 +95,7 @@ def test_pending_losses_of_the_other_ranks_are_not_forgotten() -> None:
     assert whole.state_dict() == before
 
 
-def test_a_list_must_hold_the_states_of_all_ranks_at_one_moment() -> None:
+def test_a_list_must_contain_the_states_of_all_ranks_at_the_same_step() -> None:
     states = [loader.state_dict() for loader in _ranks(3, [])]
     (whole,) = _ranks(1, [])
     later = {**states[2], "total_step": 1, "step": 1}
@@ -160,7 +160,7 @@ def test_a_schedule_on_several_ranks_sees_no_losses_of_one_of_them() -> None:
 # ---- states that do not fit
 
 
-def test_sums_of_ranks_stop_at_the_largest_float() -> None:
+def test_sums_of_ranks_are_clamped_to_the_largest_float() -> None:
     mailbox: list[Any] = []
     ranks = _ranks(2, mailbox)
     for loader in ranks:

@@ -71,13 +71,13 @@ def test_close_during_a_call_of_another_thread_takes_effect_when_that_call_ends(
 
 
 def _in_thread(function: Any) -> Any:
-    """What `function` returns or raises in a thread of its own, which has ended."""
+    """Call `function` in a new thread, wait for the thread to end, and return the result or the error."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(function)
         return future.exception() or future.result()
 
 
-def test_two_threads_at_a_time_are_an_error_and_not_a_race() -> None:
+def test_two_threads_at_a_time_raise() -> None:
     entered, leave = threading.Event(), threading.Event()
     slow = threading.local()
 
@@ -141,7 +141,7 @@ def test_the_thread_that_consumes_may_change_from_batch_to_batch(num_threads: in
     assert rows_of(asyncio.run(consume())) == rows_of(expected)
 
 
-def test_another_thread_may_take_over_when_the_consumer_has_ended() -> None:
+def test_another_thread_may_continue_after_the_consumer_has_ended() -> None:
     loader = make()
     batches = iter(loader)
     got = []
@@ -170,7 +170,7 @@ def test_loaders_in_several_threads_do_not_disturb_each_other() -> None:
     assert results == [expected] * 6
 
 
-def test_a_batch_may_die_in_another_thread() -> None:
+def test_a_batch_may_be_freed_in_another_thread() -> None:
     for batch_format in ("numpy", "torch"):
         loader = make(format=batch_format, steps_per_epoch=300)
         kept: list[Any] = []

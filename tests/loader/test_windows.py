@@ -1,4 +1,4 @@
-"""Windows of losses and the batches from which they take effect."""
+"""Loss windows, and the batches from which they take effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loader.recording import START, Spy, record_means, stepped
 from loader.small import CLASSES, STEPS, make
 
 
-def test_an_epoch_is_a_window_and_acts_from_the_next() -> None:
+def test_an_epoch_is_a_window_and_takes_effect_from_the_next() -> None:
     loader = make(prefetch=4)
     expected = START
     for _ in range(3):
@@ -27,7 +27,7 @@ def test_an_epoch_is_a_window_and_acts_from_the_next() -> None:
     assert loader.proportions[2] == 0
 
 
-def test_an_epoch_left_unfinished_counts_when_the_next_begins() -> None:
+def test_the_window_of_an_unfinished_epoch_closes_when_the_next_begins() -> None:
     loader = make()
     for _ in itertools.islice(loader, 2):
         record_means(loader, 1.0, 2.0, 3.0)
@@ -37,7 +37,7 @@ def test_an_epoch_left_unfinished_counts_when_the_next_begins() -> None:
     assert [(update["epoch"], update["total_step"]) for update in loader.history] == [(0, 2)]
 
 
-def test_an_epoch_without_losses_leaves_no_update() -> None:
+def test_an_epoch_without_losses_makes_no_update() -> None:
     spy = Spy()
     loader = make(mixing=spy)
     list(loader)
@@ -50,9 +50,11 @@ def test_an_epoch_without_losses_leaves_no_update() -> None:
 
 @pytest.mark.parametrize("every", [1, 2, 4, 6, 7, 15])
 @pytest.mark.parametrize(("num_threads", "prefetch"), [(0, 0), (1, 1), (2, 4), (1, 30)])
-def test_window_w_acts_from_the_first_batch_of_window_w_plus_2(every: int, num_threads: int, prefetch: int) -> None:
+def test_window_w_takes_effect_from_the_first_batch_of_window_w_plus_2(
+    every: int, num_threads: int, prefetch: int
+) -> None:
     loader = make(update_every=every, num_threads=num_threads, prefetch=prefetch)
-    means = [START]  # after so many windows
+    means = [START]  # by the number of windows
     total = 0
     for _ in range(5):
         for rows in loader:
@@ -81,7 +83,7 @@ def test_the_batches_that_follow_are_drawn_with_the_new_proportions() -> None:
     assert all(max(share) < 6 for share in shares[:4])
 
 
-def test_update_between_epochs_acts_from_the_coming_one() -> None:
+def test_update_between_epochs_takes_effect_from_the_next() -> None:
     loader = make(prefetch=4)
     list(loader)
     record_means(loader, 1.0, 2.0, 3.0)
@@ -94,7 +96,7 @@ def test_update_between_epochs_acts_from_the_coming_one() -> None:
     assert [update["epoch"] for update in loader.history] == [1]
 
 
-def test_update_before_the_first_epoch_acts_on_it() -> None:
+def test_update_before_the_first_epoch_takes_effect_in_it() -> None:
     loader = make(mixing=Learn2Mix(1.0))
     loader.record([1.0, 0.0, 0.0], classes=[1, 0, 3])
     loader.update()
@@ -102,7 +104,7 @@ def test_update_before_the_first_epoch_acts_on_it() -> None:
     assert all((CLASSES[rows] == 1).all() for rows in loader)
 
 
-def test_update_in_mid_epoch_acts_from_the_next() -> None:
+def test_update_in_mid_epoch_takes_effect_from_the_next() -> None:
     loader = make(prefetch=4)
     expected = START
     for rows in loader:
@@ -117,7 +119,7 @@ def test_update_in_mid_epoch_acts_from_the_next() -> None:
     np.testing.assert_allclose(loader.proportions, expected)
 
 
-def test_update_without_losses_changesnullcontext() -> None:
+def test_update_without_losses_changes_nothing() -> None:
     loader = make()
     loader.update()
     list(loader)

@@ -1,4 +1,4 @@
-"""Arguments of cross_entropy and of its operators, for tests on the CPU and on a device."""
+"""Arguments of `cross_entropy` and of its operators, for tests on the CPU and on a device."""
 
 from __future__ import annotations
 

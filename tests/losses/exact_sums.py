@@ -1,4 +1,4 @@
-"""Sums of losses on a device compared with exact ones. On the CPU, the reference implementation of the kernel adds them."""
+"""Sums of losses on a device, compared with exact sums. On the CPU, the reference implementation replaces the kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Twin(DeviceClassLoss):
     """Sums on the CPU, by the reference implementation of the kernel."""
 
     def add(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        import _testing  # here, because tests/gpu imports this file where that module is not built
+        import _testing  # imported here, because tests/gpu imports this file without that module
 
         bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
         count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
@@ -27,9 +27,9 @@ class Twin(DeviceClassLoss):
 
 
 def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:
-    """Return sums by the kernel where there is one, else by its twin."""
+    """Return empty sums, by the kernel on a device with kernels and by its reference implementation otherwise."""
     place = torch.device(device)
-    return (DeviceClassLoss if device_losses.by_kernel(place) else Twin)(num_classes, place)
+    return (DeviceClassLoss if device_losses.has_kernels(place) else Twin)(num_classes, place)
 
 
 def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dtype, n: int, num_classes: int) -> None:
@@ -47,7 +47,7 @@ def check_against_fsum(device: str, loss_type: torch.dtype, class_type: torch.dt
     finite = losses.isfinite()
     assert sums.not_finite == int((~wrong & ~finite).sum())
     if wrong.any():
-        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} others, left out, on {device}"):
+        with pytest.raises(ValueError, match=f"got {int(wrong.sum())} out of range, skipped, on {device}"):
             sums.read()
     result = sums.read()
     for k in range(num_classes):

@@ -1,4 +1,4 @@
-"""Sums of the losses of each class."""
+"""Loss sums of each class on the CPU."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_losses_of_any_float_kind_are_summed(convert: Any) -> None:
         lambda classes: torch.from_numpy(classes).to(torch.uint8),
     ],
 )
-def test_classes_of_any_integer_kind_are_taken(convert: Any) -> None:
+def test_classes_of_any_integer_kind_are_accepted(convert: Any) -> None:
     assert_is(class_loss(LOSSES, convert(CLASSES), K), SUMS, COUNTS)
 
 
@@ -76,12 +76,12 @@ def test_bools_are_two_classes() -> None:
     assert_is(class_loss([1.0, 2.0, 4.0], np.array([True, False, True]), 2), [2, 5], [1, 2])
 
 
-def test_no_losses_are_no_sums() -> None:
+def test_no_losses_give_sums_of_0() -> None:
     assert_is(class_loss(np.zeros(0), np.zeros(0, np.int64), 3), [0, 0, 0], [0, 0, 0])
     assert_is(class_loss(torch.zeros(0), torch.zeros(0, dtype=torch.int32), 1), [0], [0])
 
 
-def test_losses_that_are_not_finite_are_skipped() -> None:
+def test_non_finite_losses_are_skipped() -> None:
     losses = [1.0, math.nan, math.inf, -math.inf, 2.0]
     for dtype in (np.float16, np.float32, np.float64):
         assert_is(class_loss(np.array(losses, dtype), [0, 0, 1, 1, 1], 2), [1, 2], [1, 1])
@@ -113,7 +113,7 @@ def test_every_half_precision_number_is_read_as_torch_reads_it(dtype: str) -> No
         max_size=200,
     )
 )
-def test_the_sums_are_those_of_an_independent_sum(entries: list[tuple[int, float]]) -> None:
+def test_the_sums_equal_an_independent_sum(entries: list[tuple[int, float]]) -> None:
     classes, losses = np.array([k for k, _ in entries], int), np.array([loss for _, loss in entries], float)
     result = class_loss(losses, classes, 7)
     finite = np.isfinite(losses)
@@ -161,7 +161,7 @@ def test_a_bad_class_far_inside_a_large_input_adds_nothing() -> None:
 
 def nested_tensor() -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is a prototype
+        warnings.simplefilter("ignore")  # warning that it is a prototype
         return torch.nested.nested_tensor([torch.zeros(1)])
 
 
@@ -169,10 +169,10 @@ def nested_tensor() -> torch.Tensor:
     ("losses", "classes", "num_classes", "error", "message"),
     [
         (np.zeros(3), [0, 1], 2, ValueError, "3"),
-        (np.zeros((3, 1)), [0, 1, 1], 2, ValueError, r"losses must have one dimension, \[n\] \(got shape \(3, 1\)\)"),
-        (np.zeros(3), [[0], [1], [1]], 2, ValueError, r"classes must have one dimension"),
-        (0.5, 0, 2, ValueError, r"one dimension, \[n\] \(got shape \(\)\)"),
-        ([[1.0], [1.0, 2.0]], [0, 1], 2, ValueError, "losses must be an array of one dimension"),
+        (np.zeros((3, 1)), [0, 1, 1], 2, ValueError, r"losses must have shape \[n\] \(got shape \(3, 1\)\)"),
+        (np.zeros(3), [[0], [1], [1]], 2, ValueError, r"classes must have shape \[n\]"),
+        (0.5, 0, 2, ValueError, r"must have shape \[n\] \(got shape \(\)\)"),
+        ([[1.0], [1.0, 2.0]], [0, 1], 2, ValueError, r"losses must be an array of shape \[n\]"),
         (np.zeros(2), [0, 2], 2, ValueError, r"classes must be in \[0, 2\) \(got 2 at position 1\)"),
         (np.zeros(2), [-1, 0], 2, ValueError, r"classes must be in \[0, 2\) \(got -1 at position 0\)"),
         (np.zeros(1), np.array([2**64 - 1], np.uint64), 2, ValueError, r"below 2\*\*63"),
@@ -229,7 +229,7 @@ def test_class_loss_refuses(losses: Any, classes: Any, num_classes: Any, error: 
 
 
 @pytest.mark.parametrize("copies", [1, 1 << 17], ids=["few", "many"])
-def test_a_sum_too_large_for_a_float_stays_at_the_largest(copies: int) -> None:
+def test_a_sum_that_overflows_is_clamped_to_the_largest_float(copies: int) -> None:
     largest = np.finfo(np.float64).max
     losses = np.tile([largest, largest, -largest, 1.0, -largest, -largest, np.inf], copies)
     classes = np.tile([0, 0, 1, 2, 1, 1, 0], copies)
@@ -243,5 +243,5 @@ def test_losses_that_are_not_aligned_are_copied() -> None:
     assert class_loss(losses, [0, 1, 1], 2).sum.tolist() == [1, 2]
 
 
-def test_an_empty_list_of_losses_is_no_losses() -> None:
+def test_an_empty_list_of_losses_is_accepted() -> None:
     assert class_loss([], [], 2).count.tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""cross_entropy against torch's, in value, in gradient and in the sums of each class."""
+"""`cross_entropy` compared with torch, in value, gradient and class sums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from losses.cross_entropy_cases import DTYPES, arguments, case, gradient_of
 
 
 def expected_of(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, **options: Any) -> tuple[Any, Any, Any]:
-    """Loss, gradient and class sums by torch, computed in float64."""
+    """Return loss, gradient and class sums, computed by torch in float64."""
     classes = options.pop("classes", None)
     wide = logits.detach().double().requires_grad_()
     if options.get("weight") is not None:
@@ -39,9 +39,9 @@ def assert_equals_torch(logits: torch.Tensor, targets: torch.Tensor, num_classes
     expected_loss, expected_gradient, expected_sums = expected_of(logits, targets, num_classes, **options)
     gradient = gradient_of(loss, logits)
     assert (loss.dtype, loss.shape, gradient.dtype) == (logits.dtype, (), logits.dtype)
-    exact = max(torch.finfo(logits.dtype).eps, 1e-14)  # torch's own float64 is not exact either
+    exact = max(torch.finfo(logits.dtype).eps, 1e-14)  # float64 in torch is not exact either
     torch.testing.assert_close(loss.double(), expected_loss, rtol=4 * exact, atol=4 * exact, equal_nan=True)
-    # In the column of the target a probability and 1, times this, are subtracted from each other.
+    # In the column of the target, 1 is subtracted from a probability, both multiplied by this.
     computed_in = min(exact, torch.finfo(torch.float32).eps)
     weight = options.get("weight")
     weight = torch.ones(logits.shape[1]) if weight is None else weight
@@ -75,11 +75,11 @@ def test_a_row_whose_target_is_ignored_adds_nothing(ignore_index: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
-def test_classes_are_what_the_sums_are_by(dtype: torch.dtype) -> None:
+def test_the_sums_are_by_the_given_classes(dtype: torch.dtype) -> None:
     logits, targets = case(40, 6)
     classes = (torch.arange(40) % 3).to(dtype)
     assert_equals_torch(logits, targets, 3, classes=classes)
-    targets[0], classes[0] = -100, 77  # of a row without a loss
+    targets[0], classes[0] = -100, 77  # the class of a row without a loss
     assert_equals_torch(logits, targets, 3, classes=classes)
 
 
@@ -100,14 +100,14 @@ def test_logits_need_not_be_contiguous(logits: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_rows_are_a_nan_and_no_sums(dtype: torch.dtype) -> None:
+def test_no_rows_give_nan_and_sums_of_0(dtype: torch.dtype) -> None:
     logits, targets = case(0, 4, dtype)
     assert_equals_torch(logits, targets, 4)
     assert cross_entropy(logits, targets, 4)[0].isnan()
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_all_rows_ignored_are_a_nan_without_gradient(label_smoothing: float) -> None:
+def test_all_rows_ignored_give_nan_without_gradient(label_smoothing: float) -> None:
     logits, targets = case(3, 4)
     loss, sums = cross_entropy(logits, torch.full_like(targets, -100), 4, label_smoothing=label_smoothing)
     assert loss.isnan()
@@ -118,7 +118,7 @@ def test_all_rows_ignored_are_a_nan_without_gradient(label_smoothing: float) -> 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_logits_that_are_not_finite_do_as_torch_does(dtype: torch.dtype, value: float, label_smoothing: float) -> None:
+def test_non_finite_logits_give_the_result_of_torch(dtype: torch.dtype, value: float, label_smoothing: float) -> None:
     plain, _ = case(4, 5, dtype)
     values = plain.detach().clone()
     values[0, 1] = values[1, 2] = values[3] = value
@@ -127,14 +127,14 @@ def test_logits_that_are_not_finite_do_as_torch_does(dtype: torch.dtype, value: 
         loss, sums = cross_entropy(logits, of_row, 5, label_smoothing=label_smoothing)
         expected, gradient, expected_sums = expected_of(logits, of_row, 5, label_smoothing=label_smoothing)
         torch.testing.assert_close(loss.double(), expected, rtol=0.01, atol=0, equal_nan=True)
-        gradient[of_row == -100] = 0  # torch's is NaN where an ignored row is not finite
+        gradient[of_row == -100] = 0  # NaN in torch for a non-finite ignored row
         assert gradient_of(loss, logits).isfinite().tolist() == gradient.isfinite().tolist()
         assert sums.count.tolist() == expected_sums.count.tolist()
         np.testing.assert_allclose(sums.sum, expected_sums.sum, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4, 3e37])
-def test_logits_of_any_size_keep_their_digits(scale: float) -> None:
+def test_logits_of_any_magnitude_are_accurate(scale: float) -> None:
     for columns in (2, 100):
         logits, targets = case(20, columns, scale=scale)
         assert_equals_torch(logits.detach().requires_grad_(), targets, columns)
@@ -170,7 +170,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
+def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
     logits, targets, classes, weight, *options = arguments(dtype, weighted)
     native = operators.cross_entropy(logits, targets, classes, weight, *options)
     composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, *options)
@@ -191,7 +191,7 @@ def test_what_is_put_together_from_torch_operations_equals_the_core(dtype: torch
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool) -> None:
+def test_targets_out_of_range_give_nan_by_torch_operations(weighted: bool) -> None:
     logits, targets, classes, weight, num_classes, *options = arguments(torch.float32, weighted)
     targets[2], targets[5] = logits.shape[1], -7
     outputs = operators.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
@@ -201,14 +201,14 @@ def test_of_targets_that_are_no_columns_torch_operations_make_nan(weighted: bool
     assert gradient.isnan().any(1).nonzero().flatten().tolist() == [2, 5]
     assert gradient.is_contiguous()
     sums = DeviceClassLoss(num_classes, logits.device, outputs[1])
-    with pytest.raises(ValueError, match=r"targets must be columns or ignore_index \(got 2 others"):
+    with pytest.raises(ValueError, match=r"targets must be columns of logits or ignore_index \(got 2 out of range"):
         sums.read()
     kept = targets.ne(-100).sum() - 2
     assert sums.count.sum() == kept
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_operators_are_registered_as_torch_demands(weighted: bool) -> None:
+def test_the_operators_pass_the_checks_of_torch(weighted: bool) -> None:
     given = arguments(torch.float32, weighted)
     torch.library.opcheck(operators.cross_entropy, given)
     logits, targets, _, weight, *_ = given
@@ -235,7 +235,7 @@ for f in (torch.compile(step, fullgraph=True, backend="aot_eager"), step):
         results.append([loss.item(), *sums.sum, *sums.count, logits.grad.tolist()])
 assert results[:13] == results[13:], results
 
-# What it does on a device, where the sums are words to be read later.
+# The path for devices, where the sums are read later.
 from l2m_fast.losses.device import DeviceClassLoss
 
 def on_device(x):
@@ -248,7 +248,7 @@ assert sums.sum.tolist() == [1, 3] and sums.count.tolist() == [0, 0], sums
 
 
 def test_compile_traces_through_it_in_one_graph() -> None:
-    """In a process of its own, where the first call is a compiled one."""
+    """Run in a separate process, where the first call is a compiled one."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
@@ -300,7 +300,7 @@ X, T = torch.zeros(3, 4), torch.tensor([0, 1, 2])
         ((X, T, 4), {"classes": T[:1]}, ValueError, r"classes must have shape \[3\]"),
         ((X, T, 4), {"weight": torch.ones(3)}, ValueError, r"weight must have shape \[4\].*\(got \[3\]\)"),
         ((X, T, 4), {"weight": torch.ones(4).long()}, TypeError, r"weight must be .* \(got a Tensor of torch.int64"),
-        ((X, T, 4), {"weight": torch.ones(4, requires_grad=True)}, ValueError, r"weight must not require a gradient"),
+        ((X, T, 4), {"weight": torch.ones(4, requires_grad=True)}, ValueError, r"weight must have requires_grad=False"),
         ((X, T, 4), {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\] \(got 1.5\)"),
         ((X, T, 4), {"label_smoothing": math.nan}, ValueError, r"label_smoothing must be .* \(got nan\)"),
         ((X, T, 4), {"label_smoothing": "a"}, TypeError, r"label_smoothing must be a number in \[0, 1\] \(got 'a'\)"),

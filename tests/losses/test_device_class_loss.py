@@ -1,4 +1,4 @@
-"""Loss sums on a device: exact, and so the same in any order. The CPU twin here; tests/gpu has the same on CUDA."""
+"""Loss sums on a device, exact in any order. Here on the CPU, by the reference implementation; on CUDA in tests/gpu."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_sums_are_the_nearest_to_the_exact_ones(loss_type: torch.dtype, class_ty
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
-def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> None:
+def test_torch_operations_give_the_same_except_for_rounding(loss_type: torch.dtype) -> None:
     losses = torch.linspace(-1, 9, 5000).to(loss_type)
     losses[::100] = math.inf
     classes = torch.arange(5000) % (NUM_CLASSES + 2) - 1
     exact, rounded = totals("cpu"), totals("cpu")
     exact.add(losses, classes)
-    rounded.add_by_torch(losses, classes)
+    rounded.add_with_torch(losses, classes)
     assert exact.not_finite == rounded.not_finite > 0
     messages = []
     for one in (exact, rounded):
@@ -44,7 +44,7 @@ def test_torch_alone_gives_the_same_but_for_rounding(loss_type: torch.dtype) -> 
     np.testing.assert_allclose(result.sum, expected.sum, rtol=1e-13)
 
 
-def test_grouped_losses_give_the_same_but_for_rounding() -> None:
+def test_grouped_losses_give_the_same_except_for_rounding() -> None:
     rng = np.random.default_rng(2)
     losses, classes = torch.from_numpy(rng.random(300)), np.sort(rng.integers(0, NUM_CLASSES, 300)).astype(np.int32)
     by_class, by_id = totals("cpu"), totals("cpu")
@@ -54,7 +54,7 @@ def test_grouped_losses_give_the_same_but_for_rounding() -> None:
     assert by_class.count.tolist() == by_id.count.tolist()
 
 
-def test_it_is_read_as_a_class_loss_is() -> None:
+def test_it_is_read_like_a_class_loss() -> None:
     sums = totals("cpu")
     sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 6]))
     total, count = sums
@@ -64,18 +64,18 @@ def test_it_is_read_as_a_class_loss_is() -> None:
 
 
 def test_a_device_may_have_several_names() -> None:
-    sums = DeviceClassLoss(2, torch.device("cpu", 0))  # not equal to that of a tensor, as "cuda" is not
+    sums = DeviceClassLoss(2, torch.device("cpu", 0))  # not equal to the device of a tensor, like "cuda"
     sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))
     assert sums.device == torch.device("cpu")
     assert sums.sum.tolist() == [3, 0]
 
 
-def test_sums_made_in_inference_mode_go_on_outside() -> None:
+def test_sums_created_in_inference_mode_can_be_updated_outside() -> None:
     with torch.inference_mode():
         sums = totals("cpu")
         sums.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 9]))
     sums.add(torch.tensor([4.0]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="got 1 others"):
+    with pytest.raises(ValueError, match="got 1 out of range"):
         sums.read()
     assert sums.sum[0] == 5
 
@@ -105,8 +105,8 @@ def test_a_stream_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> N
 # ---- a window of losses that are on a device
 
 
-def taken_for_on_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
-    """A loader that has yielded a batch of 50 rows, and takes some losses for those of a device."""
+def with_pretended_device(monkeypatch: pytest.MonkeyPatch, is_on_device: Callable[[object], bool]) -> Loader:
+    """Return a loader that has yielded a batch of 50 rows, and treats some losses as those of a device."""
     monkeypatch.setattr(loader_module, "is_on_device", is_on_device)
     y = torch.arange(50) % NUM_CLASSES
     loader = Loader(y, batch_size=50, classes=y, mixing=Learn2Mix(), seed=0, steps_per_epoch=9)
@@ -119,35 +119,35 @@ def pending(loader: Loader) -> tuple[list[float], list[int]]:
     return state["window_sums"][0], state["window_counts"][0]
 
 
-def test_a_window_goes_on_wherever_the_losses_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_may_mix_losses_on_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    there = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
-    here = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_device = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+    on_cpu = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     for step in range(6):
         losses, classes = rng.random(50), rng.integers(0, NUM_CLASSES, 50)
-        here.record(losses, classes)
+        on_cpu.record(losses, classes)
         if step == 3:
-            there.record(losses, classes)
+            on_device.record(losses, classes)
         elif step == 4:
             sums = totals("cpu")
             sums.add(torch.from_numpy(losses), torch.from_numpy(classes))
-            there.record(sums)
+            on_device.record(sums)
         else:
-            there.record(torch.from_numpy(losses), torch.from_numpy(classes))
-        assert pending(there)[1] == pending(here)[1]
-        np.testing.assert_allclose(pending(there)[0], pending(here)[0], rtol=1e-14)
-    assert sum(pending(there)[1]) == 300
-    with pytest.raises(ValueError, match=r"of 7 classes \(got 8\)"):
-        there.record(totals("cpu", 8))
+            on_device.record(torch.from_numpy(losses), torch.from_numpy(classes))
+        assert pending(on_device)[1] == pending(on_cpu)[1]
+        np.testing.assert_allclose(pending(on_device)[0], pending(on_cpu)[0], rtol=1e-14)
+    assert sum(pending(on_device)[1]) == 300
+    with pytest.raises(ValueError, match=r"over 7 classes \(got 8\)"):
+        on_device.record(totals("cpu", 8))
 
 
-def test_what_is_wrong_on_the_device_is_said_where_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = taken_for_on_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
+def test_invalid_classes_on_a_device_raise_when_the_sums_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = with_pretended_device(monkeypatch, lambda losses: isinstance(losses, torch.Tensor))
     loader.record(torch.tensor([1.0, math.nan]), torch.tensor([0, 1]))
     with pytest.warns(RuntimeWarning, match="not finite"):
         assert sum(pending(loader)[1]) == 1
     loader.record(torch.tensor([1.0, 2.0]), torch.tensor([7, 0]))
-    with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 others, left out, on cpu\)"):
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 7\) \(got 1 out of range, skipped, on cpu\)"):
         pending(loader)
     assert pending(loader)[0] == [3, 0, 0, 0, 0, 0, 0]
 
@@ -162,7 +162,7 @@ def run(
     order: Literal["shuffled", "grouped"] = "shuffled",
     stop: int = -1,
 ) -> tuple[Loader, list[int]]:
-    """Three epochs and a bit, or up to a step; with a state taken out and loaded where it stops."""
+    """Run for more than three epochs, or up to a step, where a state is saved and loaded."""
     monkeypatch.setattr(loader_module, "is_on_device", lambda losses: on_device and isinstance(losses, torch.Tensor))
     x, y = torch.arange(480.0), torch.arange(480) % 5
 
@@ -191,28 +191,30 @@ def run(
 
 @pytest.mark.parametrize("order", ["shuffled", "grouped"])
 @pytest.mark.parametrize("update_every", [None, 1, 2, 3, 7, 24, 100])
-def test_losses_on_a_device_act_as_others_do(
+def test_losses_on_a_device_have_the_same_effect_as_others(
     monkeypatch: pytest.MonkeyPatch, update_every: int | None, order: Literal["shuffled", "grouped"]
 ) -> None:
-    (here, rows), (there, rows_too) = (run(monkeypatch, there, update_every, order) for there in (False, True))
-    assert rows == rows_too
-    np.testing.assert_allclose(there.proportions, here.proportions, rtol=1e-12)
-    np.testing.assert_allclose(there.class_losses, here.class_losses, rtol=1e-12)
-    assert len(there.history) == len(here.history) == (71 // update_every if update_every else 3)
-    for record, record_too in zip(here.history, there.history, strict=True):
+    (on_cpu, rows), (on_device, device_rows) = (
+        run(monkeypatch, on_device, update_every, order) for on_device in (False, True)
+    )
+    assert rows == device_rows
+    np.testing.assert_allclose(on_device.proportions, on_cpu.proportions, rtol=1e-12)
+    np.testing.assert_allclose(on_device.class_losses, on_cpu.class_losses, rtol=1e-12)
+    assert len(on_device.history) == len(on_cpu.history) == (71 // update_every if update_every else 3)
+    for record, device_record in zip(on_cpu.history, on_device.history, strict=True):
         for key in ("epoch", "total_step", "counts", "proportions"):
-            np.testing.assert_allclose(record[key], record_too[key], rtol=1e-12)
+            np.testing.assert_allclose(record[key], device_record[key], rtol=1e-12)
 
 
 @pytest.mark.parametrize("stop", [*range(1, 24), 25, 29, 35])
-def test_a_state_in_the_middle_of_a_window_that_is_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_a_state_contains_the_sums_of_a_window_not_read_yet(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     _, rows = run(monkeypatch, True, 7)
     assert run(monkeypatch, True, 7, stop=stop)[1] == rows
 
 
 @pytest.mark.parametrize("update_every", [None, 10])
-def test_what_was_recorded_is_there_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
-    loaders = [run(monkeypatch, there, update_every)[0] for there in (False, True)]
+def test_recorded_losses_remain_after_close(monkeypatch: pytest.MonkeyPatch, update_every: int | None) -> None:
+    loaders = [run(monkeypatch, on_device, update_every)[0] for on_device in (False, True)]
     for loader in loaders:
         loader.close()
     histories = [[record["total_step"] for record in loader.history] for loader in loaders]

@@ -86,7 +86,7 @@ def test_a_tiny_temperature_gives_all_to_the_largest_classes() -> None:
 
 @st.composite
 def _window(draw: st.DrawFn) -> tuple[Any, Any, Any]:
-    """Class sizes, proportions and class losses; both are 0 for classes without rows."""
+    """Draw class sizes, proportions and class losses; the latter are 0 for classes without rows."""
     sizes = draw(sizes_of)
     amounts = [draw(st.floats(0.01, 1)) if n > 0 else 0.0 for n in sizes]
     losses = [draw(st.floats(0, 10)) if n > 0 else 0.0 for n in sizes]
@@ -98,26 +98,30 @@ def _window(draw: st.DrawFn) -> tuple[Any, Any, Any]:
 def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor: float) -> None:
     sizes, p, losses = window
     count = len(nonempty(sizes))
-    least = floor / count * (1 - 1e-12)
-    got = Learn2Mix(rate, min_share=least).update(Window.of(p, losses, sizes))
+    min_share = floor / count * (1 - 1e-12)
+    got = Learn2Mix(rate, min_share=min_share).update(Window.of(p, losses, sizes))
     total = math.fsum(losses)
     if total == 0:
         assert got.tolist() == p.tolist()
         return
     expected = [(1 - rate) * share + rate * (loss / total) for share, loss in zip(p, losses, strict=True)]
-    expected = [least + (1 - count * least) * share if n > 0 else 0 for n, share in zip(sizes, expected, strict=True)]
+    expected = [
+        min_share + (1 - count * min_share) * share if n > 0 else 0 for n, share in zip(sizes, expected, strict=True)
+    ]
     assert_close(got, expected)
-    assert min(got[nonempty(sizes)]) >= least * (1 - 1e-9)
+    assert min(got[nonempty(sizes)]) >= min_share * (1 - 1e-9)
 
 
 @settings(deadline=None)
 @given(sizes=sizes_of, floor=st.floats(0, 1), start=st.sampled_from(["proportional", "balanced"]))
 def test_learn2mix_raises_its_start_to_the_min_share(sizes: Any, floor: float, start: Any) -> None:
     count = len(nonempty(sizes))
-    least = floor / count * (1 - 1e-12)
+    min_share = floor / count * (1 - 1e-12)
     before = (Proportional() if start == "proportional" else Balanced()).initial(sizes)
-    expected = [least + (1 - count * least) * share if n > 0 else 0 for n, share in zip(sizes, before, strict=True)]
-    assert_close(Learn2Mix(min_share=least, start=start).initial(sizes), expected)
+    expected = [
+        min_share + (1 - count * min_share) * share if n > 0 else 0 for n, share in zip(sizes, before, strict=True)
+    ]
+    assert_close(Learn2Mix(min_share=min_share, start=start).initial(sizes), expected)
 
 
 def test_learn2mix_reaches_the_loss_shares_in_one_step_of_1() -> None:
@@ -135,7 +139,7 @@ def test_learn2mix_converges_on_the_loss_shares() -> None:
 
 @settings(deadline=None)
 @given(window=_window(), step_size=st.floats(1e-3, 5))
-def test_group_dro_weighs_the_shares_by_the_exponents_of_the_losses(window: Any, step_size: float) -> None:
+def test_group_dro_weights_the_shares_by_exponentials_of_the_losses(window: Any, step_size: float) -> None:
     sizes, p, losses = window
     expected = normal([share * math.exp(step_size * loss) for share, loss in zip(p, losses, strict=True)])
     assert_close(GroupDRO(step_size).update(Window.of(p, losses, sizes)), expected)
@@ -149,7 +153,7 @@ def test_group_dro_does_not_overflow() -> None:
 @pytest.mark.parametrize(
     "policy", [Proportional(), Balanced(), EffectiveNumber(0.9), Temperature(2.0), Static([0.5, 0.5])]
 )
-def test_fixed_policies_say_so_and_keep_what_they_have(policy: Any) -> None:
+def test_fixed_policies_are_marked_fixed_and_keep_their_proportions(policy: Any) -> None:
     assert policy.fixed is True
     assert policy.update(Window.of([0.25, 0.75], [1.0, 9.0], [4, 4])).tolist() == [0.25, 0.75]
 
@@ -159,7 +163,7 @@ def test_policies_that_follow_losses_are_not_fixed() -> None:
 
 
 @pytest.mark.parametrize("policy", [Learn2Mix(), GroupDRO(0.1)])
-def test_policies_leave_their_arguments_alone(policy: Any) -> None:
+def test_policies_do_not_modify_their_arguments(policy: Any) -> None:
     arguments = np.array([0.25, 0.75]), np.array([1.0, 9.0]), np.array([4, 4])
     before = [argument.tolist() for argument in arguments]
     policy.update(Window.of(*arguments))
@@ -203,14 +207,14 @@ def test_bad_parameters_are_refused(make: Any, error: type[Exception], message: 
     assert raised.type is error
 
 
-def test_numpy_numbers_are_parameters_like_others() -> None:
+def test_numpy_numbers_are_accepted_as_parameters() -> None:
     half: Any = np.float32(0.5)
     two: Any = np.int64(2)
     assert Learn2Mix(half).mixing_rate == 0.5
     assert Temperature(two).initial(np.array([1, 4])).tolist() == [1 / 3, 2 / 3]
 
 
-def test_policies_are_values() -> None:
+def test_policies_compare_by_value() -> None:
     for make in (Learn2Mix, lambda: Learn2Mix(0.3, 0.01, "balanced"), Balanced, lambda: Temperature(2.0)):
         policy: Any = make()
         assert policy == make()

@@ -1,4 +1,4 @@
-"""Policies in a loader: what they are given, and what is made of their answers."""
+"""Policies in a loader: their arguments, and the effect of their results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from loader.small import STEPS, make
     ids=str,
 )
 @pytest.mark.parametrize("every", [None, 2])
-def test_a_fixed_policy_keeps_its_proportions_and_still_knows_the_losses(mixing: Any, every: Any) -> None:
+def test_a_fixed_policy_keeps_its_proportions_while_class_losses_are_updated(mixing: Any, every: Any) -> None:
     loader = make(mixing=mixing, update_every=every)
     before = loader.proportions.tolist()
     for _ in range(2):
@@ -82,7 +82,7 @@ def test_a_custom_policy_may_return_a_list_or_a_tensor() -> None:
         assert loader.proportions.tolist() == [0.5, 0.25, 0, 0.25]
 
 
-def test_proportions_that_nearly_sum_to_one_are_made_to() -> None:
+def test_proportions_that_nearly_sum_to_one_are_renormalized() -> None:
     loader = make(mixing=Spy(lambda p: p * (1 + 5e-7)))
     record_means(loader, 1.0)
     loader.update()
@@ -129,7 +129,7 @@ def test_a_misbehaving_policy_raises_and_no_losses_are_lost(how: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* follows losses, and none was recorded")
 @pytest.mark.parametrize("how", MISBEHAVIOUR)
-def test_a_misbehaving_policy_raises_where_the_window_of_steps_ends(how: str) -> None:
+def test_a_misbehaving_policy_raises_at_the_end_of_its_window(how: str) -> None:
     answer, error, message = MISBEHAVIOUR[how]
     behaves = [False]
     loader = make(mixing=Spy(lambda p: p if behaves[0] else answer(p)), update_every=2, prefetch=4)
@@ -151,7 +151,7 @@ def test_a_misbehaving_policy_raises_where_the_window_of_steps_ends(how: str) ->
 
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("how", MISBEHAVIOUR)
-def test_a_policy_that_keeps_misbehaving_does_not_keep_the_run_from_going_on(how: str, every: Any) -> None:
+def test_a_policy_that_keeps_misbehaving_does_not_stop_the_run(how: str, every: Any) -> None:
     answer, error, _ = MISBEHAVIOUR[how]
     loader = make(mixing=Spy(answer), update_every=every)
     expected = [batch.tolist() for batch in make(mixing=Proportional(), steps_per_epoch=2 * STEPS)]
@@ -190,7 +190,7 @@ def test_wrong_initial_proportions_are_refused(how: str) -> None:
         make(mixing=Wrong())
 
 
-def test_group_dro_goes_on_where_a_share_has_become_nothing() -> None:
+def test_group_dro_continues_after_a_share_became_0() -> None:
     policy = GroupDRO(1.0)
     proportions = np.array([0.5, 0.5])
     for losses in ([1000.0, 0.0], [1000.0, 0.0], [0.0, 2000.0]):
@@ -209,7 +209,7 @@ def test_group_dro_goes_on_where_a_share_has_become_nothing() -> None:
     ),
     mixing=st.sampled_from([Learn2Mix(0.3), Learn2Mix(1.0, min_share=0.05), GroupDRO(0.5)]),
 )
-def test_whatever_is_recorded_the_proportions_stay_proportions(losses: list[tuple[int, float]], mixing: Any) -> None:
+def test_any_recorded_losses_give_valid_proportions(losses: list[tuple[int, float]], mixing: Any) -> None:
     loader = make(mixing=mixing, num_threads=0, prefetch=0)
     for _ in range(2):
         loader.record([loss for _, loss in losses], classes=[k for k, _ in losses])

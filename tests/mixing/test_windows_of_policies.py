@@ -1,4 +1,4 @@
-"""What policies written in Python get and give, and when they are called."""
+"""Policies written in Python: their windows, their results, and when they are called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = [0.5, 0.3, 0.0, 0.2]
 
 
 class Policy:
-    """Notes its windows, and answers with what `answer` makes of one; its shares stay by default."""
+    """Policy that keeps its windows, and returns `answer(window)`, by default the same proportions."""
 
     def __init__(self, answer: Callable[[Any], Any] | None = None, **attributes: Any) -> None:
         self.windows: list[Window] = []
@@ -45,7 +45,7 @@ def make(mixing: Any, **options: Any) -> Loader:
 
 
 def drive(loader: Loader, steps: int, first: int = 0) -> list[list[int]]:
-    """Return the rows of so many batches; a loss of step + 1 is recorded for each row."""
+    """Return the rows of this number of batches, and record a loss of step + 1 for each row."""
     seen = []
     for step, rows in enumerate(islice(loader.forever(), steps), first):
         seen.append(rows.tolist())
@@ -58,7 +58,7 @@ def drive(loader: Loader, steps: int, first: int = 0) -> list[list[int]]:
 
 @pytest.mark.parametrize("every", [None, 3])
 def test_a_policy_sees_the_window_and_the_run_up_to_its_end(every: int | None) -> None:
-    """Windows of 3 or 5 batches; each is closed by the request for the batch after it."""
+    """Each window of 3 or 5 batches is closed by the request for the batch after it."""
     length = every or 5
     policy = Policy()
     loader = make(policy, update_every=every, total_steps=1000)
@@ -97,7 +97,7 @@ def test_its_arrays_are_float64_and_int64_and_its_numbers_are_ints() -> None:
     assert window.total_steps is None
 
 
-def test_its_arrays_are_copies_that_stay_as_they_were() -> None:
+def test_its_arrays_are_copies_that_never_change() -> None:
     def spoil(window: Window) -> Any:
         answer = window.proportions.copy(), window.memory + 1
         for name in ("proportions", "class_losses", "class_sizes", "counts", "rows_drawn", "passes", "memory"):
@@ -151,7 +151,7 @@ def test_ranks_see_the_rows_and_counts_of_all_of_them() -> None:
 
 
 def counting(window: Window) -> Any:
-    """Counts its windows, and moves to class 0 by as much."""
+    """Count windows in memory, and move as much share to class 0."""
     memory = window.memory + np.array([[1.0], [window.step]])
     proportions = window.proportions + np.array([0.01, -0.01, 0, 0]) * memory[0, 0]
     return proportions, memory
@@ -177,7 +177,7 @@ def test_memory_is_zeros_at_first_and_then_what_was_returned_also_in_a_restored_
     assert resumed.state_dict() == loader.state_dict()
 
 
-def test_memory_stays_where_proportions_alone_are_returned() -> None:
+def test_memory_is_kept_if_only_proportions_are_returned() -> None:
     def answer(window: Window) -> Any:
         return (window.proportions, window.memory + 5) if window.step == 1 else window.proportions.tolist()
 
@@ -207,7 +207,7 @@ def test_memory_stays_where_proportions_alone_are_returned() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("every", [None, 2])
-def test_a_wrong_answer_is_named_and_neither_losses_nor_memory_are_lost(
+def test_a_wrong_result_raises_and_neither_losses_nor_memory_are_lost(
     answer: Any, error: type[Exception], message: str, every: int | None
 ) -> None:
     policy = Policy(answer, memory_rows=2)
@@ -285,7 +285,7 @@ def test_a_schedule_is_updated_after_every_window_without_losses_classes_or_all_
     assert [(window.step, window.class_sizes.tolist()) for window in alone.windows] == [(7, [40])]
 
 
-def test_a_fixed_policy_is_never_updated_even_where_it_is_a_schedule_too() -> None:
+def test_a_fixed_policy_is_never_updated_even_if_it_is_also_a_schedule() -> None:
     policy = Policy(fixed=True, schedule=True)
     loader = make(policy, update_every=2)
     drive(loader, 9)
@@ -295,7 +295,7 @@ def test_a_fixed_policy_is_never_updated_even_where_it_is_a_schedule_too() -> No
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_a_policy_that_follows_losses_is_left_alone_by_windows_without_any(every: int | None) -> None:
+def test_a_policy_that_follows_losses_is_not_updated_by_windows_without_losses(every: int | None) -> None:
     policy = Policy()
     loader = make(policy, update_every=every)
     with pytest.warns(RuntimeWarning, match="follows losses, and none was recorded"):
@@ -305,7 +305,7 @@ def test_a_policy_that_follows_losses_is_left_alone_by_windows_without_any(every
 
 @dataclass(frozen=True)
 class Bolder(Learn2Mix):
-    """Makes two steps of Learn2Mix."""
+    """Learn2Mix with two steps per update."""
 
     def update(self, window: Window) -> Any:
         first = super().update(window)
@@ -359,7 +359,7 @@ CALLS: dict[str, Callable[[Loader], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("every", [None, 2])
-def test_a_policy_that_calls_the_loader_back_raises_and_the_loader_goes_on(call: str, every: int | None) -> None:
+def test_a_policy_that_calls_the_loader_raises_and_the_loader_stays_usable(call: str, every: int | None) -> None:
     policy = Policy()
     loader, twin = make(policy, update_every=every), make(Policy(), update_every=every)
     steps = every or 5
@@ -378,7 +378,7 @@ def test_a_policy_that_calls_the_loader_back_raises_and_the_loader_goes_on(call:
         loader.record(np.ones(6))
 
 
-def test_a_policy_may_look_at_the_loader_and_close_it() -> None:
+def test_a_policy_may_read_attributes_of_the_loader_and_close_it() -> None:
     looks: list[Any] = []
 
     def look(window: Window) -> Any:

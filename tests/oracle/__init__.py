@@ -1,8 +1,8 @@
-"""The whole loader in slow, obvious NumPy: the specification that the fast one equals bit for bit.
+"""Reference implementation of the whole loader in slow, obvious NumPy, which the fast loader equals bit for bit.
 
-Read `randomness`, `plan` and `batches` (which rows are in a batch), `arithmetic` and `mixing` (the proportions), `losses` (windows),
-and `loader` (the loop that puts them together), in this order. Every floating-point expression is evaluated as it
-is written, in double precision, without fused multiply-add.
+Read the modules in this order: `randomness`, `plan` and `batches` (rows of a batch), `arithmetic` and `mixing`
+(proportions), `losses` (windows), and `loader` (the main loop). Every floating-point expression is evaluated as
+written, in double precision, without fused multiply-add.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sums and elementary functions: fixed sequences of additions, multiplications and divisions of doubles, rounded one by one."""
+"""Sums and elementary functions as fixed sequences of double additions, multiplications and divisions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LARGEST = float(np.finfo(np.float64).max)  # where a sum of losses stops
+LARGEST = float(np.finfo(np.float64).max)  # sums of losses are clamped to it
 
 # log(2) in two parts; the first ends in zeros, so that its multiples by exponents are exact.
 LOG2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
@@ -31,7 +31,7 @@ def neumaier_sum(values: ArrayLike) -> float:
 
 
 def mean_loss(losses: Sequence[float]) -> float:
-    """Return the mean of losses, also where their sum is beyond the largest float."""
+    """Return the mean of losses, even if their sum overflows."""
     total, scale = neumaier_sum(losses), 1.0
     if not math.isfinite(total):
         scale = 2.0**64
@@ -72,12 +72,12 @@ def exp(x: float) -> float:
 
 
 def expm1(x: float) -> float:
-    """Return exp(x) - 1, without loss of digits near 0."""
+    """Return exp(x) - 1 with full precision near 0."""
     return expm1_near_0(x) if abs(x) <= 0.34 else exp(x) - 1
 
 
 def pow(x: float, y: float) -> float:
-    """Return `x` in [0, 1] to the power of `y`, not negative."""
+    """Return `x` in [0, 1] to the power of `y` >= 0."""
     if x == 1:
         return 1.0
     if x == 0 or y == math.inf:

@@ -1,4 +1,4 @@
-"""A batch: a pure function of seed, data, epoch, step and the progress of the classes."""
+"""Batches as a pure function of seed, data, epoch, step and the progress of the classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_GLOBAL_BATCH = 2**31 - 1
 
 @dataclass
 class Progress:
-    """What every batch changes: where the classes stand, rows drawn of each, and the proportions in force."""
+    """State that every batch changes: cursors of the classes, rows drawn of each, and current proportions."""
 
     cursors: list[Cursor]
     due: Due
@@ -24,7 +24,7 @@ class Progress:
     proportions: Floats
 
     def state(self) -> dict[str, Any]:
-        """Return it as entries of a state."""
+        """Return the progress as entries of a state."""
         return {
             "passes": [cursor.number for cursor in self.cursors],
             "positions": [cursor.position for cursor in self.cursors],
@@ -38,7 +38,7 @@ class Progress:
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Progress:
-        """Return what the entries of a state say."""
+        """Return the progress stored in the entries of a state."""
         held = dict(state["held"])
         positions = enumerate(zip(state["passes"], state["positions"], strict=True))
         return cls(
@@ -50,13 +50,13 @@ class Progress:
 
 
 class Batches:
-    """The batches of one rank; the arguments are those of `OracleLoader`.
+    """Batches of one rank, with the arguments of `OracleLoader`.
 
     Attributes:
         seed: Key of all randomness.
-        class_sizes: Rows drawn from of each class, int64, shape `[K]`.
-        steps: Batches of an epoch, over all ranks.
-        own_steps: Those with rows for this rank.
+        class_sizes: Number of rows of each class to draw from, int64, shape `[K]`.
+        steps: Number of batches of an epoch, over all ranks.
+        own_steps: Number of batches of an epoch with rows for this rank.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Batches:
         if steps_per_epoch is not None:
             self.steps = steps_per_epoch
         elif classes is None:
-            # In order, a rest smaller than world_size counts too: the ranks that get none of it have a batch less.
+            # In order, a remainder smaller than world_size counts too: ranks without rows of it have one batch less.
             self.steps = full + (not drop_last and left_over >= (1 if self._in_order else world_size))
         else:
             self.steps = max(full, 1)
@@ -109,26 +109,26 @@ class Batches:
         return self._global_batch
 
     def begin(self) -> Progress:
-        """Return the progress before the first batch, without proportions yet."""
+        """Return the progress before the first batch, without proportions."""
         num_classes = len(self._rows_of)
         cursors = [Cursor() for _ in range(num_classes)]
         return Progress(cursors, first_due(self.seed, num_classes), [0] * num_classes, np.zeros(num_classes))
 
     def start_passes(self, progress: Progress, number: int) -> None:
-        """Start pass `number` of every class afresh."""
+        """Start pass `number` of every class from the beginning."""
         progress.cursors = [Cursor(number) for _ in self._rows_of]
 
     def adopt(self, progress: Progress, proportions: Floats, total_step: int) -> None:
-        """Bring proportions into force before batch `total_step` of the training."""
+        """Make proportions take effect before batch `total_step` of the training."""
         old, new = (fractions(p, self._global_batch) for p in (progress.proportions, proportions))
         change_due(progress.due, old, new, total_step)
         progress.proportions = proportions
 
     def draw(self, progress: Progress, epoch: int, step: int) -> tuple[Ints, Ints, Ints]:
-        """Draw a batch and move the progress on.
+        """Draw a batch and advance the progress.
 
         Returns:
-            This rank's rows and their classes, and the rows of each class in the global batch, shape `[K]`.
+            The rows of this rank, their classes, and the number of rows of each class in the global batch, shape `[K]`.
         """
         if self._epoch_is_pass and step == 0:
             self.start_passes(progress, epoch)

@@ -1,4 +1,4 @@
-"""The loop: epochs, windows and states."""
+"""`OracleLoader`: epochs, windows and states."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from oracle.mixing import Policy, Window, checked_proportions, without_gaps
 
 
 class OracleLoader:
-    """The loader without data: its batches are row ids and their classes.
+    """Loader without data, whose batches are row ids and their classes.
 
-    The arguments are those of `Loader`, with the number of rows for the data, every default stated and a policy given.
-    Batches, and the steps of `record()` and `state_dict()`, are counted from 0 since the beginning of the training.
+    The arguments are those of `Loader`, but with the number of rows instead of the data, and a policy. Batches, and the
+    steps of `record()` and `state_dict()`, are counted from 0 since the beginning of training.
 
     Attributes:
-        class_losses: Newest mean loss of each class, None where it never had one.
-        class_sizes: Rows drawn from of each class, int64, shape `[K]`.
-        quotas: Rows of each class in the last global batch, int64, shape `[K]`.
-        history: One record of each update of the proportions.
+        class_losses: Newest mean loss of each class; None before its first loss.
+        class_sizes: Number of rows of each class to draw from, int64, shape `[K]`.
+        quotas: Number of rows of each class in the last global batch, int64, shape `[K]`.
+        history: Records of the updates of the proportions.
 
     Raises:
-        ValueError: No batch can be made of these options, the lookahead is longer than a window, or the ranks' losses cannot be
-            summed.
+        ValueError: These options give no batch, the lookahead is longer than a window, or the losses of the ranks
+            cannot be summed.
     """
 
     def __init__(
@@ -82,18 +82,18 @@ class OracleLoader:
 
         self._epoch = self._step = self._total_step = self._windows = 0
         self._updated = False  # update() closed the window of the epoch
-        self._jump: int | None = None  # the epoch after this one, where it is not the next number
+        self._jump: int | None = None  # the epoch after this one, if it is not the next number
         self.class_losses: list[float | None] = [None] * len(self.class_sizes)
         self.history: list[dict[str, Any]] = []
         self._memory = np.zeros((getattr(mixing, "memory_rows", 0), len(self.class_sizes)))
         self._progress = self._batches.begin()
         self._next_proportions = checked_proportions(mixing.initial(self.class_sizes.copy()), self.class_sizes)
         self._adopt()
-        self._iterations = 0  # iterators made
+        self._iterations = 0  # number of iterators created
         self._start()
 
     def _start(self) -> None:
-        """Start, or go on after loading a state, at the current step."""
+        """Start at the current step, at the beginning or after loading a state."""
         self._losses = OpenWindows(len(self.class_sizes), self._lookahead)
         self._running, self._newest = False, self._iterations  # the newest iterator that was advanced
         self._earliest = self._open_from = self._total_step
@@ -118,26 +118,26 @@ class OracleLoader:
 
     @property
     def proportions(self) -> Floats:
-        """Proportions in force for the next batch, shape `[K]`."""
+        """Proportions of the next batch, shape `[K]`."""
         return self._progress.proportions
 
     def _has_ended(self) -> bool:
-        """Return whether the epoch has ended, but for what is done when the next one begins."""
+        """Return whether the epoch has ended, except for the work done when the next one begins."""
         return not self._running and self._step >= self._steps
 
     def __len__(self) -> int:
         return self._batches.own_steps
 
     def __iter__(self) -> Iterator[tuple[Ints, Ints]]:
-        """Return an iterator whose first batch begins the next epoch, or goes on with one restored in the middle."""
+        """Return an iterator whose first batch begins the next epoch, or resumes a restored epoch."""
         self._iterations += 1
         return self._iterate(self._iterations, endless=False)
 
     def forever(self) -> Iterator[tuple[Ints, Ints]]:
-        """Return an iterator over epochs without end.
+        """Return an endless iterator over epochs.
 
         Raises:
-            ValueError: Losses of an epoch's last batches would come too late, or this rank has no batches.
+            ValueError: Losses of the last batches of an epoch would be too late, or this rank has no batches.
         """
         if self._stays_open:
             msg = f"forever() with lookahead={self._lookahead} needs update_every (got None)"
@@ -167,13 +167,13 @@ class OracleLoader:
             self._close_windows(self._total_step)
             batch, number = self._next_batch(), self._total_step - 1
             if self._step == len(self) < self._steps:
-                self._next_batch()  # has rows for other ranks only: they count it at the same time
+                self._next_batch()  # only other ranks have rows: they count it at the same time
             if len(batch[0]) > 0:
                 self._yielded[number] = batch[1]
                 yield batch
 
     def _begin_epoch(self) -> None:
-        """Begin the next epoch, or go on with one that was restored in the middle."""
+        """Begin the next epoch, or resume a restored one."""
         if self._running or self._step >= self._steps:
             self._end_epoch()
         if self._every is None and self._step == 0:
@@ -181,7 +181,7 @@ class OracleLoader:
         self._running = True
 
     def _end_epoch(self) -> None:
-        """End the epoch where it was consumed."""
+        """End the epoch after the last batch consumed."""
         if self._every is None:
             if not self._updated:
                 self._close_window(self._total_step)
@@ -199,7 +199,7 @@ class OracleLoader:
             self._after[self._total_step] = copy.deepcopy(self._progress)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iter() epoch `epoch`; the running iterator, if any, goes on until then."""
+        """Start the next iter() at epoch `epoch`; a running iterator continues until then."""
         upcoming = self._epoch + (self._running or self._step >= self._steps)
         self._jump = None if epoch == upcoming else epoch
         if self._jump is None or self._running:
@@ -231,22 +231,22 @@ class OracleLoader:
         return rows, classes
 
     def _adopt(self) -> None:
-        """Bring the newest proportions into force for the next batch."""
+        """Make the newest proportions take effect in the next batch."""
         self._batches.adopt(self._progress, self._next_proportions, self._total_step)
 
     # ---- Losses
 
     def record(self, losses: ArrayLike, classes: ArrayLike | None = None, *, step: int | None = None) -> None:
-        """Add losses to the window of batch `step`, by default the last one; those that are not finite are skipped.
+        """Add losses to the window of batch `step`, by default the last one; skip non-finite losses.
 
         Args:
-            losses: Of the rows of the batch, or of `classes`.
+            losses: Losses of the rows of the batch, or of `classes`.
             classes: Class of each loss.
             step: One of the last `lookahead + 1` batches yielded since the run was started or loaded.
 
         Raises:
-            RuntimeError: No such batch was yielded, or its window was closed.
-            ValueError: Wrong length or a class out of range; nothing was added.
+            RuntimeError: No such batch was yielded, or its window is closed.
+            ValueError: The length is wrong or a class is out of range. Nothing is added.
         """
         last = sorted(self._yielded)[-(self._lookahead + 1) :]
         open_from = self._open_from if self._every is None else self._windows * self._every
@@ -268,10 +268,10 @@ class OracleLoader:
         self._recorded = newest if self._recorded is None else max(newest, self._recorded)
 
     def update(self) -> None:
-        """Close the window now; it takes effect from the next epoch to begin.
+        """Close the window now, so that it takes effect from the next epoch.
 
         Raises:
-            RuntimeError: Windows are of `update_every` steps.
+            RuntimeError: The loader has `update_every`.
         """
         if self._every is not None:
             msg = f"update() needs update_every=None (got update_every={self._every})"
@@ -334,15 +334,15 @@ class OracleLoader:
     # ---- States
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """Return the run just after batch `step` (the loader's own adds a fingerprint of its data and options).
+        """Return the state just after batch `step`; `Loader` adds a fingerprint of its data and options.
 
         Args:
-            step: The last batch, or one of the `lookahead` before it; by default the last one with recorded losses, or the
-                nearest allowed.
+            step: The last batch, or one of the `lookahead` before it; by default the last one with recorded losses, or
+                the nearest allowed.
 
         Raises:
-            ValueError: The step is still to come, or earlier than the batch before the run was started or loaded, passes were
-                started afresh or, with update_every=None, a window was closed.
+            ValueError: The step is still to come, or earlier than the batch before the run was started or loaded,
+                passes were started afresh or, with update_every=None, a window was closed.
         """
         now, every = self._total_step, self._every
         if len(self) < self._steps == self._step:
@@ -379,14 +379,14 @@ class OracleLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this rank's own state; the next iter() goes on where it was consumed."""
+        """Restore the state of this rank; the next iter() resumes after the last batch consumed."""
         self._batches.seed, self._total_step, self._windows = state["seed"], state["total_step"], state["windows"]
         self._epoch, self._step, self._jump = state["epoch"], state["step"], state["next_epoch"]
         self._progress = Progress.of_state(state)
         self._next_proportions, self._updated = np.array(state["next_proportions"]), state["updated"]
         self.class_losses = list(state["class_losses"])
         self._memory = np.array(state["memory"]).reshape(self._memory.shape)
-        self._iterations += 1  # ends those made before
+        self._iterations += 1  # ends all earlier iterators
         self._start()
         for window, sums in enumerate(zip(state["window_sums"], state["window_counts"], strict=True), self._windows):
             self._losses.load(window, *sums)

@@ -1,4 +1,4 @@
-"""The losses that were recorded and not used yet: per open window, and in it per batch."""
+"""Recorded losses that have not been used yet, per open window and batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from oracle.arithmetic import LARGEST
 
-AT_ONCE = -2  # stands before all batches: what a state held and, without lookahead, everything
+AT_ONCE = -2  # precedes all batches: what a state held and, without lookahead, everything
 
 
 @dataclass
@@ -20,16 +20,17 @@ class Sums:
     counts: list[int]
 
     def add(self, k: int, loss: float, count: int) -> None:
-        """Add `count` losses of class `k` whose sum is `loss`; the sum stays within the largest float."""
+        """Add `count` losses of class `k` whose sum is `loss`; clamp the sum to the largest float."""
         self.losses[k] = min(max(self.losses[k] + loss, -LARGEST), LARGEST)
         self.counts[k] += count
 
 
 class OpenWindows:
-    """Sums of losses by window and, in it, by batch.
+    """Sums of losses per window and batch.
 
-    The sum of a window is the sum over its batches, in their order, of the sum of each batch, in the order of recording. So it
-    does not depend on when the losses of a batch come. Without lookahead they come in order, and are added one by one.
+    The losses of each batch are summed in the order of recording, and the sums of the batches in the order of batches,
+    so that the sum of a window does not depend on when losses are recorded. Without lookahead, losses are recorded in
+    order and added one by one.
     """
 
     def __init__(self, num_classes: int, lookahead: int) -> None:
@@ -41,14 +42,14 @@ class OpenWindows:
         return Sums([0.0] * self._num_classes, [0] * self._num_classes)
 
     def add(self, window: int, batch: int, losses: Sequence[float], classes: Sequence[int]) -> None:
-        """Add the finite ones of the losses of a batch."""
+        """Add the finite losses of a batch."""
         sums = self._sums[window].setdefault(batch if self._lookahead > 0 else AT_ONCE, self.zeros())
         for loss, k in zip(losses, classes, strict=True):
             if math.isfinite(loss):
                 sums.add(k, loss, 1)
 
     def load(self, window: int, losses: Sequence[float], counts: Sequence[int]) -> None:
-        """Set what a state held of a window."""
+        """Set the sums of a window from a state."""
         self._sums[window] = {AT_ONCE: Sums(list(losses), list(counts))}
 
     def total(self, window: int, before: float = math.inf) -> Sums:
@@ -61,7 +62,7 @@ class OpenWindows:
         return total
 
     def close(self, window: int) -> Sums:
-        """Return the sums of a window and forget it."""
+        """Return the sums of a window and remove it."""
         total = self.total(window)
         del self._sums[window]
         return total

@@ -1,4 +1,4 @@
-"""How the proportions of the classes evolve: the policies of `l2m_fast.mixing`, and what they are given."""
+"""Mixing policies of `l2m_fast.mixing`, and their windows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from oracle.arithmetic import Floats, Ints, exp, expm1, log, mean_loss, neumaier
 
 @dataclass
 class Window:
-    """A window of losses that was closed, over all ranks; arrays have shape `[K]`.
+    """Closed loss window over all ranks; arrays have shape `[K]`.
 
     Attributes:
-        proportions: The newest, which the next ones follow.
+        proportions: Newest proportions.
         class_losses: Mean loss of each class, see `without_gaps`.
-        class_sizes: Rows of each class.
-        counts: Losses recorded in the window; those of this rank alone where nothing is reduced.
-        rows_drawn: Rows drawn from the beginning of training until the window is closed.
-        passes: Number of the pass that each class is in when the window is closed.
-        step: Batches up to the end of the window, since the beginning of training.
-        total_steps: Length of the training, None if unknown.
-        memory: What the last update returned, zeros at first, shape `[memory_rows, K]`.
+        class_sizes: Number of rows of each class.
+        counts: Number of losses recorded in the window; only those of this rank without a reduction.
+        rows_drawn: Number of rows drawn from the beginning of training until the window is closed.
+        passes: Index of the current pass of each class when the window is closed.
+        step: Number of batches from the beginning of training to the end of the window.
+        total_steps: Number of batches in the whole training; None: unknown.
+        memory: Memory returned by the last update, initially zeros, shape `[memory_rows, K]`.
     """
 
     proportions: Floats
@@ -40,10 +40,10 @@ class Window:
 
 
 class Policy(Protocol):
-    """How proportions evolve.
+    """Protocol of mixing policies.
 
-    One that is never updated has `fixed = True`. One that is updated at the end of every window and needs no losses has
-    `schedule = True`. One with a memory has the number of its rows, `memory_rows`.
+    Policies with `fixed = True` are never updated. Policies with `schedule = True` are updated at the end of every
+    window and need no losses. Policies with memory have its number of rows in `memory_rows`.
     """
 
     def initial(self, class_sizes: Ints, /) -> ArrayLike:
@@ -54,10 +54,11 @@ class Policy(Protocol):
 
 
 def checked_proportions(proportions: ArrayLike, class_sizes: Ints) -> Floats:
-    """Return proportions that came from outside, renormalized, float64, shape `[K]`.
+    """Return proportions from the user, renormalized, float64, shape `[K]`.
 
     Raises:
-        ValueError: Wrong length, not finite, negative, not summing to one, or above zero for an empty class.
+        ValueError: The length is wrong, a value is non-finite or negative, the sum is not 1, or an empty class has a
+            share.
     """
     p = np.array(proportions, np.float64)
     if p.shape != class_sizes.shape or not np.isfinite(p).all() or (p < 0).any():
@@ -74,8 +75,8 @@ def checked_proportions(proportions: ArrayLike, class_sizes: Ints) -> Floats:
 
 
 def without_gaps(class_losses: Sequence[float | None], class_sizes: Ints) -> Floats:
-    """Return class losses as a policy gets them: 0 for empty classes, the mean of the others where there is none yet."""
-    known = [loss for loss in class_losses if loss is not None]  # never of an empty class
+    """Return class losses for a policy: 0 for empty classes, the mean of the others for classes without losses."""
+    known = [loss for loss in class_losses if loss is not None]  # empty classes are excluded
     mean = mean_loss(known) if known else 0.0
     filled = np.array([mean if loss is None else loss for loss in class_losses])
     filled[class_sizes == 0] = 0.0
@@ -83,17 +84,17 @@ def without_gaps(class_losses: Sequence[float | None], class_sizes: Ints) -> Flo
 
 
 def shares(amounts: Sequence[float]) -> Floats:
-    """Return amounts over their sum."""
+    """Return amounts divided by their sum."""
     return np.array(amounts) / neumaier_sum(amounts)
 
 
 def shares_of(class_sizes: Ints, amount_of: Callable[[float], float]) -> Floats:
-    """Return the shares of classes whose rows count as `amount_of(rows)`; empty classes get none."""
+    """Return shares proportional to `amount_of(rows)`; 0 for empty classes."""
     return shares([amount_of(float(size)) if size > 0 else 0.0 for size in class_sizes.tolist()])
 
 
 class Fixed:
-    """A policy that keeps its initial proportions."""
+    """Policy that keeps its initial proportions."""
 
     fixed = True
 
@@ -104,19 +105,19 @@ class Fixed:
 
 @dataclass
 class Proportional(Fixed):
-    """Every class keeps its share of the data."""
+    """Shares proportional to the class sizes."""
 
     def initial(self, class_sizes: Ints) -> Floats:
-        """Return class sizes over their sum."""
+        """Return class sizes divided by their sum."""
         return shares_of(class_sizes, lambda n: n)
 
 
 @dataclass
 class Balanced(Fixed):
-    """Every class that has rows gets the same share."""
+    """Equal shares for all classes that have rows."""
 
     def initial(self, class_sizes: Ints) -> Floats:
-        """Return one over the number of classes that have rows."""
+        """Return 1 divided by the number of classes that have rows."""
         return shares_of(class_sizes, lambda _: 1.0)
 
 
@@ -150,7 +151,7 @@ class EffectiveNumber(Fixed):
     beta: float
 
     def initial(self, class_sizes: Ints) -> Floats:
-        """Return class sizes over their effective numbers, normalized."""
+        """Return class sizes divided by their effective numbers, normalized."""
         if self.beta == 0:
             return Proportional().initial(class_sizes)
         log_beta = log(self.beta)
@@ -159,7 +160,7 @@ class EffectiveNumber(Fixed):
 
 @dataclass
 class Learn2Mix:
-    """Proportions step towards the loss shares; every class that has rows keeps `min_share`."""
+    """Steps towards the loss shares; every class that has rows keeps `min_share`."""
 
     mixing_rate: float = 0.1
     min_share: float = 0.0
@@ -171,10 +172,10 @@ class Learn2Mix:
         return self._raised(start.initial(class_sizes), class_sizes)
 
     def update(self, window: Window) -> Floats:
-        """Return one step towards the loss shares; where all losses are 0, the same proportions."""
+        """Return proportions after one step towards the loss shares; unchanged if all losses are 0."""
         losses = window.class_losses
         total = neumaier_sum(losses)
-        if not np.isfinite(total):  # the shares of losses near the largest float are those of their fractions
+        if not np.isfinite(total):  # losses near the largest float are scaled down, which keeps their shares
             losses = losses * 2.0**-64
             total = neumaier_sum(losses)
         if total == 0:
@@ -200,7 +201,7 @@ class GroupDRO:
         return Balanced().initial(class_sizes)
 
     def update(self, window: Window) -> Floats:
-        """Return one step of exponentiated gradient ascent; the largest loss is taken off all, so that exp() stays finite."""
+        """Return one step of exponentiated gradient ascent, with the maximum loss subtracted to keep exp() finite."""
         pairs = list(zip(window.proportions.tolist(), window.class_losses.tolist(), strict=True))
         largest = max(loss for p, loss in pairs if p > 0)
         return shares([p * exp(self.step_size * (loss - largest)) if p > 0 else 0.0 for p, loss in pairs])

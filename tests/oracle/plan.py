@@ -1,4 +1,4 @@
-"""Which rows are drawn: the permutation of a pass, the rows of a class in a batch, and the quotas."""
+"""Rows drawn for a batch: permutations of passes, rows of a class in a batch, and quotas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oracle.arithmetic import Floats, Ints
 from oracle.randomness import BUCKET, SHUFFLE, due_quarter, fisher_yates, sequence
 
 MAX_UNSPLIT = 2**19  # rows shuffled in one piece
-MAX_BUCKET = 2**17  # rows of a bucket on average, where a class is split
+MAX_BUCKET = 2**17  # average rows per bucket, if a class is split
 PART = 2**16  # rows whose buckets are drawn from one stream
 
 
@@ -37,7 +37,7 @@ def permutation(seed: int, k: int, number: int, size: int) -> Ints:
 
 @dataclass
 class Cursor:
-    """Where a class stands: `position` rows of pass `number` were looked at, the `held` ones not yet drawn."""
+    """Position of a class: `position` rows of pass `number` were visited, of which the `held` ones are not drawn yet."""
 
     number: int = 0
     position: int = 0
@@ -45,10 +45,10 @@ class Cursor:
 
 
 def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int]) -> list[int]:
-    """Draw `quota` rows of a class of `size` for one batch and move its cursor on; `row_at` (pass, position).
+    """Draw `quota` rows of a class of `size` for one batch and advance its cursor; `row_at` takes (pass, position).
 
-    A row that the batch already has is held for later; where the quota exceeds the class, a round of all its rows is
-    completed before any comes again.
+    A row that the batch already contains is held for the next batch. If the quota exceeds the class, all rows of the
+    class are drawn before any is repeated.
     """
     drawn: list[int] = []
     in_round: set[int] = set()
@@ -79,9 +79,9 @@ def draw(cursor: Cursor, quota: int, size: int, row_at: Callable[[int, int], int
 
 
 def fractions(proportions: Floats, total: int) -> Floats:
-    """Return what the whole rows of each class leave over, shape `[K]`, each in [0, 1).
+    """Return the fractional rows of each class in a batch, shape `[K]`, each in [0, 1).
 
-    Less than 2**-500 counts as nothing: it would be due in more steps than a float can count.
+    Fractions below 2**-500 become 0, because they would be due after more steps than a float can represent.
     """
     exact = proportions * total
     left = exact - np.floor(exact)
@@ -90,15 +90,14 @@ def fractions(proportions: Floats, total: int) -> Floats:
 
 @dataclass
 class Due:
-    """When each class is due one row more than its whole quota; the lists have a value for each class.
+    """Times at which each class is due one row more than its whole quota; the lists have a value for each class.
 
-    A class is due once in every interval, the time in which it becomes entitled to one more row, at an offset in it.
+    A class is due once per interval, in which its fractions sum to one row, at an offset inside the interval.
 
     Attributes:
-        visits: How often it got one.
-        offsets: Of the next time, in [0, 2**16), in units of 2**-16 of the interval.
-        times: The step at which it is due next; of a class that is entitled to none: the part of a row it must still become
-            entitled to until then.
+        visits: Number of extra rows so far.
+        offsets: Offset of the next due time, in [0, 2**16), in units of 2**-16 of the interval.
+        times: Step at which the class is due next; if its fraction is 0, the part of a row missing until then.
     """
 
     visits: list[int]
@@ -107,7 +106,7 @@ class Due:
 
 
 def first_due(seed: int, num_classes: int) -> Due:
-    """Return the due times of classes that are entitled to none yet."""
+    """Return the initial due times."""
     offsets = [due_quarter(seed, k, 0) for k in range(num_classes)]
     return Due([0] * num_classes, offsets, [offset * 2.0**-16 for offset in offsets])
 
@@ -121,10 +120,10 @@ def next_offset(offset: int, quarter: int) -> int:
 
 
 def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
-    """Return the whole rows of each class in a batch of `total`, shape `[K]`, sum exactly `total`.
+    """Return the number of rows of each class in a batch, shape `[K]`, with sum `total`.
 
-    Each is the floor of `proportions * total`, or one more. The rows left over go to the classes that have been due longest,
-    ties to the smaller id; these move on.
+    Each is the floor of `proportions * total`, or one more. The remaining rows go to the classes with the earliest due
+    times, and to the smaller id for ties; their due times advance.
     """
     fraction = fractions(proportions, total)
     quota = np.floor(proportions * total).astype(np.int64)
@@ -139,7 +138,7 @@ def quotas(seed: int, proportions: Floats, total: int, due: Due) -> Ints:
 
 
 def change_due(due: Due, old: Floats, new: Floats, step: int) -> None:
-    """Move `due` in place from the `old` to the `new` fractions before (total) step `step`: what is owed stays owed."""
+    """Change `due` in place from the `old` to the `new` fractions before (total) step `step`, and keep the fraction due."""
     for k, (f_old, f_new) in enumerate(zip(old.tolist(), new.tolist(), strict=True)):
         if f_new != f_old:
             missing = due.times[k] if f_old == 0 else (due.times[k] - step) * f_old

@@ -26,12 +26,12 @@ class Variant:
 
     name: str
     cuda_built: bool
-    settings: tuple[str, ...] = ()
+    pip_options: tuple[str, ...] = ()
     path: str = os.environ["PATH"]
 
 
 def run(*command: str | Path, path: str = os.environ["PATH"]) -> None:
-    """Run a command outside the checkout, and stop with its output where it fails."""
+    """Run a command outside the checkout. If it fails, print its output and exit."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SKBUILD"))}
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
@@ -53,7 +53,7 @@ def path_without(program: str) -> str:
 
 
 def check_contents(wheel: Path) -> None:
-    """Stop where a wheel holds anything but the package."""
+    """Exit if a wheel contains anything but the package."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     wrong = [
@@ -65,12 +65,14 @@ def check_contents(wheel: Path) -> None:
         sys.exit(f"{wheel.name} must hold the package alone (got {', '.join(wrong)})")
 
 
-def try_in_clean_environment(installed: Path, cuda_built: bool, *settings: str, path: str = os.environ["PATH"]) -> None:
-    """Install a wheel or a source tree into an environment of its own, and run the smoke test there."""
+def try_in_clean_environment(
+    installed: Path, cuda_built: bool, *pip_options: str, path: str = os.environ["PATH"]
+) -> None:
+    """Install a wheel or a source tree into a new environment, and run the smoke test there."""
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", folder)
         python = Path(folder) / "bin/python"
-        run(python, "-m", "pip", "install", "--quiet", *settings, installed, path=path)
+        run(python, "-m", "pip", "install", "--quiet", *pip_options, installed, path=path)
         run(python, ROOT / "tests/package/smoke.py", str(int(cuda_built)))
 
 
@@ -80,14 +82,14 @@ def main(out: Path) -> None:
     run(sys.executable, "-m", "build", "--quiet", "--sdist", "--outdir", out, ROOT)
     (sdist,) = out.glob("*.tar.gz")
     variants = [
-        Variant("off", cuda_built=False, settings=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
+        Variant("off", cuda_built=False, pip_options=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
         Variant("no-nvcc", cuda_built=False, path=path_without("nvcc")),
     ]
     if NVCC:
         variants.append(Variant("cuda", cuda_built=True))
     for variant in variants:
         start = time.monotonic()
-        command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.settings)
+        command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.pip_options)
         run(*command, "--wheel-dir", out / variant.name, sdist, path=variant.path)
         (wheel,) = (out / variant.name).glob("*.whl")
         check_contents(wheel)

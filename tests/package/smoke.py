@@ -1,4 +1,4 @@
-"""What a new installation must do with NumPy alone. Usage: python smoke.py EXPECTED_CUDA_BUILT (0 or 1)."""
+"""Smoke test of a new installation, with only NumPy. Usage: python smoke.py EXPECTED_CUDA_BUILT (0 or 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show that the oracle keeps the contracts that it specifies, and that the loader equals it."""
+"""Tests that the oracle fulfills its contracts, and that the loader equals it."""
 
 from __future__ import annotations
 

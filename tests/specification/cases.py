@@ -1,7 +1,7 @@
 """Policies and data for the oracle, and a test of uniformity.
 
-The statistical tests run on fixed seeds, so they never flicker; `FALSE_ALARM` is the chance that one of their
-statistics would fail for a fresh seed although the oracle is right.
+The statistical tests use fixed seeds, so that they are not flaky; `FALSE_ALARM` is the probability that one of their
+statistics fails for a new seed although the oracle is correct.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def assert_uniform(counts: ArrayLike, degrees_of_freedom: int | None = None) -> 
 
 
 def long_tail(num_rows: int = 60, num_classes: int = 5) -> Ints:
-    """Classes of falling size in mixed order."""
+    """Return classes of decreasing size in random order."""
     rng = np.random.default_rng(0)
     return rng.choice(num_classes, num_rows, p=2.0 ** -np.arange(num_classes) / (2 - 2.0 ** (1 - num_classes)))
 
@@ -50,7 +50,7 @@ def rows_of(loader: OracleLoader) -> list[int]:
 
 
 def recording(loader: OracleLoader, epochs: int) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield what every batch holds and the proportions in force for it; record a loss for every row."""
+    """Yield the content and the proportions of every batch, and record a loss for every row."""
     for _ in range(epochs):
         batches = iter(loader)
         while True:

@@ -19,7 +19,7 @@ from oracle import OracleLoader
 
 
 class Annealed:
-    """A schedule: from balanced to proportional, by what was drawn and when; its memory counts the updates."""
+    """Schedule from balanced to proportional that depends on rows drawn and steps; its memory counts updates."""
 
     schedule = True
     memory_rows = 2
@@ -37,7 +37,7 @@ class Annealed:
 
 
 class Towards(Annealed):
-    """Follows losses, and keeps in its memory where it was."""
+    """Policy that follows losses and keeps its proportions in memory."""
 
     schedule = False
 
@@ -47,7 +47,7 @@ class Towards(Annealed):
         return proportions / proportions.sum(), np.array([window.proportions, window.class_losses])
 
 
-# What makes a policy of a module that has the built-in ones: the package, or the oracle.
+# Functions that create a policy from a module with the built-in ones: the package, or the oracle.
 _POLICIES: dict[str, Callable[[Any, Any], Any]] = {
     "proportional": lambda of, _: of.Proportional(),
     "balanced": lambda of, _: of.Balanced(),
@@ -72,7 +72,7 @@ def _odd_shares(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 class _AllReduce:
-    """As if all ranks had recorded the same; in place, or in an array of its own."""
+    """Reduction as if all ranks had recorded the same losses, in place or into a new array."""
 
     def __init__(self, world_size: int, in_place: bool) -> None:
         self._world_size, self._in_place = world_size, in_place
@@ -85,7 +85,7 @@ class _AllReduce:
 
 
 class Pair:
-    """A loader and the oracle, driven alike and compared after every step."""
+    """Loader and oracle that receive the same calls and are compared after every step."""
 
     def __init__(self, options: dict[str, Any], num_threads: int, prefetch: int) -> None:
         classes, self.num_rows = options["classes"], options["num_rows"]
@@ -115,7 +115,7 @@ class Pair:
         return loader, OracleLoader(self.num_rows, classes=self._classes, mixing=make(oracle, sizes), **options)
 
     def begin(self) -> None:
-        iter(self.loader)  # one that is never advanced changes nothing
+        iter(self.loader)  # an iterator that is never advanced changes nothing
         self._batches, self._expected = iter(self.loader), iter(self.oracle)
         self.compare()
 
@@ -131,7 +131,7 @@ class Pair:
             self._batches, self._expected = made
 
     def step(self) -> bool:
-        """One batch of both; False at the end of the epoch of both."""
+        """Draw a batch from both. Return False at the end of the epoch of both."""
         if self._batches is None:
             self.begin()
         batch, expected = next(self._batches, None), next(self._expected, None)
@@ -151,7 +151,7 @@ class Pair:
         return True
 
     def record(self, losses: np.ndarray[Any, Any], back: int = 0) -> None:
-        """Record losses of the last batch, or of one before it; both refuse it, or neither does."""
+        """Record losses of the last batch or of one before it. Check that both refuse them or neither."""
         step = self._steps[-1 - back] if 0 < back < len(self._steps) else None
         failed: list[Any] = []
         for loader in (self.loader, self.oracle):
@@ -170,7 +170,7 @@ class Pair:
         assert failed[0] == failed[1]
 
     def restore(self, back: int = 0) -> None:
-        """Both go on from a state, by default the newest that their states describe."""
+        """Restore both from a state, by default the newest one saved."""
         step = self.loader.total_step - 1 - back
         options: dict[str, Any] = {} if back < 0 or step < 0 else {"step": step}
         try:
@@ -272,7 +272,7 @@ _ACTION = st.one_of(
 def test_loader_equals_the_oracle(
     options: dict[str, Any], num_threads: int, prefetch: int, actions: list[tuple[str, Any]]
 ) -> None:
-    """Whatever is done with them, in any order, and whatever the threads and the depth."""
+    """Make any calls in any order, with any number of threads and any prefetch depth."""
     pair = Pair(options, num_threads, prefetch)
     for action, argument in actions:
         if action == "steps":
@@ -281,7 +281,7 @@ def test_loader_equals_the_oracle(
         elif action == "record":
             pair.record(argument)
         elif action == "record and step":
-            for _ in range(30):  # it may be without end
+            for _ in range(30):  # it may be endless
                 if not pair.step():
                     break
                 pair.record(argument)
@@ -309,7 +309,7 @@ def test_loader_equals_the_oracle(
 @pytest.mark.parametrize("num_threads", [0, 3])
 @pytest.mark.parametrize("num_rows", [524_289, 700_001])
 def test_large_classes_equal_the_oracle(num_rows: int, num_threads: int) -> None:
-    """A class that is shuffled in buckets, by several threads, beside a small one; over the end of a pass."""
+    """Draw a class that several threads shuffle in buckets, together with a small one, beyond the end of a pass."""
     classes = np.zeros(num_rows, np.int64)
     classes[:5000] = 1
     options: dict[str, Any] = {"num_rows": num_rows, "classes": classes, "batch_size": num_rows // 3, "seed": 0}

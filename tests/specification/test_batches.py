@@ -60,7 +60,7 @@ def test_only_the_given_rows_are_drawn_and_classes_are_numbered_over_all() -> No
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 7, 8, 9, 11, 12, 13, 16, 17, 23, 24, 25])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_in_dataset_order_every_row_comes_once_over_all_ranks(num_rows: int, world_size: int) -> None:
+def test_in_dataset_order_every_row_is_delivered_once_over_all_ranks(num_rows: int, world_size: int) -> None:
     options: dict[str, Any] = {"batch_size": 3, "mixing": Proportional(), "shuffle": False, "world_size": world_size}
     loaders = [OracleLoader(num_rows, rank=rank, **options) for rank in range(world_size)]
     for _ in range(2):

@@ -22,13 +22,13 @@ def test_without_classes_an_epoch_is_a_pass() -> None:
     ]
 
 
-def test_a_dropped_tail_does_not_come_in_the_next_epoch() -> None:
+def test_a_dropped_tail_is_not_delivered_in_the_next_epoch() -> None:
     loader = OracleLoader(10, batch_size=4, mixing=Proportional(), drop_last=True)
     for epoch in range(2):
         assert rows_of(loader) == permutation(0, 0, epoch, 10)[:8].tolist()
 
 
-def test_steps_per_epoch_lets_passes_run_on() -> None:
+def test_steps_per_epoch_lets_passes_continue() -> None:
     loader = OracleLoader(10, batch_size=4, mixing=Proportional(), steps_per_epoch=3)
     assert Counter(row for _ in range(5) for row in rows_of(loader)) == dict.fromkeys(range(10), 6)
 
@@ -67,7 +67,7 @@ def test_number_of_steps(num_rows: int, world_size: int, options: dict[str, Any]
         (30, {"batch_size": 4, "world_size": 2, "mixing": Learn2Mix(0.3)}),
     ],
 )
-def test_options_that_make_no_batch_are_refused(num_rows: int, options: dict[str, Any]) -> None:
+def test_options_without_any_batch_are_refused(num_rows: int, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"make no batch|at most|all_reduce"):
         OracleLoader(num_rows, **{"mixing": Proportional(), **options})
 
@@ -79,7 +79,7 @@ def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
     loader.record(loss_of(rows))
     before = loader.state_dict()
     second = iter(loader)
-    iter(loader)  # changes nothing, since it is never advanced
+    iter(loader)  # changes nothing, because it is never advanced
     assert (loader.epoch, loader.step, len(loader.history)) == (0, 1, 0)
     assert loader.state_dict() == before
     other = next(second)
@@ -94,7 +94,7 @@ def test_an_unfinished_epoch_ends_where_it_was_consumed() -> None:
     assert (loader.epoch, loader.step) == (2, 0)
 
 
-def test_set_epoch_changes_nothing_where_the_epoch_would_have_been_next_anyway() -> None:
+def test_set_epoch_to_the_next_epoch_changes_nothing() -> None:
     def run(set_epoch: bool) -> list[Any]:
         loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Proportional())
         seen: list[Any] = []
@@ -111,7 +111,7 @@ def test_set_epoch_changes_nothing_where_the_epoch_would_have_been_next_anyway()
     assert run(set_epoch=True) == run(set_epoch=False)
 
 
-def test_set_epoch_starts_passes_addressed_by_the_epoch() -> None:
+def test_set_epoch_starts_passes_that_depend_on_the_epoch() -> None:
     loader = OracleLoader(60, batch_size=7, classes=long_tail(), mixing=Proportional(), seed=3)
     epoch_of(loader)
     before = loader.state_dict()
@@ -135,7 +135,7 @@ def test_set_epoch_waits_for_the_running_iterator() -> None:
     assert (loader.epoch, loader.state_dict()["passes"]) == (4, [4] * 5)
 
 
-def test_set_epoch_goes_on_with_a_restored_epoch_or_leaves_it() -> None:
+def test_set_epoch_resumes_a_restored_epoch_or_leaves_it() -> None:
     def restored() -> OracleLoader:
         loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
         rows, _ = next(iter(loader))

@@ -1,4 +1,4 @@
-"""The oracle's windows, states and iterators where losses may be recorded some batches late."""
+"""Windows, states and iterators of the oracle, if losses may be recorded some batches late."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from oracle import LARGEST, Floats, GroupDRO, Ints, Learn2Mix, OracleLoader, Proportional, Window
 
-BATCH = 128  # so that the quota of class 0 is 64 + (how many updates are in force)
+BATCH = 128  # the quota of class 0 is 64 + the number of updates that have taken effect
 CLASSES = np.arange(2 * BATCH) % 2
 
 
 @dataclass
 class Counting:
-    """Notes its windows; the quota of class 0 in a batch of 128 grows by one with every update."""
+    """Policy that keeps its windows; the quota of class 0 in a batch of 128 grows by one with every update."""
 
     schedule: bool = False
     windows: list[Window] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Counting:
 
 @dataclass
 class Remembering:
-    """Adds its losses up in its memory, and goes where they and the step lead."""
+    """Policy that sums losses in its memory, with proportions that depend on them and on the step."""
 
     schedule: bool = False
     memory_rows: int = 2
@@ -70,7 +70,7 @@ def advance(batches: Iterator[Any], count: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "lookahead", "closing"),  # the batches whose request closes a window, below 10
+    ("every", "lookahead", "closing"),  # batches below 10 whose request closes a window
     [
         (1, 0, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
         (1, 1, [2, 3, 4, 5, 6, 7, 8, 9]),
@@ -163,7 +163,7 @@ def test_losses_count_for_the_window_of_their_batch_until_it_closes() -> None:
 
 
 @pytest.mark.parametrize("step", [-1, 0, 4, 5])
-def test_only_the_last_batches_take_losses(step: int) -> None:
+def test_only_the_last_batches_accept_losses(step: int) -> None:
     loader = make(Counting(), update_every=3, lookahead=2, steps_per_epoch=20)
     list(islice(loader, 4))
     with pytest.raises(RuntimeError, match=r"step must be one of \[1, 2, 3\]"):
@@ -236,7 +236,7 @@ def test_sums_do_not_depend_on_when_the_losses_of_a_batch_come() -> None:
     assert summed(3, at_once) == summed(3, {3: [2, 0, 3, 1]}) == summed(3, {1: [1, 0], 3: [3, 2]}) == by_batch
 
 
-def test_sums_stop_at_the_largest_float() -> None:
+def test_sums_are_clamped_to_the_largest_float() -> None:
     loader = make(Counting(), update_every=4, lookahead=2, steps_per_epoch=20)
     for step, _ in enumerate(islice(loader, 3)):
         loader.record([LARGEST, LARGEST, -1.0] if step == 0 else [-LARGEST], [0, 0, 1] if step == 0 else [0], step=step)
@@ -288,7 +288,7 @@ def test_losses_recorded_after_update_belong_to_the_next_window(lookahead: int) 
     assert mixing.class_losses == ([1.0, 3.0] if lookahead == 0 else [1.0, 4.0])
 
 
-def test_update_after_the_end_of_an_epoch_closes_its_window_where_it_is_open_and_else_one_of_its_own() -> None:
+def test_update_after_an_epoch_closes_its_open_window_or_else_a_new_one() -> None:
     for lookahead, steps, flag in ((0, [3, 3, 6], False), (1, [3, 6], True)):
         mixing = Counting(schedule=True)
         loader = make(mixing, lookahead=lookahead, steps_per_epoch=3)
@@ -354,7 +354,7 @@ def test_a_policy_sees_the_run_as_of_the_request_that_closes_the_window() -> Non
     assert [passes for _, passes in seen] == [as_of[3][1], [7, 7]]
 
 
-def test_passes_started_afresh_before_a_window_closes_are_seen() -> None:
+def test_a_policy_sees_passes_restarted_before_the_window_closes() -> None:
     mixing = Counting(schedule=True)
     loader = make(mixing, update_every=2, steps_per_epoch=2)
     list(loader)
@@ -421,7 +421,7 @@ def allowed(loader: OracleLoader) -> list[int]:
     return numbers
 
 
-def test_a_state_is_as_of_one_of_the_last_batches() -> None:
+def test_a_state_describes_the_run_after_one_of_the_last_batches() -> None:
     loader = make(Counting(), update_every=3, lookahead=2, steps_per_epoch=20)
     assert allowed(loader) == [0]
     batches = iter(loader)
@@ -434,13 +434,13 @@ def test_a_state_is_as_of_one_of_the_last_batches() -> None:
         loader.state_dict(step=1)
 
 
-def test_without_lookahead_a_state_is_as_of_now() -> None:
+def test_without_lookahead_a_state_describes_the_run_now() -> None:
     loader = make(Counting(), update_every=3, steps_per_epoch=20)
     list(islice(loader, 4))
     assert allowed(loader) == [4]
 
 
-def test_a_state_does_not_go_back_beyond_passes_started_afresh() -> None:
+def test_a_state_does_not_go_back_before_restarted_passes() -> None:
     loader = make(Counting(), update_every=5, lookahead=5, steps_per_epoch=3)
     list(loader)
     assert allowed(loader) == [0, 1, 2, 3]
@@ -452,7 +452,7 @@ def test_a_state_does_not_go_back_beyond_passes_started_afresh() -> None:
     assert allowed(loader) == [3, 4]
 
 
-def test_a_state_does_not_go_back_beyond_a_window_of_an_epoch_that_was_closed() -> None:
+def test_a_state_does_not_go_back_before_the_closed_window_of_an_epoch() -> None:
     loader = make(Counting(), lookahead=5, steps_per_epoch=2)
     batches = iter(loader)
     next(batches)
@@ -500,7 +500,7 @@ def test_a_state_holds_the_losses_of_its_batches_in_one_or_two_windows() -> None
     assert sums(4) == (1, [[12.0, 1.0], [0.0, 0.0]], [[2, 2], [0, 0]])
 
 
-def test_a_state_tells_the_epoch_and_step_of_its_next_batch() -> None:
+def test_a_state_contains_the_epoch_and_step_of_its_next_batch() -> None:
     loader = make(Counting(), update_every=9, lookahead=5, steps_per_epoch=2)
 
     def places() -> list[tuple[int, int, int | None]]:
@@ -520,7 +520,7 @@ def test_a_state_tells_the_epoch_and_step_of_its_next_batch() -> None:
     assert places() == [(7, 0, None), (7, 1, None)]
 
 
-def test_an_epoch_whose_window_is_still_open_has_not_ended_in_the_state() -> None:
+def test_in_a_state_an_epoch_with_an_open_window_has_not_ended() -> None:
     mixing = Counting(schedule=True)
     loader = make(mixing, lookahead=1, steps_per_epoch=2)
     batches = iter(loader)
@@ -600,7 +600,7 @@ def test_forever_runs_through_epochs() -> None:
     assert len(endless.history) == 2
 
 
-def test_forever_goes_on_with_a_restored_epoch_and_ends_for_a_newer_iterator() -> None:
+def test_forever_resumes_a_restored_epoch_and_ends_for_a_newer_iterator() -> None:
     loader = make(Counting(), steps_per_epoch=3)
     next(iter(loader))
     loader.load_state_dict(loader.state_dict())
@@ -640,7 +640,7 @@ def test_in_dataset_order_ranks_without_rows_in_the_last_batch_count_it_at_once(
     assert allowed(second) == allowed(first)
 
 
-def test_a_state_before_a_batch_without_rows_for_this_rank_goes_on_with_the_next_epoch() -> None:
+def test_a_state_before_a_batch_without_rows_for_this_rank_resumes_with_the_next_epoch() -> None:
     loader = OracleLoader(
         9, batch_size=2, mixing=Proportional(), shuffle=False, world_size=2, rank=1, update_every=2, lookahead=2
     )
@@ -673,7 +673,7 @@ class Late:
 
 @dataclass
 class Script:
-    """What is done in a run: at the batches consumed that each entry names, just after the batch or between two epochs."""
+    """Schedule of calls in a run, by the number of batches consumed, just after the batch or between two epochs."""
 
     options: dict[str, Any]
     losses: list[Late]
@@ -690,7 +690,7 @@ class Script:
 
 @dataclass
 class Point:
-    """A run after a batch, or between two epochs."""
+    """Point of a run after a batch, or between two epochs."""
 
     consumed: int
     between_epochs: bool
@@ -702,7 +702,7 @@ class Point:
 
 
 def run(loader: OracleLoader, script: Script) -> list[Point]:
-    """Go on until TOTAL batches are consumed; losses of batches before the first one here are in the state."""
+    """Iterate until TOTAL batches are consumed; losses of batches before the first one here are in the state."""
     first = consumed = loader.state_dict()["total_step"]
     points: list[Point] = []
     batches: Iterator[Any] | None = None
@@ -735,10 +735,10 @@ def run(loader: OracleLoader, script: Script) -> list[Point]:
 
 
 def may_restore(script: Script, point: Point, number: int, steps: int) -> bool:
-    """Return whether a run restored after `number` batches, from a state saved at `point`, is to equal the uninterrupted one.
+    """Return whether a run restored after `number` batches from a state of `point` must equal the uninterrupted run.
 
-    It is not where losses of batches before come later, or where what happens before the next batch belongs to the iterator:
-    leaving an epoch early, and what is done between epochs.
+    It need not if losses of earlier batches are recorded later, or if calls before the next batch belong to the
+    iterator: leaving an epoch early, and calls between epochs.
     """
     if any(late.batch < number and point.consumed < late.consumed <= TOTAL for late in script.losses):
         return False

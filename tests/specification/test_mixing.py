@@ -1,4 +1,4 @@
-"""The oracle's elementary functions are as accurate as stated, and its policies are what they are named after."""
+"""Elementary functions of the oracle have the stated accuracy, and its policies follow their papers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_pow_is_within_its_error(x: float, y: float) -> None:
         assert abs(Decimal(pow(x, y)) - exact) <= max(exact * Decimal(2) ** -42, Decimal(SMALLEST) / 2)
 
 
-def test_elementary_functions_at_their_ends() -> None:
+def test_elementary_functions_at_the_ends_of_their_range() -> None:
     assert (exp(0.0), exp(-math.inf), exp(math.inf), exp(709.8), exp(-745.3)) == (1.0, 0.0, math.inf, math.inf, 0.0)
     assert (log(1.0), expm1(-math.inf), expm1(math.inf)) == (0.0, -1.0, math.inf)
     assert (pow(0.0, 3.0), pow(1.0, math.inf), pow(0.5, math.inf), pow(0.5, 0.0)) == (0.0, 1.0, 0.0, 1.0)
@@ -108,7 +108,7 @@ def test_elementary_functions_at_their_ends() -> None:
 
 
 def window(proportions: list[float], class_losses: list[float], class_sizes: list[int]) -> Window:
-    """Return a window of which only the shares, the losses and the sizes matter."""
+    """Return a window with given shares, losses and sizes, and defaults for the rest."""
     zeros = np.zeros(len(class_sizes), np.int64)
     losses, sizes = np.array(class_losses), np.array(class_sizes)
     return Window(np.array(proportions), losses, sizes, zeros, zeros, zeros, 0, None, np.zeros((0, len(sizes))))
@@ -149,7 +149,7 @@ def test_initial_proportions_are_the_shares_of_the_rule(policy: Policy, amounts:
 
 
 @pytest.mark.parametrize("policy", [Proportional(), Balanced(), Static([1.0]), Temperature(2.0), EffectiveNumber(0.5)])
-def test_fixed_policies_say_so_and_keep_their_proportions(policy: Policy) -> None:
+def test_fixed_policies_are_marked_fixed_and_keep_their_proportions(policy: Policy) -> None:
     assert getattr(policy, "fixed", False) is True
     assert next_of(policy, [0.25, 0.75], [3.0, 1.0], [1, 1]) == [0.25, 0.75]
 
@@ -166,11 +166,11 @@ def test_learn2mix_steps_towards_the_loss_shares() -> None:
     assert next_of(Learn2Mix(0.5, min_share=0.25), *of) == [0.34375, 0.375, 0.28125, 0.0]
 
 
-def test_learn2mix_keeps_the_proportions_where_all_losses_are_0() -> None:
+def test_learn2mix_keeps_the_proportions_if_all_losses_are_0() -> None:
     assert next_of(Learn2Mix(0.5, min_share=0.25), [0.75, 0.25], [0.0, 0.0], [1, 1]) == [0.75, 0.25]
 
 
-def test_learn2mix_takes_losses_whose_sum_is_no_float() -> None:
+def test_learn2mix_accepts_losses_whose_sum_overflows() -> None:
     assert next_of(Learn2Mix(0.5), [0.25, 0.75], [LARGEST, LARGEST], [1, 1]) == [0.375, 0.625]
 
 
@@ -180,12 +180,12 @@ def test_group_dro_multiplies_by_the_exponential_of_the_loss() -> None:
     np.testing.assert_allclose(given_by, expected, rtol=1e-14)
 
 
-def test_group_dro_leaves_shares_of_0_and_their_losses_out() -> None:
+def test_group_dro_ignores_shares_of_0_and_their_losses() -> None:
     assert next_of(GroupDRO(1.0), [0.5, 0.5, 0.0], [1.0, 1.0, 1e300], [1, 1, 1]) == [0.5, 0.5, 0.0]
     assert next_of(GroupDRO(1.0), [0.5, 0.5], [LARGEST, 0.0], [1, 1]) == [1.0, 0.0]
 
 
-def test_gaps_are_0_for_empty_classes_and_else_the_mean_of_the_others() -> None:
+def test_missing_losses_are_0_for_empty_classes_and_else_the_mean_of_the_others() -> None:
     assert without_gaps([3.0, None, None, 0.0], SIZES).tolist() == [3.0, 1.5, 0.0, 0.0]
     assert without_gaps([None] * 4, SIZES).tolist() == [0.0] * 4
     assert without_gaps([LARGEST, None, None, LARGEST], SIZES).tolist() == [LARGEST, LARGEST, 0.0, LARGEST]

@@ -45,7 +45,7 @@ def test_every_place_of_a_larger_pass_is_equally_likely() -> None:
     counts = np.zeros((10, 10))
     for number in range(1000):
         counts[np.arange(10), permutation(8, 0, number, 10)] += 1
-    assert_uniform(counts, 81)  # rows and columns add up by themselves
+    assert_uniform(counts, 81)  # the sums of rows and columns are fixed
 
 
 @pytest.mark.parametrize("size", [MAX_UNSPLIT + 1, MAX_UNSPLIT + MAX_BUCKET + 5])
@@ -59,8 +59,8 @@ def test_a_class_of_several_buckets_is_permuted_uniformly(size: int) -> None:
     assert_uniform(counts, 31 * 31)
 
 
-def test_buckets_are_chosen_by_16_bit_quarters_and_shuffled_apart() -> None:
-    size = MAX_UNSPLIT + 5  # 8 buckets of some 65,536: the top three bits of a quarter
+def test_buckets_are_chosen_by_16_bit_quarters_and_shuffled_separately() -> None:
+    size = MAX_UNSPLIT + 5  # 8 buckets of about 65,536: the top three bits of a quarter
     quarters = [
         int(word) >> 16 * i & 0xFFFF
         for part in range(9)
@@ -84,7 +84,7 @@ def test_draws_are_without_replacement_in_a_batch_and_across_passes(size: int, s
     for quota in sizes:
         drawn = draw(cursor, quota, size, lambda number, position: int(permutation(seed, 0, number, size)[position]))
         assert len(drawn) == quota
-        for start in range(0, quota, size):  # round by round; so each row comes floor or ceil of quota / size times
+        for start in range(0, quota, size):  # in rounds, so that each row is drawn floor or ceil of quota / size times
             assert len(set(drawn[start : start + size])) == min(size, quota - start)
         seen.update(drawn)
         assert max(seen.values()) - min(seen.values()) <= 1
@@ -92,7 +92,7 @@ def test_draws_are_without_replacement_in_a_batch_and_across_passes(size: int, s
         assert len(cursor.held) < size
 
 
-def test_a_held_row_comes_first_in_the_next_batch() -> None:
+def test_a_held_row_is_first_in_the_next_batch() -> None:
     passes = [[0, 1, 2, 3], [3, 0, 1, 2]]
     cursor = Cursor()
     drawn = [draw(cursor, 3, 4, lambda number, position: passes[number][position])]

@@ -1,4 +1,4 @@
-"""Proportions of the oracle and how they follow the losses."""
+"""Proportions of the oracle, and how they follow losses."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_bad_proportions_are_refused(proportions: list[float], message: str) -> 
         checked_proportions(proportions, np.array([4, 4, 0]))
 
 
-def test_proportions_are_renormalised() -> None:
+def test_proportions_are_renormalized() -> None:
     assert checked_proportions([0.5000004, 0.5000004], np.array([1, 1])).tolist() == [0.5, 0.5]

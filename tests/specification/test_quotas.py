@@ -1,4 +1,4 @@
-"""Quotas of the oracle: exact, and spread evenly over the batches."""
+"""Quotas of the oracle are exact and spread evenly over batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from specification.cases import assert_uniform
 
 
 def many_quotas(seed: int, proportions: ArrayLike, total: int, steps: int) -> Ints:
-    """Returns the quotas of `steps` batches with the same proportions, shape `[steps, K]`."""
+    """Return the quotas of `steps` batches with the same proportions, shape `[steps, K]`."""
     p = np.asarray(proportions, np.float64)
     due = first_due(seed, len(p))
     change_due(due, np.zeros(len(p)), fractions(p, total), 0)
@@ -57,7 +57,7 @@ def test_quotas_of_many_classes_are_exact(num_classes: int, total: int) -> None:
 
 @pytest.mark.parametrize(("num_classes", "total"), [(3, 7), (10, 32), (50, 8), (100, 50)])
 def test_drift_does_not_grow_and_gaps_stay_below_twice_the_mean(num_classes: int, total: int) -> None:
-    """The bounds are wide: no seed of 80 like these came near them."""
+    """The bounds are wide: no seed out of 80 came near them."""
     for seed in range(3):
         p = np.random.default_rng(seed).dirichlet(np.full(num_classes, 0.7))
         quota = many_quotas(seed, p, total, 1500)
@@ -77,7 +77,7 @@ def test_drift_does_not_grow_and_gaps_stay_below_twice_the_mean(num_classes: int
     ids=["equal", "one larger", "some larger", "many"],
 )
 def test_gaps_of_a_rare_class_stay_below_2_2_times_the_mean(shares: list[float], total: int) -> None:
-    """600 random sets of shares reached 2.0 in 200,000 steps each."""
+    """The maximum over 600 random sets of shares was 2.0 in 200,000 steps each."""
     p = np.array(shares) / sum(shares)
     quota = many_quotas(1, p, total, 4000)
     for k in np.flatnonzero(p * total <= 0.1):
@@ -99,7 +99,7 @@ def test_offsets_stay_uniform_and_move_by_at_most_half_an_interval() -> None:
     assert ends.max() == 2**16 - 1
 
 
-def test_drift_does_not_grow_where_a_class_is_entitled_to_whole_rows_in_every_other_window() -> None:
+def test_drift_does_not_grow_if_a_class_is_due_whole_rows_in_every_other_window() -> None:
     due, now, drift = first_due(2, 3), np.zeros(3), np.zeros(3)
     for window in range(1500):
         p = np.array([0.1, 0.3, 0.6]) if window % 2 else np.array([0.123, 0.271, 0.606])
@@ -110,13 +110,13 @@ def test_drift_does_not_grow_where_a_class_is_entitled_to_whole_rows_in_every_ot
             assert abs(drift).max() < 3
 
 
-def test_which_classes_meet_varies_and_is_close_to_independent() -> None:
+def test_classes_meet_in_batches_nearly_independently() -> None:
     steps = 1500
     quota = many_quotas(0, np.full(100, 0.01), 50, steps)
     assert len({row.tobytes() for row in quota}) == steps
     meetings = quota.T @ quota
     pairs = meetings[np.triu_indices(100, 1)] / steps
-    # Independent classes would meet in a quarter of the batches, give or take 0.011; the rule evens each class out.
+    # Independent classes would meet in a quarter of the batches, within 0.011; quotas distribute each class more evenly.
     assert abs(pairs.mean() - 0.25 * 49 / 49.5) < 0.002
     assert pairs.min() > 0.15
     assert pairs.max() < 0.35

@@ -20,7 +20,7 @@ from specification.cases import MAX_WORD, assert_uniform
 
 
 def plain_philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
-    """Returns the block of a counter, after figure 2 of Salmon et al. (2011)."""
+    """Return the block of a counter, as in figure 2 of Salmon et al. (2011)."""
     (x0, x1, x2, x3), (k0, k1) = counter, key
     for _ in range(10):
         low, high = 0xD2E7470EE14C6C93 * x0, 0xCA5A826395121157 * x2
@@ -42,15 +42,15 @@ KNOWN_ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "block"), KNOWN_ANSWERS)
-def test_philox_gives_the_known_answers(counter: list[int], key: list[int], block: list[int]) -> None:
+def test_philox_passes_the_known_answer_tests(counter: list[int], key: list[int], block: list[int]) -> None:
     assert plain_philox(counter, key) == block
-    before = sum(word << 64 * i for i, word in enumerate(counter)) - 1  # NumPy counts up before each block
+    before = sum(word << 64 * i for i, word in enumerate(counter)) - 1  # NumPy increments the counter before each block
     numpy_counter = np.array([before >> 64 * i & MAX_WORD for i in range(4)], np.uint64)
     assert np.random.Philox(key=np.array(key, np.uint64), counter=numpy_counter).random_raw(4).tolist() == block
 
 
 @given(st.integers(0, MAX_WORD), *[st.integers(0, 2**32)] * 4, st.integers(1, 9))
-def test_words_of_a_stream_are_philox_blocks_from_counter_one_on(
+def test_words_of_a_stream_are_philox_blocks_starting_at_counter_one(
     seed: int, stream: int, a: int, b: int, c: int, count: int
 ) -> None:
     blocks = [plain_philox([1 + i, a, b, c], [seed, stream]) for i in range(3)]
@@ -59,7 +59,7 @@ def test_words_of_a_stream_are_philox_blocks_from_counter_one_on(
 
 
 def plain_sfc64(a: int, b: int, c: int) -> Iterator[int]:
-    """SFC64 as its author gives it (Doty-Humphrey, PractRand), from a state with counter 1 on."""
+    """Yield SFC64 as published by its author (Doty-Humphrey, PractRand), from a state with counter 1."""
     for counter in itertools.count(1):
         word = (a + b + counter) & MAX_WORD
         a, b, c = b ^ b >> 11, (c + (c << 3)) & MAX_WORD, ((c << 24 | c >> 40) + word) & MAX_WORD
@@ -67,7 +67,7 @@ def plain_sfc64(a: int, b: int, c: int) -> Iterator[int]:
 
 
 @given(st.integers(0, MAX_WORD), *[st.integers(0, 2**32)] * 4)
-def test_a_sequence_is_sfc64_from_the_words_of_its_address_on(seed: int, stream: int, a: int, b: int, c: int) -> None:
+def test_a_sequence_is_sfc64_seeded_by_the_words_of_its_address(seed: int, stream: int, a: int, b: int, c: int) -> None:
     expected = [*itertools.islice(plain_sfc64(*words(seed, stream, a, b, c, 3).tolist()), 30)]
     assert sequence(seed, stream, a, b, c).random_raw(30).tolist() == expected
 
@@ -78,7 +78,7 @@ def test_due_quarter_is_a_quarter_of_a_word_low_ones_first() -> None:
 
 
 class Given64:
-    """The given words one after the other."""
+    """Source of the given words, one after the other."""
 
     def __init__(self, *given_words: int) -> None:
         self._words = iter(given_words)
@@ -88,7 +88,7 @@ class Given64:
 
 
 def test_dice_are_thrown_again_where_a_word_would_bias_them() -> None:
-    assert throw_dice(Given64(0, MAX_WORD), [3]) == [2]  # 2**64 = 1 (mod 3): one of the words is too many, and it is 0
+    assert throw_dice(Given64(0, MAX_WORD), [3]) == [2]  # 2**64 = 1 (mod 3): one word is in excess: 0
     assert throw_dice(Given64(1), [3]) == [0]
     assert throw_dice(Given64(0), [1]) == [0]
     assert [throw_dice(Given64(word), [2**63]) for word in (0, 1, 2, 3)] == [[0], [0], [1], [1]]

@@ -27,7 +27,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", CONFIGURATIONS)
 @pytest.mark.parametrize("pending", [False, True], ids=["before_recording", "after_recording"])
 def test_restored_loader_repeats_the_uninterrupted_run(options: dict[str, Any], pending: bool) -> None:
-    """At every step of three epochs, the ends included, with losses that wait in the window or not."""
+    """Restore at every step of three epochs, including their ends, with and without pending losses."""
 
     def run(loader: OracleLoader, batches: int, note: Callable[[], None]) -> list[Any]:
         seen: list[Any] = []
@@ -62,7 +62,7 @@ def test_restored_loader_repeats_the_uninterrupted_run(options: dict[str, Any], 
             assert run(loader, total - consumed, lambda: None) == expected[consumed:]
 
 
-def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+def test_a_state_at_the_end_of_an_epoch_resumes_with_the_next() -> None:
     loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     batches = iter(loader)
     for rows, _ in itertools.islice(batches, len(loader)):
@@ -77,7 +77,7 @@ def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS)
-def test_state_is_of_plain_types_and_small(options: dict[str, Any]) -> None:
+def test_state_has_plain_types_and_is_small(options: dict[str, Any]) -> None:
     loader = OracleLoader(60, **options)
     list(recording(loader, 2))
     text = json.dumps(loader.state_dict(), allow_nan=False)
@@ -94,7 +94,7 @@ def test_without_classes_the_cursor_is_epoch_and_step() -> None:
             assert (state["passes"], state["positions"], state["held"]) == ([epoch], [min(4 * step, 10)], [])
 
 
-def test_a_state_of_another_number_of_ranks_goes_on_with_the_same_global_batches() -> None:
+def test_a_state_of_another_number_of_ranks_resumes_with_the_same_global_batches() -> None:
     def loader(rank: int, world_size: int) -> OracleLoader:
         return OracleLoader(
             60, batch_size=12 // world_size, classes=long_tail(), mixing=Balanced(), rank=rank, world_size=world_size

@@ -1,4 +1,4 @@
-"""Windows of losses of the oracle."""
+"""Loss windows of the oracle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specification.cases import long_tail, loss_of, recording
 
 @dataclass
 class Given:
-    """Starts with `start` and goes on to what `change` makes of the window's class losses."""
+    """Policy that starts with `start` and continues with `change(window.class_losses)`."""
 
     start: list[float]
     change: Callable[[list[float]], list[float]]
@@ -28,7 +28,7 @@ class Given:
         return self.change(window.class_losses.tolist())
 
 
-def test_an_epochs_window_acts_from_the_next_epoch() -> None:
+def test_the_window_of_an_epoch_takes_effect_from_the_next_epoch() -> None:
     loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     for epoch, group in itertools.groupby(enumerate(recording(loader, 4)), lambda item: item[0] // 10):
         in_force = {tuple(proportions) for _, (_, proportions) in group}
@@ -39,7 +39,7 @@ def test_an_epochs_window_acts_from_the_next_epoch() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3, 10, 13])
-def test_window_w_acts_from_the_first_batch_of_window_w_plus_2(every: int) -> None:
+def test_window_w_takes_effect_from_the_first_batch_of_window_w_plus_2(every: int) -> None:
     means: list[float] = []
 
     def change(class_losses: list[float]) -> list[float]:
@@ -71,7 +71,7 @@ def test_every_update_starts_from_the_newest_proportions() -> None:
     assert loader.proportions.tolist() == [0.75, 0.25]
 
 
-def test_update_closes_the_window_now_and_acts_from_the_next_epoch() -> None:
+def test_update_closes_the_window_and_takes_effect_from_the_next_epoch() -> None:
     loader = OracleLoader(60, batch_size=6, classes=long_tail(), mixing=Learn2Mix(0.3))
     batches = iter(loader)
     start = loader.proportions.tolist()
@@ -143,7 +143,7 @@ def test_ranks_that_sum_their_losses_agree_with_one_process() -> None:
         )
         for _ in range(4):
             for rows, _ in loader:
-                loader.record(np.asarray(rows % 8, np.float64))  # whole numbers: any order of adding is exact
+                loader.record(np.asarray(rows % 8, np.float64))  # whole numbers: sums are exact in any order
         results[rank, world_size] = loader.history
 
     def all_reduce_of(rank: int) -> Callable[[Floats], object]:

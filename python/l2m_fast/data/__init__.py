@@ -1,3 +1,3 @@
-"""Data of a loader: its fields, the ids of its classes, and the batches made of it on a device."""
+"""Data of a loader: fields, class ids, and batches on a device."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches on a CUDA device: copied or read ahead of time, or gathered where the data live."""
+"""Batches on a CUDA device: copied ahead of time, or gathered on the device that holds the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from l2m_fast import _core
 from l2m_fast._build_info import _cuda
-from l2m_fast.losses.device import by_kernel
+from l2m_fast.losses.device import has_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from l2m_fast.data.normalize import Normalized
 
 
-_ROW_IDS: Output = (None, 0, 64, [])  # of the field of the core that has the ids of the rows
-_BLOCK = 16  # steps whose ids go over together
+_ROW_IDS: Output = (None, 0, 64, [])  # output of the core's field of row ids
+_BLOCK = 16  # batches whose row ids are copied together
 
 
 def pinned_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Memory of torch's caching host allocator, which keeps it from others until copies from it have ended."""
+    """Return pinned memory of torch's caching host allocator, not reused before copies from it finish."""
     return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
 
 
 class PinnedBatches:
-    """Gives batches pinned memory.
+    """Allocator of batches in pinned memory.
 
     Args:
-        fields: Shape of a row and dtype of each field.
-        num_rows: Of a batch, at most.
+        fields: Row shape and dtype of each field.
+        num_rows: Maximum number of rows of a batch.
 
     Attributes:
-        ahead: Batches on their way to a device: none.
-        refill: Likewise.
+        ahead: Number of batches in flight to a device, 0.
+        refill: Threshold for sending more batches, 0.
     """
 
     ahead = refill = 0
@@ -44,34 +44,34 @@ class PinnedBatches:
         self._fields, self._num_rows = fields, num_rows
 
     def lend(self, f: int) -> torch.Tensor:
-        """Return room for a batch of field f."""
+        """Return memory for a batch of field f."""
         row_shape, dtype = self._fields[f]
         return pinned_empty((self._num_rows, *row_shape), dtype)
 
 
 class Sent(NamedTuple):
-    """A batch on its way to the device.
+    """Batch in flight to the device.
 
     Attributes:
-        arrays: Fields that come on the stream of the copies.
-        there: When they are; None where there are none.
-        row_ids: On the device, for the fields that live there; None where there are none.
-        stream: On which the ids come.
+        arrays: Fields copied on the copy stream.
+        ready: Event recorded after these copies; None if there are none.
+        row_ids: Row ids on the device, for the fields that reside there; None if there are none.
+        stream: Stream on which the row ids are copied.
     """
 
     arrays: dict[int, torch.Tensor]
-    there: torch.cuda.Event | None
+    ready: torch.cuda.Event | None
     row_ids: torch.Tensor | None
     stream: torch.cuda.Stream | None
 
 
 class Normalize(NamedTuple):
-    """Makes floats of bytes on a device.
+    """Conversion of bytes to floats on a device.
 
     Attributes:
-        normalized: How.
-        mean: Of each channel, on the device.
-        std: Likewise.
+        normalized: Array with its options.
+        mean: Mean of each channel, on the device.
+        std: Standard deviation of each channel, on the device.
     """
 
     normalized: Normalized
@@ -80,32 +80,32 @@ class Normalize(NamedTuple):
 
     @classmethod
     def on(cls, device: torch.device, normalized: Normalized) -> Normalize:
-        """For bytes that are on `device`."""
+        """Return the conversion for bytes on `device`."""
         return cls(normalized, *(torch.from_numpy(x).to(device) for x in (normalized.mean, normalized.std)))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the floats."""
+        """Dtype of the floats."""
         dtype: torch.dtype = getattr(torch, self.normalized.dtype)
         return dtype
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """The floats of a batch, by torch's operations."""
-        return self.normalized.of_torch(batch, self.mean, self.std)
+        """Return the floats of a batch, computed by torch operations."""
+        return self.normalized.normalize_tensor(batch, self.mean, self.std)
 
-    def for_kernel(self) -> tuple[str, int, int, int, int]:
-        """As the kernel is told of it."""
-        how = self.normalized
-        return how.dtype, self.mean.data_ptr(), self.std.data_ptr(), how.num_channels, how.channel_size
+    def kernel_arguments(self) -> tuple[str, int, int, int, int]:
+        """Return the arguments of the kernel."""
+        options = self.normalized
+        return options.dtype, self.mean.data_ptr(), self.std.data_ptr(), options.num_channels, options.channel_size
 
 
-class Gathering:
-    """Fields whose rows a device gathers itself, from its own memory or from pinned memory.
+class DeviceGather:
+    """Fields whose rows are gathered by the device, from its own memory or from pinned memory.
 
     Args:
-        fields: By their places in the data.
-        normalize: What becomes of bytes, by the same places.
-        device: Which gathers.
+        fields: Fields by their position in the data.
+        normalize: Conversions of bytes to floats, by the same positions.
+        device: Device that gathers.
     """
 
     def __init__(self, fields: dict[int, Field], normalize: dict[int, Normalize], device: torch.device) -> None:
@@ -113,12 +113,12 @@ class Gathering:
         self._dtypes = [normalize[f].dtype if f in normalize else field.torch_dtype for f, field in fields.items()]
         self._normalize = {f: normalize[f] for f in fields if f in normalize}
         self._kernel = None
-        if by_kernel(device):
-            changes = {f: one.for_kernel() for f, one in self._normalize.items()}
-            self._kernel = _cuda.Gather([(*field.memory, changes.get(f)) for f, field in fields.items()])
+        if has_kernels(device):
+            arguments = {f: conversion.kernel_arguments() for f, conversion in self._normalize.items()}
+            self._kernel = _cuda.Gather([(*field.memory, arguments.get(f)) for f, field in fields.items()])
 
     def __call__(self, row_ids: torch.Tensor, stream: torch.cuda.Stream) -> dict[int, torch.Tensor]:
-        """The rows of a batch, which come on `stream`, the current one."""
+        """Return the rows of a batch, gathered on `stream`, which must be the current stream."""
         if self._kernel is None:
             rows = {f: field.array.index_select(0, row_ids) for f, field in self._fields.items()}
             return {f: self._normalize[f](array) if f in self._normalize else array for f, array in rows.items()}
@@ -130,36 +130,36 @@ class Gathering:
         self._kernel(row_ids.data_ptr(), num_rows, [out.data_ptr() for out in outs.values()], stream.cuda_stream)
         return outs
 
-    def keep_for(self, stream: torch.cuda.Stream) -> None:
-        """Keeps memory of the device that is read on `stream` from others until that is done."""
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of the fields from being reused before `stream` has read it."""
         for field in self._fields.values():
             if field.on_cuda:
                 field.array.record_stream(stream)
-        for one in self._normalize.values():
-            one.mean.record_stream(stream)
-            one.std.record_stream(stream)
+        for conversion in self._normalize.values():
+            conversion.mean.record_stream(stream)
+            conversion.std.record_stream(stream)
 
 
 class DeviceBatches:
-    """Takes batches to a CUDA device. The host waits for nothing.
+    """Transfer of batches to a CUDA device, without blocking the host.
 
-    Fields that live on the device are gathered there, on the consumer's stream, when a batch is handed over: only ids of rows
-    are sent, those of several batches in one copy. The others come ahead of time on a stream of their own, for which the
-    consumer's stream waits: rows in pinned memory are read by the device itself, the rest is gathered by the core in pinned
-    memory and copied.
+    Resident fields, which are in the memory of the device, are gathered on the consumer's stream when a batch is
+    yielded. Only row ids are copied, for several batches at once. The other fields are copied ahead of time on a
+    separate stream, and the consumer's stream waits for it: the device reads fields in pinned memory itself; the
+    remaining fields are staged, that is gathered by the core into pinned memory and then copied.
 
     Args:
-        fields: Of the data.
-        device: With an index.
-        num_rows: Of a batch, at most.
-        prefetch: Batches that come ahead of the consumer's. Where only ids are sent, which take no memory to speak of, more.
+        fields: Fields of the data.
+        device: Device with an index.
+        num_rows: Maximum number of rows of a batch.
+        prefetch: Number of batches copied ahead. If only row ids are copied, which are small, more are.
 
     Attributes:
         core_fields: Fields that the core gathers.
-        outputs: How their batches look.
-        lend: Makes room for a batch of them.
-        ahead: Batches on their way at most, the consumer's included.
-        refill: More are sent where fewer than this are on their way.
+        outputs: Dtype and row shape of their batches.
+        lend: Function that returns memory for a batch of one of them.
+        ahead: Maximum number of batches in flight, including the consumer's.
+        refill: Threshold: more batches are sent when fewer than this are in flight.
     """
 
     def __init__(self, fields: Sequence[Field], device: torch.device, num_rows: int, prefetch: int) -> None:
@@ -167,56 +167,56 @@ class DeviceBatches:
         normalize = {
             f: Normalize.on(device, field.normalized) for f, field in enumerate(fields) if field.normalized is not None
         }
-        resident = {f: field for f, field in enumerate(fields) if lives_on(device, field)}
-        pinned = {f: field for f, field in enumerate(fields) if f not in resident and reads(device, field)}
+        resident = {f: field for f, field in enumerate(fields) if is_resident(device, field)}
+        pinned = {f: field for f, field in enumerate(fields) if f not in resident and can_read(device, field)}
         staged = {f: field for f, field in enumerate(fields) if f not in resident and f not in pinned}
         self._staged = list(staged)
         self._normalize_staged = {f: normalize[f] for f in staged if f in normalize}
-        self._resident = Gathering(resident, normalize, device) if resident else None
-        self._pinned = Gathering(pinned, normalize, device) if pinned else None
+        self._resident = DeviceGather(resident, normalize, device) if resident else None
+        self._pinned = DeviceGather(pinned, normalize, device) if pinned else None
         self._stream = torch.cuda.Stream(device) if staged or pinned else None
         if self._pinned is not None and self._stream is not None:
-            self._pinned.keep_for(self._stream)
-        self._users: list[torch.cuda.Stream] = []  # streams on which resident fields were gathered
+            self._pinned.record_stream(self._stream)
+        self._streams: list[torch.cuda.Stream] = []  # streams on which resident fields were gathered
         self.core_fields = [_core.dense(*field.memory) for field in staged.values()]
         self.outputs: list[Output] = [field.output() for field in staged.values()]
-        rooms = [(field.row_shape, field.torch_dtype) for field in staged.values()]
+        layouts = [(field.row_shape, field.torch_dtype) for field in staged.values()]
         if resident or pinned:
             self.core_fields.append(_core.row_ids())
             self.outputs.append(_ROW_IDS)
-            rooms.append(((), torch.int64))
-        self.lend = PinnedBatches(rooms, num_rows).lend
+            layouts.append(((), torch.int64))
+        self.lend = PinnedBatches(layouts, num_rows).lend
         only_ids = self._stream is None and prefetch > 0
         self.ahead = max(prefetch, _BLOCK) if only_ids else prefetch + 1
         self.refill = self.ahead // 2 + 1 if only_ids else self.ahead
 
     def __del__(self) -> None:
-        """Waits for what still reads pinned memory, which torch does not know of, before that may go."""
+        """Wait for kernels that still read pinned memory, because torch does not know about them and may free it."""
         if getattr(self, "_pinned", None) is not None and self._stream is not None:
             self._stream.synchronize()
 
     def send(self, batches: list[list[torch.Tensor]]) -> list[Sent]:
-        """Begins to take batches to the device."""
+        """Start copying batches to the device."""
         with torch.cuda.device(self._device):
             ahead = [self._send_ahead(batch) for batch in batches]
             if self._resident is None:
                 return [Sent(*arrays, None, None) for arrays in ahead]
             ids = [batch[-1] for batch in batches]
-            sizes = [some.shape[0] for some in ids]
-            together = ids[0]
+            sizes = [row_ids.shape[0] for row_ids in ids]
+            merged = ids[0]
             if len(ids) > 1:
-                together = torch.cat(ids, out=pinned_empty((sum(sizes),), torch.int64))
-            on_device = self._copy(together).split(sizes)
+                merged = torch.cat(ids, out=pinned_empty((sum(sizes),), torch.int64))
+            on_device = self._copy(merged).split(sizes)
             stream = torch.cuda.current_stream()
-            return [Sent(*arrays, some, stream) for arrays, some in zip(ahead, on_device, strict=True)]
+            return [Sent(*arrays, row_ids, stream) for arrays, row_ids in zip(ahead, on_device, strict=True)]
 
     def receive(self, sent: Sent) -> list[torch.Tensor]:
-        """The fields of a batch, there for whoever uses them on the current stream."""
+        """Return the fields of a batch, ready on the current stream."""
         arrays = dict(sent.arrays)
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
-            if sent.there is not None:
-                stream.wait_event(sent.there)
+            if sent.ready is not None:
+                stream.wait_event(sent.ready)
                 for array in sent.arrays.values():
                     array.record_stream(stream)
             for f, normalize in self._normalize_staged.items():
@@ -225,14 +225,14 @@ class DeviceBatches:
                 if stream != sent.stream:
                     stream.wait_stream(sent.stream)
                     sent.row_ids.record_stream(stream)
-                if stream not in self._users:
-                    self._users.append(stream)
-                    self._resident.keep_for(stream)
+                if stream not in self._streams:
+                    self._streams.append(stream)
+                    self._resident.record_stream(stream)
                 arrays.update(self._resident(sent.row_ids, stream))
         return [arrays[f] for f in range(self._num_fields)]
 
     def _send_ahead(self, batch: list[torch.Tensor]) -> tuple[dict[int, torch.Tensor], torch.cuda.Event | None]:
-        """What comes on the stream of the copies, and when it is there."""
+        """Start the copies on the copy stream. Return the arrays and an event recorded after the copies."""
         if self._stream is None:
             return {}, None
         with torch.cuda.stream(self._stream):
@@ -245,11 +245,11 @@ class DeviceBatches:
         return torch.empty_like(array, device=self._device).copy_(array, non_blocking=True)
 
 
-def lives_on(device: torch.device, field: Field) -> bool:
-    """Whether a field is in the memory of a device."""
+def is_resident(device: torch.device, field: Field) -> bool:
+    """Return whether a field is in the memory of `device`."""
     return isinstance(field.array, torch.Tensor) and field.array.device == device
 
 
-def reads(device: torch.device, field: Field) -> bool:
-    """Whether a device can read a field of the host: over the bus, from pinned memory."""
-    return by_kernel(device) and isinstance(field.array, torch.Tensor) and field.array.is_pinned()
+def can_read(device: torch.device, field: Field) -> bool:
+    """Return whether kernels on `device` can read a field in host memory, which must be pinned."""
+    return has_kernels(device) and isinstance(field.array, torch.Tensor) and field.array.is_pinned()

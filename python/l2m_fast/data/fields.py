@@ -1,4 +1,4 @@
-"""The data of a loader: a structure of arrays, seen by the core as fields and rebuilt around every batch."""
+"""Conversion of the data of a loader, a structure of arrays, to fields for the core."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from l2m_fast import _core
-from l2m_fast._checks import cut, has_memory, not_plain, shortened
+from l2m_fast._checks import has_memory, not_plain_message, shortened, truncated
 from l2m_fast.data.normalize import Normalized
 
 Format = Literal["torch", "numpy"]
 Build = Callable[[Iterator[Any]], Any]
 BuildBatch = Callable[[list[Any]], Any]
-Output = tuple[
-    "np.dtype[Any] | None", int, int, list[int]
-]  # of a batch: NumPy dtype, or None and DLPack type code and bits; shape of a row
+# NumPy dtype of a batch, or None with DLPack's type code and number of bits; shape of a row.
+Output = tuple["np.dtype[Any] | None", int, int, list[int]]
 
-# DLPack's type code and bits of each dtype of torch that batches may have.
+# DLPack type code and number of bits for each torch dtype that batches may have.
 _DLPACK = {
     **{f"int{bits}": (0, bits) for bits in (8, 16, 32, 64)},
     **{f"uint{bits}": (1, bits) for bits in (8, 16, 32, 64)},
@@ -31,30 +30,30 @@ _DLPACK = {
     "bool": (6, 8),
 }
 _MAX_DEPTH = 100
-_MAX_ROWS_IN_A_LIST = 64  # of one shape; longer lists are taken for rows that were not stacked
+_MAX_FIELDS_OF_ONE_SHAPE = 64  # longer lists of arrays are assumed to be rows that were not stacked
 
 
 @dataclass(frozen=True)
 class Field:
-    """One array of the data, as the core sees it.
+    """Array of the data, with the layout that the core needs.
 
     Attributes:
-        name: Where it is in the data, for messages.
-        array: What the user passed.
-        kept: What keeps its memory alive, also where `array` comes to refer to other memory.
-        num_rows: N.
-        address: Of row 0.
-        stride: Bytes from a row to the next.
-        row_bytes: Bytes of a row.
+        name: Path of the array in the data, for messages.
+        array: Array as the user passed it.
+        owner: Object that keeps the memory alive even if `array` later refers to other memory.
+        num_rows: Number of rows N.
+        address: Address of row 0.
+        stride: Number of bytes from one row to the next.
+        row_bytes: Number of bytes of a row.
         row_shape: Shape of a row.
-        numpy_dtype: Of the batches; None where batches are torch tensors.
-        torch_dtype: Of the array; None where it is a numpy array and batches are too.
-        normalized: How bytes become floats; None: the batches have the dtype of the array.
+        numpy_dtype: NumPy dtype of the batches; None if batches are torch tensors.
+        torch_dtype: Torch dtype of the array; None if both the array and the batches are NumPy arrays.
+        normalized: Conversion of bytes to floats; None: batches have the dtype of the array.
     """
 
     name: str
     array: Any
-    kept: Any
+    owner: Any
     num_rows: int
     address: int
     stride: int
@@ -66,52 +65,57 @@ class Field:
 
     @property
     def on_cuda(self) -> bool:
-        """True where the array is on a CUDA device."""
+        """Whether the array is on a CUDA device."""
         return getattr(self.array, "is_cuda", False)
 
     @property
     def memory(self) -> tuple[int, int, int]:
-        """Address, bytes from row to row, bytes of a row."""
+        """Address, stride in bytes and bytes per row."""
         return self.address, self.stride, self.row_bytes
 
-    def in_core(self) -> _core.Field:
-        """Return what the core puts into a batch: the rows, or the floats that they become."""
-        how = self.normalized
-        if how is None:
+    def to_core(self) -> _core.Field:
+        """Return the core's field, which copies rows or converts them to floats."""
+        options = self.normalized
+        if options is None:
             return _core.dense(*self.memory)
-        return _core.normalize(*self.memory, how.mean, how.std, how.channel_size, how.dtype)
+        return _core.normalize(*self.memory, options.mean, options.std, options.channel_size, options.dtype)
 
     @property
     def watched(self) -> tuple[str, Any, int]:
-        """Name, what tells the present address, and the address, for the core to notice that memory has moved."""
+        """Name, source of the current address, and original address, by which the core detects moved memory."""
         return self.name, getattr(self.array, "data_ptr", self.array), self.address
 
     def output(self, dtype: str | None = None) -> Output:
-        """Return how a batch looks, of its own dtype or of the dtype that it becomes."""
+        """Return the dtype and row shape of a batch.
+
+        Args:
+            dtype: Name of the dtype that rows are converted to; None: they are not converted.
+        """
         if self.numpy_dtype is not None:
             return self.numpy_dtype if dtype is None else np.dtype(dtype), 0, 0, list(self.row_shape)
-        return None, *_DLPACK[dtype or _name_of(self.torch_dtype)], list(self.row_shape)
+        return None, *_DLPACK[dtype or _dtype_name(self.torch_dtype)], list(self.row_shape)
 
     @property
     def batch_dtype(self) -> str | None:
-        """The dtype that rows become in a batch; None: their own."""
+        """Name of the dtype that rows are converted to; None: they are not converted."""
         return None if self.normalized is None else self.normalized.dtype
 
     def describe(self) -> list[Any]:
-        """Return the fingerprint entry for saved states: dtype, row shape, and how bytes become floats."""
-        dtype = self.numpy_dtype if self.torch_dtype is None else _name_of(self.torch_dtype)
+        """Return the fingerprint entry for saved states: dtype, row shape, and conversion of bytes to floats."""
+        dtype = self.numpy_dtype if self.torch_dtype is None else _dtype_name(self.torch_dtype)
         normalized = [] if self.normalized is None else self.normalized.describe()
         return [str(dtype), list(self.row_shape), *normalized]
 
     def check_shape(self) -> None:
-        """Raise RuntimeError where the array no longer has the shape, the strides and the dtype that it had.
+        """Raise RuntimeError if the shape, the strides or the dtype of the array have changed.
 
-        Its address is compared by the core, at every batch.
+        The core checks its address at every batch.
         """
-        layout, kept_layout = _layout(self.array), _layout(self.kept)
-        if layout != kept_layout:
+        layout, original_layout = _layout(self.array), _layout(self.owner)
+        if layout != original_layout:
             msg = (
-                f"{self.name} has changed since the loader was made, from {kept_layout} to {layout}: make a new Loader"
+                f"{self.name} must not change after the loader is created (got {layout} instead of {original_layout}): "
+                "create a new Loader"
             )
             raise RuntimeError(msg)
 
@@ -122,11 +126,12 @@ def _layout(array: Any) -> str:
 
 
 def fields_of(data: object, batch_format: Format) -> tuple[list[Field], BuildBatch]:
-    """The arrays of a structure, and what builds the same structure from one array for each.
+    """Return the fields of a structure of arrays, and a function that builds the same structure from other arrays.
 
     Raises:
-        TypeError: Something in the structure is no array, or has a dtype that batches cannot have.
-        ValueError: No arrays, no rows, lengths that differ, rows that are not contiguous, another device than the CPU or CUDA.
+        TypeError: An item of the structure is not an array, or has a dtype that batches cannot have.
+        ValueError: There are no arrays or no rows, lengths differ, rows are not contiguous, or an array is neither on
+            the CPU nor on a CUDA device.
     """
     leaves: list[tuple[str, Any]] = []
     build = _walk("data", data, leaves)
@@ -148,22 +153,24 @@ def fields_of(data: object, batch_format: Format) -> tuple[list[Field], BuildBat
 
 
 def with_included(data: object, build: BuildBatch, num_fields: int, include: tuple[str, ...]) -> BuildBatch:
-    """Return what builds batches from the arrays of the fields and of what is included besides.
+    """Return a function that builds batches from the arrays of the fields, followed by the extra entries.
 
     Raises:
-        TypeError: The data are a namedtuple, which has no room for more.
-        ValueError: A key of the data is the name of what is included.
+        TypeError: The data is a namedtuple, which cannot have extra entries.
+        ValueError: The name of an extra entry is also a key of the data.
     """
-    if not include or build is tuple:  # of a plain tuple, all arrays follow each other
+    if not include or build is tuple:  # a plain tuple of all arrays is the batch already
         return build
     if isinstance(data, Mapping):
         clash = sorted(set(include) & set(data))
         if clash:
-            msg = f"include must not name keys of data (got {shortened(clash[0])}): rename that key"
+            msg = f"include must not contain keys of data (got {shortened(clash[0])}): rename that key"
             raise ValueError(msg)
         return lambda arrays: {**build(arrays[:num_fields]), **dict(zip(include, arrays[num_fields:], strict=True))}
     if hasattr(data, "_fields"):
-        msg = f"include needs data in a tuple, list or dict (got the namedtuple {type(data).__name__})"
+        msg = (
+            f"data must be an array, tuple, list or dict if include is given (got the namedtuple {type(data).__name__})"
+        )
         raise TypeError(msg)
     if isinstance(data, list):
         return lambda arrays: [*build(arrays[:num_fields]), *arrays[num_fields:]]
@@ -173,9 +180,9 @@ def with_included(data: object, build: BuildBatch, num_fields: int, include: tup
 
 
 def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -> Build:
-    """Collect the arrays below `data` in order; return what rebuilds the structure from an iterator over arrays."""
+    """Append the arrays inside `data` to `leaves`; return a function that rebuilds the structure from an iterator."""
     if depth > _MAX_DEPTH:
-        msg = f"data must be nested at most {_MAX_DEPTH} levels deep"
+        msg = f"data must be nested at most {_MAX_DEPTH} levels deep (got more)"
         raise ValueError(msg)
     if isinstance(data, Mapping):
         entries = [(key, _walk(f"{name}[{shortened(key)}]", value, leaves, depth + 1)) for key, value in data.items()]
@@ -188,20 +195,20 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -
             return lambda arrays: make(*(build(arrays) for build in items))
         kind = tuple if isinstance(data, tuple) else list
         return lambda arrays: kind(build(arrays) for build in items)
-    leaves.append((cut(name), data))
+    leaves.append((truncated(name), data))
     return next
 
 
 def _refuse_unstacked(name: str, data: tuple[Any, ...] | list[Any]) -> None:
-    """Raise where the items are rows that were not stacked, rather than fields."""
-    if len(data) <= _MAX_ROWS_IN_A_LIST or not all(hasattr(item, "shape") for item in data):
+    """Raise if the items are rows that were not stacked, rather than fields."""
+    if len(data) <= _MAX_FIELDS_OF_ONE_SHAPE or not all(hasattr(item, "shape") for item in data):
         return
     shapes = {tuple(item.shape) for item in data}
     if len(shapes) == 1:
         stack = "torch.stack" if hasattr(data[0], "data_ptr") else "np.stack"
         msg = (
-            f"{name} must be fields of all rows (got a {type(data).__name__} of {len(data)} arrays of shape "
-            f"{shapes.pop()}): if they are rows, stack them: {stack}(...)"
+            f"{name} must be arrays over all rows (got a {type(data).__name__} of {len(data)} arrays of shape "
+            f"{shapes.pop()}): if each array is a row, use {stack}(...)"
         )
         raise ValueError(msg)
 
@@ -210,14 +217,14 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
     torch = sys.modules.get("torch")
     if isinstance(array, Normalized):
         if batch_format == "numpy" and array.dtype == "bfloat16":
-            msg = f'{name} is to become bfloat16, which numpy lacks: use format="torch" or another dtype'
+            msg = f'dtype of {name} must not be bfloat16 with format="numpy" (got "bfloat16"): use format="torch"'
             raise TypeError(msg)
         return replace(_field(name, array.array, batch_format), normalized=array.copy())
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
     if not is_tensor and not isinstance(array, np.ndarray):
         msg = (
-            f"{name} must be a torch tensor or a numpy array, or a tuple, list or dict of them (got "
-            f"{type(array).__name__}){_way_out(array)}"
+            f"{name} must be a torch tensor or a NumPy array, or a tuple, list or dict of them (got "
+            f"{type(array).__name__}){_hint(array)}"
         )
         raise TypeError(msg)
     if is_tensor:
@@ -233,21 +240,21 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
     return _ndarray_field(name, array, batch_format)
 
 
-def _way_out(data: Any) -> str:
-    """Return what to pass instead of an object that holds arrays."""
+def _hint(data: Any) -> str:
+    """Return a hint on what to pass instead of an object that contains arrays."""
     if hasattr(data, "tensors"):
         return ": pass its .tensors"
     if hasattr(data, "to_numpy"):
         return ": pass np.ascontiguousarray(x.to_numpy())"
     if hasattr(data, "batch_sampler"):
-        return ": pass the arrays that its dataset holds"
+        return ": pass the arrays of its dataset"
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes)):
-        return ": pass the arrays that it holds"
+        return ": pass the arrays that it contains"
     return ""
 
 
 def _check_plain(name: str, tensor: Any) -> None:
-    """Raise TypeError unless a tensor has memory of its own, in which it lies as it looks."""
+    """Raise TypeError unless a tensor has memory of its own that contains its values."""
     import torch
 
     plain = (
@@ -255,11 +262,11 @@ def _check_plain(name: str, tensor: Any) -> None:
         and tensor.layout == torch.strided
         and not tensor.is_conj()
         and not tensor.is_neg()
-        and _name_of(tensor.dtype) in _DLPACK
+        and _dtype_name(tensor.dtype) in _DLPACK
         and (has_memory(tensor) or tensor.device.type not in ("cpu", "cuda"))
     )
     if not plain:
-        raise TypeError(not_plain(name, tensor, "integers, floats, complex numbers or bool of whole bytes"))
+        raise TypeError(not_plain_message(name, tensor, "integers, floats, complex numbers or bools of whole bytes"))
 
 
 def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
@@ -276,16 +283,16 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
         try:
             numpy_dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
         except TypeError:
-            msg = f'{name} is {tensor.dtype}, which numpy lacks: use format="torch" or another dtype'
+            msg = f'dtype of {name} must be one of NumPy (got {tensor.dtype}): use format="torch" or another dtype'
             raise TypeError(msg) from None
-    kept = tensor.detach()
+    owner = tensor.detach()
     if tensor.device.type == "cpu":
-        # torch does not resize what numpy sees: so the memory stays, whatever becomes of the tensor.
-        torch.empty(0, dtype=torch.uint8, device="cpu").set_(kept.untyped_storage()).numpy()
+        # torch never resizes a storage shared with NumPy, so that the memory stays valid whatever happens to the tensor.
+        torch.empty(0, dtype=torch.uint8, device="cpu").set_(owner.untyped_storage()).numpy()
     return Field(
         name=name,
         array=tensor,
-        kept=kept,
+        owner=owner,
         num_rows=tensor.shape[0],
         address=tensor.data_ptr(),
         stride=tensor.stride(0) * tensor.element_size(),
@@ -298,56 +305,62 @@ def _tensor_field(name: str, tensor: Any, batch_format: Format) -> Field:
 
 def _ndarray_field(name: str, array: np.ndarray[Any, Any], batch_format: Format) -> Field:
     if array.dtype.hasobject or array.dtype.kind == "T":
-        msg = f"{name} must not hold Python objects or strings of any length (got dtype {cut(str(array.dtype))}): convert it to numbers first"
+        msg = (
+            f"{name} must not contain Python objects or variable-length strings (got dtype "
+            f"{truncated(str(array.dtype))}): convert it to numbers first"
+        )
         raise TypeError(msg)
     if array.dtype.itemsize == 0:
-        msg = f"the rows of {name} must have at least one byte (got dtype {cut(str(array.dtype))})"
+        msg = f"the rows of {name} must have at least one byte (got dtype {truncated(str(array.dtype))})"
         raise TypeError(msg)
     if isinstance(array, np.ma.MaskedArray):
         msg = f"{name} must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
-    kept = array.view(np.ndarray)  # a subclass may index in its own way
-    if not kept[:1].flags.c_contiguous:
-        raise ValueError(_not_contiguous(name, kept.shape, kept.strides, "np.ascontiguousarray(x)"))
+    owner = array.view(np.ndarray)  # a subclass may override indexing
+    if not owner[:1].flags.c_contiguous:
+        raise ValueError(_not_contiguous(name, owner.shape, owner.strides, "np.ascontiguousarray(x)"))
     torch_dtype = None
     if batch_format == "torch":
         import torch
 
         try:
-            torch_dtype = torch.from_numpy(np.empty(0, kept.dtype)).dtype
+            torch_dtype = torch.from_numpy(np.empty(0, owner.dtype)).dtype
         except (TypeError, ValueError):
-            msg = f'{name} has dtype {cut(str(array.dtype))}, of which torch.from_numpy makes no tensor: convert it, or use format="numpy"'
+            msg = (
+                f"dtype of {name} must be supported by torch.from_numpy (got {truncated(str(array.dtype))}): convert it, "
+                'or use format="numpy"'
+            )
             raise TypeError(msg) from None
     return Field(
         name=name,
         array=array,
-        kept=kept,
-        num_rows=kept.shape[0],
-        address=kept.__array_interface__["data"][0],
-        stride=kept.strides[0],
-        row_bytes=kept[:1].nbytes,
-        row_shape=kept.shape[1:],
-        numpy_dtype=kept.dtype if batch_format == "numpy" else None,
+        owner=owner,
+        num_rows=owner.shape[0],
+        address=owner.__array_interface__["data"][0],
+        stride=owner.strides[0],
+        row_bytes=owner[:1].nbytes,
+        row_shape=owner.shape[1:],
+        numpy_dtype=owner.dtype if batch_format == "numpy" else None,
         torch_dtype=torch_dtype,
     )
 
 
 def _not_contiguous(name: str, shape: tuple[int, ...], strides: tuple[int, ...], copy: str) -> str:
-    return f"each row of {name} must be contiguous (got shape {shape} with strides {strides}): pass a contiguous copy, {copy}"
+    return f"each row of {name} must be contiguous (got shape {shape} with strides {strides}): pass a copy, {copy}"
 
 
-def _name_of(torch_dtype: Any) -> str:
+def _dtype_name(torch_dtype: Any) -> str:
     return str(torch_dtype).removeprefix("torch.")
 
 
 class DataView:
-    """What `loader.dataset` gives: something with the length of the data."""
+    """View with the length of the data, the value of `loader.dataset`."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
 
     def __len__(self) -> int:
-        """Rows of the data, N."""
+        """Return the number of rows of the data, N."""
         return self._num_rows
 
     def __repr__(self) -> str:

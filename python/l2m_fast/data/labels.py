@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# K may always be this large, and beyond up to this many times the rows; larger ids are taken for keys of another kind.
-_MOST_CLASSES = 1 << 20
-_MOST_CLASSES_PER_ROW = 8
+# Larger ids are probably keys of another kind. K may be up to the larger of the first, and the second times the rows.
+_MAX_CLASSES = 1 << 20
+_MAX_CLASSES_PER_ROW = 8
 
 
 def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, list[str] | None]:
-    """Convert the class of each row to an id.
+    """Return the class id of each row, the number of classes and the labels.
 
     Args:
-        classes: Ids or labels as the user passed them; None: one class.
-        num_rows: N.
+        classes: Ids or labels as the user passed them; None: a single class.
+        num_rows: Number of rows N.
 
     Returns:
-        Integers of shape `[N]` (None: one class), the number of classes, and the labels in the order of their ids (None:
-        the classes were ids already).
+        Integers of shape `[N]` (None: a single class), the number of classes, and the labels in the order of their ids
+        (None: the classes were given as ids).
     """
     if classes is None:
         return None, 1, None
@@ -47,23 +47,26 @@ def class_ids(classes: Any, num_rows: int) -> tuple[NDArray[Any] | None, int, li
     if len(ids) != num_rows:
         msg = f"classes must have one id for each of the {num_rows} rows (got {len(ids)})"
         raise ValueError(msg)
-    least, largest = int(ids.min()), int(ids.max())
-    if least < 0:
-        msg = f"classes must be >= 0 (got {least})"
+    min_id, max_id = int(ids.min()), int(ids.max())
+    if min_id < 0:
+        msg = f"classes must be >= 0 (got {min_id})"
         raise ValueError(msg)
-    most = max(_MOST_CLASSES, _MOST_CLASSES_PER_ROW * num_rows)
-    if largest >= most:
-        msg = f"classes must be ids below {most} (got {largest}): number them by np.unique(classes, return_inverse=True)[1]"
+    max_classes = max(_MAX_CLASSES, _MAX_CLASSES_PER_ROW * num_rows)
+    if max_id >= max_classes:
+        msg = (
+            f"classes must be ids below {max_classes} (got {max_id}): number them by "
+            "np.unique(classes, return_inverse=True)[1]"
+        )
         raise ValueError(msg)
-    return ids, largest + 1, labels
+    return ids, max_id + 1, labels
 
 
 def _as_sequence(classes: Any, num_rows: int) -> NDArray[Any] | Sequence[Any]:
-    """Return an array, a list or a tuple of the same values; NumPy would copy a list of strings at one width for all."""
+    """Return the values as an array, list or tuple. Keep lists, because NumPy would pad all strings to one width."""
     if isinstance(classes, (np.ndarray, list, tuple)):
         return classes
     if not isinstance(classes, (str, bytes, np.generic, Mapping)):
-        if hasattr(type(classes), "__array__"):  # of pandas, pyarrow, polars, JAX, ...
+        if hasattr(type(classes), "__array__"):  # pandas, pyarrow, polars, JAX, ...
             return np.asarray(classes)
         if isinstance(classes, Collection) and hasattr(type(classes), "__getitem__"):
             return list(classes)
@@ -77,7 +80,7 @@ def _from_array(array: NDArray[Any]) -> tuple[NDArray[Any], list[str] | None]:
     if array.ndim != 1 or kind in "iub" or isinstance(array, np.ma.MaskedArray):
         return class_array(array), None
     if array.size == 0:
-        return np.empty(0, np.int64), None  # short of ids, not of another type
+        return np.empty(0, np.int64), None  # the error should be about the length, not about the dtype
     if kind == "U":
         names, ids = np.unique(array, return_inverse=True)
         return ids, names.tolist()
@@ -89,7 +92,7 @@ def _from_array(array: NDArray[Any]) -> tuple[NDArray[Any], list[str] | None]:
 
 
 def _from_values(values: Sequence[Any]) -> tuple[NDArray[Any], list[str] | None]:
-    kind_of = {of: _kind(of) for of in set(map(type, values))}
+    kind_of = {value_type: _kind(value_type) for value_type in set(map(type, values))}
     kinds = set(kind_of.values())
     if None in kinds:
         _refuse_missing(_missing_rows(values))
@@ -111,12 +114,12 @@ def _from_values(values: Sequence[Any]) -> tuple[NDArray[Any], list[str] | None]
     return _from_integers(values), None
 
 
-def _kind(of: type) -> type | None:
-    """Return which of str, bytes, bool and int the values of a type count as. None: neither."""
+def _kind(value_type: type) -> type | None:
+    """Return which of str, bytes, bool and int the values of a type count as; None: none of them."""
     for kind, types in ((str, str), (bytes, bytes), (bool, (bool, np.bool_))):
-        if issubclass(of, types):
+        if issubclass(value_type, types):
             return kind
-    return int if hasattr(of, "__index__") else None  # also NumPy integers, and tensors of one integer
+    return int if hasattr(value_type, "__index__") else None  # also NumPy integers, and tensors with one integer
 
 
 def _from_bytes(values: Sequence[bytes]) -> tuple[NDArray[np.int64], list[str]]:
@@ -140,10 +143,10 @@ def _from_integers(values: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def _numbered(labels: Iterable[str], num_rows: int) -> tuple[NDArray[np.int64], list[str]]:
-    """Number labels in sorted order. The memory that it takes does not depend on the length of the labels."""
-    first_come: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    ids = np.fromiter(map(first_come.__getitem__, labels), np.int64, num_rows)
-    names = list(first_come)
+    """Return the ids of labels in sorted order, and the sorted labels. Memory does not depend on their length."""
+    first_seen: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    ids = np.fromiter(map(first_seen.__getitem__, labels), np.int64, num_rows)
+    names = list(first_seen)
     order = sorted(range(len(names)), key=names.__getitem__)
     number = np.empty(len(names), np.int64)
     number[order] = np.arange(len(names))
@@ -164,7 +167,7 @@ def _missing_rows(values: Sequence[Any]) -> list[int]:
 
 
 def _refuse_missing(rows: list[int]) -> None:
-    """Raise unless there are no rows without a label."""
+    """Raise if there are rows without a label."""
     if not rows:
         return
     *others, last = map(str, rows[:3])
@@ -174,5 +177,5 @@ def _refuse_missing(rows: list[int]) -> None:
 
 
 def _wrong_type(got: str, is_float: bool) -> TypeError:
-    hint = ": write np.asarray(classes).astype(int) if they are whole numbers" if is_float else ""
+    hint = ": use np.asarray(classes).astype(int) if they are whole numbers" if is_float else ""
     return TypeError(f"classes must be integers or strings (got {got}){hint}")

@@ -1,3 +1,3 @@
-"""Losses of each class: their sums, the window that gathers them, and a cross entropy that sums them as it goes."""
+"""Class losses: sums of recorded losses on the CPU and on devices, and `cross_entropy`."""
 
 from __future__ import annotations

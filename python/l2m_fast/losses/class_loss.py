@@ -1,4 +1,4 @@
-"""Sums of the losses of each class, of a batch at a time."""
+"""`class_loss`: loss sums and counts per class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from l2m_fast import _core
 from l2m_fast._checks import shortened
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
-from l2m_fast.losses.sums import MOST_CLASSES, ClassLoss
+from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -23,33 +23,39 @@ if TYPE_CHECKING:
 
 
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassSums:
-    """Sum losses per class.
+    """Return the sum and the number of losses of each class.
 
-    Losses that are not finite are skipped, in the sum and in the count; a sum beyond the largest float64 stays there.
+    Non-finite losses are skipped in both. A sum beyond the largest float64 is clamped to it.
 
-    On the CPU on as many threads as the process has CPUs where the input is large; the result has the same bits for any
-    number of them. CUDA losses are summed on their device, in one launch where shared memory holds all classes (1,820 everywhere,
-    4,096 at most) and two beyond, and nothing waits for it: `sum` and `count` of the result wait when they are looked at, and
-    `Loader.record` takes it without waiting. Sums are rounded once: gpu-to-gpu deterministic, the same bits on every device and
-    in every order; float64 losses are taken as sums of float32 numbers, so that those beyond the largest of these are not
-    finite, and what is below 2^-149 is lost. Where the package was built without a CUDA compiler torch sums, not
-    deterministically.
+    CPU: large inputs are summed by as many threads as the process has CPUs. The result does not depend on the number of
+    threads.
+
+    CUDA: losses are summed on their device without blocking the host. Reading `sum` or `count` of the result waits for
+    the device; `Loader.record` does not. A call takes one kernel launch if shared memory holds all classes (up to
+    1,820 on every device, 4,096 on the largest) and two otherwise. Sums are rounded once, so that they are gpu-to-gpu
+    deterministic: the same bits on every device and in every order. A float64 loss is split into float32 numbers: a
+    loss beyond the largest float32 counts as non-finite, and the part below 2^-149 is lost. If the package was built
+    without a CUDA compiler, torch computes the sums, which is not deterministic.
 
     Args:
-        losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64. Detached.
-        classes: Class of each loss, shape `[n]`; integers in `[0, num_classes)`, on the CPU or where the losses are.
+        losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64. Gradients are ignored.
+        classes: Class of each loss, shape `[n]`; integers in `[0, num_classes)`, on the CPU or on the device of the
+            losses.
         num_classes: Number of classes, at least 1.
+
+    Returns:
+        Object with `sum` (float64) and `count` (int64), both of shape `[num_classes]`.
 
     Raises:
         TypeError: Losses are not floats or classes are not integers.
-        ValueError: Shapes differ or are not one-dimensional, devices do not fit, or a class is out of range. Of CUDA losses
-            it is skipped and counted, and raises when the result is looked at.
+        ValueError: Shapes differ or are not one-dimensional, devices differ, or a class is out of range. CUDA losses
+            whose class is out of range are skipped, and the error is raised when the result is read.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
         msg = f"num_classes must be an int (got {shortened(num_classes)})"
         raise TypeError(msg)
-    if not 1 <= num_classes <= MOST_CLASSES:
-        msg = f"num_classes must be in [1, {MOST_CLASSES}] (got {shortened(int(num_classes))})"
+    if not 1 <= num_classes <= MAX_CLASSES:
+        msg = f"num_classes must be in [1, {MAX_CLASSES}] (got {shortened(int(num_classes))})"
         raise ValueError(msg)
     if is_on_device(losses):
         from l2m_fast.losses.device import DeviceClassLoss
@@ -63,7 +69,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
 
 
 def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:
-    """Return whether these are sums on a device."""
-    # Where there are such sums, their module has been imported; importing it here would import torch.
+    """Return whether `losses` is a `DeviceClassLoss`."""
+    # If one exists, its module has been imported already; importing it here would import torch.
     module = sys.modules.get("l2m_fast.losses.device")
     return module is not None and isinstance(losses, module.DeviceClassLoss)

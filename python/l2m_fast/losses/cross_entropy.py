@@ -1,11 +1,11 @@
-"""Cross entropy that also sums the losses of each class, in one pass over the logits."""
+"""`cross_entropy`: mean cross entropy and class losses in one pass over the logits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from l2m_fast._checks import cut, has_memory, not_plain, shortened, whole
-from l2m_fast.losses.sums import MOST_CLASSES, ClassLoss
+from l2m_fast._checks import checked_int, has_memory, not_plain_message, shortened, truncated
+from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from l2m_fast.losses.sums import ClassSums
 
-_LARGEST = 2**63 - 1
+_INT64_MAX = 2**63 - 1
 
 
 def cross_entropy(
@@ -26,55 +26,56 @@ def cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, ClassSums]:
-    """Mean cross entropy, and the loss sum and count of each class that `Loader.record` takes.
+    """Return the mean cross entropy, and the loss sum and count of each class for `Loader.record`.
 
-    The mean is `torch.nn.functional.cross_entropy(logits, targets, weight, ignore_index=..., label_smoothing=...)` in
-    value and in gradient: with weights, the sum of the losses by the sum of the weights of their targets; NaN where there
-    is no row, or every row is ignored. It differs where numbers are not finite: the gradient of an ignored row is always 0, and
-    with an infinite weight and label smoothing, which uses every weight, the mean may be infinite where torch's is NaN. The
-    `ClassLoss` is of the loss of each sample as `reduction="none"` gives it, weight and smoothing included, but not rounded to
-    the dtype of the logits. What is ignored or not finite is left out of sum and count.
+    The mean has the value and the gradient of `torch.nn.functional.cross_entropy(logits, targets, weight,
+    ignore_index=..., label_smoothing=...)`: with weights, the sum of the losses divided by the sum of the weights of
+    their targets; NaN if there are no rows or all rows are ignored. It differs only for non-finite numbers: the
+    gradient of an ignored row is always 0, and with an infinite weight and label smoothing, which uses every weight,
+    the mean may be infinite where torch returns NaN. The class losses sum the loss of each sample as returned with
+    `reduction="none"`, including weight and smoothing, but not rounded to the dtype of the logits. Ignored rows and
+    non-finite losses are skipped in sum and count.
 
-    It is differentiable in `logits` by `backward()` and `torch.autograd.grad()`, with `create_graph=True` any number of times.
-    Under forward-mode differentiation and inside the transforms of `torch.func` (`grad`, `vmap`, `jvp` and others), where there
-    are no numbers to sum, it raises: use `torch.nn.functional.cross_entropy(..., reduction="none")` there, and
-    `Loader.record` the losses afterwards.
+    It is differentiable with respect to `logits` by `backward()` and `torch.autograd.grad()`, any number of times with
+    `create_graph=True`. It raises under forward-mode differentiation and inside the transforms of `torch.func` (`grad`,
+    `vmap`, `jvp` and others), where tensors have no values to sum. There, use
+    `torch.nn.functional.cross_entropy(..., reduction="none")` and pass the losses to `Loader.record` afterwards.
 
-    It is computed in float32 (float64 where the logits are), sums over rows in float64. On the CPU on as many threads as the
-    process has CPUs where the input is large; the result has the same bits for any number of them. On CUDA nothing waits for
-    the device: the class sums are read when they are looked at, and the result has the same bits from run to run. There, where
-    the package was built without a CUDA compiler, and on other devices it is put together from torch's operations.
-    `torch.compile` traces through it (`fullgraph=True` too). Under autocast it is computed from float32 logits, as torch's is.
-    Needs torch >= 2.4.
+    Losses are computed in float32 (float64 for float64 logits) and summed over rows in float64. On the CPU, large
+    inputs are processed by as many threads as the process has CPUs, and the result does not depend on the number of
+    threads. On CUDA, the host is not blocked until the class sums are read, and the result is run-to-run
+    deterministic. If the package was built without a CUDA compiler, and on other devices, the result is computed by
+    torch operations. `torch.compile` is supported, including `fullgraph=True`. Under autocast, the logits are
+    converted to float32, as in torch. Needs torch >= 2.4.
 
     Args:
-        logits: Shape `[n, C]`; float16, bfloat16, float32 or float64. What is not contiguous is copied.
-        targets: Column of each row's target, shape `[n]`; int64, in `[0, C)` or `ignore_index`.
-        num_classes: Number of classes of the `ClassLoss`, at least 1.
-        classes: Class of each row, shape `[n]`; integers in `[0, num_classes)`. Default: the targets. That of an ignored
-            row may be anything.
+        logits: Logits, shape `[n, C]`; float16, bfloat16, float32 or float64. Copied if not contiguous.
+        targets: Target column of each row, shape `[n]`; int64, in `[0, C)` or `ignore_index`.
+        num_classes: Number of classes of the sums, at least 1.
+        classes: Class of each row, shape `[n]`; integers in `[0, num_classes)`, or any value for ignored rows. None:
+            the targets.
         weight: Weight of each target, shape `[C]`; any float dtype.
-        ignore_index: Rows with this target have no loss.
-        label_smoothing: In `[0, 1]`: the part of the target that is spread evenly over all columns.
+        ignore_index: Target of rows that have no loss.
+        label_smoothing: Part of the target, in `[0, 1]`, that is spread evenly over all columns.
 
     Returns:
-        The mean, a scalar tensor of the dtype of the logits, and the `ClassLoss`, in numpy arrays; on a device what
-        `class_loss()` gives there.
+        The mean, a scalar tensor with the dtype of the logits, and the class losses. On the CPU, these are a `ClassLoss`
+        of NumPy arrays; on a device, the same object as from `class_loss()`.
 
     Raises:
-        TypeError: An argument is no tensor, has no memory of its own, or is of another dtype than stated; or the call is inside
-            a transform of `torch.func` or differentiated in forward mode.
-        ValueError: Shapes or devices do not fit, or a target, a class, `num_classes` or `label_smoothing` is out of range,
-            or the weight requires a gradient. A target or class that is out of range on a device is left out of the sums, and
-            raises when they are looked at; of such a target the mean and the gradient are NaN.
-        ImportError: torch is missing or too old.
+        TypeError: An argument is not a tensor, has no memory of its own, or has an unsupported dtype; or the call is
+            inside a transform of `torch.func` or differentiated in forward mode.
+        ValueError: Shapes or devices do not match, a target, a class, `num_classes` or `label_smoothing` is out of
+            range, or `weight` requires a gradient. On a device, a target or class out of range is skipped in the sums,
+            and the error is raised when they are read; for such a target, the mean and the gradient are NaN.
+        ImportError: torch is not installed or too old.
     """
     torch = _torch()
     from l2m_fast.losses import operators
     from l2m_fast.losses.device import DeviceClassLoss
 
-    num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
-    ignore_index = whole("ignore_index", ignore_index, -_LARGEST, _LARGEST)
+    num_classes = checked_int("num_classes", num_classes, 1, MAX_CLASSES)
+    ignore_index = checked_int("ignore_index", ignore_index, -_INT64_MAX, _INT64_MAX)
     check_number("label_smoothing", label_smoothing, "in [0, 1]", low=0.0, high=1.0)
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     integers = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
@@ -88,7 +89,7 @@ def cross_entropy(
     if weight is not None:
         _check(torch, "weight", weight, floats, logits, 1)
         if weight.requires_grad:
-            msg = "weight must not require a gradient, for there is none by it: pass weight.detach()"
+            msg = "weight must have requires_grad=False, because it gets no gradient (got True): pass weight.detach()"
             raise ValueError(msg)
     compiling = torch.compiler.is_compiling()
     if not compiling:
@@ -107,12 +108,12 @@ def cross_entropy(
         if logits.device.type == "cpu":
             return loss, ClassLoss(words[:num_classes].view(torch.float64).numpy(), words[num_classes:].numpy())
         if not compiling and (logits.is_cuda or logits.is_meta) and not has_memory(words):
-            raise TypeError(not_plain("the class sums", words, "int64"))
+            raise TypeError(not_plain_message("the class sums", words, "int64"))
     except (AssertionError, RuntimeError, TypeError) as error:
-        # Tensors without memory fail in many ways, all of which are this one.
+        # Tensors without memory raise many different errors.
         for name, tensor in (("logits", logits), ("targets", targets), ("classes", classes), ("weight", weight)):
             if tensor is not None and not has_memory(tensor):
-                raise TypeError(not_plain(name, tensor, str(tensor.dtype))) from error
+                raise TypeError(not_plain_message(name, tensor, str(tensor.dtype))) from error
         raise
     return loss, DeviceClassLoss(num_classes, logits.device, words)
 
@@ -130,7 +131,7 @@ def _torch() -> Any:
 
 
 def _check_differentiation(torch: Any, logits: torch.Tensor, weight: torch.Tensor | None) -> None:
-    """Raise where there would be no sums, or the derivative would be lost."""
+    """Raise TypeError if the tensors have no values to sum, or their tangents would be lost."""
     unpack = torch.autograd.forward_ad.unpack_dual
     if torch._C._are_functorch_transforms_active():
         got = "a transform of torch.func"
@@ -139,9 +140,9 @@ def _check_differentiation(torch: Any, logits: torch.Tensor, weight: torch.Tenso
     else:
         return
     msg = (
-        f"cross_entropy must be outside of torch.func's transforms and of forward-mode differentiation (got {got}): there, use "
-        'torch.nn.functional.cross_entropy(..., reduction="none"), and loader.record(losses) afterwards. backward() and '
-        "torch.autograd.grad() are supported, with create_graph=True too"
+        f"cross_entropy must be called outside of torch.func transforms and forward-mode differentiation (got {got}): use "
+        'torch.nn.functional.cross_entropy(..., reduction="none") there, and loader.record(losses) afterwards. backward() '
+        "and torch.autograd.grad() are supported, also with create_graph=True"
     )
     raise TypeError(msg)
 
@@ -154,16 +155,19 @@ def _check(
     logits: torch.Tensor | None = None,
     dimension: int = 0,
 ) -> None:
-    """Raises unless `tensor` is a dense tensor of one of the dtypes; with logits, as long as one of their dimensions."""
+    """Raise unless `tensor` is a dense tensor of an allowed dtype and, if given, matches a dimension of `logits`."""
     if not isinstance(tensor, torch.Tensor):
-        msg = f"{name} must be a torch tensor (got {cut(type(tensor).__name__)})"
+        msg = f"{name} must be a torch tensor (got {truncated(type(tensor).__name__)})"
         raise TypeError(msg)
     if tensor.dtype not in dtypes or tensor.layout != torch.strided or tensor.is_nested:
-        raise TypeError(not_plain(name, tensor, " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)))
+        raise TypeError(
+            not_plain_message(name, tensor, " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        )
     if logits is None:
         return
     if tensor.shape != (logits.shape[dimension],):
-        msg = f"{name} must have shape [{logits.shape[dimension]}], by logits of {shortened(list(logits.shape))} (got {shortened(list(tensor.shape))})"
+        allowed = f"[{logits.shape[dimension]}] for logits of shape {shortened(list(logits.shape))}"
+        msg = f"{name} must have shape {allowed} (got {shortened(list(tensor.shape))})"
         raise ValueError(msg)
     if tensor.device != logits.device:
         msg = f"{name} must be on the device of logits, {logits.device} (got {tensor.device})"

@@ -1,4 +1,4 @@
-"""The operators of operators.py by kernels of this package, on a CUDA device."""
+"""CUDA implementations of the operators in operators.py, by the kernels of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l2m_fast._build_info import _cuda
-from l2m_fast.losses.device import DeviceClassLoss, name_of
+from l2m_fast.losses.device import DeviceClassLoss, dtype_name
 
 
 def cross_entropy(
@@ -18,7 +18,7 @@ def cross_entropy(
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Waits for nothing."""
+    """Compute the loss and the class sums without blocking the host."""
     logits, targets, classes, weight = _contiguous(logits, targets, classes, weight)
     sums = DeviceClassLoss(num_classes, logits.device)
     loss = logits.new_empty(())
@@ -26,7 +26,7 @@ def cross_entropy(
     log_sum_exp, losses, total_weight, partials = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy(
-            *_given(logits, targets, weight, ignore_index, label_smoothing),
+            *_common_arguments(logits, targets, weight, ignore_index, label_smoothing),
             (
                 log_sum_exp.data_ptr(),
                 losses.data_ptr(),
@@ -45,7 +45,7 @@ def cross_entropy(
 
 
 def cross_entropy_gradient(
-    of_loss: Tensor,
+    grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -54,15 +54,15 @@ def cross_entropy_gradient(
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor:
-    """Waits for nothing."""
+    """Compute the gradient without blocking the host."""
     logits, targets, log_sum_exp, weight = _contiguous(logits, targets, log_sum_exp, weight)
     gradient = torch.empty_like(logits)
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy_gradient(
-            *_given(logits, targets, weight, ignore_index, label_smoothing),
+            *_common_arguments(logits, targets, weight, ignore_index, label_smoothing),
             log_sum_exp.data_ptr(),
             total_weight.data_ptr(),
-            of_loss.contiguous().data_ptr(),
+            grad_loss.contiguous().data_ptr(),
             gradient.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )
@@ -76,11 +76,11 @@ def _contiguous(
     return logits.detach().contiguous(), one.contiguous(), other.contiguous(), weight
 
 
-def _given(
+def _common_arguments(
     logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> tuple[int, str, tuple[int, int, int, int, int, float]]:
-    """What both kernels are told first: where the logits are, their type, and what makes losses of them."""
-    of_weight = 0 if weight is None else weight.data_ptr()
+    """Return the first arguments of both kernels: address and dtype of the logits, and targets with their options."""
+    weight_address = 0 if weight is None else weight.data_ptr()
     shape = len(targets), logits.shape[1]
-    made_of = (targets.data_ptr(), *shape, of_weight, ignore_index, label_smoothing)
-    return logits.data_ptr(), name_of(logits.dtype), made_of
+    target_arguments = (targets.data_ptr(), *shape, weight_address, ignore_index, label_smoothing)
+    return logits.data_ptr(), dtype_name(logits.dtype), target_arguments

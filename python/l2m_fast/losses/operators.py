@@ -1,4 +1,4 @@
-"""The custom operators behind `cross_entropy`. Imported at its first call, for it imports torch."""
+"""Custom torch operators behind `cross_entropy`, imported at its first call because this module imports torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from l2m_fast import _core
 from l2m_fast._build_info import cuda_usable
-from l2m_fast.losses.device import TARGETS, DeviceClassLoss, num_words
+from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -31,36 +31,37 @@ def cross_entropy(
     ignore_index: int,
     label_smoothing: float,
 ) -> Outputs:
-    """On any device, from torch's operations."""
-    losses, total_weight = _losses_by_torch(logits, targets, weight, ignore_index, label_smoothing)
-    kept, wrong, _ = _columns(logits, targets, ignore_index)
+    """Compute the loss and the class sums by torch operations, on any device."""
+    losses, total_weight = _losses_with_torch(logits, targets, weight, ignore_index, label_smoothing)
+    kept, invalid, _ = _columns(logits, targets, ignore_index)
     sums = DeviceClassLoss(num_classes, logits.device)
-    # What is ignored is added to class 0 as a loss of infinity, which counts as not finite: there may be no waiting.
-    sums.add_by_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
+    # Ignored rows are added as infinite losses, and subtracted again from the count of non-finite losses: selecting the
+    # other rows would wait for the device.
+    sums.add_with_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
     sums.words[2 * num_classes + 1] -= (~kept).sum()
-    sums.words[2 * num_classes + TARGETS] += wrong.sum()
+    sums.words[2 * num_classes + INVALID_TARGETS] += invalid.sum()
     log_sum_exp = torch.where(kept, _widened(logits).logsumexp(1).double(), 0.0)
     return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
 
 
-def _losses_by_torch(
+def _losses_with_torch(
     logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses, float64, which torch differentiates any number of times, and their total weight."""
-    kept, wrong, column = _columns(logits, targets, ignore_index)
+    """Return the losses, float64 and differentiable any number of times, and their total weight."""
+    kept, invalid, column = _columns(logits, targets, ignore_index)
     losses = functional.cross_entropy(
         _widened(logits),
-        targets.masked_fill(wrong, ignore_index),  # a target that is no column would stop a device
+        targets.masked_fill(invalid, ignore_index),  # a target out of range would trigger an assertion on the device
         None if weight is None else weight.to(_widened(logits).dtype),
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction="none",
     )
     weights = 1.0 if weight is None else weight[column]
-    total_weight = torch.where(kept & ~wrong, weights, 0.0).double().sum()
+    total_weight = torch.where(kept & ~invalid, weights, 0.0).double().sum()
     if label_smoothing > 0:
         total_weight = total_weight.masked_fill(total_weight == 0, math.nan)
-    return losses.double().masked_fill(wrong, math.nan), total_weight
+    return losses.double().masked_fill(invalid, math.nan), total_weight
 
 
 def _widened(logits: Tensor) -> Tensor:
@@ -117,11 +118,11 @@ def _(
 @torch.library.custom_op(
     "l2m_fast::cross_entropy_gradient",
     mutates_args=(),
-    schema="(Tensor of_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor log_sum_exp, Tensor total_weight, "
+    schema="(Tensor grad_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor log_sum_exp, Tensor total_weight, "
     "int ignore_index, float label_smoothing) -> Tensor",
 )
 def cross_entropy_gradient(
-    of_loss: Tensor,
+    grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -130,20 +131,20 @@ def cross_entropy_gradient(
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor:
-    """On any device, from torch's operations."""
-    kept, wrong, column = _columns(logits, targets, ignore_index)
+    """Compute the gradient by torch operations, on any device."""
+    kept, invalid, column = _columns(logits, targets, ignore_index)
     weights = logits.new_ones(logits.shape[1], dtype=torch.float64) if weight is None else weight
-    of_target = (1 - label_smoothing) * weights[column]
-    # Without smoothing not 0 * weights, which is NaN for a weight that is not finite.
-    of_column = label_smoothing / logits.shape[1] * weights if label_smoothing > 0 else torch.zeros_like(weights)
-    gradient = (logits.double() - log_sum_exp[:, None]).exp_() * (of_target + of_column.sum())[:, None] - of_column
-    gradient.scatter_add_(1, column[:, None], -of_target[:, None])
-    gradient = (gradient * (of_loss / total_weight)).masked_fill(wrong[:, None], math.nan)
+    target_weight = (1 - label_smoothing) * weights[column]
+    # Not 0 * weights without smoothing, which is NaN for a non-finite weight.
+    smoothing = label_smoothing / logits.shape[1] * weights if label_smoothing > 0 else torch.zeros_like(weights)
+    gradient = (logits.double() - log_sum_exp[:, None]).exp_() * (target_weight + smoothing.sum())[:, None] - smoothing
+    gradient.scatter_add_(1, column[:, None], -target_weight[:, None])
+    gradient = (gradient * (grad_loss / total_weight)).masked_fill(invalid[:, None], math.nan)
     return torch.where(kept[:, None], gradient, 0.0).to(logits.dtype).contiguous()
 
 
 def _columns(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows have a loss, of which of them the target is no column, and the columns, 0 where there is none."""
+    """Return masks of rows that have a loss and of those with an invalid target, and the columns, 0 for other rows."""
     kept = targets != ignore_index
     is_column = (targets >= 0) & (targets < logits.shape[1])
     return kept, kept & ~is_column, torch.where(kept & is_column, targets, 0)
@@ -151,7 +152,7 @@ def _columns(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor
 
 @cross_entropy_gradient.register_kernel("cpu")
 def _(
-    of_loss: Tensor,
+    grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -168,7 +169,7 @@ def _(
         ignore_index,
         label_smoothing,
         _array(log_sum_exp),
-        float(of_loss.double() / total_weight),
+        float(grad_loss.double() / total_weight),
         _array(gradient),
         _core.usable_cpus(),
     )
@@ -176,12 +177,12 @@ def _(
 
 
 @cross_entropy_gradient.register_fake
-def _(of_loss: Tensor, logits: Tensor, *_: object) -> Tensor:  # noqa: ARG001
+def _(grad_loss: Tensor, logits: Tensor, *_: object) -> Tensor:  # noqa: ARG001
     return logits.new_empty(logits.shape)
 
 
 def _array(tensor: Tensor) -> Any:
-    """The memory of a tensor, copied where it is not contiguous; bfloat16, which numpy lacks, as the int16 of its bits."""
+    """Return a tensor as an array, copied if not contiguous. View bfloat16, which NumPy does not support, as int16."""
     tensor = tensor.detach().contiguous()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
@@ -193,14 +194,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     ctx.mark_non_differentiable(words, log_sum_exp, total_weight)
 
 
-def _backward(ctx: Any, of_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
-        gradient = cross_entropy_gradient(of_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
-    else:  # create_graph=True: the gradient is made of torch's operations, which torch differentiates again
+        gradient = cross_entropy_gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+    else:  # create_graph=True: torch operations can be differentiated again
         logits, targets, weight, _, _ = ctx.saved_tensors
-        losses, total_weight = _losses_by_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
+        losses, total_weight = _losses_with_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
         loss = (losses.sum() / total_weight).to(logits.dtype)
-        (gradient,) = torch.autograd.grad(loss, logits, of_loss, create_graph=True)
+        (gradient,) = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)
     return gradient, None, None, None, None, None, None
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Sizes = NDArray[np.int64]
 
-LARGEST_SUM = sys.float_info.max  # where sums of losses stop
-MAX_COUNT = 2**53  # of losses of a class in a window, and of whatever a saved state counts: exact as a float
-MOST_CLASSES = 2**31 - 1
+MAX_SUM = sys.float_info.max  # sums of losses are clamped to it
+MAX_COUNT = 2**53  # for losses of a class in a window and all counters in saved states; exact as a float
+MAX_CLASSES = 2**31 - 1
 
 
 class ClassSums(Protocol):
-    """Sum and number of the losses of each class, on the CPU or on a device.
+    """Protocol for the sum and the number of losses of each class, on the CPU or on a device.
 
     Attributes:
         sum: float64, shape `[num_classes]`.
@@ -28,31 +28,31 @@ class ClassSums(Protocol):
 
     @property
     def sum(self) -> Floats:
-        """Sum of the losses of each class."""
+        """Sum of the losses of each class, float64, shape `[num_classes]`."""
 
     @property
     def count(self) -> Sizes:
-        """Number of the losses of each class."""
+        """Number of losses of each class, int64, shape `[num_classes]`."""
 
 
 class ClassLoss(NamedTuple):
-    """Sum and number of the losses of each class, on the CPU.
+    """Sum and number of losses of each class, on the CPU.
 
     Attributes:
-        sum: float64, shape `[num_classes]`.
-        count: int64, shape `[num_classes]`.
+        sum: Sum of the losses of each class, float64, shape `[num_classes]`.
+        count: Number of losses of each class, int64, shape `[num_classes]`.
     """
 
     sum: Floats
-    count: Sizes  # type: ignore[assignment]  # shadows tuple.count, which nobody calls
+    count: Sizes  # type: ignore[assignment]  # shadows tuple.count, which is not needed
 
 
 def checked_sums(loss: ClassLoss, num_classes: int) -> tuple[Floats, Sizes]:
     """Return sums and counts as float64 and int64. The core checks their values.
 
     Raises:
-        TypeError: Not floats and integers.
-        ValueError: Another number of classes, or counts beyond 2^53.
+        TypeError: Sums are not floats or counts are not integers.
+        ValueError: The number of classes is wrong, or a count is not in [0, 2^53].
     """
     total, count = np.asarray(loss.sum), np.asarray(loss.count)
     if total.dtype.kind != "f" or count.dtype.kind not in "iu":
