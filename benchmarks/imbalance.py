@@ -10,6 +10,7 @@ import torch
 from benchmarks.workloads import SEED, Fields, Workload
 
 NUM_CLASSES = 10
+RATIOS = (1, 100, 10_000)
 WORKLOAD = Workload(60_000, (28, 28), torch.uint8, 500, vs_data_loader=None, vs_index_select=None, vs_limit=0.0)
 
 
@@ -20,6 +21,11 @@ def long_tailed_fields(ratio: int) -> Fields:
     ends[-1] = WORKLOAD.num_rows
     classes = np.repeat(np.arange(NUM_CLASSES), np.diff(ends, prepend=0))
     return Fields(WORKLOAD.fields().x, torch.from_numpy(np.random.default_rng(SEED).permutation(classes)))
+
+
+def case(ratio: int) -> str:
+    """Return the name of the race in reports."""
+    return f"{WORKLOAD}, {NUM_CLASSES} classes 1:{ratio:,} drawn balanced"
 
 
 def check_balance(batches: Iterable[Sequence[torch.Tensor]], fields: Fields, exact: bool) -> int:

@@ -107,7 +107,7 @@ def test_plain_epoch(
     _report(report, str(workload), times, rows, copying.name)
 
 
-@pytest.mark.parametrize("ratio", [1, 100, 10_000])
+@pytest.mark.parametrize("ratio", imbalance.RATIOS)
 def test_balanced_epoch(
     benchmark: BenchmarkFixture, report: Report, rounds: int, closing: ExitStack, ratio: int
 ) -> None:
@@ -138,8 +138,7 @@ def test_balanced_epoch(
     for peer in (copying, ours := Peer.iterated(OURS, loader)):
         rows[peer.name] = imbalance.check_balance(peer.batches, fields, exact=True)
     times = race(benchmark, ours.run, {peer.name: peer.run for peer in (*peers, copying)}, rounds)
-    case = f"{imbalance.WORKLOAD}, {imbalance.NUM_CLASSES} classes 1:{ratio:,} drawn balanced"
-    _report(report, case, times, rows, copying.name)
+    _report(report, imbalance.case(ratio), times, rows, copying.name)
 
 
 def _made(

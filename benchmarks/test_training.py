@@ -120,7 +120,7 @@ def test_waiting(
         loops = {
             OURS: Loop(plain),
             f"{OURS}, Learn2Mix": Loop(mixed, mixed.record),
-            "the authors' way": Loop(learn2mix_reference(fields, _BATCH).batches),
+            "Learn2Mix reference": Loop(learn2mix_reference(fields, _BATCH).batches),
             "DataLoader, 0 workers": Loop(data_loader(fields, _BATCH, 0).batches),
             "DataLoader, 2 workers": Loop(data_loader(fields, _BATCH, 2).batches),
         }

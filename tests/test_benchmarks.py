@@ -13,7 +13,10 @@ from benchmarks.__main__ import main
 from benchmarks.compare import compare
 from benchmarks.page import page
 from benchmarks.race import Spread
-from benchmarks.report import Goal, Report
+from benchmarks.report import RESULTS_DIR, Goal, Report
+from benchmarks.tables import rounded, tables
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -106,3 +109,23 @@ def test_the_command_refuses_what_is_no_run(
         path.write_text(content)
     assert main(["--compare", str(path), str(path)]) == 2
     assert capfd.readouterr().err.startswith("benchmarks: ")
+
+
+def test_the_documents_show_the_tables_of_the_committed_result() -> None:
+    document = json.loads((RESULTS_DIR / "full.json").read_text())
+    in_readme, *in_docs = tables(document)
+    assert in_readme in (ROOT / "README.md").read_text()
+    assert all(table in (ROOT / "docs/benchmarks.md").read_text() for table in in_docs)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00456, "0.0046"), (0.996, "1"), (3.449, "3.4"), (9.94, "9.9"), (9.96, "10"), (46.2, "46"), (1524.4, "1,524")],
+)
+def test_tables_have_two_significant_digits(value: float, text: str) -> None:
+    assert rounded(value) == text
+
+
+def test_the_command_prints_tables(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tables", str(RESULTS_DIR / "full.json")]) == 0
+    assert "| FFCV | 0.56 | 1.4 | 1.3 |" in capfd.readouterr().out

@@ -14,4 +14,4 @@ def learn2mix_reference(fields: Fields, batch_size: int) -> Peer:
     parts = [(fields.x[rows], fields.y[rows]) for rows in (fields.y == label for label in fields.y.unique())]
     proportions = torch.full((len(parts),), 1 / len(parts))
     steps = len(fields.y) // batch_size
-    return Peer.iterated("the authors' way", Epochs(lambda: form_batches(parts, proportions, batch_size, steps)))
+    return Peer.iterated("Learn2Mix reference", Epochs(lambda: form_batches(parts, proportions, batch_size, steps)))
