@@ -4,7 +4,7 @@
 # make fuzz    random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
 # make bench-quick   a short form of the benchmarks, in two minutes
 # make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
-# make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
+# make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   one part of `make test`
 # make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages that PYTHON has
@@ -132,7 +132,8 @@ bench-quick: .venv/.dev $(EXPERIMENTS)
 bench: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	$(BIN)/pytest benchmarks/ --benchmark-only --results $(BENCH_RESULTS)
 
-bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
+bench-peers: .venv/.dev $(EXPERIMENTS)
+	$(BIN)/python -m benchmarks.install
 
 format: .venv/.dev
 	$(BIN)/ruff check --quiet --fix-only .
@@ -155,19 +156,6 @@ clean:
 	echo "== installing requirements/dev.txt into .venv"
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	touch $@
-
-.venv/.bench: requirements/bench.txt requirements/bench-no-deps.txt .venv/.dev
-	echo "== installing requirements/bench.txt into .venv"
-	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements/bench-no-deps.txt
-	touch $@
-
-# Rivals with an environment of their own. One that does not install stops nothing: the benchmark reports its error.
-.venv/peers/%/.installed: requirements/peers/%.txt requirements/constraints.txt .venv/bin/python
-	echo "== installing $< into .venv/peers/$*"
-	$(BIN)/python -m venv --clear .venv/peers/$*
-	if .venv/peers/$*/bin/python -m pip install --quiet -r $< > .venv/peers/$*/failed.log 2>&1; \
-	then rm .venv/peers/$*/failed.log; touch $@; else cat .venv/peers/$*/failed.log; fi
 
 # The module of the tests, which is no part of the package.
 $(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp .venv/.demo

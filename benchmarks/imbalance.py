@@ -1,4 +1,4 @@
-"""The data of the class-mixing race: long-tailed classes to be drawn equally often, and the check that they are."""
+"""Data of the class-mixing race: long-tailed classes to be drawn in equal shares, and the check that they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORKLOAD = Workload(60_000, (28, 28), torch.uint8, 500, vs_data_loader=None, vs_
 
 
 def long_tailed_fields(ratio: int) -> Fields:
-    """Makes the workload's rows; `y` is a class each, whose sizes fall geometrically to 1 / `ratio` of the largest."""
+    """Return rows with their classes in `y`. Class sizes fall geometrically to 1 / `ratio` of the largest."""
     shares = float(ratio) ** -np.linspace(0, 1, NUM_CLASSES)
     ends = np.cumsum(shares / shares.sum() * WORKLOAD.num_rows).astype(np.int64)
     ends[-1] = WORKLOAD.num_rows
@@ -29,15 +29,16 @@ def case(ratio: int) -> str:
 
 
 def check_balance(batches: Iterable[Sequence[torch.Tensor]], fields: Fields, exact: bool) -> int:
-    """Asserts that an epoch delivers rows as they are, with their class, and all classes equally often.
+    """Assert that an epoch delivers unchanged rows with their classes, and all classes in equal shares.
 
     Args:
-        batches: The batches of an epoch.
-        fields: Where they come from.
-        exact: In every batch, up to rounding; otherwise over the epoch, within five standard deviations of random draws.
+        batches: Batches of an epoch.
+        fields: Data of the epoch.
+        exact: Check the shares in every batch, up to rounding. False: check them over the epoch, within five standard
+            deviations of random draws.
 
     Returns:
-        How many rows the epoch delivers.
+        Number of rows in the epoch.
     """
     total = np.zeros(NUM_CLASSES, np.int64)
     for x, y in batches:

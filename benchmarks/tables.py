@@ -19,7 +19,7 @@ def tables(document: Mapping[str, Any]) -> list[str]:
     """Return the table of README.md, then those of docs/benchmarks.md, in Markdown.
 
     Args:
-        document: A run, as `Report.document()` returns it.
+        document: Content of the JSON file of a run.
     """
     medians = {(figure["case"], figure["figure"]): figure["median"] for figure in document["figures"]}
     return [
