@@ -1,4 +1,4 @@
-"""What every test may count on."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_not_ignored() -> None:
-    """A shell that runs the tests in the background has them, and the processes they start, ignore Ctrl-C."""
+    """Restore Ctrl-C, which a shell disables for programs that it runs in the background, and for their children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
-    """Small models wait for their threads longer than they compute, above all under pytest-xdist."""
+    """Limit torch to one thread: small models wait for threads longer than they compute, above all under pytest-xdist."""
     import torch
 
     threads = torch.get_num_threads()

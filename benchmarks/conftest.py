@@ -23,13 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """Report of this run."""
+    """Return the report of this run."""
     return request.config.stash[_REPORT]
 
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """Number of interleaved rounds."""
+    """Return the number of interleaved rounds."""
     rounds: int = request.config.getoption("--rounds")
     return rounds
 

@@ -1,4 +1,4 @@
-"""The program `python -m benchmarks`, the page of a run and what changed between two; nothing here is timed."""
+"""The program `python -m benchmarks`, the page of a run, the comparison of two, and the tables; nothing here is timed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
-    """A run of four figures."""
+    """Return a run with four figures."""
     report = Report()
     report.add("a <case>", "rival", Spread(100.0, 90.0, 110.0), "rows/s")
     report.add("a <case>", "l2m_fast", Spread(4000.0, 3900.0, 4100.0), "rows/s")
@@ -36,7 +36,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
 
 
 class Text(HTMLParser):
-    """The text of a page; checks that what is opened is closed in order."""
+    """Text of a page. The parser checks that tags are closed in order."""
 
     VOID = ("meta", "rect", "line")
 
@@ -61,7 +61,7 @@ class Text(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_every_figure_and_needs_nothing_else(document: dict[str, Any]) -> None:
+def test_the_page_shows_every_figure_and_is_self_contained(document: dict[str, Any]) -> None:
     html = page(document)
     shown = Text(html)
     assert shown.attributes == []
@@ -77,7 +77,7 @@ def changed(document: dict[str, Any], figure: int, factor: float) -> dict[str, A
     return copy
 
 
-def test_a_comparison_tells_what_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
+def test_a_comparison_shows_the_figures_that_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
     assert compare(document, document) == "0 of 4 figures changed beyond their quartiles"
     assert "0 of 4" in compare(document, changed(document, 1, 1.05))
     text = compare(document, changed(document, 1, 1.1))
@@ -101,7 +101,7 @@ def test_the_command_compares(document: dict[str, Any], tmp_path: Path, capfd: p
 
 
 @pytest.mark.parametrize("content", [None, "[1]", "{}", "no json"])
-def test_the_command_refuses_what_is_no_run(
+def test_the_command_refuses_a_file_without_a_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     path = tmp_path / "run.json"

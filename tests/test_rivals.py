@@ -28,7 +28,7 @@ TINY = "Workload(1000, (4,), torch.float32, 100, vs_data_loader=None, vs_index_s
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the benchmarks whose only rival is the example of docs/benchmarks.md."""
+    """Copy the benchmarks, so that their only rival is the example of docs/benchmarks.md."""
     shutil.copytree(
         ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results", "__pycache__")
     )
@@ -108,7 +108,7 @@ def test_a_rival_that_is_not_installed_is_reported_and_the_others_race(monkeypat
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment for rivals, whose interpreter is this one."""
+    """Create an environment for rivals, whose interpreter is this one."""
     monkeypatch.setattr(environments, "ROOT", ROOT)
     monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path)
     python = tmp_path / "made-up/bin/python"
