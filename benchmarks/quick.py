@@ -53,14 +53,12 @@ def _race(report: Report, workload: Workload, rounds: int, progress: Callable[[f
         ]
         for peer, its_fields in contestants:
             check_epoch(peer.batches, its_fields)
-        runs = {peer.name: peer.run for peer, _ in contestants}
-        turns = Turns({**runs, _MIXED: Peer.iterated(_MIXED, mixed).run})
+        contestants.append((Peer.iterated(_MIXED, mixed), fields))
+        turns = Turns({peer.name: peer.run for peer, _ in contestants})
         for done in range(rounds):
             progress(done / rounds, str(workload))
             turns.take_all(turns.repeats)
-    case = str(workload)
-    report.add_race(case, turns.times, {peer.name: len(its_fields.y) for peer, its_fields in contestants})
-    report.add(case, _MIXED, turns.times.rate(_MIXED, workload.num_rows), "rows/s")
+    report.add_race(str(workload), turns.times, {peer.name: len(its_fields.y) for peer, its_fields in contestants})
 
 
 def _limit(report: Report, fields: Fields, batch_size: int) -> Iterator[Peer]:
