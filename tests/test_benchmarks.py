@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+import _testing
 from benchmarks.__main__ import main
 from benchmarks.compare import compare
 from benchmarks.page import page
@@ -129,3 +131,14 @@ def test_tables_have_two_significant_digits(value: float, text: str) -> None:
 def test_the_command_prints_tables(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--tables", str(RESULTS_DIR / "full.json")]) == 0
     assert "| FFCV | 0.56 | 1.4 | 1.3 |" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_the_shuffle_that_is_timed_has_every_row_once(num_classes: int) -> None:
+    classes = np.arange(100, dtype=np.int16) % num_classes
+    shuffled = _testing.Pass(None if num_classes == 1 else classes, num_classes, len(classes))
+    shuffled.shuffle(0, 0, 1)
+    rows = np.asarray(cast("Any", shuffled))
+    assert sorted(rows) == list(range(len(classes)))
+    assert sorted(classes) == list(classes[rows])
+    assert list(rows) != sorted(rows, key=lambda row: (classes[row], row))
