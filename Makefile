@@ -1,28 +1,28 @@
-# make demo    the demo: trains on real digits, draws and tabulates the comparison
-# make test    what a change has to pass, the quick checks first; some 30 minutes on two cores
+# make demo    train on real digits, then plot and tabulate the comparison
+# make test    run every check that a change must pass, quick ones first; about 30 minutes on two cores
 # make test-full    make test with more random configurations and longer fuzzing, an hour more: before a change of the core is done
-# make fuzz    random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
-# make bench-quick   a short form of the benchmarks, in two minutes
-# make bench   the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
-# make bench-peers   installs the rivals that `make bench` races; those that are not there are left out
-# make lint | types | cpp-test | py-test | package-test   one part of `make test`
-# make cuda-build   the CUDA kernels for every architecture: registers, shared memory and spills of each (needs nvcc)
-# make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages that PYTHON has
-# make gpu-build    builds the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
-# make gpu-run      the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
-#                   Log and figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
-# make build   the package, built and installed into .venv
-# make format  formats the code and repairs what the linters can repair
-# make clean   removes what was built; .venv stays
+# make fuzz    test random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
+# make bench-quick   run a short form of the benchmarks, in two minutes
+# make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
+# make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
+# make lint | types | cpp-test | py-test | package-test   run one part of `make test`
+# make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
+# make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
+# make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
+# make gpu-run      run the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
+#                   The log and the figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
+# make build   build the package and install it into .venv
+# make format  format the code, and apply the automatic fixes of the linters
+# make clean   remove everything that was built; .venv is kept
 #
-# The first run makes .venv. PYTHON=python3.12 picks the interpreter for it; WERROR=ON makes compiler warnings errors.
+# The first run creates .venv. PYTHON=python3.12 selects the interpreter for it; WERROR=ON makes compiler warnings errors.
 
 PYTHON ?= python3
 WERROR ?= OFF
 
 GPU_SITE := build/gpu/site
 GPU_RESULTS ?= build/gpu/results
-# Machine code for each device of this machine and nothing else, such as 90-real for compute capability 9.0.
+# Only machine code for the devices of this machine, such as 90-real for compute capability 9.0.
 GPU_ARCH ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | \
                     sed -n 's/^\([0-9]*\)\.\([0-9]\)$$/\1\2-real/p' | sort -u | paste -sd ';')
 GPU_CMAKE = $(or $(shell command -v cmake),$(PYTHON) -m cmake)
@@ -34,11 +34,11 @@ BIN := .venv/bin
 PACKAGE := .venv/.package-werror-$(WERROR)
 EXPERIMENTS := .venv/.experiments
 TESTING := build/testing/.built
-# Folders too: they change when a file is removed.
+# Folders are included because they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
                    $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
 CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-# Sanitizers of older compilers do not find their way in a fully randomised address space.
+# Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
@@ -63,6 +63,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/codespell
+	$(BIN)/pytest --quiet --no-header tests/test_language.py
 
 types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	echo "== types"
@@ -87,7 +88,7 @@ cuda-build: .venv/.demo
 
 gpu-check: gpu-build gpu-run
 
-# Builds what pip builds, but without scikit-build-core: the machine may have a version that is too old.
+# Build the package as pip does, but without scikit-build-core, of which the machine may have too old a version.
 gpu-build:
 	test -n '$(GPU_ARCH)' || { echo "gpu-build: nvidia-smi finds no CUDA device; set GPU_ARCH to build for one (such as GPU_ARCH=90-real)" >&2; exit 1; }
 	echo "== building l2m_fast for CUDA $(GPU_ARCH) into $(GPU_SITE); log: build/gpu/build.log"
@@ -116,7 +117,7 @@ fuzz: .venv/.dev $(PACKAGE)
 	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
 	done
 
-# The wheels of the sdist in clean environments, and every test again on the one without CUDA kernels.
+# Test the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
 package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	echo "== wheels"
 	$(BIN)/python tests/package/check.py build/wheels
@@ -132,7 +133,8 @@ bench-quick: .venv/.dev $(EXPERIMENTS)
 bench: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	$(BIN)/pytest benchmarks/ --benchmark-only --results $(BENCH_RESULTS)
 
-bench-peers: .venv/.bench $(patsubst requirements/peers/%.txt,.venv/peers/%/.installed,$(wildcard requirements/peers/*.txt))
+bench-peers: .venv/.dev $(EXPERIMENTS)
+	$(BIN)/python -m benchmarks.install
 
 format: .venv/.dev
 	$(BIN)/ruff check --quiet --fix-only .
@@ -156,20 +158,7 @@ clean:
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	touch $@
 
-.venv/.bench: requirements/bench.txt requirements/bench-no-deps.txt .venv/.dev
-	echo "== installing requirements/bench.txt into .venv"
-	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements/bench-no-deps.txt
-	touch $@
-
-# Rivals with an environment of their own. One that does not install stops nothing: the benchmark reports its error.
-.venv/peers/%/.installed: requirements/peers/%.txt requirements/constraints.txt .venv/bin/python
-	echo "== installing $< into .venv/peers/$*"
-	$(BIN)/python -m venv --clear .venv/peers/$*
-	if .venv/peers/$*/bin/python -m pip install --quiet -r $< > .venv/peers/$*/failed.log 2>&1; \
-	then rm .venv/peers/$*/failed.log; touch $@; else cat .venv/peers/$*/failed.log; fi
-
-# The module of the tests, which is no part of the package.
+# The extension module of the tests, which is not part of the package.
 $(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp .venv/.demo
 	echo "== building the testing module"
 	$(BIN)/cmake -S . -B build/testing -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
@@ -182,7 +171,7 @@ $(EXPERIMENTS): $(PACKAGE) experiments/pyproject.toml $(shell find experiments/l
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps ./experiments
 	touch $@
 
-# Not editable: what is tested is what a user gets. The build folder stays, so only what changed is compiled.
+# Not editable, so that the tests see what users install. The build folder is kept, so that only changed files are compiled.
 $(PACKAGE): $(PACKAGE_SOURCES) .venv/.demo
 	echo "== building l2m_fast"
 	SKBUILD_BUILD_DIR='build/{wheel_tag}' SKBUILD_CMAKE_DEFINE=L2M_WERROR=$(WERROR) \

@@ -10,14 +10,14 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_not_ignored() -> None:
-    """Restore the handler of Ctrl-C, which a shell that runs the tests in the background disables for child processes."""
+    """Restore Ctrl-C, which a shell disables for programs that it runs in the background, and for their children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
-    """Use one thread in torch, because small models wait for threads longer than they compute."""
+    """Limit torch to one thread: small models wait for threads longer than they compute, above all under pytest-xdist."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,3 +1,3 @@
-"""What batch formation costs: the loader, its rivals and the limit, timed side by side."""
+"""Benchmarks of batch formation: the loader, its rivals and the limit, timed side by side."""
 
 from __future__ import annotations

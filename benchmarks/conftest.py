@@ -1,4 +1,4 @@
-"""Collects the figures of a run, prints them at its end and writes them where `--results` says."""
+"""Collect the figures of a run, print them at its end, and write them to the files that `--results` names."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ _REPORT = pytest.StashKey[Report]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options of this suite."""
+    """Add the options of this suite."""
     group = parser.getgroup("l2m_fast benchmarks")
     group.addoption("--results", metavar="NAME", help="write benchmarks/results/NAME.json and .html")
-    group.addoption("--rounds", type=int, default=7, help="interleaved rounds a benchmark takes (default: 7)")
+    group.addoption("--rounds", type=int, default=7, help="interleaved rounds of a benchmark (default: 7)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts an empty report."""
+    """Start an empty report."""
     config.stash[_REPORT] = Report()
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """The report of this run."""
+    """Return the report of this run."""
     return request.config.stash[_REPORT]
 
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """How many interleaved rounds to take."""
+    """Return the number of interleaved rounds."""
     rounds: int = request.config.getoption("--rounds")
     return rounds
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the report, and writes it if asked to."""
+    """Print the report, and write it if `--results` is given."""
     report = config.stash[_REPORT]
     if not report.figures:
         return

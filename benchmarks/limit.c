@@ -1,9 +1,9 @@
-/* The limit: what copying an epoch's rows costs when nothing else is done.
+/* The limit: cost of copying the rows of an epoch and doing nothing else.
  *
- * `num_threads` threads claim whole batches, memcpy the rows of every field into one of a few reused buffers of their
- * own and go on to the next batch. There is no queue, no consumer, no shuffling and no allocation, and threads meet
- * only at the end of the run. A loader that delivers the same rows cannot be faster than this by more than the noise.
- * Where the buffers are more than the cache holds, they are written around it, which saves reading what is overwritten.
+ * `num_threads` threads claim whole batches, memcpy the rows of every field into one of a few private, reused buffers, and go
+ * on to the next batch. There is no queue, no consumer, no shuffling and no allocation, and threads meet only at the end of the run.
+ * A loader that delivers the same rows cannot be faster than this by more than the noise. Buffers that exceed the cache are
+ * written with non-temporal stores, which do not read the lines that they overwrite.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -16,10 +16,10 @@
 
 enum {
   BLOCK = 64, /* one cache line */
-  WORD = 16,  /* written around the cache at a time */
+  WORD = 16,  /* size of a non-temporal store */
   MAX_THREADS = 256,
-  /* Rows are prefetched this many bytes ahead, at most MAX_AHEAD rows: of 4, 8 and 16 KB and of 32, 64 and 128 rows
-   * none was better for all of 64, 784 and 3072 bytes (AMD EPYC of family 26, two threads, 2026-11). */
+  /* Rows are prefetched this many bytes ahead, at most MAX_AHEAD rows. Among 4, 8 and 16 KB and 32, 64 and 128 rows, no
+   * choice was better for rows of 64, 784 and 3072 bytes alike (AMD EPYC of family 26, two threads, 2026-11). */
   AHEAD_BYTES = 8192,
   MAX_AHEAD = 64,
 };
@@ -38,8 +38,8 @@ typedef struct {
   size_t num_orders;
   size_t num_rows;
   size_t batch_size;
-  size_t buffers_per_thread; /* a buffer that passes from core to core costs its transfer */
-  int around_cache;          /* buffers are aligned to WORD then */
+  size_t buffers_per_thread; /* private, because a buffer that moves between cores costs a transfer */
+  int non_temporal;          /* then buffers are aligned to WORD */
   size_t batches_per_epoch;
   size_t num_batches; /* over all epochs */
   _Atomic size_t next_batch;
@@ -59,7 +59,7 @@ static Batch batch_of(const Run* run, size_t index) {
                  left < run->batch_size ? left : run->batch_size};
 }
 
-/* Copies one row in cache lines, and prefetches the row to come line by line, so that loads spread over the copy. */
+/* Copy one row in cache lines, and prefetch the row `coming` line by line, so that its loads spread over the copy. */
 static inline void copy_row(char* restrict to, const char* restrict from, const char* coming, size_t width) {
   if (width < BLOCK) {
     __builtin_prefetch(coming);
@@ -77,8 +77,8 @@ static inline void copy_row(char* restrict to, const char* restrict from, const 
   }
 }
 
-/* Likewise of whole words, around the cache. */
-static void copy_row_around_cache(char* restrict to, const char* restrict from, const char* coming, size_t width) {
+/* Copy one row of whole words with non-temporal stores. */
+static void copy_row_non_temporal(char* restrict to, const char* restrict from, const char* coming, size_t width) {
 #ifdef __SSE2__
   for (size_t at = 0; at < width; at += WORD) {
     if (at % BLOCK == 0) {
@@ -91,10 +91,10 @@ static void copy_row_around_cache(char* restrict to, const char* restrict from, 
 #endif
 }
 
-/* `width` is a constant in the calls that matter for small rows, so that the copy of a row is a few instructions.
- * The rows after the batch's last are those of `next`, the batch that this thread copies next. */
+/* Copy the rows of a batch. For small rows `width` is a constant, so that the copy of a row is a few instructions.
+ * The rows after the last of the batch are those of `next`, the batch that this thread copies next. */
 static inline __attribute__((always_inline)) void copy_rows(const char* source, char* to, size_t width, Batch batch,
-                                                            Batch next, int around_cache) {
+                                                            Batch next, int non_temporal) {
   size_t ahead = AHEAD_BYTES / width;
   ahead = ahead < 2 ? 2 : ahead > MAX_AHEAD ? MAX_AHEAD : ahead;
   ahead = ahead < batch.count ? ahead : batch.count;
@@ -103,8 +103,8 @@ static inline __attribute__((always_inline)) void copy_rows(const char* source, 
   for (size_t i = 0; i < batch.count; ++i) {
     const char* from = source + batch.rows[i] * width;
     const char* coming = source + (i < inside ? batch.rows[i + ahead] : after[i - inside]) * width;
-    if (around_cache && width % WORD == 0) {
-      copy_row_around_cache(to + i * width, from, coming, width);
+    if (non_temporal && width % WORD == 0) {
+      copy_row_non_temporal(to + i * width, from, coming, width);
     } else {
       copy_row(to + i * width, from, coming, width);
     }
@@ -128,23 +128,23 @@ static void* copy_batches(void* argument) {
           copy_rows(field.source, to, 8, batch, next, 0);
           break;
         case 64:
-          copy_rows(field.source, to, 64, batch, next, run->around_cache);
+          copy_rows(field.source, to, 64, batch, next, run->non_temporal);
           break;
         default:
-          copy_rows(field.source, to, field.width, batch, next, run->around_cache);
+          copy_rows(field.source, to, field.width, batch, next, run->non_temporal);
       }
     }
     index = next_index;
   }
 #ifdef __SSE2__
-  _mm_sfence(); /* what was written around the cache is there */
+  _mm_sfence(); /* make the non-temporal stores visible */
 #endif
   return NULL;
 }
 
-/* Copies `num_epochs` epochs; the calling thread is one of the `num_threads`. Returns -1 if a thread cannot start. */
+/* Copy `num_epochs` epochs. The calling thread is one of the `num_threads`. Return -1 if a thread cannot start. */
 int copy_epochs(const Field* fields, size_t num_fields, const uint32_t* orders, size_t num_orders, size_t num_rows,
-                size_t batch_size, size_t buffers_per_thread, size_t num_epochs, size_t num_threads, int around_cache) {
+                size_t batch_size, size_t buffers_per_thread, size_t num_epochs, size_t num_threads, int non_temporal) {
   const size_t batches_per_epoch = (num_rows + batch_size - 1) / batch_size;
   Run run = {
       .fields = fields,
@@ -154,7 +154,7 @@ int copy_epochs(const Field* fields, size_t num_fields, const uint32_t* orders, 
       .num_rows = num_rows,
       .batch_size = batch_size,
       .buffers_per_thread = buffers_per_thread,
-      .around_cache = around_cache,
+      .non_temporal = non_temporal,
       .batches_per_epoch = batches_per_epoch,
       .num_batches = batches_per_epoch * num_epochs,
   };

@@ -1,4 +1,4 @@
-"""The figures of a run as one HTML page that needs nothing but itself."""
+"""The figures of a run as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ tr.ours td { font-weight: 600; }
 
 
 def page(document: dict[str, Any], ours: str = "l2m_fast") -> str:
-    """Returns the page: a table for each case, with bars where its figures have one unit.
+    """Return the page: a table for each case, with bars for figures that share a unit.
 
     Args:
-        document: A run, as `Report.document()` makes it.
-        ours: The figure to be seen first.
+        document: Content of the JSON file of a run.
+        ours: Name of the highlighted figure.
     """
     about = [
         f"{document['date']} · commit {document['commit'][:12] or 'unknown'}"
@@ -40,26 +40,26 @@ def page(document: dict[str, Any], ours: str = "l2m_fast") -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>l2m_fast benchmarks</title><style>{_STYLE}</style><h1>l2m_fast benchmarks</h1>",
         *(f"<p class=about>{escape(line)}</p>" for line in about),
-        "<p class=about>Medians; the black line of a bar joins the quartiles. A ratio is taken round by round.</p>",
+        "<p class=about>Medians; the black line of a bar spans the quartiles. Ratios are computed round by round.</p>",
     ]
     for name, error in document["missing"].items():
         parts.append(f"<p class=about>missing: {escape(name)} ({escape(error)})</p>")
     for case, figures in groupby(document["figures"], key=lambda figure: figure["case"]):
         parts.append(f"<h2>{escape(case)}</h2><table>")
-        for unit, of_unit in groupby(figures, key=lambda figure: figure["unit"]):
-            some = list(of_unit)
-            most = max(figure["high"] for figure in some)
-            parts += [_row(figure, most if len(some) > 1 and unit != "x" else 0, ours) for figure in some]
+        for unit, group in groupby(figures, key=lambda figure: figure["unit"]):
+            rows = list(group)
+            scale = max(figure["high"] for figure in rows)
+            parts += [_row(figure, scale if len(rows) > 1 and unit != "x" else 0, ours) for figure in rows]
         parts.append("</table>")
     return "\n".join(parts) + "\n"
 
 
 def number(value: float) -> str:
-    """Returns three digits of it, or whole thousands."""
+    """Return three significant digits, or a whole number from 1000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _row(figure: dict[str, Any], most: float, ours: str) -> str:
+def _row(figure: dict[str, Any], scale: float, ours: str) -> str:
     name = figure["figure"]
     kind = "ours" if name == ours else "limit" if name == "limit" else ""
     goal = ""
@@ -68,7 +68,7 @@ def _row(figure: dict[str, Any], most: float, ours: str) -> str:
         goal = f"<span class={'met' if met else 'missed'}>{escape(figure['goal'])} {'met' if met else 'missed'}</span>"
     cells = [
         f"<td>{escape(name)}</td>",
-        f"<td class=bar>{_bar(figure, most) if most > 0 else ''}</td>",
+        f"<td class=bar>{_bar(figure, scale) if scale > 0 else ''}</td>",
         f"<td class=number>{number(figure['median'])} {escape(figure['unit'])}</td>",
         f"<td class=number>{number(figure['low'])} .. {number(figure['high'])}</td>",
         f"<td>{goal}</td>",
@@ -76,8 +76,8 @@ def _row(figure: dict[str, Any], most: float, ours: str) -> str:
     return f"<tr class='{kind}'>{''.join(cells)}</tr>"
 
 
-def _bar(figure: dict[str, Any], most: float) -> str:
-    median, low, high = (1000 * figure[key] / most for key in ("median", "low", "high"))
+def _bar(figure: dict[str, Any], scale: float) -> str:
+    median, low, high = (1000 * figure[key] / scale for key in ("median", "low", "high"))
     return (
         "<svg viewBox='0 0 1000 16' preserveAspectRatio=none>"
         f"<rect width={median:.1f} height=16 /><line x1={low:.1f} x2={high:.1f} y1=8 y2=8 /></svg>"

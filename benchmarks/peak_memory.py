@@ -1,7 +1,7 @@
-"""The most memory that a way to form batches adds to a process and its children; Linux only.
+"""Peak memory that a peer adds to a process and its children; Linux only.
 
-Run as a program, it is that process: it makes the data, says so, waits for a line, makes the peer that it is told, delivers an
-epoch and says so. It is watched from outside, so that the watching costs it nothing.
+This module is also the program of that process: it creates the data, reports that, waits for a line, creates the peer, delivers
+an epoch, and reports the name of the peer. Another process measures it, so that measuring costs it no memory.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from benchmarks.workloads import Fields, Workload
 
 ROOT = Path(__file__).parents[1]
 
-_PERIOD = 0.005  # seconds between two looks
+_PERIOD = 0.005  # seconds between two samples
 
 
 def peak_memory(factory: Callable[[Fields, int], Peer], workload: Workload) -> tuple[str, int]:
-    """Returns the name of the peer and the bytes it adds at most.
+    """Return the name of the peer and the bytes that it adds at its peak.
 
-    Shared pages are divided among those who share them. The rival's library counts, data and torch do not.
+    Shared pages are divided among the processes that share them. The library of the rival counts; the data and torch do not.
 
     Raises:
-        ImportError: The rival's library is missing.
+        ImportError: The library of the rival is missing.
         RuntimeError: The rival failed; its traceback is on stderr.
     """
     program = [sys.executable, "-m", "benchmarks.peak_memory"]
@@ -54,7 +54,7 @@ def peak_memory(factory: Callable[[Fields, int], Peer], workload: Workload) -> t
 
 
 def _proportional_size(pid: int) -> int:
-    """Returns the proportional set size in bytes of a process and its descendants; of those that have ended, 0."""
+    """Return the proportional set size in bytes of a process and its descendants; 0 for those that have ended."""
     process = Path("/proc", str(pid))
     try:
         children = [int(child) for task in process.glob("task/*/children") for child in task.read_text().split()]
@@ -66,24 +66,24 @@ def _proportional_size(pid: int) -> int:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the measured process; see the module."""
     factory, workload = pickle.load(sys.stdin.buffer)
     fields = workload.fields()
-    sys.stdin.buffer.readline()  # what ends the pickle
-    _say(b"made\n")
+    sys.stdin.buffer.readline()  # the line feed after the pickle
+    _send(b"ready\n")
     sys.stdin.buffer.readline()
     try:
         peer = factory(fields, workload.batch_size)
     except ImportError as error:
-        _say(pickle.dumps(error))
+        _send(pickle.dumps(error))
         return
     peer.run(1)
     peer.close()
-    _say(pickle.dumps(peer.name))
+    _send(pickle.dumps(peer.name))
 
 
-def _say(what: bytes) -> None:
-    sys.stdout.buffer.write(what)
+def _send(message: bytes) -> None:
+    sys.stdout.buffer.write(message)
     sys.stdout.buffer.flush()
 
 

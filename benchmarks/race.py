@@ -1,4 +1,4 @@
-"""Times rivals in turns, round after round in one process, so that a slow minute of the machine meets them all."""
+"""Races: contestants that take turns in one process, so that a slow minute of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
 OURS = "l2m_fast"
+Run = Callable[[int], None]  # does its work a number of times
 
-_TURN = 0.1  # seconds of work a turn at least: changes of cache contents and thread wake-ups stay small beside it
-_SETTLE = 0.02  # seconds between turns: OpenMP's threads spin for a while after their last work
+_TURN = 0.1  # seconds per turn at least, so that cache refills and thread wake-ups hardly count
+_PAUSE = 0.02  # seconds between turns, in which the threads of OpenMP stop spinning
 
 
 @dataclass(frozen=True)
@@ -29,35 +30,35 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        """Summarises one value a round."""
+        """Return the spread of one value per round."""
         low, median, high = np.percentile(values, (25, 50, 75)).tolist()
         return cls(median, low, high)
 
     def scaled(self, factor: float) -> Spread:
-        """Returns the spread of `factor` times the values."""
+        """Return the spread of `factor` times the values."""
         return Spread(factor * self.median, factor * self.low, factor * self.high)
 
 
 @dataclass(frozen=True)
 class Times:
-    """What a race measured.
+    """Measurements of a race.
 
     Attributes:
-        seconds: Of every contestant, the seconds a repeat took in each round.
+        seconds: Seconds per repeat in each round, by contestant.
     """
 
     seconds: Mapping[str, list[float]]
 
     def rate(self, name: str, items: int) -> Spread:
-        """Returns items per second of a contestant whose repeat handles `items`."""
+        """Return items per second of a contestant whose repeat handles `items`."""
         return Spread.of([items / seconds for seconds in self.seconds[name]])
 
     def ratio(self, slow: str, fast: str) -> Spread:
-        """Returns how many times faster `fast` was, compared round by round."""
+        """Return the speedup of `fast` over `slow`, computed round by round."""
         return Spread.of([a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)])
 
     def best(self, *names: str) -> str:
-        """Returns the fastest of the named contestants, by its median."""
+        """Return the contestant with the lowest median."""
         return min(names, key=lambda name: statistics.median(self.seconds[name]))
 
 
@@ -65,56 +66,54 @@ class Turns:
     """Contestants that take turns of about equal length.
 
     Args:
-        contestants: Each does its work as many times as it is told.
+        contestants: Runs by name.
     """
 
-    def __init__(self, contestants: Mapping[str, Callable[[int], None]]) -> None:
+    def __init__(self, contestants: Mapping[str, Run]) -> None:
         self._contestants = contestants
         self.repeats = {name: _repeats(run) for name, run in contestants.items()}
         self._seconds: dict[str, list[float]] = {name: [] for name in contestants}
 
     def take(self, name: str) -> None:
-        """Times a turn of a contestant."""
+        """Time a turn of a contestant."""
         start = time.perf_counter()
         self._contestants[name](self.repeats[name])
         self._seconds[name].append((time.perf_counter() - start) / self.repeats[name])
 
     def take_all(self, names: Iterable[str]) -> None:
-        """Times a turn of each, before and after which the machine comes to rest."""
+        """Time a turn of each, with pauses around it."""
         for name in names:
-            time.sleep(_SETTLE)
+            time.sleep(_PAUSE)
             self.take(name)
-        time.sleep(_SETTLE)
+        time.sleep(_PAUSE)
 
     @property
     def times(self) -> Times:
-        """What was measured so far."""
+        """Times of all turns so far."""
         return Times(self._seconds)
 
 
-def race(
-    benchmark: BenchmarkFixture, ours: Callable[[int], None], rivals: Mapping[str, Callable[[int], None]], rounds: int
-) -> Times:
-    """Times `ours` and its rivals in interleaved rounds; pytest-benchmark's own statistics are those of `ours`.
+def race(benchmark: BenchmarkFixture, contestants: Mapping[str, Run], rounds: int) -> Times:
+    """Time `OURS` and its rivals in interleaved rounds. The statistics of pytest-benchmark are those of `OURS`.
 
     Args:
-        benchmark: The fixture; a round of it is one turn of `ours`, its setup is one turn of every rival.
-        ours: Does its work as many times as it is told.
-        rivals: Likewise, by name.
+        benchmark: Fixture. A round is one turn of `OURS`, its setup one turn of every rival.
+        contestants: Runs by name, with `OURS` among them.
         rounds: Turns of each.
     """
-    turns = Turns({**rivals, OURS: ours})
+    turns = Turns(contestants)
+    rivals = [name for name in contestants if name != OURS]
     benchmark.pedantic(turns.take, args=(OURS,), setup=lambda: turns.take_all(rivals), rounds=rounds)
     benchmark.extra_info["repeats"] = turns.repeats[OURS]
     times = turns.times
-    benchmark.extra_info["seconds_a_repeat"] = {name: statistics.median(all_) for name, all_ in times.seconds.items()}
+    benchmark.extra_info["seconds_per_repeat"] = {name: statistics.median(all_) for name, all_ in times.seconds.items()}
     return times
 
 
 def time_calls(
     benchmark: BenchmarkFixture, call: Callable[[], object], rounds: int, setup: Callable[[], None] | None = None
 ) -> list[float]:
-    """Times `rounds` single calls, each after an untimed `setup`; returns their seconds."""
+    """Time `rounds` single calls, each after an untimed `setup`, and return their seconds."""
     seconds = []
 
     def timed() -> None:
@@ -126,8 +125,8 @@ def time_calls(
     return seconds
 
 
-def _repeats(run: Callable[[int], None]) -> int:
-    """Warms up, and returns how many repeats fill a turn."""
+def _repeats(run: Run) -> int:
+    """Warm up, and return the number of repeats that fill a turn."""
     run(1)
     start = time.perf_counter()
     run(1)

@@ -1,6 +1,6 @@
-"""Prints how many bytes a loader adds to this process while it runs, as JSON; Linux only.
+"""Print the bytes that a loader adds to this process while it runs, as JSON; Linux only.
 
-A program of its own, because a process that has done other work has free memory to hide in.
+It is a separate program because a process that has done other work has free memory, which hides new allocations.
 Usage: python resident_memory.py NUM_ROWS NUM_CLASSES (0: classes=None)
 """
 
@@ -17,7 +17,7 @@ from l2m_fast import Loader
 
 
 def main() -> None:
-    """Measures one epoch and the first batches of the next: resident memory in the middle, and the peak of all."""
+    """Measure an epoch and the first batches of the next: resident memory in the middle, and the peak."""
     num_rows, num_classes = map(int, sys.argv[1:])
     x = np.ones(num_rows, np.uint8)
     classes = np.arange(num_rows, dtype=np.uint32) % num_classes if num_classes else None
@@ -32,7 +32,7 @@ def main() -> None:
             format="numpy",
         )
 
-    with loader(slice(100_000)) as small:  # starts threads and loads code, which are not counted
+    with loader(slice(100_000)) as small:  # starts threads and loads code, which do not count
         for _ in small:
             pass
     before = _status("VmRSS")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _status(key: str) -> int:
-    """Returns a size of /proc/self/status in bytes: VmRSS is memory resident now, VmHWM the most there was."""
+    """Return a size from /proc/self/status in bytes: VmRSS is the resident memory now, VmHWM its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == key:

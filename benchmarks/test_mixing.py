@@ -1,4 +1,4 @@
-"""What does class mixing cost over plain loading, and what does a batch cost with a million classes?"""
+"""Cost of class mixing over plain loading, and time of a batch with a million classes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from l2m_fast import Balanced, Loader
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
 @pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
 def test_mixing(benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload, num_classes: int) -> None:
-    """Races a class-balanced epoch against one of `classes=None`, of as many batches, all of them full.
+    """Race a class-balanced epoch against one with `classes=None` of the same number of full batches.
 
-    The classes are random and about equally large, so that both epochs touch nearly the same rows.
+    The classes are random and of about equal size, so that both epochs read nearly the same rows.
     """
     fields = workload.fields()
     classes = np.random.default_rng(SEED).integers(0, num_classes, workload.num_rows)
@@ -29,12 +29,8 @@ def test_mixing(benchmark: BenchmarkFixture, report: Report, rounds: int, worklo
     with loader(drop_last=True) as plain, loader(classes=classes, mixing=Balanced()) as mixed:
         assert len(plain) == len(mixed)
         _check_balance(mixed, fields, classes)
-        times = race(
-            benchmark,
-            Peer.iterated(OURS, mixed).run,
-            {"classes=None": Peer.iterated("classes=None", plain).run},
-            rounds,
-        )
+        peers = [Peer.iterated("classes=None", plain), Peer.iterated(OURS, mixed)]
+        times = race(benchmark, {peer.name: peer.run for peer in peers}, rounds)
 
     ratio = times.ratio(slow=OURS, fast="classes=None")
     cost = Spread(*(100 * (value - 1) for value in (ratio.median, ratio.low, ratio.high)))
@@ -42,7 +38,7 @@ def test_mixing(benchmark: BenchmarkFixture, report: Report, rounds: int, worklo
 
 
 def _check_balance(loader: Loader, fields: Fields, classes: NDArray[np.int64]) -> None:
-    """Asserts that samples have their own labels and that every batch has each class's share, rounded down or up."""
+    """Assert that samples have their labels, and that every batch has the share of each class, rounded down or up."""
     num_classes = int(classes.max()) + 1
     for x, y in loader:
         assert x.equal(fields.x[y])
@@ -52,7 +48,7 @@ def _check_balance(loader: Loader, fields: Fields, classes: NDArray[np.int64]) -
 
 
 def test_million_classes(benchmark: BenchmarkFixture, report: Report) -> None:
-    """Times next() with K = 1,000,000 and batch 1024 in one thread: the plan and the gather of 1,024 bytes."""
+    """Time next() with K = 1,000,000 and batches of 1024 in one thread: planning, and gathering 1,024 bytes."""
     num_classes, num_rows, batch_size, steps = 1_000_000, 4_000_000, 1024, 2000
     classes = np.random.default_rng(SEED).permutation(np.arange(num_rows, dtype=np.int64) % num_classes)
     x = np.zeros(num_rows, np.uint8)

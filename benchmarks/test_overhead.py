@@ -1,4 +1,4 @@
-"""What does a loader cost beside moving rows: time of a next(), and of the import?"""
+"""Overhead of a loader besides copying rows: the time of a next() and of the import."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from benchmarks.report import Goal, Report
 from benchmarks.workloads import NUM_THREADS, SEED
 from l2m_fast import Loader
 
-_CONSUMER = 50e-6  # seconds of other work between two next(), long enough for the next batch to be ready
+_CONSUMER = 50e-6  # seconds of other work between two calls, long enough for the next batch to be ready
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_next(benchmark: BenchmarkFixture, report: Report, batch_size: int) -> None:
-    """Times next() over two fields of tiny rows for a consumer that is busy between batches, as a model is."""
+    """Time next() over two fields of tiny rows for a consumer that is busy between batches, as a model is."""
     steps = 5000
     num_rows = batch_size * steps
     fields = (torch.zeros(num_rows, 2), torch.arange(num_rows))
@@ -44,7 +44,7 @@ def test_next(benchmark: BenchmarkFixture, report: Report, batch_size: int) -> N
 
 
 def test_import(benchmark: BenchmarkFixture, report: Report) -> None:
-    """Times the import statement in fresh interpreters, numpy included, and asserts that torch is not imported."""
+    """Time the import statement in fresh interpreters, NumPy included, and assert that torch is not imported."""
     seconds: dict[str, list[float]] = {"numpy": [], "l2m_fast": []}
 
     def import_all() -> None:

@@ -1,4 +1,4 @@
-"""Rows of other kinds, and batches from small to large, beside those who select rows and the limit."""
+"""Rows of other kinds, and batches from small to large, against row selection in torch and NumPy and the limit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.limit import limit
 from benchmarks.peers import Peer
 from benchmarks.peers.index_select import index_select
-from benchmarks.peers.limit import limit
 from benchmarks.peers.take import take
 from benchmarks.race import OURS, Times, race
 from benchmarks.report import Report
@@ -32,7 +32,7 @@ KINDS = {
     "images of 224 x 224": _workload(4_000, (3, 224, 224), torch.uint8, 64),
     **{f"batch {size}": _workload(200_000, (16,), torch.float32, size) for size in (32, 128, 8192)},
 }
-REAL: dict[str, tuple[Callable[[], torch.Tensor], int]] = {  # what makes the rows, and the batch size
+REAL: dict[str, tuple[Callable[[], torch.Tensor], int]] = {  # function that returns the rows, and batch size
     "CIFAR-10": (lambda: torch.tensor(cifar10().train[0]), 512),
     "wine": (lambda: standardize(wine().columns, wine().columns), 64),
 }
@@ -40,14 +40,14 @@ REAL: dict[str, tuple[Callable[[], torch.Tensor], int]] = {  # what makes the ro
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(benchmark: BenchmarkFixture, report: Report, rounds: int, kind: str) -> None:
-    """Races an epoch of made-up rows."""
+    """Race an epoch of synthetic rows."""
     _race(benchmark, report, rounds, kind, KINDS[kind], KINDS[kind].fields())
 
 
-@pytest.mark.skipif(not REAL_DATA, reason="L2M_DATA names no folder of data files")
+@pytest.mark.skipif(not REAL_DATA, reason="L2M_DATA is not set")
 @pytest.mark.parametrize("name", REAL)
 def test_real_data(benchmark: BenchmarkFixture, report: Report, rounds: int, name: str) -> None:
-    """Races an epoch of real rows."""
+    """Race an epoch of real rows."""
     make, batch_size = REAL[name]
     x = make()
     workload = _workload(len(x), tuple(x.shape[1:]), x.dtype, batch_size)
@@ -57,13 +57,13 @@ def test_real_data(benchmark: BenchmarkFixture, report: Report, rounds: int, nam
 def _race(
     benchmark: BenchmarkFixture, report: Report, rounds: int, name: str, workload: Workload, fields: Fields
 ) -> None:
-    """Races an epoch after checking that all deliver the same rows."""
+    """Race an epoch, after a check that all deliver the same rows."""
     rivals = [make(fields, workload.batch_size) for make in (index_select, take, limit)]
     with Loader((fields.x, fields.y), batch_size=workload.batch_size, num_threads=NUM_THREADS, seed=SEED) as loader:
         ours = Peer.iterated(OURS, loader)
         for peer in (*rivals, ours):
             check_epoch(peer.batches, fields)
-        times = race(benchmark, ours.run, {peer.name: peer.run for peer in rivals}, rounds)
+        times = race(benchmark, {peer.name: peer.run for peer in (*rivals, ours)}, rounds)
     case = f"{name}: {workload}"
     for peer in (*rivals, ours):
         report.add(case, peer.name, times.rate(peer.name, workload.num_rows), "rows/s")
@@ -73,22 +73,22 @@ def _race(
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs posix_fadvise to evict pages")
 def test_memory_map(benchmark: BenchmarkFixture, report: Report, tmp_path: Path) -> None:
-    """Reads an epoch of a memory-mapped file whose pages are not in memory, evicted before each repeat.
+    """Read an epoch of a memory-mapped file, whose pages are evicted before each repeat.
 
-    A thread waits for each page that it touches, so more threads than cores read more, and have a limit of their own.
+    A thread waits for each page that it reads, so that more threads than cores read more. They have a separate limit.
     """
     workload = _workload(100_000, (3072,), torch.uint8, 512)
     path = tmp_path / "rows"
-    made = workload.fields()
-    made.x.numpy().tofile(path)
+    source = workload.fields()
+    source.x.numpy().tofile(path)
 
     def evicted() -> Fields:
         with path.open("rb") as file:
             os.fsync(file)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # but for pages that are mapped somewhere
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # all pages that no process has mapped
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         mapped.madvise(mmap.MADV_RANDOM)
-        return Fields(torch.frombuffer(mapped, dtype=torch.uint8).view(made.x.shape), made.y)
+        return Fields(torch.frombuffer(mapped, dtype=torch.uint8).view(source.x.shape), source.y)
 
     def ours(fields: Fields, batch_size: int, num_threads: int) -> Peer:
         loader = Loader((fields.x, fields.y), batch_size=batch_size, num_threads=num_threads, seed=SEED)
@@ -113,7 +113,7 @@ def test_memory_map(benchmark: BenchmarkFixture, report: Report, tmp_path: Path)
             times.seconds[name].append(seconds_of(lambda peer: peer.run(1), make))
 
     for make in contestants.values():
-        seconds_of(lambda peer: check_epoch(peer.batches, made), make)
+        seconds_of(lambda peer: check_epoch(peer.batches, source), make)
     benchmark.pedantic(race_all, rounds=3)
     case = f"memory map, pages evicted, {workload}"
     for name in contestants:

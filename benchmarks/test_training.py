@@ -1,8 +1,8 @@
-"""How long does a training loop wait for its data, and what share of a step is the forming of Learn2Mix batches?
+"""Time that a training loop waits for its data, and the share of a step that forming Learn2Mix batches takes.
 
-Learn2Mix as this loader does it includes the recording of losses and an update every 10 steps; the authors' way is the forming of
-batches alone, of equal proportions. The step is LeNet on Fashion-MNIST, and a small network that tells the colour of a wine from 11
-columns of floats; where L2M_DATA names no folder that has them, on made-up rows of the same shape. The model is the same for all.
+Learn2Mix with this loader includes recording losses and an update every 10 steps; the reference implementation only forms batches, with
+equal proportions. The models are LeNet on Fashion-MNIST and a small network that classifies wines as red or white from 11 columns
+of floats; without L2M_DATA, on synthetic rows of the same shape. All contestants train the same model.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from l2m_experiments.rows import standardize
 from l2m_fast import Learn2Mix, Loader
 
 _BATCH = 64
-_STEPS = 120  # of a turn
+_STEPS = 120  # per turn
 _CLASSES = 10  # of images
-_COLOURS = 2  # of wines
+_COLORS = 2  # of wines
 
 
 @dataclass
 class Loop:
-    """A way to get batches, and what it cost in each round.
+    """A training loop with one source of batches, and its times in each round.
 
     Attributes:
-        batches: An epoch of `(x, y)`.
-        record: What is done with the losses of each sample; part of what the way costs.
-        waits: Seconds a step that were not spent in the model, a round.
-        steps: Seconds a step, a round.
+        batches: Iterable of the `(x, y)` batches of an epoch.
+        record: Function that takes the per-sample losses; its time counts as waiting.
+        waits: Seconds per step outside the model, by round.
+        steps: Seconds per step, by round.
     """
 
     batches: Iterable[Sequence[torch.Tensor]]
@@ -51,9 +51,9 @@ class Loop:
     steps: list[float] = field(default_factory=list)
 
     def turn(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Trains for some steps, of as many epochs as they take."""
+        """Train for some steps, over as many epochs as needed."""
         batches = chain.from_iterable(repeat(self.batches))
-        next(batches)  # workers start, threads get ahead
+        next(batches)  # start workers, let threads prefetch
         waited = 0.0
         start = before = time.perf_counter()
         for _ in range(_STEPS):
@@ -71,24 +71,24 @@ class Loop:
 
 
 def images() -> tuple[str, Fields]:
-    """Reads or makes images with 10 classes; the name says which."""
+    """Return real or synthetic images of 10 classes, and their name."""
     if REAL_DATA:
         x, classes = map(torch.tensor, fashion_mnist().train)
         return "Fashion-MNIST", Fields(x, classes)
     x = torch.randint(256, (60_000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(SEED))
-    return "made-up bytes", Fields(x, torch.arange(len(x)) % _CLASSES)
+    return "synthetic bytes", Fields(x, torch.arange(len(x)) % _CLASSES)
 
 
 def table() -> tuple[str, Fields]:
-    """Reads or makes rows of 11 floats with 2 classes, the colours of wine; the name says which."""
+    """Return rows of 11 floats with 2 classes, the colors of wine, or synthetic ones, and their name."""
     if REAL_DATA:
         return "wine", Fields(standardize(wine().columns, wine().columns), torch.from_numpy(wine().classes))
     x = torch.randn(6_497, 11, generator=torch.Generator().manual_seed(SEED))
-    return "made-up floats", Fields(x, torch.arange(len(x)) % _COLOURS)
+    return "synthetic floats", Fields(x, torch.arange(len(x)) % _COLORS)
 
 
 def lenet() -> nn.Module:
-    """Makes LeNet-5 with ReLU."""
+    """Return LeNet-5 with ReLU."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, _CLASSES),
@@ -96,8 +96,8 @@ def lenet() -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    """Makes a network of two small hidden layers."""
-    return nn.Sequential(nn.Linear(11, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, _COLOURS))
+    """Return a network with two small hidden layers."""
+    return nn.Sequential(nn.Linear(11, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, _COLORS))
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -110,7 +110,7 @@ def test_waiting(
     data: Callable[[], tuple[str, Fields]],
     model: Callable[[], nn.Module],
 ) -> None:
-    """Trains with each way in turns, and tells the time in which the model waits: next(), and the recording of losses."""
+    """Train with each source in turns, and report the time that the model waits: for next(), and to record losses."""
     source, fields = data()
     torch.manual_seed(SEED)
     network = model()
@@ -120,7 +120,7 @@ def test_waiting(
         loops = {
             OURS: Loop(plain),
             f"{OURS}, Learn2Mix": Loop(mixed, mixed.record),
-            "the authors' way": Loop(learn2mix_reference(fields, _BATCH).batches),
+            "Learn2Mix reference": Loop(learn2mix_reference(fields, _BATCH).batches),
             "DataLoader, 0 workers": Loop(data_loader(fields, _BATCH, 0).batches),
             "DataLoader, 2 workers": Loop(data_loader(fields, _BATCH, 2).batches),
         }
@@ -131,8 +131,8 @@ def test_waiting(
 
         benchmark.pedantic(round_of_all, rounds=rounds, warmup_rounds=1)
     case = f"training, {name} on {source}, batch {_BATCH}"
-    for way, loop in loops.items():
+    for contestant, loop in loops.items():
         waits, steps = loop.waits[1:], loop.steps[1:]
-        report.add(case, f"{way}: waits", Spread.of([1e6 * seconds for seconds in waits]), "us a step")
+        report.add(case, f"{contestant}: waits", Spread.of([1e6 * seconds for seconds in waits]), "us per step")
         share = [100 * wait / step for wait, step in zip(waits, steps, strict=True)]
-        report.add(case, f"{way}: share of the step", Spread.of(share), "%")
+        report.add(case, f"{contestant}: share of the step", Spread.of(share), "%")

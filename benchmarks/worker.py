@@ -1,8 +1,8 @@
-"""The other side of peers/elsewhere.py: makes a rival, then delivers its epochs, as asked over pipes.
+"""Worker of `environments.py`: creates a rival, then delivers its epochs on request.
 
-A request or an answer is one pickle. The first request is a factory and its arguments; then `n` asks for n epochs and is
-answered None when they were delivered, "batches" is answered one epoch's batches as arrays, and None at their end, and
-None ends the process, as the end of the requests does.
+Requests and answers are pickles over pipes. The first request is a factory and its arguments, answered with the name of the peer.
+After that a number n is answered with None once n epochs have been delivered; "batches" is answered with the batches of an epoch as
+arrays, and None after the last; None, or the end of the requests, ends the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Serves until the input ends. What libraries print goes to stderr, out of the way of the answers."""
+    """Serve until the input ends. Output that libraries print goes to stderr, so that it does not mix with the answers."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests = sys.stdin.buffer
@@ -29,7 +29,7 @@ def main() -> None:
     except ImportError as error:
         answer(error)
         return
-    answer(None)
+    answer(peer.name)
     try:
         while (request := _next(requests)) is not None:
             if request == "batches":
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _next(requests: BinaryIO) -> Any:
-    """Returns the next request; None: there is none, or it says so."""
+    """Return the next request, or None at the end."""
     try:
         return pickle.load(requests)
     except EOFError:

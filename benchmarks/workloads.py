@@ -1,6 +1,6 @@
-"""The data that the benchmarks load, and the check that whoever is timed delivers it.
+"""Data of the benchmarks, and the check that every contestant delivers them.
 
-Labels are row ids and every row of `x` follows from its id, so an epoch can be checked row by row.
+Labels are row ids, and every row of `x` is a function of its id, so that an epoch can be checked row by row.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 SEED = 0
 NUM_THREADS = 2
-REAL_DATA = "L2M_DATA" in os.environ  # which names the folder; without it nothing is fetched, data are made up
+REAL_DATA = (
+    "L2M_DATA" in os.environ
+)  # L2M_DATA names the folder; without it, data are synthetic and nothing is downloaded
 
-_STEP = 0x9E3779B1  # between the first words of two rows; odd, so that it has an inverse
+_STEP = 0x9E3779B1  # between the first words of two rows; odd, to be invertible
 _INVERSE = pow(_STEP, -1, 2**32)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The arrays of a workload, in memory as torch allocates it (64-byte aligned).
+    """Arrays of a workload, in memory that torch allocated (64-byte aligned).
 
     Attributes:
         x: Samples, shape `[num_rows, ...]`.
@@ -37,12 +39,12 @@ class Fields:
 
 @dataclass(frozen=True)
 class Workload:
-    """Shape and batch size of an epoch, and what the loader has to reach on it (None: no goal).
+    """Shape and batch size of an epoch, and the goals of the loader on it (None: no goal).
 
     Attributes:
-        vs_data_loader: Times faster than torch's DataLoader, at its better number of workers.
-        vs_index_select: Times faster than `torch.index_select(out=)`.
-        vs_limit: Share of the limit's rows per second.
+        vs_data_loader: Speedup over torch's DataLoader with its better number of workers.
+        vs_index_select: Speedup over `torch.index_select(out=)`.
+        vs_limit: Share of the rows per second of the limit.
     """
 
     num_rows: int
@@ -54,11 +56,11 @@ class Workload:
     vs_limit: float
 
     def __str__(self) -> str:
-        """Returns rows, width and batch size, the name of the workload in reports."""
+        """Return rows, width and batch size: the name of the workload in reports."""
         return f"{self.num_rows:,} x {prod(self.row_shape) * self.dtype.itemsize} B, batch {self.batch_size}"
 
     def fields(self) -> Fields:
-        """Makes the arrays: bytes count up in 32-bit words by odd steps, floats count up by one."""
+        """Return the arrays. Bytes count up in 32-bit words by odd steps, floats count up by one."""
         ids = np.arange(self.num_rows)
         x = torch.empty((self.num_rows, *self.row_shape), dtype=self.dtype)
         values = x.numpy().reshape(self.num_rows, -1)
@@ -71,7 +73,7 @@ class Workload:
         return Fields(x, torch.from_numpy(ids))
 
     def row_ids(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the ids of rows, read from the first value of each."""
+        """Return the ids of rows, computed from the first value of each."""
         values = x.numpy().reshape(len(x), -1)
         if self.dtype == torch.uint8:
             words = np.ascontiguousarray(values[:, :4]).view(np.uint32)[:, 0]
@@ -87,7 +89,7 @@ WORKLOADS = (IMAGES_3072, IMAGES_784, TABLE_64, TABLE_64_LARGE)
 
 
 def check_epoch(batches: Iterable[Sequence[torch.Tensor]], fields: Fields) -> None:
-    """Asserts that an epoch delivers every row exactly once and every sample with its own label."""
+    """Assert that an epoch delivers every row exactly once, with its label."""
     ids = []
     for x, y in batches:
         assert torch.equal(x, fields.x[y])
@@ -96,9 +98,9 @@ def check_epoch(batches: Iterable[Sequence[torch.Tensor]], fields: Fields) -> No
 
 
 def permutations(num_rows: int) -> NDArray[np.uint32]:
-    """Returns four random orders of the rows, shape `[4, num_rows]`.
+    """Return four random orders of the rows, shape `[4, num_rows]`.
 
-    Several, because whoever repeats one order over data a little larger than the cache never meets a cached row.
+    There are several, because a single order repeated over data a little larger than the cache never hits a cached row.
     """
     rng = np.random.default_rng(SEED)
     return np.stack([rng.permutation(num_rows).astype(np.uint32) for _ in range(4)])

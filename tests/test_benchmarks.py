@@ -1,19 +1,24 @@
-"""The program `python -m benchmarks`: the page of a run, and the comparison of two runs. Nothing here is timed."""
+"""The program `python -m benchmarks`, the page of a run, the comparison of two, and the tables; nothing here is timed."""
 
 from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+import _testing
 from benchmarks.__main__ import main
 from benchmarks.compare import compare
 from benchmarks.page import page
 from benchmarks.race import Spread
-from benchmarks.report import Goal, Report
+from benchmarks.report import RESULTS_DIR, Goal, Report
+from benchmarks.tables import rounded, tables
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
 
 
 class Text(HTMLParser):
-    """Text of a page; the parser checks that elements are closed in order."""
+    """Text of a page. The parser checks that tags are closed in order."""
 
     VOID = ("meta", "rect", "line")
 
@@ -58,7 +63,7 @@ class Text(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_every_figure_and_needs_nothing_else(document: dict[str, Any]) -> None:
+def test_the_page_shows_every_figure_and_is_self_contained(document: dict[str, Any]) -> None:
     html = page(document)
     shown = Text(html)
     assert shown.attributes == []
@@ -74,7 +79,7 @@ def changed(document: dict[str, Any], figure: int, factor: float) -> dict[str, A
     return copy
 
 
-def test_a_comparison_shows_changes_beyond_the_quartiles(document: dict[str, Any]) -> None:
+def test_a_comparison_shows_the_figures_that_changed_beyond_the_quartiles(document: dict[str, Any]) -> None:
     assert compare(document, document) == "0 of 4 figures changed beyond their quartiles"
     assert "0 of 4" in compare(document, changed(document, 1, 1.05))
     text = compare(document, changed(document, 1, 1.1))
@@ -98,7 +103,7 @@ def test_the_command_compares(document: dict[str, Any], tmp_path: Path, capfd: p
 
 
 @pytest.mark.parametrize("content", [None, "[1]", "{}", "no json"])
-def test_the_command_refuses_files_that_are_not_runs(
+def test_the_command_refuses_a_file_without_a_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     path = tmp_path / "run.json"
@@ -106,3 +111,34 @@ def test_the_command_refuses_files_that_are_not_runs(
         path.write_text(content)
     assert main(["--compare", str(path), str(path)]) == 2
     assert capfd.readouterr().err.startswith("benchmarks: ")
+
+
+def test_the_documents_show_the_tables_of_the_committed_result() -> None:
+    document = json.loads((RESULTS_DIR / "full.json").read_text())
+    in_readme, *in_docs = tables(document)
+    assert in_readme in (ROOT / "README.md").read_text()
+    assert all(table in (ROOT / "docs/benchmarks.md").read_text() for table in in_docs)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00456, "0.0046"), (0.996, "1"), (3.449, "3.4"), (9.94, "9.9"), (9.96, "10"), (46.2, "46"), (1524.4, "1,524")],
+)
+def test_tables_have_two_significant_digits(value: float, text: str) -> None:
+    assert rounded(value) == text
+
+
+def test_the_command_prints_tables(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tables", str(RESULTS_DIR / "full.json")]) == 0
+    assert "| FFCV | 0.56 | 1.4 | 1.3 |" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_the_shuffle_that_is_timed_has_every_row_once(num_classes: int) -> None:
+    classes = np.arange(100, dtype=np.int16) % num_classes
+    shuffled = _testing.Pass(None if num_classes == 1 else classes, num_classes, len(classes))
+    shuffled.shuffle(0, 0, 1)
+    rows = np.asarray(cast("Any", shuffled))
+    assert sorted(rows) == list(range(len(classes)))
+    assert sorted(classes) == list(classes[rows])
+    assert list(rows) != sorted(rows, key=lambda row: (classes[row], row))

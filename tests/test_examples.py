@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and the programs in examples/ run without changes, with warnings as errors."""
+"""The Python blocks of the documents and the programs of examples/ run as they stand, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -9,36 +9,62 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+NEEDS_CUDA = "# needs a CUDA device\n"
 
 
-def python_blocks(markdown: str) -> dict[str, str]:
-    """Return the blocks fenced as ```python by their first line, with empty lines in front to keep line numbers."""
-    blocks = {}
-    for block in re.finditer(r"^```python\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL):
-        lines_above = markdown.count("\n", 0, block.start(1))
-        blocks[f"line {lines_above + 1}"] = "\n" * lines_above + block[1]
-    return blocks
+def python_blocks(markdown: str) -> list[str]:
+    """Return the blocks fenced as ```python, each below as many empty lines as there are lines above it."""
+    return [
+        "\n" * markdown.count("\n", 0, block.start(1)) + block[1]
+        for block in re.finditer(r"^```python\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+    ]
 
 
-README_BLOCKS = python_blocks(README.read_text())
+def run_blocks(document: Path, *, cuda: bool) -> None:
+    """Run the blocks of a document in order in one namespace, as a reader does who pastes one after the other."""
+    names = {"__name__": "__main__"}
+    for block in python_blocks(document.read_text()):
+        code = compile(block, document, "exec")
+        if cuda or not block.lstrip("\n").startswith(NEEDS_CUDA):
+            exec(code, names)  # noqa: S102 -- ours
+
+
+DOCUMENTS = [
+    path
+    for path in (
+        ROOT / "README.md",
+        *sorted(ROOT.glob("docs/**/*.md")),
+        ROOT / "cpp/README.md",
+        ROOT / "CONTRIBUTING.md",
+    )
+    if python_blocks(path.read_text())
+]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 
 
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run examples in an empty folder, so that the files that they write stay out of the checkout."""
+    """Keep files that an example writes out of the checkout."""
     monkeypatch.chdir(tmp_path)
 
 
 def test_there_are_examples_to_run() -> None:
-    assert README_BLOCKS
+    assert {"README.md", "usage.md"} <= {path.name for path in DOCUMENTS}
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("block", README_BLOCKS.values(), ids=README_BLOCKS.keys())
-def test_readme_block_runs(block: str) -> None:
-    exec(compile(block, README, "exec"), {"__name__": "__main__"})  # noqa: S102 -- ours
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_blocks_of_a_document_run_in_order(document: Path) -> None:
+    run_blocks(document, cuda=False)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_code_of_a_document_stands_outside_of_a_python_block(document: Path) -> None:
+    fenced = re.findall(r"^```(.*)$", document.read_text(), re.MULTILINE)
+    assert fenced == ["python", ""] * (len(fenced) // 2)
+    indented = re.findall(r"^    (?:import|from|for|with|\w+ = ).*$", document.read_text(), re.MULTILINE)
+    python = "".join(python_blocks(document.read_text()))
+    assert [line for line in indented if line not in python] == []
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -49,4 +75,27 @@ def test_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_block_keeps_its_line_numbers() -> None:
     markdown = "# title\n\n```python\nx = 1\n```\n\n```sh\nmake demo\n```\n\n```python\n\nraise ValueError\n```\n"
-    assert python_blocks(markdown) == {"line 4": "\n" * 3 + "x = 1\n", "line 12": "\n" * 11 + "\nraise ValueError\n"}
+    assert python_blocks(markdown) == ["\n" * 3 + "x = 1\n", "\n" * 11 + "\nraise ValueError\n"]
+
+
+def test_a_block_that_needs_cuda_is_compiled_but_not_run_without_it(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text(
+        f"```python\nx = 1\n```\n```python\n{NEEDS_CUDA}raise RuntimeError\n```\n```python\nx += 1\n```\n"
+    )
+    run_blocks(document, cuda=False)
+    with pytest.raises(RuntimeError):
+        run_blocks(document, cuda=True)
+    document.write_text(f"```python\n{NEEDS_CUDA}x = = 1\n```\n")
+    with pytest.raises(SyntaxError):
+        run_blocks(document, cuda=False)
+
+
+def test_a_link_of_a_document_leads_to_a_file_and_a_heading() -> None:
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "cpp/README.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text()):
+            file, _, heading = link.partition("#")
+            target = document.parent / file if file else document
+            assert target.exists(), f"{document.name}: {link}"
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+            assert not heading or heading in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]

@@ -1,4 +1,4 @@
-"""Runs all benchmarks that need a GPU, prints the figures and writes `results/<name>.json` and `.html`.
+"""Run all benchmarks that need a GPU, print the figures, and write `results/<name>.json` and `.html`.
 
 python -m benchmarks.gpu gpu-h100
 """
@@ -19,11 +19,9 @@ from l2m_fast import build_info
 
 
 def main() -> int:
-    """Run them, and return the exit code."""
+    """Run all sections, and return the exit code."""
     if len(sys.argv) != 2 or not build_info()["cuda_usable"] or not torch.cuda.is_available():
-        sys.exit(
-            "usage: python -m benchmarks.gpu NAME, on a machine with a CUDA device, of a package that was built with CUDA"
-        )
+        sys.exit("usage: python -m benchmarks.gpu NAME; needs a CUDA device and a package that was built with CUDA")
     about = {"device": torch.cuda.get_device_name(), "driver": _driver(), "cuda": torch.version.cuda}
     report = Report()
     bandwidth = copy_bandwidth()
@@ -51,7 +49,7 @@ def measure(
     for name, section in sections.items():
         try:
             section()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the others run
+        except Exception as error:  # noqa: BLE001  # one failure must not stop the other sections
             report.miss(name, f"{type(error).__name__}: {error}")
         paths = report.write(path, **about)
     return paths

@@ -1,4 +1,4 @@
-"""Batches on the device: copied ahead of time, gathered by the device from its memory or from the host's."""
+"""Batches on the device: copied ahead of time, or gathered by the device from its own or from pinned host memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CUDA = torch.device("cuda", 0)
 
 
 def copies(report: Report) -> None:
-    """Batches that are staged in pinned memory and copied, against the copy alone."""
+    """Measure batches that are staged in pinned memory and copied, against the copy alone."""
     for batch_bytes in (1_572_864, 6 << 20, 50 << 20):
         rows = batch_bytes // 3072
         x = torch.randint(256, (16 * rows, 3072), dtype=torch.uint8)
@@ -30,10 +30,10 @@ def copies(report: Report) -> None:
             for _ in range(16):
                 target.copy_(pinned, non_blocking=True)
 
-        in_pinned = x.pin_memory()
+        pinned_x = x.pin_memory()
         with (
             Loader(x, batch_size=rows, device=_CUDA, seed=SEED) as staged,
-            Loader(in_pinned, batch_size=rows, device=_CUDA, seed=SEED) as gathered,
+            Loader(pinned_x, batch_size=rows, device=_CUDA, seed=SEED) as gathered,
         ):
             times = wall_times({"copy": copy, OURS: _epoch(staged), "read by the device": _epoch(gathered)})
         case = f"host to device, batches of {batch_bytes / 1e6:.1f} MB"
@@ -43,21 +43,21 @@ def copies(report: Report) -> None:
 
 
 def gather(report: Report, bandwidth: float) -> None:
-    """The gather kernel alone, against a copy within the device."""
+    """Measure the gather kernel alone, against a copy within the device."""
     x = torch.randint(256, (1_000_000, 3072), dtype=torch.uint8, device=_CUDA)
     fields, _ = fields_of(x, "torch")
     normalized, _ = fields_of(Normalized(x, 127.5, 64.0, dtype="bfloat16"), "torch")
     for rows in (4096, 65_536):
         ids = torch.randint(len(x), (rows,), device=_CUDA)
-        for name, some, bytes_of_row in (("copied", fields, 2 * 3072), ("bfloat16", normalized, 3 * 3072)):
-            normalize = {0: Normalize.on(_CUDA, some[0].normalized)} if some[0].normalized else {}
-            gathering = DeviceGather({0: some[0]}, normalize, _CUDA)
+        for name, its_fields, row_bytes in (("copied", fields, 2 * 3072), ("bfloat16", normalized, 3 * 3072)):
+            normalize = {0: Normalize.on(_CUDA, its_fields[0].normalized)} if its_fields[0].normalized else {}
+            gathering = DeviceGather({0: its_fields[0]}, normalize, _CUDA)
 
             def run(gathering: DeviceGather = gathering, ids: torch.Tensor = ids) -> object:
                 return gathering(ids, torch.cuda.current_stream())
 
             times = device_times({OURS: run})
-            share = times.rate(OURS, rows * bytes_of_row).median / bandwidth
+            share = times.rate(OURS, rows * row_bytes).median / bandwidth
             goal = Goal(at_least=0.8) if name == "copied" else None
             report.add(
                 f"gather on the device, 3072 B, batch {rows:,}, {name}", "share of copy bandwidth", share, "", goal
@@ -65,13 +65,13 @@ def gather(report: Report, bandwidth: float) -> None:
 
 
 def epochs(report: Report) -> None:
-    """An epoch of data that live on the device, against the idiom of those who keep them there, and DataLoader."""
+    """Measure an epoch of data on the device, against `x[perm]` on the device and DataLoader."""
     workload: Workload = IMAGES_3072
-    on_host = workload.fields()
-    x, y = on_host.x.to(_CUDA), on_host.y.to(_CUDA)
+    host = workload.fields()
+    x, y = host.x.to(_CUDA), host.y.to(_CUDA)
     size = workload.batch_size
 
-    def idiom() -> None:
+    def permuted() -> None:
         order = torch.randperm(len(x), device=_CUDA)
         for begin in range(0, len(x), size):
             rows = order[begin : begin + size]
@@ -81,17 +81,17 @@ def epochs(report: Report) -> None:
         for xs, ys in loader:
             xs.to(_CUDA, non_blocking=True), ys.to(_CUDA, non_blocking=True)
 
-    loader = DataLoader(TensorDataset(on_host.x, on_host.y), size, shuffle=True, pin_memory=True)
+    loader = DataLoader(TensorDataset(host.x, host.y), size, shuffle=True, pin_memory=True)
     with (
         Loader((x, y), batch_size=size, seed=SEED) as resident,
         Loader((Normalized(x, 127.5, 64.0, dtype="bfloat16"), y), batch_size=size, seed=SEED) as normalized,
-        Loader((on_host.x, on_host.y), batch_size=size, seed=SEED, device=_CUDA) as staged,
+        Loader((host.x, host.y), batch_size=size, seed=SEED, device=_CUDA) as staged,
     ):
-        quick = {"x[perm]": idiom, OURS: _epoch(resident), "normalized": _epoch(normalized), "staged": _epoch(staged)}
-        times = wall_times(quick, rounds=15)
+        fast = {"x[perm]": permuted, OURS: _epoch(resident), "normalized": _epoch(normalized), "staged": _epoch(staged)}
+        times = wall_times(fast, rounds=15)
         slow = wall_times({"DataLoader": data_loader, OURS: _epoch(resident)}, rounds=3)
     case = f"data on the device, {workload}"
-    for name in quick:
+    for name in fast:
         report.add(case, name, times.rate(name, len(x)), "rows/s")
     report.add(case, f"{OURS} vs x[perm]", times.ratio("x[perm]", OURS), "x", Goal(at_least=1.5))
     report.add(case, f"{OURS} vs DataLoader", slow.ratio("DataLoader", OURS), "x", Goal(at_least=100))

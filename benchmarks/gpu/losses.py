@@ -1,4 +1,4 @@
-"""Per-class losses and cross entropy on the device, beside torch's ways."""
+"""Per-class losses and cross entropy on the device, against torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CUDA = torch.device("cuda", 0)
 
 
 def class_loss(report: Report, bandwidth: float) -> None:
-    """Sums and counts per class of small batches, and of one that only memory limits."""
+    """Measure sums and counts per class of small batches, and of one that is limited by memory only."""
     for n in (512, 4096, 65_536):
         for num_classes in (10, 100, 1000):
             case = f"class_loss, n = {n:,}, K = {num_classes:,}"
@@ -47,7 +47,7 @@ def _scattering(losses: torch.Tensor, classes: torch.Tensor, num_classes: int) -
 
 
 def _indexing(losses: torch.Tensor, classes: torch.Tensor, num_classes: int) -> Work:
-    """Return the rival that adds sums alone, deterministically."""
+    """Return the rival that adds only sums, deterministically."""
     total = torch.zeros(num_classes, device=_CUDA)
     return lambda: total.index_add_(0, classes, losses)
 
@@ -63,7 +63,7 @@ def _against(
     *,
     capturable: bool = True,
 ) -> tuple[Times, int]:
-    """Race the addition of n losses to sums, and report how many times faster ours is. Return times and bytes to be read."""
+    """Race the addition of n losses to sums, report our speedup, and return the times and the number of bytes to read."""
     losses, classes = _losses(n, num_classes)
     sums = DeviceClassLoss(num_classes, _CUDA)
     rival = make_rival(losses, classes, num_classes)
@@ -73,7 +73,7 @@ def _against(
 
 
 def record(report: Report) -> None:
-    """What recording costs the host in a step, beside slices of the loss with `.item()` each, the authors' way."""
+    """Measure the host time of recording in a step, against `.item()` of a slice per class, as the reference implementation does."""
     num_classes, n = 100, 1000
     labels = torch.arange(n * 10) % num_classes
     with Loader(labels, batch_size=n, classes=labels, mixing=Learn2Mix(), order="grouped", seed=0) as loader:
@@ -92,21 +92,21 @@ def record(report: Report) -> None:
 
 
 def fused_cross_entropy(report: Report) -> None:
-    """Forward and backward with class sums, against torch's without them."""
+    """Measure the forward and backward pass with class sums, against that of torch without them."""
     for dtype in (torch.float32, torch.bfloat16):
         for n in (512, 8192, 65_536):
             for columns in (10, 100, 1000):
                 logits = torch.randn(n, columns, device=_CUDA, dtype=dtype, requires_grad=True)
                 targets = torch.randint(columns, (n,), device=_CUDA)
 
-                def torchs(logits: torch.Tensor = logits, targets: torch.Tensor = targets) -> object:
+                def reference(logits: torch.Tensor = logits, targets: torch.Tensor = targets) -> object:
                     return torch.autograd.grad(functional.cross_entropy(logits, targets), logits)
 
                 def fused(logits: torch.Tensor = logits, targets: torch.Tensor = targets, k: int = columns) -> object:
                     return torch.autograd.grad(cross_entropy(logits, targets, k)[0], logits)
 
-                times = device_times({"F.cross_entropy": torchs, OURS: fused})
-                host = host_times({"F.cross_entropy": torchs, OURS: fused}, calls=50)
+                times = device_times({"F.cross_entropy": reference, OURS: fused})
+                host = host_times({"F.cross_entropy": reference, OURS: fused}, calls=50)
                 case = f"cross entropy, {str(dtype).removeprefix('torch.')}, {n:,} x {columns:,}"
                 report.add(case, OURS, microseconds(times, OURS), "us")
                 report.add(case, "device time / torch's", times.ratio(OURS, "F.cross_entropy"), "x", Goal(at_most=1))

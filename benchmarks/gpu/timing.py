@@ -1,4 +1,4 @@
-"""Times on a device: rivals in turns, round after round, by CUDA events around work that is queued."""
+"""Timing on a device: contestants take turns in rounds, and CUDA events measure the queued work."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from benchmarks.race import Spread, Times
 
 _ROUNDS = 15
-_TURN = 0.02  # seconds of work a turn
-_MOST_REPEATS = 1000
+_TURN = 0.02  # seconds of work per turn
+_MAX_REPEATS = 1000
 
 Work = Callable[[], object]
 
 
 def device_times(contestants: Mapping[str, Work], *, capturable: bool = True) -> Times:
-    """Return the seconds that a call takes on the device. All contestants are timed in the same way.
+    """Return the device seconds of a call. All contestants are timed in the same way.
 
     Args:
         contestants: Work by name.
@@ -33,7 +33,7 @@ def device_times(contestants: Mapping[str, Work], *, capturable: bool = True) ->
 
 
 def host_times(contestants: Mapping[str, Work], calls: int = 200) -> Times:
-    """Seconds the host spends in a call, while the device lags behind."""
+    """Return the host seconds of a call, while the device lags behind."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(_ROUNDS):
         for name, work in contestants.items():
@@ -46,7 +46,7 @@ def host_times(contestants: Mapping[str, Work], calls: int = 200) -> Times:
 
 
 def wall_times(contestants: Mapping[str, Work], rounds: int = 7) -> Times:
-    """Seconds from the call to the end of all that it began on the device."""
+    """Return the seconds from a call to the end of all work that it queued on the device."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for work in contestants.values():
         work()
@@ -61,12 +61,12 @@ def wall_times(contestants: Mapping[str, Work], rounds: int = 7) -> Times:
 
 
 def microseconds(times: Times, name: str) -> Spread:
-    """Microseconds of a contestant."""
+    """Return the microseconds of a contestant."""
     return Spread.of([1e6 * seconds for seconds in times.seconds[name]])
 
 
 def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy within the device of 1 GiB."""
+    """Return the bytes per second, read and written, of a 1 GiB copy within the device."""
     source = torch.randint(256, (1 << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = device_times({"copy": lambda: target.copy_(source)})
@@ -91,7 +91,7 @@ def _repeated(work: Work, capturable: bool) -> tuple[Work, int]:
         for _ in range(3):
             work()
     torch.cuda.synchronize()
-    repeats = max(1, min(_MOST_REPEATS, round(_TURN / max(_events_around(work), 1e-7))))
+    repeats = max(1, min(_MAX_REPEATS, round(_TURN / max(_events_around(work), 1e-7))))
 
     def queued() -> None:
         for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""The rivals, one file each, and the limit: other ways to form the batches of an epoch.
+"""The rivals: other ways to form the batches of an epoch, one file for each library or idiom.
 
-A factory takes the fields and the batch size; where classes are mixed, `y` is the class of a row. It imports its library
-itself, so that a module can be imported without it: ImportError of the factory says that a rival is not installed.
+A file has a tuple `RIVALS` of `Rival`, which is all that the benchmarks need: they discover the files of this folder. A factory
+imports its library itself, so that a file can be imported without it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Batches = Iterable[Sequence[torch.Tensor]]
 
 
 def _nothing() -> None:
-    """Closes what needs no closing."""
+    """Close a peer that has nothing to close."""
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """An iterable each of whose iterations calls `start` for the batches of the next epoch."""
+    """An iterable that calls `start` for the batches of an epoch at each iteration."""
 
     start: Callable[[], Iterable[Any]]
 
     def __iter__(self) -> Iterator[Any]:
-        """Starts an epoch."""
+        """Start an epoch."""
         return iter(self.start())
 
 
@@ -35,10 +35,10 @@ class Peer:
     """One way to form batches.
 
     Attributes:
-        name: What reports call it.
-        batches: Each iteration delivers the `(x, y)` batches of one epoch; a batch is valid until the next is taken.
-        run: Delivers as many epochs as it is told, to a consumer that does nothing; this is what is timed.
-        close: Ends its threads and processes and removes its files, where it has any.
+        name: Name in reports.
+        batches: Iterable that yields the `(x, y)` batches of one epoch per iteration. A batch is valid until the next is taken.
+        run: Function that delivers a number of epochs to a consumer that does nothing. This is what is timed.
+        close: Function that ends threads and processes and removes files.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Peer:
         pair: Callable[[Any], Sequence[torch.Tensor]] | None = None,
         close: Callable[[], object] = _nothing,
     ) -> Peer:
-        """Makes a peer that is timed by iterating over its batches.
+        """Return a peer that is timed by iterating over its batches.
 
         Args:
             name: See `Peer`.
-            batches: See `Peer`, in whatever form the rival delivers them.
-            pair: Makes `(x, y)` of such a batch, to check it; None: it is one.
+            batches: Batches in the form in which the rival delivers them.
+            pair: Function that converts such a batch to `(x, y)` for the check. None: it is such a pair already.
             close: See `Peer`.
         """
 
@@ -72,11 +72,11 @@ class Peer:
 
 
 def numpy_pair(batch: Sequence[Any]) -> Sequence[torch.Tensor]:
-    """Makes tensors of a pair of arrays; see `Peer.iterated`."""
+    """Convert a pair of arrays to tensors; see `Peer.iterated`."""
     x, y = batch
     return torch.as_tensor(x), torch.as_tensor(y)
 
 
 def named_pair(batch: Any) -> Sequence[torch.Tensor]:
-    """Takes the tensors out of a mapping of both; see `Peer.iterated`."""
+    """Return the tensors "x" and "y" of a mapping; see `Peer.iterated`."""
     return batch["x"], batch["y"]

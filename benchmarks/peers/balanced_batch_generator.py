@@ -1,4 +1,4 @@
-"""imbalanced-learn's balanced batch generator over rows that a RandomOverSampler has drawn."""
+"""imbalanced-learn: its balanced batch generator over rows drawn by a RandomOverSampler."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from benchmarks.peers import Epochs, Peer
+from benchmarks.rivals import Rival
 from benchmarks.workloads import SEED, Fields
 
 
 def balanced_batch_generator(fields: Fields, batch_size: int) -> Peer:
-    """Makes the generator, which draws once and repeats the same batches each epoch.
+    """Return the generator, which draws once and repeats the same batches in each epoch.
 
-    It over-samples, because with its default, under-sampling, an epoch has only as many rows of a class as the rarest has.
-    The generator takes tables, so images are rows of pixels; only the check gives them their shape back.
+    It over-samples: with the default, under-sampling, an epoch has only as many rows of a class as the rarest class has.
+    The generator takes tables, so images are rows of pixels; the check restores their shape.
     """
     from imblearn.over_sampling import RandomOverSampler
     from imblearn.tensorflow import balanced_batch_generator as generator
@@ -29,3 +30,6 @@ def balanced_batch_generator(fields: Fields, batch_size: int) -> Peer:
         return x.view(-1, *fields.x.shape[1:]), y
 
     return Peer.iterated("imbalanced-learn", Epochs(lambda: islice(batches, steps)), pair)
+
+
+RIVALS = (Rival(balanced_batch_generator, "balanced on average"),)

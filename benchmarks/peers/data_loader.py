@@ -1,54 +1,56 @@
-"""torch's DataLoader: as a user writes it, and fetching a batch with one index."""
+"""torch's DataLoader: as its documentation shows it, and with one index per batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.peers import Peer
+from benchmarks.rivals import Rival
 from benchmarks.workloads import Fields
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Fetched(Dataset[Pair]):
-    """Fields that DataLoader's `__getitems__` fetches a batch at a time."""
+    """A dataset of which DataLoader fetches a whole batch at a time, with `__getitems__`."""
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
 
     def __len__(self) -> int:
-        """Returns the number of rows."""
+        """Return the number of rows."""
         return len(self._fields.y)
 
     def __getitem__(self, row: int) -> Pair:
-        """Returns one sample."""
+        """Return one sample."""
         return self._fields.x[row], self._fields.y[row]
 
     def __getitems__(self, rows: list[int]) -> Pair:
-        """Returns a batch, already collated."""
+        """Return a batch, already collated."""
         index = torch.tensor(rows)
         return self._fields.x[index], self._fields.y[index]
 
 
-def as_it_is(batch: Any) -> Any:
-    """Collates what `Fetched` has collated."""
+def identity(batch: Any) -> Any:
+    """Return a batch that `Fetched` has already collated; for `collate_fn`."""
     return batch
 
 
 def sampled(fields: Fields, batch_size: int, sampler: Iterable[int]) -> DataLoader[Pair]:
-    """Makes the fastest DataLoader for a sampler of rows."""
-    return DataLoader(Fetched(fields), batch_size, sampler=sampler, collate_fn=as_it_is, drop_last=True)
+    """Return the fastest DataLoader for a sampler of rows."""
+    return DataLoader(Fetched(fields), batch_size, sampler=sampler, collate_fn=identity, drop_last=True)
 
 
 def data_loader(fields: Fields, batch_size: int, num_workers: int) -> Peer:
-    """Makes a DataLoader of a TensorDataset, shuffle=True, default collate.
+    """Return a DataLoader of a TensorDataset with shuffle=True and the default collate function.
 
-    Its workers, if any, persist, so that only the first epoch pays for their start.
-    Without a GPU `pin_memory=True` pins nothing and warns; with one, `gpu/batches.py` races it.
+    Workers persist, so that only the first epoch pays for their start. Without a GPU, `pin_memory=True` has no effect and warns;
+    `gpu/batches.py` races it.
     """
     loader = DataLoader(
         TensorDataset(fields.x, fields.y),
@@ -61,6 +63,13 @@ def data_loader(fields: Fields, batch_size: int, num_workers: int) -> Peer:
 
 
 def fetching_data_loader(fields: Fields, batch_size: int) -> Peer:
-    """Makes a DataLoader of a dataset with `__getitems__`, without workers, which would only copy the batches once more."""
-    loader = DataLoader(Fetched(fields), batch_size, shuffle=True, collate_fn=as_it_is)
+    """Return a DataLoader of a dataset with `__getitems__`. It has no workers: they would copy each batch once more."""
+    loader = DataLoader(Fetched(fields), batch_size, shuffle=True, collate_fn=identity)
     return Peer.iterated("DataLoader, __getitems__", loader)
+
+
+RIVALS = (
+    Rival(partial(data_loader, num_workers=0), slow=True, quick=True),
+    Rival(partial(data_loader, num_workers=2), slow=True),
+    Rival(fetching_data_loader),
+)

@@ -1,4 +1,4 @@
-"""Grain: row ids shuffled, batched and mixed by its MapDataset, and one gather a batch."""
+"""Grain: a MapDataset that shuffles, batches and mixes row ids, and one gather per batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from itertools import count, pairwise
 from typing import Any
 
 from benchmarks.peers import Epochs, Peer, numpy_pair
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import Fields
 
 
 def grain(fields: Fields, batch_size: int) -> Peer:
-    """Makes a MapDataset of the rows, shuffled anew each epoch."""
+    """Return a MapDataset of the rows, reshuffled each epoch."""
     from grain import MapDataset
 
     seeds = count()
@@ -23,9 +24,9 @@ def grain(fields: Fields, batch_size: int) -> Peer:
 
 
 def grain_mix(fields: Fields, batch_size: int) -> Peer:
-    """Makes a mix of one MapDataset a class in equal proportions; the classes repeat, shuffled anew each time.
+    """Return a mix of one MapDataset per class in equal proportions. A class repeats, reshuffled each time.
 
-    A class is a range of the rows in the order of their classes, because ranges are the fastest source that grain has.
+    Rows are sorted by class and a class is a range of them, because ranges are the fastest source of grain.
     """
     from grain import MapDataset
 
@@ -43,9 +44,13 @@ def grain_mix(fields: Fields, batch_size: int) -> Peer:
 
 
 def _gathered(fields: Fields, batches_of_rows: Any) -> Any:
-    """Reads without threads, as grain advises for data in memory."""
+    """Gather batches without threads, as grain advises for data in memory."""
     from grain import ReadOptions
 
     x, y = fields.x.numpy(), fields.y.numpy()
     batches = batches_of_rows.map(lambda rows: (x.take(rows, axis=0), y.take(rows)))
     return batches.to_iter_dataset(ReadOptions(num_threads=0, prefetch_buffer_size=0))
+
+
+_INSTALL = Install(("grain==0.2.18",))
+RIVALS = (Rival(grain, install=_INSTALL, slow=True), Rival(grain_mix, "balanced in every batch", install=_INSTALL))

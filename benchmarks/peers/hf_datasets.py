@@ -1,4 +1,4 @@
-"""Hugging Face datasets: an Arrow table in memory, read a batch of rows at a time."""
+"""Hugging Face datasets: an Arrow table in memory, read one batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from benchmarks.peers import Epochs, Peer
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import SEED, Fields
 
 
 def hf_datasets(fields: Fields, batch_size: int) -> Peer:
-    """Makes a dataset whose rows are read in a new order each epoch."""
+    """Return a dataset whose rows are read in a new order each epoch."""
     return _shuffled("HF datasets", _dataset(fields), fields, batch_size)
 
 
 def interleave(fields: Fields, batch_size: int) -> Peer:
-    """Makes an interleaved dataset of one a class, all equally likely, until all are exhausted; made once, then shuffled."""
+    """Return one dataset per class, interleaved once with equal probabilities until all are exhausted, then shuffled."""
     from datasets import interleave_datasets
 
     rows_by_class = [fields.y == label for label in fields.y.unique()]
@@ -27,7 +28,7 @@ def interleave(fields: Fields, batch_size: int) -> Peer:
 
 
 def _dataset(fields: Fields) -> Any:
-    """Makes a dataset of lists of one length, which Arrow keeps as one block."""
+    """Return a dataset of lists of one length, which Arrow stores as one block."""
     import pyarrow as pa
     from datasets import Dataset
 
@@ -37,7 +38,7 @@ def _dataset(fields: Fields) -> Any:
 
 
 def _shuffled(name: str, dataset: Any, fields: Fields, batch_size: int) -> Peer:
-    """Reads with the arrow format, whose arrays torch can refer to; the torch format makes int64 of every pixel."""
+    """Read with the arrow format, which torch can view. The torch format would convert every pixel to int64."""
     arrow = dataset.with_format("arrow")
     shape = fields.x.shape[1:]
 
@@ -48,3 +49,7 @@ def _shuffled(name: str, dataset: Any, fields: Fields, batch_size: int) -> Peer:
             yield torch.from_numpy(x).view(-1, *shape), torch.from_numpy(table["y"].to_numpy())
 
     return Peer.iterated(name, Epochs(batches))
+
+
+_INSTALL = Install(("datasets==5.2.0",))
+RIVALS = (Rival(hf_datasets, install=_INSTALL), Rival(interleave, "balanced on average", install=_INSTALL))

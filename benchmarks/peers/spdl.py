@@ -1,4 +1,4 @@
-"""SPDL's pipeline: a source of batches of rows, threads that gather them, a buffer of what is ready."""
+"""SPDL: a pipeline of a source of row ids, threads that gather, and a buffer of ready batches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Epochs, Peer, numpy_pair
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import NUM_THREADS, SEED, Fields
 
 
 def spdl(fields: Fields, batch_size: int) -> Peer:
-    """Makes a pipeline that runs on from epoch to epoch; np.take gathers in one thread, so the threads are SPDL's."""
+    """Return a pipeline that runs across epochs. np.take is single-threaded, so all threads are those of SPDL."""
     from spdl.pipeline import PipelineBuilder
 
     x, y = fields.x.numpy(), fields.y.numpy()
@@ -34,3 +35,7 @@ def spdl(fields: Fields, batch_size: int) -> Peer:
     )
     pipeline.start()
     return Peer.iterated("SPDL", pipeline, numpy_pair, pipeline.stop)
+
+
+_INSTALL = Install(("spdl-core==0.8.0",))
+RIVALS = (Rival(spdl, install=_INSTALL),)

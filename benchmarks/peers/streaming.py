@@ -1,4 +1,4 @@
-"""MosaicML's streaming: MDS shards on a local disk, in the system's file cache."""
+"""MosaicML streaming: MDS shards on a local disk, in the page cache."""
 
 from __future__ import annotations
 
@@ -9,28 +9,20 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from benchmarks.peers import Peer, named_pair
-from benchmarks.peers.elsewhere import elsewhere
-from benchmarks.peers.torchvision_stand_in import torchvision_stand_in
+from benchmarks.rivals import Install, Rival
+from benchmarks.torchvision_stand_in import torchvision_stand_in
 from benchmarks.workloads import SEED, Fields
 
 
 def streaming(fields: Fields, batch_size: int) -> Peer:
-    """Makes a shuffled StreamingDataset in streaming's environment."""
-    return elsewhere("streaming", "streaming", _shuffled, fields, batch_size)
+    """Return a shuffled StreamingDataset."""
+    folder = TemporaryDirectory(prefix="streaming-")
+    _write(fields, folder.name)
+    return _peer("streaming", folder, batch_size, local=folder.name)
 
 
 def stratified_streaming(fields: Fields, batch_size: int) -> Peer:
-    """Makes a StreamingDataset with a stream a class, equal proportions and stratified batching."""
-    return elsewhere("streaming, stratified", "streaming", _stratified, fields, batch_size)
-
-
-def _shuffled(fields: Fields, batch_size: int) -> Peer:
-    folder = TemporaryDirectory(prefix="streaming-")
-    _write(fields, folder.name)
-    return _peer(folder, batch_size, local=folder.name)
-
-
-def _stratified(fields: Fields, batch_size: int) -> Peer:
+    """Return a StreamingDataset with one stream per class, equal proportions and stratified batching."""
     with torchvision_stand_in():
         from streaming import Stream
 
@@ -42,7 +34,8 @@ def _stratified(fields: Fields, batch_size: int) -> Peer:
         rows = fields.y == label
         _write(Fields(fields.x[rows], fields.y[rows]), local)
         streams.append(Stream(local=local, proportion=1 / len(labels)))
-    return _peer(folder, batch_size, streams=streams, batching_method="stratified", epoch_size=len(fields.y))
+    options = {"streams": streams, "batching_method": "stratified", "epoch_size": len(fields.y)}
+    return _peer("streaming, stratified", folder, batch_size, **options)
 
 
 def _write(fields: Fields, folder: str) -> None:
@@ -56,10 +49,18 @@ def _write(fields: Fields, folder: str) -> None:
             writer.write({"x": row, "y": label})
 
 
-def _peer(folder: TemporaryDirectory[str], batch_size: int, **what: Any) -> Peer:
+def _peer(name: str, folder: TemporaryDirectory[str], batch_size: int, **options: Any) -> Peer:
     with torchvision_stand_in():
         from streaming import StreamingDataset
 
-    # Without workers: the locks that they inherit are refused by filelock as of 2026.
-    dataset = StreamingDataset(batch_size=batch_size, shuffle=True, shuffle_seed=SEED, **what)
-    return Peer.iterated("streaming", DataLoader(dataset, batch_size), named_pair, folder.cleanup)
+    # No workers: filelock refuses the locks that they would inherit (2026).
+    dataset = StreamingDataset(batch_size=batch_size, shuffle=True, shuffle_seed=SEED, **options)
+    return Peer.iterated(name, DataLoader(dataset, batch_size), named_pair, folder.cleanup)
+
+
+# No constraints: it needs an older NumPy.
+_INSTALL = Install(("mosaicml-streaming==0.13.0", "torch==2.13.0"), environment="streaming", options=())
+RIVALS = (
+    Rival(streaming, install=_INSTALL, slow=True),
+    Rival(stratified_streaming, "balanced in every batch", install=_INSTALL),
+)

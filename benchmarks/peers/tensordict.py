@@ -1,4 +1,4 @@
-"""A TensorDict of both fields, indexed with a batch of rows."""
+"""tensordict: a TensorDict of both fields, indexed with a batch of rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from benchmarks.peers import Epochs, Peer, named_pair
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import Fields
 
 
 def tensordict(fields: Fields, batch_size: int) -> Peer:
-    """Makes the tensordict rival."""
+    """Return the tensordict rival."""
     from tensordict import TensorDict
 
     data = TensorDict({"x": fields.x, "y": fields.y}, batch_size=[len(fields.y)])
@@ -22,3 +23,6 @@ def tensordict(fields: Fields, batch_size: int) -> Peer:
             yield data[rows]
 
     return Peer.iterated("tensordict", Epochs(batches), named_pair)
+
+
+RIVALS = (Rival(tensordict, install=Install(("tensordict==0.15.3",))),)

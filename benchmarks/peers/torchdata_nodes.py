@@ -1,4 +1,4 @@
-"""torchdata's nodes: a sampler, batches of its rows, and threads that fetch them."""
+"""torchdata: nodes for a sampler, its batches of row ids, and threads that fetch them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from benchmarks.peers import Epochs, Peer
 from benchmarks.peers.data_loader import Fetched
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import NUM_THREADS, SEED, Fields
 
 
 def torchdata_nodes(fields: Fields, batch_size: int) -> Peer:
-    """Makes nodes that fetch the batches of a BatchSampler."""
+    """Return nodes that fetch the batches of a BatchSampler."""
     from torchdata import nodes
 
     rows = BatchSampler(RandomSampler(fields.y), batch_size, drop_last=False)
@@ -22,7 +23,7 @@ def torchdata_nodes(fields: Fields, batch_size: int) -> Peer:
 
 
 def multi_node_weighted_sampler(fields: Fields, batch_size: int) -> Peer:
-    """Makes nodes that draw every row from one of the classes, all equally likely."""
+    """Return nodes that draw every row from one of the classes, with equal probabilities."""
     from torchdata import nodes
 
     rows_by_class = {
@@ -38,7 +39,7 @@ def multi_node_weighted_sampler(fields: Fields, batch_size: int) -> Peer:
 
 
 class _Shuffled:
-    """Samples the rows of a class in a new order each time."""
+    """A sampler of the rows of a class, in a new order each time."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self._rows = rows
@@ -54,3 +55,10 @@ def _fetch(fields: Fields, batches_of_rows: Any) -> Any:
     from torchdata import nodes
 
     return nodes.ParallelMapper(batches_of_rows, Fetched(fields).__getitems__, num_workers=NUM_THREADS, method="thread")
+
+
+_INSTALL = Install(("torchdata==0.11.0",))
+RIVALS = (
+    Rival(torchdata_nodes, install=_INSTALL),
+    Rival(multi_node_weighted_sampler, "balanced on average", install=_INSTALL),
+)

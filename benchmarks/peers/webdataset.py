@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Peer, numpy_pair
+from benchmarks.rivals import Install, Rival
 from benchmarks.workloads import Fields
 
 _SHARDS = 10
 
 
 def webdataset(fields: Fields, batch_size: int, num_workers: int) -> Peer:
-    """Makes a pipeline over shards in the system's file cache; decoding is one np.frombuffer a field and batch."""
+    """Return a pipeline over shards in the page cache. Decoding is one np.frombuffer per field and batch."""
     import webdataset
 
     folder = TemporaryDirectory(prefix="webdataset-")
@@ -39,3 +41,7 @@ def webdataset(fields: Fields, batch_size: int, num_workers: int) -> Peer:
     )
     loader = webdataset.WebLoader(batches, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
     return Peer.iterated(f"webdataset, {num_workers} workers", loader, numpy_pair, folder.cleanup)
+
+
+_INSTALL = Install(("webdataset==1.0.2",))
+RIVALS = tuple(Rival(partial(webdataset, num_workers=workers), install=_INSTALL, slow=True) for workers in (0, 2))

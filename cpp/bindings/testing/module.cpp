@@ -2,6 +2,7 @@
 // Only `make build` builds it; it is no part of a wheel.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <memory>

@@ -1,4 +1,4 @@
-"""The limit: limit.c, compiled on the fly, copies the same rows of both fields and does nothing else."""
+"""The limit: limit.c, compiled on first use, which only copies the same rows of both fields."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from benchmarks.peers import Peer
 from benchmarks.workloads import NUM_THREADS, Fields, permutations
 
-SOURCE = Path(__file__).parents[1] / "limit.c"
+SOURCE = Path(__file__).with_name("limit.c")
 BUILD_DIR = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "l2m_fast"
 COMPILE = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 BUFFERS_PER_THREAD = 2
-MOST_CACHED_BYTES = 16 << 20  # of buffers; more are written around the cache
+MAX_CACHED_BYTES = 16 << 20  # of buffers; larger ones are written with non-temporal stores
 
 
 class _Field(ctypes.Structure):
@@ -49,17 +49,17 @@ class _Copies:
         self._num_threads = num_threads
         self._orders = orders
         self._reused = self._buffers(BUFFERS_PER_THREAD * num_threads)
-        self._around_cache = sum(buffer.nbytes for buffer in self._reused) > MOST_CACHED_BYTES
+        self._non_temporal = sum(buffer.nbytes for buffer in self._reused) > MAX_CACHED_BYTES
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Copies one epoch with one thread and a buffer for every batch, so that what is copied can be checked."""
+        """Copy one epoch with one thread and a buffer for every batch, so that the copies can be checked."""
         num_rows = self._orders.shape[1]
         kept = self._buffers(-(-num_rows // self._batch_size))
         self._copy(kept, epochs=1, num_threads=1)
         return zip(*(torch.split(buffer[:num_rows], self._batch_size) for buffer in kept), strict=True)
 
     def run(self, epochs: int) -> None:
-        """Copies into a few buffers in turn, in one call: threads run on from epoch to epoch without waiting."""
+        """Copy into a few buffers in turn, in one call, so that threads do not wait between epochs."""
         self._copy(self._reused, epochs, self._num_threads)
 
     def _buffers(self, count: int) -> list[torch.Tensor]:
@@ -79,7 +79,7 @@ class _Copies:
             ctypes.c_size_t(len(fields)),
             ctypes.c_void_p(self._orders.ctypes.data),
             *map(ctypes.c_size_t, sizes),
-            ctypes.c_int(self._around_cache),
+            ctypes.c_int(self._non_temporal),
         )
         if failed:
             msg = f"the limit could not start {num_threads} threads"
@@ -89,7 +89,7 @@ class _Copies:
 def limit(
     fields: Fields, batch_size: int, num_threads: int = NUM_THREADS, orders: NDArray[np.uint32] | None = None
 ) -> Peer:
-    """Makes the limit, which copies the rows of `orders`, one epoch each, in turn; None: some permutations."""
+    """Return the limit, which copies the rows of each of `orders` in turn, one per epoch. None: some permutations."""
     if orders is None:
         orders = permutations(len(fields.y))
     copies = _Copies(fields, batch_size, num_threads, orders)

@@ -1,7 +1,7 @@
-"""Runs a rival in a Python environment of its own, `.venv/peers/<environment>`, which `make bench-peers` makes.
+"""Rivals that run in a Python environment of their own, `.venv/peers/<environment>`, which `make bench-peers` creates.
 
-The rival is an ordinary factory; worker.py calls it there. It is timed from here like any other, so it takes its turns in the
-same race: to ask and to be answered takes some microseconds of a turn.
+`worker.py` calls the factory of the rival there. The rival takes its turns in the same race and is timed from here like any other;
+a request and its answer take some microseconds of a turn.
 """
 
 from __future__ import annotations
@@ -18,29 +18,35 @@ import torch
 from benchmarks.peers import Epochs, Peer
 from benchmarks.workloads import Fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+ENVIRONMENTS = ROOT / ".venv" / "peers"
+INSTALL_LOG = "failed.log"  # in an environment: output of pip if it failed
 
-_PATIENCE = 60  # seconds for a rival to end
+_TIMEOUT = 60  # seconds for a rival to end
 
 
-def elsewhere(name: str, environment: str, factory: Callable[[Fields, int], Peer], *arguments: object) -> Peer:
-    """Makes the peer that `factory(*arguments)` makes in another environment.
+def python_of(environment: str) -> Path:
+    """Return the interpreter of an environment."""
+    return ENVIRONMENTS / environment / "bin" / "python"
+
+
+def peer_in_environment(environment: str, factory: Callable[[Fields, int], Peer], *arguments: object) -> Peer:
+    """Return the peer that `factory(*arguments)` returns in another environment.
 
     Raises:
-        ImportError: The environment or a library is missing; with the error of the install, where it is known.
+        ImportError: The environment or a library is missing. The message has the error of the installation, if it is known.
         RuntimeError: The rival failed; its traceback is on stderr.
     """
-    folder = ROOT / ".venv" / "peers" / environment
-    python = folder / "bin" / "python"
+    python = python_of(environment)
     if not python.exists():
-        msg = f"{folder.relative_to(ROOT)} is missing: make bench-peers"
-        raise ImportError(msg, name=name)
+        msg = f"{(ENVIRONMENTS / environment).relative_to(ROOT)} is missing: make bench-peers"
+        raise ImportError(msg, name=environment)
     worker = _Worker(python)
     try:
-        worker.ask((factory, arguments))
+        name = worker.ask((factory, arguments))
     except ImportError as error:
         worker.close()
-        raise ImportError(_install_error(folder / "failed.log") or str(error), name=name) from None
+        raise ImportError(_install_error(environment) or str(error), name=environment) from None
     except BaseException:
         worker.close()
         raise
@@ -48,7 +54,7 @@ def elsewhere(name: str, environment: str, factory: Callable[[Fields, int], Peer
 
 
 class _Worker:
-    """The other process, which answers one pickled request after the other."""
+    """A process that answers one pickled request after the other."""
 
     def __init__(self, python: Path) -> None:
         self._process = subprocess.Popen(
@@ -56,12 +62,12 @@ class _Worker:
         )
 
     def ask(self, request: object) -> Any:
-        """Sends a request, waits for the answer and returns or raises it."""
+        """Send a request, wait for the answer, and return or raise it."""
         self._send(request)
         return self._answer()
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Asks for the batches of an epoch, to be checked."""
+        """Yield the batches of an epoch, for the check."""
         batch = self.ask("batches")
         while batch is not None:
             x, y = batch
@@ -69,18 +75,17 @@ class _Worker:
             batch = self._answer()
 
     def close(self) -> None:
-        """Has the process close the rival and end. Its input may not end: forked children of this process hold it open."""
-        self._send(None)
+        """Let the process close the rival and end."""
+        self._send(None)  # closing the pipe may not end its input, because forked children of this process hold it open
         try:
-            self._process.communicate(timeout=_PATIENCE)
+            self._process.communicate(timeout=_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
 
     def _send(self, request: object) -> None:
-        """Sends a request; if the process does not read it, its last answer or the lack of one says why."""
         assert self._process.stdin
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):  # the process has ended; reading its answer raises the reason
             pickle.dump(request, self._process.stdin)
             self._process.stdin.flush()
 
@@ -96,8 +101,9 @@ class _Worker:
         return answer
 
 
-def _install_error(log: Path) -> str:
-    """Returns what pip's log says of errors; nothing if the install did not fail."""
+def _install_error(environment: str) -> str:
+    """Return the errors in pip's log, or an empty string if the installation did not fail."""
+    log = ENVIRONMENTS / environment / INSTALL_LOG
     if not log.exists():
         return ""
     return "; ".join(dict.fromkeys(line.strip() for line in log.read_text().splitlines() if "rror: " in line))

@@ -1,4 +1,4 @@
-"""Lets rivals be imported that import torchvision without using it, where it is missing or of another build of torch."""
+"""A stand-in for torchvision, for rivals that import it without using it. It may be missing, or built for another torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _StandIn(ModuleType):
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Has `import torchvision` find an empty module."""
+    """Let `import torchvision` find an empty module."""
     real = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     for name in _MODULES:
         sys.modules[name] = _StandIn(name)
