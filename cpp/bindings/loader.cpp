@@ -18,8 +18,8 @@
 namespace l2m::bindings {
 namespace {
 
-/// The iterator over an epoch, or over all that follow. It is not written in Python since between two lines of Python a Ctrl-C
-/// can fall, and with it the batch that was about to be returned.
+/// Iterator over one epoch, or over all following ones. Written in C++, because a Ctrl-C between two lines of Python
+/// would lose the batch about to be returned.
 class Iterator {
  public:
   Iterator(py::object loader, bool forever)
@@ -37,7 +37,7 @@ class Iterator {
     Py_VISIT(loader_.ptr());
     return 0;
   }
-  /// Ends it for good.
+  /// End the iterator for good.
   void clear() {
     core_ = nullptr;
     loader_ = py::object();
@@ -49,7 +49,7 @@ class Iterator {
   const Iteration iteration_;
 };
 
-/// A loader may be reachable from what it holds: a trainer that has both may be what reduces the losses.
+/// Include a type in garbage collection. A loader may be reachable from its callbacks, such as a trainer's all_reduce.
 template <class T, class Traverse, class Clear>
 py::custom_type_setup takes_part_in_garbage_collection(Traverse, Clear) {
   return py::custom_type_setup([](PyHeapTypeObject* heap_type) {
@@ -95,7 +95,7 @@ LossSums summed(Held& held, const LossSums& sums) {
   return all;
 }
 
-/// Has the core call what Python gave.
+/// Set the callbacks of the core to Python functions.
 void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
   options.draw_seed = [held] { return interruptible([&] { return held->draw_seed().cast<std::uint64_t>(); }); };
   options.warn = [held](const std::string& text) { interruptible([&] { held->warn(text); }); };
@@ -151,7 +151,7 @@ std::unique_ptr<PyLoader> make_loader(
                                     std::move(options));
 }
 
-/// The source on a device into which losses of a batch go, which make() makes where there is none for the device.
+/// Return the device accumulator for the losses of a batch; make() creates it if there is none for this device.
 py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const py::object& device,
                        const py::object& make) {
   LossSlot& slot = self.core().slot(step);
@@ -160,7 +160,7 @@ py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const 
     if (py::object(sums.attr("device")).equal(device)) return sums;
   }
   py::object sums = make();
-  LossSums here = slot.total();  // waits for the device of before
+  LossSums here = slot.total();  // blocks until the previous device is done
   slot.here = std::move(here);
   slot.there = std::make_shared<PySource>(sums);
   return sums;
@@ -176,7 +176,7 @@ py::array_t<std::int64_t> rows_of(const PyLoader& self, bool classes) {
       *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
 }
 
-/// A call that changes the loader.
+/// Wrap a call that changes the loader in a guard.
 template <class Result, class... Args>
 auto guarded(Result (*call)(PyLoader&, Args...)) {
   return [call](PyLoader& self, Args... args) {
@@ -269,7 +269,7 @@ void register_loader(py::module_& m) {
       .def(
           "settle",
           [](PyLoader& self) {
-            if (self.guard().is_inside()) return;  // what there is to see is as it was before that call
+            if (self.guard().is_inside()) return;  // properties show the values from before that call
             const Guarded guard(self.guard());
             self.core().settle();
           },

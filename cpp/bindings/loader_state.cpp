@@ -10,7 +10,7 @@
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 
-// The one place where the schema of a state is written down: names, types and order.
+// The only place that defines the schema of a state: names, types and order.
 
 namespace l2m::bindings {
 namespace {
@@ -21,7 +21,7 @@ std::string shown(const py::handle& value) {
   std::string text;
   try {
     text = py::repr(value).cast<std::string>();
-  } catch (const py::error_already_set&) {  // an int of too many digits, or an object of some other kind
+  } catch (const py::error_already_set&) {  // an int with too many digits, or an object whose repr fails
     text = "a value without a repr";
   }
   if (text.size() > 200) text = text.substr(0, 197) + "...";
@@ -37,7 +37,7 @@ std::string shown(const py::handle& value) {
   throw py::value_error(message(key, " of the state must be in [0, ", most, "] (got ", shown(got), ")"));
 }
 
-/// An int in [0, most].
+/// Convert an int in [0, max].
 template <class Int>
 Int to_int(const char* key, const py::handle& value, Int most, bool entry) {
   if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) wrong_type(key, "int", value, entry);
@@ -64,7 +64,7 @@ py::list to_list(const char* key, const py::handle& value) {
   return py::reinterpret_borrow<py::list>(value);
 }
 
-/// Reads a state from a dict, member by member.
+/// Reader of a state from a dict, member by member.
 struct Reader {
   const py::dict& dict;
 
@@ -85,7 +85,7 @@ struct Reader {
     if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) wrong_type(key, "int or NoneType", value, false);
     member = to_int<std::uint64_t>(key, value, most, false);
   }
-  /// Members of the items of a list, one for each class; `set` stores one.
+  /// Read a list of ints, one per class; `set` stores each.
   template <class Int, class F>
   void ints(const char* key, Int most, F&& set) const {
     std::size_t k = 0;
@@ -138,7 +138,7 @@ void read_held(const py::list& list, std::size_t num_classes, HeldRows& held) {
   }
 }
 
-/// Lists of lists of doubles, or of counts.
+/// Read a list of lists.
 template <class F>
 void read_rows(const py::dict& dict, const char* key, F&& read) {
   for (const py::handle row : to_list(key, dict[key])) {

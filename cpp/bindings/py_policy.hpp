@@ -14,7 +14,7 @@
 
 namespace l2m::bindings {
 
-/// The policy that is written in Python: held.policy. What its methods return has been checked for types and shapes.
+/// Policy written in Python: held.policy, whose methods return checked types and shapes.
 class PythonPolicy final : public Policy {
  public:
   PythonPolicy(std::shared_ptr<Held> held, Kind kind, std::int64_t memory_rows)

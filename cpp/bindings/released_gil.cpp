@@ -11,11 +11,11 @@ namespace {
 
 namespace py = pybind11;
 
-// Both are changed with the GIL held.
+// Both are accessed with the GIL held.
 bool exiting = false;
 int threads_out = 0;
 
-/// A forked child has none of the threads that were out.
+/// Reset the count of threads in a forked child, which has none of those of the parent.
 void forget_threads_of_parent() {
   static int last_forks = 0;
   if (std::exchange(last_forks, forks()) != forks()) threads_out = 0;

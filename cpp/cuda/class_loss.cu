@@ -11,20 +11,20 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kThreadsInMemory = 256;  // which need more registers
-// Digits that a block keeps in shared memory: those of numbers in about [2^-30, 2^34), and down to 2^-62 where losses are
-// doubles, whose last bits are numbers of their own. Others go to memory at once.
+constexpr int kThreadsInMemory = 256;  // these need more registers
+// Digits that a block keeps in shared memory: those of values in about [2^-30, 2^34), and down to 2^-62 for doubles,
+// whose low bits are separate floats. All other digits are added to global memory directly.
 template <class Loss>
 constexpr int kFirstUsual = std::is_same_v<Loss, double> ? 4 : 6;
 template <class Loss>
 constexpr int kUsual = 12 - kFirstUsual<Loss>;
-// A block adds this many losses before it passes them on: twice 2^14 * (2^16 - 1) is the most that 32 signed bits hold, and
-// two of a double's pieces may meet at a digit.
+// Losses that a block adds before it flushes its digits: twice 2^14 * (2^16 - 1) is the maximum of a signed 32-bit
+// digit, and two floats of one double may add to the same digit.
 constexpr std::int64_t kMostOfVisit = 1 << 14;
 constexpr std::int64_t kLeastOfBlock = 2048;
-// The last block to end finishes all classes alone: with more of them, that would take longer than a launch.
+// The last block finishes all classes alone. Beyond this number of classes, that would take longer than a launch.
 constexpr std::int64_t kMostInShared = 4096;
-// Copies of a class's digits that a block has, so that the lanes of a warp seldom meet at one of them: as many as fit.
+// Copies of the digits of each class per block, as many as fit, to reduce conflicts between the lanes of a warp.
 constexpr int kMostCopies = 32;
 constexpr std::int64_t kBytesOfCopies = 48 << 10;
 
@@ -62,7 +62,7 @@ __device__ void add_to(std::int64_t* digits, const HalfDigits& x) {
   for (int i = 0; i < 3; ++i) add_to(&digits[x.place(i)], x.value(i));
 }
 
-/// Counts what a thread skipped.
+/// Counts of the losses that a thread skipped.
 struct Skipped {
   std::int64_t out_of_range = 0;
   std::int64_t not_finite = 0;
@@ -73,8 +73,8 @@ struct Skipped {
   }
 };
 
-/// Calls add(k, pieces of the loss) unless the loss is ignored or to be skipped. A value for what is loaded: all is asked for
-/// before any of it is looked at.
+/// Call add(k, pieces) unless the loss is ignored or skipped. Arguments are passed by value, so that all loads are
+/// issued before the first value is used.
 template <class Loss, class Add>
 __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const ClassTotals& totals, Skipped& skipped,
                                const Add& add) {
@@ -89,7 +89,7 @@ __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const Cl
   }
 }
 
-/// Adds a class's exact sum and its count, which is `count`, to the totals.
+/// Add the exact sum and the count of a class to the totals.
 __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t count) {
   std::int64_t* const digits = &totals.unfinished[k * kUnfinished];
   totals.sum[k] += nearest_double(digits);
@@ -97,7 +97,7 @@ __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t c
   for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
 }
 
-/// Each block has digits and counts of its own for all classes in shared memory, in several copies.
+/// Add losses with digits and counts of all classes in the shared memory of each block, in several copies.
 template <class Loss>
 __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n,
                                                           std::int64_t of_block, int copies, ClassTotals totals) {
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
   const auto word = [&](int digit, int k, int which) -> std::int32_t& {
     return shared_memory[(digit * num_classes + k) * copies + which];
   };
-  // Threads begin at different copies, which lie in different banks.
+  // Threads start at different copies, which are in different banks.
   const auto taken = [&](int digit, int k) {
     std::int64_t total = 0;
     for (int i = 0; i < copies; ++i) {
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
   }
 }
 
-/// For many classes, where few losses meet at one of them.
+/// Add losses directly to global memory, for many classes, where conflicts are rare.
 template <class Loss>
 __global__ void __launch_bounds__(kThreadsInMemory)
     add_in_memory(const Loss* losses, ClassIds classes, std::int64_t n, ClassTotals totals) {
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreadsInMemory)
   skipped.add(totals);
 }
 
-/// Finishes the classes of losses: each by the thread that finds its count.
+/// Finish the classes of all losses: the thread that fetches the count of a class finishes it.
 __global__ void __launch_bounds__(kThreadsInMemory)
     finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
@@ -225,7 +225,7 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
   if (totals.num_classes <= kMostInShared && bytes_of_copy <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
     int copies = kMostCopies;
     while (copies > 1 && copies * bytes_of_copy > kBytesOfCopies) copies /= 2;
-    // A block passes as much on as there are classes: it should add more losses than that.
+    // A block flushes one value per class, so it should add more losses than there are classes.
     const std::int64_t least = std::min(std::max(kLeastOfBlock, totals.num_classes), kMostOfVisit);
     const std::int64_t blocks = std::clamp<std::int64_t>(n / least, 1, most_blocks);
     const std::int64_t of_block = std::min((n + blocks - 1) / blocks, kMostOfVisit);

@@ -13,20 +13,20 @@ namespace {
 
 constexpr int kThreadsOfBlock = 256;
 constexpr int kVectorBytes = 16;
-// Vectors that a thread asks for before it uses the first of them.
+// Vectors that a thread loads before it uses the first one.
 constexpr int kAhead = 4;
-// Threads for a row: as few as ask for all of it at once; a warp also for longer ones, up to what a block asks for at once,
-// because a block has to wait for all of its warps at the end of a row.
+// Threads per row: as few as can load the whole row at once. A warp also takes longer rows, up to what a block loads at
+// once, because a block has to synchronize its warps at the end of each row.
 constexpr int kFewLanes = 8;
 constexpr std::int64_t kMostOfFewLanes = kFewLanes * kAhead * kVectorBytes;
 constexpr std::int64_t kMostOfWarp = kThreadsOfBlock * kAhead * kVectorBytes;
-constexpr std::int64_t kSharedBytes = kThreadsOfBlock / kLanes * 4 * sizeof(double);  // a Softmax for each warp
+constexpr std::int64_t kSharedBytes = kThreadsOfBlock / kLanes * 4 * sizeof(double);  // one Softmax per warp
 
 template <class R>
 constexpr R kInfinity = std::numeric_limits<R>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-/// Which rows each block has, and what is the same for all rows.
+/// Rows of each block, and the constants that all rows share.
 struct Rows {
   Targets given;
   double of_target;
@@ -49,19 +49,19 @@ template <class Logit, int kSize>
 __device__ void write(Logit* to, const Vector<Logit, kSize>& x) {
   if constexpr (kSize == 1) {
     *to = x.at[0];
-  } else {  // of an assignment the compiler may make narrower writes
+  } else {  // the compiler may split a plain assignment into narrower stores
     uint4 bits;
     std::memcpy(&bits, &x, sizeof(bits));
     __stwb(reinterpret_cast<uint4*>(to), bits);
   }
 }
 
-/// How a row is gone over: by vectors where they are aligned, one by one at the edges.
+/// Partition of a row into aligned vectors and single columns at the edges.
 template <class Logit>
 struct Slices {
   static constexpr int kVector = kVectorBytes / sizeof(Logit);
 
-  /// For what lies at the same columns of both rows, which may be one.
+  /// Partition equal columns of two rows, which may be the same row.
   __device__ Slices(const Logit* row, const Logit* other, std::int64_t columns) {
     const auto place = [](const Logit* x) {
       return static_cast<int>(reinterpret_cast<std::uintptr_t>(x) / sizeof(Logit) % kVector);
@@ -74,12 +74,12 @@ struct Slices {
   }
 
   int head;     ///< columns before the first vector
-  int vectors;  ///< how many
-  int edges;    ///< columns that are in no vector
+  int vectors;  ///< number of vectors
+  int edges;    ///< columns outside of vectors
 };
 
-/// Calls get(column, vector) to fill a vector, then put(column, vector), for all that are this thread's of the kGroup that
-/// have the row.
+/// Call get(column, vector) to fill a vector, then put(column, vector), for this thread's part of the row. kGroup
+/// threads share the row.
 template <int kGroup, class Logit, class Get, class Put>
 __device__ void visit(const Slices<Logit>& slices, const Get& get, const Put& put) {
   constexpr int kVector = Slices<Logit>::kVector;
@@ -102,15 +102,15 @@ __device__ void visit(const Slices<Logit>& slices, const Get& get, const Put& pu
   }
 }
 
-/// What is known of a row after some of its logits.
+/// Running softmax of a row.
 template <class R>
 struct Softmax {
-  R largest = -kInfinity<R>;  ///< NaN is passed over
-  R sum = 0;                  ///< of e^(x - reference)
-  R weight = 0;               ///< of the columns, where labels are smoothed
-  R smoothed = 0;             ///< sum of weight * (x - reference), where labels are smoothed
+  R largest = -kInfinity<R>;  ///< ignores NaN
+  R sum = 0;                  ///< sum of e^(x - reference)
+  R weight = 0;               ///< sum of the column weights, if labels are smoothed
+  R smoothed = 0;             ///< sum of weight * (x - reference), if labels are smoothed
 
-  /// The largest logit, but for rows that begin with minus infinity.
+  /// Return the largest logit, or 0 while all logits are minus infinity.
   [[nodiscard]] __device__ static R reference(R largest) { return largest == -kInfinity<R> ? R{0} : largest; }
 
   __device__ void raise(R to) {
@@ -141,7 +141,7 @@ struct Softmax {
   }
 };
 
-/// The sum of -weight * (logarithm of the softmax) over all columns. A sum of weights that is not finite decides alone, as in
+/// Return the sum of -weight * log-softmax over all columns. A non-finite sum of weights determines the result, as in
 /// l2m::cross_entropy().
 template <class R>
 __device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
@@ -150,7 +150,7 @@ __device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
   return weight * log_sum - static_cast<double>(softmax.smoothed);
 }
 
-/// What the threads of each group know together of its row, known to each of them. All threads of the block take part.
+/// Merge the softmax of all threads of a group, and return it to each of them. All threads of the block must call.
 template <int kGroup, class R>
 __device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
   constexpr int kHalf = (kGroup < kLanes ? kGroup : kLanes) / 2;
@@ -179,13 +179,13 @@ __device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
   return own;
 }
 
-/// A row is the work of kGroup threads. All threads go through as many rows: they have to meet.
+/// Compute losses with kGroup threads per row. All threads run the same number of iterations, because they synchronize.
 template <int kGroup, class Logit>
 __global__ void __launch_bounds__(kThreadsOfBlock)
     make_losses(const Logit* logits, Rows rows, Losses out, Logit* mean) {
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
-  double totals[2] = {0.0, 0.0};  // of losses and of weights
+  double totals[2] = {0.0, 0.0};  // losses and weights
   for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsOfBlock / kGroup) {
     const std::int64_t row = first + threadIdx.x / kGroup;
     const std::int64_t target = row < rows.end() ? rows.given.targets[row] : rows.given.ignore_index;
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
     double log_sum_exp = ignored ? 0.0 : kNan;
     double loss = log_sum_exp;
     if (is_column) {
-      // NaN also where all logits are minus infinity.
+      // NaN if all logits are minus infinity.
       const auto log_sum = static_cast<double>(log(softmax.sum + (softmax.largest - softmax.largest)));
       const double weight = rows.weight(target);
       log_sum_exp = static_cast<double>(softmax.largest) + log_sum;
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   }
 }
 
-/// Calls f(number of threads for a row, number of blocks, rows): by n, C and the type alone.
+/// Call f(threads per row, number of blocks, rows), which depend on n, C and the type only.
 template <class Logit, class F>
 void with_rows(const Targets& given, const F& f) {
   const auto with = [&](auto group) {
@@ -310,7 +310,7 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
                    const ClassIds& classes, const ClassTotals& totals, Stream stream) {
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
-      // Where there is no row, one block makes the mean.
+      // Without rows, one block computes the mean.
       launch({blocks > 0 ? blocks : 1, kThreadsOfBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed, rows,
              losses, static_cast<Logit*>(losses.mean));
     });

@@ -10,13 +10,13 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // pieces that a thread has requested before it writes the first
+constexpr int kAtOnce = 4;  // pieces that a thread loads before it stores the first
 constexpr int kMostFields = 8;
 constexpr std::int64_t kMostBytes = 16;           // of a piece
 constexpr std::int64_t kMostBytesNormalised = 4;  // of a piece that becomes 16 bytes of floats
 constexpr std::int64_t kMostBlocksOfMultiprocessor = 32;
 
-/// A field of one launch. A row is `pieces` of `piece_size` bytes.
+/// Field of one launch. A row has `pieces` pieces of `piece_size` bytes.
 struct Part {
   Field field;
   void* out;
@@ -28,7 +28,7 @@ struct Parts {
   Part part[kMostFields];
 };
 
-/// What is copied as it is.
+/// Conversion that copies pieces unchanged.
 template <class Piece>
 struct Copy {
   using In = Piece;
@@ -91,7 +91,7 @@ __device__ void normalise_part(const Part& part, const std::int64_t* rows, Index
                                           : gather_part<Index, Normalise<Float, 1>>(part, rows, n);
 }
 
-/// A block copies a part of one field, which is blockIdx.y.
+/// Copy part of the field blockIdx.y.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) gather_parts(Parts parts, const std::int64_t* rows, Index n) {
   const Part& part = parts.part[blockIdx.y];
@@ -147,7 +147,7 @@ void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_
     const std::int64_t most_blocks = kMostBlocksOfMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
     const std::int64_t blocks = std::min((most_pieces + kOfBlock - 1) / kOfBlock, most_blocks);
     const Launch how{blocks, kThreads, stream, 0, static_cast<int>(end - begin)};
-    // Division of 32 bits is several times as fast. What is added to an index at most must fit, too.
+    // 32-bit division is several times as fast. The largest increment of an index must not overflow either.
     if (most_pieces < (std::int64_t{1} << 31))
       launch(how, gather_parts<std::uint32_t>, parts, rows, static_cast<std::uint32_t>(n));
     else

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-/// The memory that the threads of a block share, as many bytes of it as the launch asked for.
+/// Shared memory of a block, of the size given at the launch.
 extern __shared__ std::int32_t __align__(16) shared_memory[];
 
 namespace l2m::cuda {
@@ -17,7 +17,7 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
-/// An attribute of the current device.
+/// Return an attribute of the current device.
 inline int attribute(cudaDeviceAttr which) {
   int device = 0;
   int value = 0;

@@ -66,7 +66,7 @@ void Loader::check_options() const {
   if (!o.seed && !o.draw_seed) throw std::invalid_argument("a loader needs a seed, or what draws one (got neither)");
 }
 
-/// The batches of an epoch.
+/// Set the number of batches per epoch and the size of the last one.
 void Loader::set_steps() {
   const LoaderOptions& o = options_;
   const std::int64_t num_rows = o.index->num_rows(), global_batch = o.batch_size * o.world_size;
@@ -77,7 +77,7 @@ void Loader::set_steps() {
   } else if (o.has_classes) {
     steps_ = std::max<std::int64_t>(full, 1);
   } else if (rest >= (o.shuffle ? o.world_size : 1) && !o.drop_last) {
-    // In order every row is delivered; in training a rest smaller than world_size is dropped.
+    // In dataset order every row is delivered; in training, a remainder smaller than world_size is dropped.
     steps_ = full + 1;
     last_batch_rows_ = rest;
   } else if (full == 0) {
@@ -111,7 +111,7 @@ std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proporti
   return std::make_unique<Prefetcher>(std::move(settings), std::move(proportions), o.lookahead, adopts_late());
 }
 
-/// Sees to it that a destination has lent so many blocks for each field.
+/// Borrow memory from the destination until each field has `blocks` blocks.
 void Loader::lend_memory(std::size_t blocks) {
   for (std::size_t f = 0; f < pools_.size(); ++f)
     while (pools_[f]->lent() < blocks) pools_[f]->lend(options_.destination->lend(f));
@@ -178,7 +178,7 @@ bool Loader::prepare(const Iteration& iteration) {
   return true;
 }
 
-/// Refuses a batch after which a state could not hold what is counted.
+/// Throw if a state could not hold the counts after another batch.
 void Loader::check_counts() const {
   if (epoch_ >= std::uint64_t{kMaxCount} || total_step() >= counted_until_)
     throw std::runtime_error(message("the loader cannot count further: its state holds counts up to ", kMaxCount,
@@ -202,7 +202,7 @@ void Loader::begin() {
 void Loader::finish_epoch() {
   if (!options_.update_every) {
     if (!updated_) act();
-    updated_ = true;  // where something fails below, the window is not closed again
+    updated_ = true;  // if something below fails, the window is not closed again
     adopt();
     earliest_ = open_from_ = total_step();
   }
@@ -232,8 +232,8 @@ std::optional<FilledBatch> Loader::take() {
   return {};
 }
 
-/// Sends what is ready to where it goes: at least the next batch, and some together. Where there is no room for those after it,
-/// they are sent later. Returns false where the next batch is being made anew.
+/// Send ready batches to the destination: at least the next one, and later ones too if there is memory for them. Return
+/// false if the next batch is being prepared again.
 bool Loader::send_ahead() {
   BatchDestination& destination = *options_.destination;
   if (sent_ >= destination.refill()) return true;
@@ -276,11 +276,11 @@ void Loader::commit() {
   if (step_in_epoch() < own_steps_ || own_steps_ == steps_) return;
   try {
     consume_empty();
-  } catch (const std::bad_alloc&) {  // then prepare() does it: this batch is not lost
+  } catch (const std::bad_alloc&) {  // prepare() will do it; this batch is not lost
   }
 }
 
-/// Consumes the last batch of the epoch, of which only other ranks have rows.
+/// Consume the last batch of the epoch, which has rows on other ranks only.
 void Loader::consume_empty() {
   const bool begins_pass = step_in_epoch() == 0;
   prefetcher_->commit_empty(last_batch_rows_, begins_pass ? std::optional(epoch_) : std::nullopt);
@@ -310,7 +310,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
   check_usable();
   if (epoch > kMaxEpoch)
     throw std::invalid_argument(message("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")"));
-  const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next begins
+  const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next one begins
   if (epoch == epoch_ + (ends ? 1 : 0)) {
     next_epoch_.reset();
     return;
@@ -325,7 +325,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
   if (step_in_epoch() > 0) {
     next_epoch_ = epoch;
     try {
-      finish_epoch();  // the restored one, where it was consumed
+      finish_epoch();  // end the restored epoch where it was consumed
     } catch (...) {
       next_epoch_ = before;
       throw;
@@ -340,7 +340,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
   }
 }
 
-// ---- what there is to see
+// ---- inspection
 
 std::uint64_t Loader::epoch() const { return has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
 

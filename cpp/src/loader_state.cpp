@@ -28,7 +28,7 @@ void check_length(const char* name, std::size_t size, std::size_t wanted) {
   if (size != wanted) refuse(name, " of the state must have ", wanted, " values (got ", size, ")");
 }
 
-/// What differs between the states of two ranks, which is to be of one moment; empty: nothing.
+/// Return the names of the entries that differ between the states of two ranks; empty if they agree.
 std::string difference(const LoaderState& a, const LoaderState& b) {
   std::string names;
   const auto compare = [&](const char* name, bool equal) {
@@ -106,12 +106,12 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
   return first;
 }
 
-// ---- of a loader
+// ---- Loader
 
 namespace {
 
-/// The total step up to which no count of the sampler can become larger than a state holds. Each grows by at most one for a row, and
-/// by one for a change of the proportions.
+/// Return the total step up to which all counts of the sampler fit in a state. A batch increases each count by at most
+/// one per row, and by one for a change of proportions.
 std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows_of_batch) {
   std::uint64_t largest = state.total_step;
   for (std::size_t k = 0; k < state.drawn.size(); ++k)
@@ -160,7 +160,7 @@ LoaderState Loader::state(std::optional<std::uint64_t> step) {
   return state;
 }
 
-/// Refuses what cannot be a state of this loader, but for what the sampler knows.
+/// Check that a state fits this loader. The sampler checks its own part.
 void Loader::check(const LoaderState& state) const {
   const std::size_t num_classes = class_sizes_.size();
   const auto total = static_cast<std::int64_t>(state.sampler.total_step);
@@ -176,7 +176,7 @@ void Loader::check(const LoaderState& state) const {
   if (every == 0) {
     check_range("windows", state.windows, 0, 0);
   } else {
-    // As many as have closed: the newest one that acted had ended, and that which is to act next may be due.
+    // As many windows as have closed; the newest may be pending, and the next one may be due.
     const std::int64_t least = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
     check_range("windows", state.windows, total <= options_.lookahead ? 0 : least, total / every);
   }
@@ -197,7 +197,7 @@ void Loader::check(const LoaderState& state) const {
   for (const double loss : state.class_losses)
     if (loss < 0 || std::isinf(loss)) refuse("class_losses of the state must be finite and >= 0 (got ", loss, ")");
   check_length("next_proportions", state.next_proportions.size(), num_classes);
-  std::vector<double> normalized = state.next_proportions;  // they are to stay as they are
+  std::vector<double> normalized = state.next_proportions;  // checked only: the state keeps its exact values
   normalize(normalized, class_sizes_);
   if (const double sum = compensated_sum(state.next_proportions); !(std::abs(sum - 1) <= 1e-12))
     refuse("next_proportions of the state must sum to 1 within 1e-12 (got ", sum, ")");
@@ -245,7 +245,7 @@ void Loader::load(LoaderState state) {
   class_losses_ = std::move(state.class_losses);
   memory_ = std::move(state.memory);
   policy_failed_ = false;
-  newest_ = ++iterations_;  // iterators end
+  newest_ = ++iterations_;  // ends existing iterators
   iterating_ = false;
   run_until_ = 0;
 }

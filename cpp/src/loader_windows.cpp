@@ -10,19 +10,19 @@
 #include "l2m/loader.hpp"
 #include "l2m/mixing/proportions.hpp"
 
-// Of the loader: losses, windows of them, and the proportions that follow.
+// Members of Loader for losses, loss windows and updates of the proportions.
 
 namespace l2m {
 namespace {
 
-constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // plan as far as you like
+constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // no limit
 constexpr double kLargest = std::numeric_limits<double>::max();
 
 }  // namespace
 
 // ---- recording
 
-/// The batch whose losses are recorded, checked where it was named.
+/// Return the batch whose losses are recorded, and check it if it was named.
 std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
   const auto last = static_cast<std::int64_t>(total_step()) - 1;
   if (!step) return prefetcher_->newest() ? static_cast<std::int64_t>(*prefetcher_->newest()) : last;
@@ -59,7 +59,7 @@ LossSlot& Loader::slot(std::optional<std::uint64_t> step) {
 }
 
 void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
-  // A batch of which only other ranks have rows, after the last one, counts with it.
+  // A trailing batch that has rows on other ranks only counts with the last one.
   windows_.added(static_cast<std::int64_t>(step.value_or(total_step() - 1)));
   may_lack_losses_ = false;
   if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
@@ -113,7 +113,7 @@ void Loader::update() {
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
   act();
-  earliest_ = total_step();  // the window had losses of all batches before
+  earliest_ = total_step();  // the window held losses of all earlier batches
   if (running) {
     updated_ = true;
   } else {
@@ -122,7 +122,7 @@ void Loader::update() {
   }
 }
 
-/// Closes the windows that are due before a batch is requested, or at the end of the epoch.
+/// Close the windows that are due before a batch is requested, or at the end of the epoch.
 void Loader::close_windows() {
   if (!options_.update_every) return;
   const std::int64_t every = *options_.update_every;
@@ -136,8 +136,9 @@ void Loader::close_windows() {
     } else if (requested < due) {
       return;
     } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
-      // Losses on a device have time until half a window later, as long as nobody sees the proportions that they change. Ranks
-      // act at once: at the same batches, also where one of them saves its state in between.
+      // Losses on a device get half a window more to arrive, as long as the new proportions are not in use. With
+      // several ranks, windows are applied at once: at the same batch on each, even if one of them saves its state in
+      // between.
       wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every - 1));
       windows_.end();
       ended_in_ = epoch_;
@@ -151,10 +152,10 @@ void Loader::settle() {
   if (windows_.has_ended()) act();
 }
 
-/// Has the oldest window act. What is thrown changes nothing.
+/// Apply the oldest window. Nothing changes if this throws.
 ///
-/// Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
-/// with some losses must not keep the run from going on.
+/// If the policy fails twice on the same window, the proportions stay and a warning is given, so that losses that a
+/// policy cannot handle do not end the run.
 void Loader::act() {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
@@ -162,7 +163,7 @@ void Loader::act() {
   std::vector<double> class_losses = class_losses_;
   bool recorded = false, negative = false;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {
-    // NaN: sums of ranks too large for a double, of both signs.
+    // NaN: the sums of ranks exceed a double, with both signs.
     if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
     const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
     negative = negative || mean < 0;
@@ -179,7 +180,7 @@ void Loader::act() {
     try {
       update = updated(sums, known);
     } catch (const std::bad_alloc&) {
-      throw;  // it tells nothing of the losses
+      throw;  // not related to the losses
     } catch (const std::exception& error) {
       if (!policy_failed_) {
         policy_failed_ = true;
@@ -208,7 +209,7 @@ void Loader::act() {
     warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + failure);
 }
 
-/// What the policy makes of a window, checked.
+/// Return the update that the policy computes for a window, after checking it.
 Policy::Update Loader::updated(const LossSums& sums, std::span<const double> known) {
   Window window;
   window.proportions = next_proportions_;
@@ -237,12 +238,12 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
   return update;
 }
 
-/// Brings the newest proportions into force for the next batch.
+/// Use the newest proportions from the next batch on.
 void Loader::adopt() {
   if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), next_proportions_, kAllSteps);
 }
 
-/// Says what acts from the window after the next on, where that is not in force yet; for windows of some steps.
+/// Schedule proportions for the window after the next, if update_every is set and they have not taken effect yet.
 void Loader::schedule(std::int64_t closed, const std::vector<double>& proportions) {
   if (closed_ || !options_.update_every || kind_ == Policy::Kind::kFixed) return;
   const auto every = static_cast<std::uint64_t>(*options_.update_every);
@@ -250,7 +251,7 @@ void Loader::schedule(std::int64_t closed, const std::vector<double>& proportion
   if (total_step() <= acts_from) prefetcher_->schedule(acts_from, proportions, acts_from + every);
 }
 
-/// The total step whose proportions are not known yet.
+/// Return the total step from which proportions are unknown.
 std::uint64_t Loader::plan_until() const {
   if (!options_.update_every || kind_ == Policy::Kind::kFixed) return kAllSteps;
   return static_cast<std::uint64_t>((windows_.closed() + 2) * *options_.update_every);

@@ -30,7 +30,7 @@ l2m::cuda::FloatType float_type(const std::string& name) {
   throw py::type_error("floats must be float16, bfloat16, float32 or float64 (got " + name + ")");
 }
 
-/// (num_classes, sum, count, unusual, unfinished), the last four addresses.
+/// (num_classes, sum, count, skipped, unfinished); all but the first are addresses.
 using Totals = std::tuple<std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
 
 l2m::cuda::ClassTotals class_totals(const Totals& totals) {
@@ -53,7 +53,7 @@ void add_grouped_class_loss(std::uintptr_t losses, const std::string& type, std:
                                     class_totals(totals), pointer<void>(stream));
 }
 
-/// (targets, n, num_columns, weight, ignore_index, label_smoothing), the first and the fourth addresses, 0 for no weight.
+/// (targets, n, num_columns, weight, ignore_index, label_smoothing); targets and weight are addresses, weight may be 0.
 using Targets = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::uintptr_t, std::int64_t, double>;
 
 l2m::cuda::Targets targets_of(const Targets& targets) {
@@ -89,7 +89,7 @@ void cross_entropy_gradient(std::uintptr_t logits, const std::string& type, cons
                                     pointer<const void>(of_loss), pointer<void>(gradient), pointer<void>(stream));
 }
 
-/// Fields whose rows a device gathers.
+/// Fields whose rows are gathered on a device.
 class Gather {
  public:
   using Normalisation = std::tuple<std::string, std::uintptr_t, std::uintptr_t, std::int64_t, std::int64_t>;

@@ -1,5 +1,5 @@
-// The Python module `_testing`: parts of the core that tests and benchmarks call and the package does not.
-// Only `make build` builds it; it is no part of a wheel.
+// The Python module `_testing`: parts of the core that only tests and benchmarks call.
+// Built by `make build`; not part of the wheel.
 
 #include <pybind11/pybind11.h>
 
@@ -20,7 +20,7 @@ namespace py = pybind11;
 using bindings::Array;
 using bindings::mutable_view;
 
-/// The order of the rows of every class in one pass, class after class, as 32-bit ids.
+/// Row order of every class in one pass, class after class, as 32-bit ids.
 class Pass {
  public:
   Pass(const std::optional<Array<std::int16_t>>& classes, std::int64_t num_classes, std::int64_t num_rows)

@@ -13,18 +13,18 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kPartLosses = 1 << 16;  // long against the start of a task
+constexpr std::int64_t kPartLosses = 1 << 16;  // long compared to the start of a task
 constexpr std::int64_t kMaxParts = 32;
 constexpr std::size_t kLanes = 2;
-constexpr std::size_t kMostInLanes = 4096;  // classes: beyond, the lanes would not stay in the cache
+constexpr std::size_t kMostInLanes = 4096;  // maximum number of classes for which the lanes stay in the cache
 
-/// A sum stays at the largest numbers rather than become infinite, which no later loss and no saved state could undo.
+/// Add to a sum and clamp it: an infinite sum would be lost for all later losses and saved states.
 void add_to(double& sum, double x) {
   constexpr double kLargest = std::numeric_limits<double>::max();
   sum = std::clamp(sum + x, -kLargest, kLargest);
 }
 
-/// Adds losses to one set of sums; returns how many were not finite.
+/// Add losses to the sums in order. Return the number of non-finite losses, which are skipped.
 template <class Loss, class Class>
 std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> classes, double* sum,
                           std::int64_t* count) {
@@ -42,14 +42,14 @@ std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> c
   return skipped;
 }
 
-/// Side by side, so that one addition of two doubles does for both.
+/// Sum and count side by side, so that one SIMD addition updates both.
 struct Total {
   double sum = 0.0;
   double count = 0.0;
 };
 
-/// Adds losses, finite or not, to totals[k + lane * lane_stride]; those of a class out of range to class `num_classes`.
-/// Where the stride is not 0, losses of one class that follow each other need not wait for each other's sum.
+/// Add all losses, finite or not, to totals[k + lane * lane_stride]; those of an invalid class go to class
+/// `num_classes`. With a stride > 0, consecutive losses of one class do not wait for each other's sum.
 template <class Loss, class Class>
 void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, std::size_t num_classes, Total* totals,
                   std::size_t lane_stride) {
@@ -88,7 +88,7 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
         message("sum and count must have one length (got ", sum.size(), " and ", count.size(), ")"));
   const std::size_t num_classes = sum.size();
 
-  // The parts depend on n and K alone, so the sums do too.
+  // The partition depends on n and K only, so the bits of the sums do too.
   const auto n = static_cast<std::int64_t>(losses.size());
   const std::int64_t parts = std::clamp<std::int64_t>(
       n / std::max<std::int64_t>(kPartLosses, static_cast<std::int64_t>(num_classes)), 1, kMaxParts);

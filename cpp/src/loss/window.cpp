@@ -86,7 +86,7 @@ void OpenWindows::end() {
     if (slot.there) slot.there->start_reading();
     parts.push_back(slot);
   });
-  window(1);  // so that nothing is left to fail
+  window(1);  // first, because it may throw
   std::erase_if(batches_, [&](const auto& entry) { return place_of(entry.first) == 0; });
   windows_.pop_front();
   ended_ = std::move(parts);

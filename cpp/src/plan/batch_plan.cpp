@@ -7,7 +7,7 @@ namespace l2m {
 
 void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to) const {
   if (from == to) return;
-  HeldRows held;  // where each class was left; first, so that nothing fails halfway
+  HeldRows held;  // collected first, so that nothing fails halfway
   for (const Turn& turn : turns_)
     if (turn.batch >= from && turn.batch < to) held[turn.class_id] = turn.held;
   state.total_step += static_cast<std::uint64_t>(to - from);

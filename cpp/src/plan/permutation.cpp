@@ -10,8 +10,8 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us: not worth a task
-constexpr std::int64_t kMostTasks = 64;     // of a stage, so that the counts of rows in buckets stay few
+constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us, too short for a task
+constexpr std::int64_t kMostTasks = 64;     // per stage, which bounds the memory for bucket counts
 
 std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -61,7 +61,7 @@ void Permutation::next_stage() {
   stage_ = static_cast<Stage>(static_cast<int>(stage_) + 1);
 }
 
-/// Calls visit(row position, its bucket, i) for the rows of a task, of which four in a row have i = 0 .. 3.
+/// Call visit(position, bucket, i) for the rows of a task, where i = 0 .. 3 cycles over consecutive rows.
 template <class Visit>
 void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
   const std::int64_t end = std::min((task + 1) * rows_a_task_, size_);
@@ -83,7 +83,7 @@ void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
 }
 
 void Permutation::count(std::int64_t task) {
-  // Four counters a bucket: with few buckets, one would have to wait for its last increment at nearly every row.
+  // Four counters per bucket: with few buckets, a single one would stall on its previous increment at nearly every row.
   std::vector<std::int64_t> counts(std::size_t{4} << bucket_bits_, 0);
   for_buckets_of(task,
                  [&](std::int64_t, std::size_t bucket, int i) { ++counts[4 * bucket + static_cast<std::size_t>(i)]; });
@@ -132,7 +132,7 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
   const auto permutation = [&](std::int64_t k) {
     return Permutation(index.rows(), target, index.offset(k), index.size(k), seed, static_cast<std::uint64_t>(k), pass);
   };
-  // Classes of one task share a task until it is worth one; the others are split among the threads one by one.
+  // Small classes are grouped until they are worth a task; large classes are split among the threads one by one.
   std::vector<std::int64_t> first_of_task;
   std::int64_t rows = Permutation::kUnsplitRows;
   for (std::int64_t k = 0; k < index.num_classes(); ++k) {
@@ -187,7 +187,7 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const
           pass};
 }
 
-/// Sees to it that the buffer of the pass holds it.
+/// Complete the pass in its buffer, and start on the next one.
 void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
   const std::size_t here = buffer(class_id, pass);
   if (index_->size(class_id) <= kInlineRows) {
@@ -207,21 +207,21 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   std::shared_ptr<Job>& job = pending_[here];
   if (job && job->pass == pass) return;
   if (job) cancel(*job);
-  made_[here] = 0;  // whatever else the buffer held is given up
+  made_[here] = 0;  // drop what the buffer held
   job = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
   const std::scoped_lock lock(mutex_);
   jobs_.push_back(job);
   ++open_jobs_;
 }
 
-/// Works on a job until it is done.
+/// Work on a job until it is done.
 void Passes::finish(Job& job) {
   std::unique_lock lock(mutex_);
   while (!job.permutation.done())
     if (!run_task(job, lock)) progress_.wait(lock);
 }
 
-/// Stops a job; its buffer holds garbage afterwards.
+/// Cancel a job. Its buffer has unspecified content afterwards.
 void Passes::cancel(Job& job) {
   std::unique_lock lock(mutex_);
   if (job.next < job.permutation.tasks()) --open_jobs_;
@@ -229,7 +229,7 @@ void Passes::cancel(Job& job) {
   progress_.wait(lock, [&] { return job.next == job.finished; });
 }
 
-/// Runs one task of a job without the lock, if one is to be had.
+/// Run one task of a job without the lock, if any is available. Return whether one was.
 bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
   if (job.cancelled || job.next == job.permutation.tasks()) return false;
   const std::int64_t task = job.next++;
@@ -250,7 +250,7 @@ bool Passes::work() {
   std::unique_lock lock(mutex_);
   std::erase_if(jobs_, [](const auto& job) { return job->cancelled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {
-    const std::shared_ptr<Job> job = candidate;  // stays when jobs_ changes
+    const std::shared_ptr<Job> job = candidate;  // keeps the job alive if jobs_ changes
     if (run_task(*job, lock)) return true;
   }
   return false;

@@ -15,9 +15,9 @@ namespace {
 
 constexpr double kMaxDue = 0x1p512;  // fractions are at least 2^-500
 
-constexpr std::size_t kAhead = 16;  // classes whose cursor is fetched ahead of their turn
+constexpr std::size_t kAhead = 16;  // classes whose cursor is prefetched before their turn
 
-// Rows planned together: some of every class where there are not too many, and few enough to stay in a cache until they
+// Rows planned together: several per class unless there are many classes, and few enough to stay in a cache until they
 // are copied.
 constexpr std::int64_t kRowsOfClass = 16;
 constexpr std::int64_t kFewestRows = 8192;
@@ -28,8 +28,8 @@ std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows)
   return std::max<std::int64_t>(rows / global_rows, 1);
 }
 
-/// Rows from a batch to the next in the memory of plans: an odd number of cache lines, since all batches are written to
-/// at once, and at a power of two they would drive each other out of the cache.
+/// Return the distance between batches in the memory of plans, in rows. It is an odd number of cache lines: all batches
+/// are written at once, and would evict each other from the cache at a power of two.
 std::size_t rows_apart(std::int64_t most_rows) {
   constexpr std::size_t kRowsOfLine = 64 / sizeof(PlannedRow);
   return ((static_cast<std::size_t>(most_rows) + kRowsOfLine - 1) / kRowsOfLine | 1) * kRowsOfLine;
@@ -73,7 +73,7 @@ void Sampler::check_proportions(std::span<const double> proportions) const {
       throw std::invalid_argument(
           message("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)"));
   }
-  // Normalized ones do so to the last bits; far from that the quotas of a large batch would not add up.
+  // Normalized proportions sum to 1 within rounding. Otherwise, the quotas of a large batch would not add up.
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-12))
     throw std::invalid_argument(message("proportions must sum to 1 within 1e-12 (got ", sum, ")"));
@@ -102,7 +102,7 @@ void Sampler::check(const SamplerState& state) {
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
     if (state.drawn[k] < 0 || state.drawn[k] > kMaxCount)
       refuse("drawn must be in [0, ", kMaxCount, "] for class ", k, " (got ", state.drawn[k], ")");
-    // Far from where pass + 1 and the like would wrap.
+    // Far below the point where pass + 1 and the like overflow.
     if (std::max({state.cursors[k].pass, state.due.visits[k], state.total_step}) > std::uint64_t{kMaxCount})
       refuse("passes, visits and total_step must be at most ", kMaxCount);
     if (!(std::abs(state.due.due[k]) <= kMaxDue))
@@ -114,7 +114,7 @@ void Sampler::check(const SamplerState& state) {
   }
 }
 
-/// Refuses held rows that are not among the rows of the pass that were passed over.
+/// Check that held rows belong to the class and were skipped in its current pass.
 void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor) {
   for (const std::int64_t row : held)
     if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);

@@ -28,7 +28,7 @@ std::byte* HeapPool::take_memory() {
 }
 
 void HeapPool::give_back(std::byte* data) noexcept {
-  // Never waits: in a forked child the lock may be held for ever by a thread that does not exist there.
+  // Does not block: in a forked child, the lock may be held forever by a thread that does not exist there.
   if (mutex_.try_lock()) {
     const bool keep = idle_.size() < max_idle_;
     if (keep) idle_.push_back(data);

@@ -14,16 +14,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
+constexpr std::chrono::microseconds kHurry{50};  // a few times the cost of waking a thread
 
-// What a thread copies at a time: long against a claim, short against a batch.
+// Bytes that a thread copies at a time: long compared to a claim, short compared to a batch.
 constexpr std::int64_t kChunkBytes = 128 << 10;
 
-// Larger batches are written around the cache. Some of them are in flight, and the rows that they are made of pass through
-// the cache, too: of 32 MB that few cores share they need more than there is (AMD EPYC of family 25, 2026-11).
+// Larger batches are written with non-temporal stores: the batches in flight and their source rows do not fit in a
+// cache of 32 MB shared by a few cores (AMD EPYC of family 25, 2026-11).
 constexpr std::int64_t kMostCachedBytes = 2'700'000;
 
-constexpr int kClaimsOfVisit = 64;  // then other loaders get their turn with a thread
+constexpr int kClaimsOfVisit = 64;  // after which the thread serves other loaders
 
 }  // namespace
 
@@ -36,7 +36,7 @@ Pipeline::Pipeline(const PipelineSettings& settings)
       queue_(settings.num_threads),
       sampler_(settings.index, settings.sampler, settings.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
-  planned_.reserve(2);  // so that to add one cannot fail
+  planned_.reserve(2);  // so that adding an entry cannot fail
   pools_ = settings.pools;
   for (const auto& field : settings.fields) {
     row_bytes_ += field->row_size();
@@ -104,7 +104,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
     if (claimed.what != Claim::What::kNothing) {
       run(claimed, lock);
       patience = Clock::now() + kPatience;
-    } else if (Clock::now() < patience) {  // the batch is all but there: not worth a sleep
+    } else if (Clock::now() < patience) {  // the batch is nearly ready: not worth a sleep
       lock.unlock();
       std::this_thread::yield();
       lock_soon(lock);
@@ -134,13 +134,13 @@ void Pipeline::next(std::vector<std::shared_ptr<BatchPlans>>& unneeded) {
   ++taken_;
   filled_ = std::max(filled_, taken_);
   left_ = Clock::now();
-  // Threads are called for several batches at once where they can be.
+  // Wake workers for several batches at once if possible.
   const std::int64_t lying_ready = opened_ - taken_ - settings_.taken_ahead;
   if (lying_ready <= (ahead_ - settings_.taken_ahead + 1) / 3) call_threads(lock);
 }
 
 bool Pipeline::can_plan() const {
-  // One lot of plans is made ahead of the one whose batches are being opened.
+  // One group of plans is made ahead of the one whose batches are being opened.
   return may_work() && !planning_ && !failed_ && planned_.size() < 2 && planned_step_ < range_.num_steps &&
          planned_total_step_ < plan_until_;
 }
@@ -159,14 +159,14 @@ bool Pipeline::can_fill() {
   return false;
 }
 
-/// A consumer that waits takes the place of a thread. So does one that comes back so soon that a thread can be spared, but
-/// for the last: it may be away for longer this time.
+/// Return the maximum number of pool threads. A waiting consumer replaces one thread. So does a consumer that returns
+/// quickly, unless that thread is the last: the consumer may be away for longer this time.
 int Pipeline::pool_threads_wanted() const {
   if (waiting_) return settings_.num_threads - 1;
   return hurried_ ? std::max(settings_.num_threads - 1, 1) : settings_.num_threads;
 }
 
-/// What to do next; whoever claims it has to run() it.
+/// Claim the next piece of work. The claimant must run() it.
 Pipeline::Claim Pipeline::claim(Worker worker) {
   const Claim claimed = next_claim(worker);
   if (claimed.what != Claim::What::kNothing) ++busy_;
@@ -175,11 +175,11 @@ Pipeline::Claim Pipeline::claim(Worker worker) {
 
 Pipeline::Claim Pipeline::next_claim(Worker worker) {
   using enum Claim::What;
-  // The consumer leaves to the threads what takes longer than a batch: it would come too late for the next one.
+  // The consumer leaves work that takes longer than a batch to the threads, since it would be late for the next batch.
   const bool has_time = worker == Worker::kThread;
   const bool shuffles = has_time && !stopping_ && sampler_.passes().has_work();
-  if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // however much there is to copy, passes get ready in time
-  // While another thread copies: the next plans should be there before it has run out of batches.
+  if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // passes are ready in time, however much there is to copy
+  // Plan while another thread copies: the next plans should exist before that thread runs out of batches.
   if (has_time && can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
   if (can_fill()) {
     for (std::int64_t step = filled_;; ++step) {
@@ -203,7 +203,7 @@ Pipeline::Claim Pipeline::next_claim(Worker worker) {
   return {kNothing};
 }
 
-/// Does what was claimed, without the lock.
+/// Run a claim without the lock.
 void Pipeline::run(const Claim& claim, Lock& lock) {
   switch (claim.what) {
     case Claim::What::kPlan:
@@ -227,11 +227,11 @@ void Pipeline::run(const Claim& claim, Lock& lock) {
   if (stopping_) changed_.notify_all();
 }
 
-/// Plans the next batches.
+/// Plan the next batches.
 void Pipeline::plan(Lock& lock) {
-  std::vector<double> proportions;  // that come into force, if any
+  std::vector<double> proportions;  // new ones that take effect now, if any
   while (!schedule_.empty() && schedule_.front().step <= planned_total_step_) {
-    // One of an earlier step was scheduled twice, and is in force.
+    // Proportions of an earlier step were scheduled twice and have taken effect.
     if (schedule_.front().step == planned_total_step_) proportions = std::move(schedule_.front().proportions);
     schedule_.pop_front();
   }
@@ -261,7 +261,7 @@ void Pipeline::plan(Lock& lock) {
   call_threads(lock);
 }
 
-/// Makes a planned batch ready to be filled, and fills it if it is small.
+/// Prepare a planned batch for filling, and fill it if it is small.
 void Pipeline::open(std::int64_t step, Lock& lock) {
   Slot& slot = slots_[slot_of(step)];
   lock.unlock();
@@ -291,7 +291,7 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
   call_threads(lock);
 }
 
-/// Takes the memory of a batch.
+/// Take the memory of a batch.
 void Pipeline::take_blocks(Batch& batch) const {
   try {
     for (const auto& pool : pools_) batch.blocks.push_back(pool->take());
@@ -329,7 +329,7 @@ void Pipeline::make_ready(Slot& slot) {
   if (sleeping_) changed_.notify_all();
 }
 
-/// Sees to it that somebody does what there is to do; one thread calls the next.
+/// Wake a worker if there is work. Each worker wakes the next one.
 void Pipeline::call_threads(Lock& lock) {
   if (!can_plan() && !can_open() && !can_fill() && !(may_work() && sampler_.passes().has_work())) return;
   if (sleeping_ && busy_ < most_busy_) changed_.notify_all();
@@ -339,14 +339,14 @@ void Pipeline::call_threads(Lock& lock) {
   bool called = true;
   try {
     queue_.push([this] { work(); });
-  } catch (const std::bad_alloc&) {  // then whoever waits does the work
+  } catch (const std::bad_alloc&) {  // the consumer does the work while it waits
     called = false;
   }
   lock_soon(lock);
   if (!called) --threads_;
 }
 
-/// Task: one claim after the other, until there is nothing to do.
+/// Run claims until there is no work; a task of the pool.
 void Pipeline::work() {
   Lock lock = locked_soon(mutex_);
   for (int claims = 0; claims < kClaimsOfVisit && threads_ <= pool_threads_wanted() && busy_ < most_busy_; ++claims) {

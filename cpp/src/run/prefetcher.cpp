@@ -21,7 +21,7 @@ class Prefetcher::Use {
     try {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {
-        (void)prefetcher.pipeline_.release();  // its locks and threads are the parent's
+        (void)prefetcher.pipeline_.release();  // its locks and threads belong to the parent
         prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.settings_);
         prefetcher.restart();
       }
@@ -70,7 +70,7 @@ void Prefetcher::restart() {
   suspended_ = false;
 }
 
-/// Brings state_ up to `total_step`.
+/// Advance state_ to `total_step`, and drop the history before it.
 void Prefetcher::settle(std::uint64_t total_step) {
   advance(state_, total_step, !before_changes_);
   for (; !consumed_.empty() && consumed_.front().end <= total_step; consumed_.pop_front())
@@ -78,8 +78,8 @@ void Prefetcher::settle(std::uint64_t total_step) {
   while (!changed_.empty() && changed_.front().step < total_step + (before_changes_ ? 0 : 1)) changed_.pop_front();
 }
 
-/// Moves a state from where state_ is up to `to`. Where memory runs out, it stays in between, and can be moved on.
-/// @param changes  also those of the proportions that act from `to` on.
+/// Advance a copy of state_ (or state_ itself) to `to`. If memory runs out, it stops in between and can be resumed.
+/// @param changes  include proportions that take effect at `to`.
 void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) const {
   auto change = std::ranges::find_if(changed_, [&](const Scheduled& of) { return of.step >= state.total_step; });
   const auto apply_changes = [&] {

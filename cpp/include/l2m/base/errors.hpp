@@ -8,7 +8,7 @@
 
 namespace l2m {
 
-/// Message of an error: what was wrong, what was given, what is allowed, put together from its parts.
+/// Concatenate the parts of an error message: what was wrong, what was given, what is allowed.
 template <class... Parts>
 std::string message(const Parts&... parts) {
   std::ostringstream text;
@@ -16,7 +16,7 @@ std::string message(const Parts&... parts) {
   return text.str();
 }
 
-/// Out of memory, with what it was wanted for. Allocates nothing itself.
+/// Out-of-memory error that says what the memory was for. Its constructor does not allocate.
 class OutOfMemory : public std::bad_alloc {
  public:
   OutOfMemory(const char* what_for, std::int64_t rows, double bytes) noexcept {

@@ -6,11 +6,11 @@
 
 namespace l2m {
 
-/// How long a thread looks out for work before it sleeps: about what a sleep and a wake-up would take.
+/// Time that a thread spins for work before it sleeps: about the cost of a sleep and a wake-up.
 constexpr std::chrono::microseconds kPatience{20};
 
-/// Locks a mutex that is only ever held for a fraction of a microsecond: tries for a while before it sleeps, which
-/// would take longer than the wait.
+/// Lock a mutex that is only ever held for a fraction of a microsecond. Spins first, because sleeping takes longer than
+/// the wait.
 inline void lock_soon(std::unique_lock<std::mutex>& lock) {
   for (int i = 0; i < 100; ++i) {
     if (lock.try_lock()) return;
