@@ -16,7 +16,7 @@ void Guard::enter() {
   if (is_inside())
     throw std::runtime_error(
         thread_ == std::this_thread::get_id()
-            ? "the loader is in use: this call comes from inside another one, from a callback, a signal handler or garbage "
+            ? "the loader is in use: this call comes from inside another one: from a callback, a signal handler or garbage "
               "collection"
             : "a loader has one consumer at a time: another thread is using it");
   forks_ = forks();

@@ -197,7 +197,7 @@ void register_loader(py::module_& m) {
     return result;
   };
   const auto clear = [](PyLoader& self) { self.held().visit([](py::object& object) { object = py::none(); }); };
-  py::classh<PyLoader>(m, "Loader", "The loader: see the core's loader.hpp.",
+  py::classh<PyLoader>(m, "Loader", "Data loader, see l2m/loader.hpp.",
                        takes_part_in_garbage_collection<PyLoader>(traverse, clear))
       .def(
           py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("owner"),
@@ -208,15 +208,17 @@ void register_loader(py::module_& m) {
           py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"),
           py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
           "Args:\n"
-          "    fields: Made by dense(), normalize() and row_ids(), of memory that `owner` keeps alive.\n"
-          "    watched: (name, array or data_ptr() of a tensor, address) of each array: what moved is an error.\n"
-          "    outputs: (numpy dtype, or None and then DLPack type code and bits; shape of a row) of each field.\n"
-          "    build: Makes a batch of the list of its arrays and of what is included.\n"
-          "    policy: A Policy, or (policy, \"fixed\", \"schedule\" or \"follows losses\", rows of its memory), whose\n"
-          "        initial(class_sizes) returns float64 [K] and whose update(proportions, class_losses, class_sizes, counts,\n"
-          "        rows_drawn, passes, step, total_steps, memory) returns that and the new memory, or None.\n"
-          "    destination: None, or what has lend(f), ahead, refill, send(batches) and receive(sent): see data/device.py.\n"
-          "    The others: as the core's options, and None where there is no such thing.")
+          "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"
+          "    watched: (name, array or data_ptr method of a tensor, address) of each array; a moved array is an error.\n"
+          "    outputs: (numpy dtype or None, DLPack type code, DLPack bits, shape of a row) of each field.\n"
+          "    build: Function that returns a batch for the list of its arrays and extra entries.\n"
+          "    policy: A Policy, or (policy, kind, rows of its memory), where kind is \"fixed\", \"schedule\" or\n"
+          "        \"follows losses\". initial(class_sizes) returns float64 [K]; update(proportions, class_losses,\n"
+          "        class_sizes, counts, rows_drawn, passes, step, total_steps, memory) returns float64 [K] and the new\n"
+          "        memory or None.\n"
+          "    destination: None, or an object with lend(f), ahead, refill, send(batches) and receive(sent), see\n"
+          "        data/device.py.\n"
+          "    Others: As LoaderOptions; None stands for null or nullopt.")
       .def("__len__", [](PyLoader& self) { return self.core().size(); })
       .def(
           "iterate",
@@ -225,9 +227,9 @@ void register_loader(py::module_& m) {
             const Guarded guard(loader.guard());
             return std::make_unique<Iterator>(self, forever);
           },
-          py::arg("forever"), "An iterator over the next epoch, or without end.")
+          py::arg("forever"), "Return an iterator over the next epoch, or over all following ones.")
       .def("record", &PyLoader::record, py::arg("losses"), py::arg("classes"), py::arg("step"),
-           "Add losses, arrays [n]; classes None: those of the batch. int16 holds the bits of bfloat16.")
+           "Add losses [n] of given classes [n]; None: classes of the batch. int16 holds the bits of bfloat16.")
       .def("record_sums",
            guarded(+[](PyLoader& self, const Array<double>& sum, const Array<std::int64_t>& count, Step step) {
              LossSums sums;
@@ -235,7 +237,7 @@ void register_loader(py::module_& m) {
              sums.count = to_vector(count);
              self.core().record(sums, step);
            }),
-           py::arg("sum"), py::arg("count"), py::arg("step"), "Add sums and counts, arrays [K].")
+           py::arg("sum"), py::arg("count"), py::arg("step"), "Add loss sums and counts, arrays [K].")
       .def("record_on_device",
            guarded(
                +[](PyLoader& self, const py::object& add, const py::object& device, const py::object& make, Step step) {
@@ -244,19 +246,19 @@ void register_loader(py::module_& m) {
                  self.core().recorded(step, true);
                }),
            py::arg("add"), py::arg("device"), py::arg("make"), py::arg("step"),
-           "Call add(sums) with the sums on a device to which the losses of a batch belong; make() makes them.")
+           "Call add(sums) with the device accumulator for the losses of a batch; make() creates it if needed.")
       .def(
           "classes_to_record",
           [](PyLoader& self, Step step, std::size_t num_losses) {
             self.core().check_usable();
             return to_array(self.core().classes_of(step, num_losses));
           },
-          py::arg("step"), py::arg("num_losses"), "int32 class of each row of a batch, of which there must be so many.")
-      .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window, which is the epoch.")
+          py::arg("step"), py::arg("num_losses"), "Return the class of each row of a batch, int32. The batch must have `num_losses` rows.")
+      .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window of the epoch now.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))
       .def("state", guarded(+[](PyLoader& self, Step step) { return to_dict(self.core().state(step)); }),
-           py::arg("step"), "What was consumed, without version and fingerprint.")
+           py::arg("step"), "Return the state of what was consumed, without version and fingerprint.")
       .def("load", guarded(+[](PyLoader& self, const py::object& read, std::int64_t rank, std::int64_t world_size) {
              self.core().check_usable();
              std::vector<LoaderState> states;
@@ -265,16 +267,16 @@ void register_loader(py::module_& m) {
              self.load(merged(std::move(states), rank, world_size));
            }),
            py::arg("states"), py::arg("rank"), py::arg("world_size"),
-           "Go on from one state, or from those of all ranks.")
+           "Resume from one state or from those of all ranks, as returned by `states()`.")
       .def(
-          "settle",
+          "apply_pending",
           [](PyLoader& self) {
             if (self.guard().is_inside()) return;  // properties show the values from before that call
             const Guarded guard(self.guard());
             self.core().settle();
           },
-          "Have a window that has ended act, unless a call is inside.")
-      .def("close", &PyLoader::close, "Stop the threads and free what was prefetched; idempotent.")
+          "Apply the closed window that is still pending, unless a call is in progress.")
+      .def("close", &PyLoader::close, "Stop the threads and free prefetched batches. Idempotent.")
       .def_property_readonly("closed", [](PyLoader& self) { return self.core().is_closed(); })
       .def_property_readonly("epoch", [](PyLoader& self) { return self.core().epoch(); })
       .def_property_readonly("step", [](PyLoader& self) { return self.core().step(); })
@@ -284,11 +286,11 @@ void register_loader(py::module_& m) {
       .def_property_readonly("class_losses",
                              [](PyLoader& self) { return to_array<double>(self.core().class_losses()); })
       .def_property_readonly(
-          "rows", [](PyLoader& self) { return rows_of(self, false); }, "int64, of the last batch.")
+          "rows", [](PyLoader& self) { return rows_of(self, false); }, "Row ids of the last batch, int64.")
       .def_property_readonly(
-          "classes", [](PyLoader& self) { return rows_of(self, true); }, "int64, of the last batch.");
+          "classes", [](PyLoader& self) { return rows_of(self, true); }, "Classes of the last batch, int64.");
 
-  py::classh<Iterator>(m, "Iteration", "The batches of one epoch, or of all that follow.",
+  py::classh<Iterator>(m, "Iteration", "Iterator over one epoch, or over all following ones.",
                        takes_part_in_garbage_collection<Iterator>(
                            [](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
                            [](Iterator& self) { self.clear(); }))

@@ -59,11 +59,11 @@ void Loader::check_options() const {
   in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     throw std::invalid_argument(
-        message(o.mixing_name, " follows the losses of classes, and needs the class of each row (got none)"));
+        message("classes must be given, because ", o.mixing_name, " follows class losses (got none)"));
   if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
     throw std::invalid_argument(
         message(o.mixing_name, " on ", o.world_size, " ranks needs all_reduce, which sums over all ranks (got none)"));
-  if (!o.seed && !o.draw_seed) throw std::invalid_argument("a loader needs a seed, or what draws one (got neither)");
+  if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 
 /// Set the number of batches per epoch and the size of the last one.
@@ -145,7 +145,7 @@ bool Loader::prepare(const Iteration& iteration) {
   if (iteration.number == newest_ && total_step() < run_until_) return true;
   check_usable();
   if (iteration.number < newest_ || iteration.number > iterations_)
-    throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
+    throw std::runtime_error("this iterator has ended: a newer one or load_state_dict() replaced it");
   if (iteration.number > newest_) {
     begin();
     newest_ = iteration.number;

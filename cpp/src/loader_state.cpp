@@ -57,7 +57,7 @@ std::string difference(const LoaderState& a, const LoaderState& b) {
 }  // namespace
 
 LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
-  if (states.empty()) refuse("a list of states must hold those of all ranks (got an empty list)");
+  if (states.empty()) refuse("a list of states must hold one state per rank (got an empty list)");
   for (const LoaderState& state : states) {
     check_range("world_size", state.world_size, 1, kMaxCount);
     check_range("rank", state.rank, 0, state.world_size - 1);
@@ -70,7 +70,7 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
     if (first.rank == rank && first.world_size == world_size) return first;
     if (first.world_size > 1 && has_losses(first))
       refuse("a state with losses recorded since the last update, of rank ", first.rank, " of ", first.world_size,
-             ", cannot go on as rank ", rank, " of ", world_size, " alone: pass the list of the states of all ",
+             ", cannot resume as rank ", rank, " of ", world_size, " alone: pass the list of the states of all ",
              first.world_size, " ranks");
   }
   std::vector<std::int64_t> ranks{first.rank};
@@ -88,7 +88,7 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
     }
     for (const LoaderState& state : states | std::views::drop(1))
       if (const std::string names = difference(first, state); !names.empty())
-        refuse("the states of the ranks are not of one moment: ", names, " differ");
+        refuse("rank states were saved at different steps: ", names, " differ");
   }
   for (std::size_t w = 0; w < first.losses.size(); ++w) {
     LossSums& sums = first.losses[w];
@@ -165,8 +165,9 @@ void Loader::check(const LoaderState& state) const {
   const std::size_t num_classes = class_sizes_.size();
   const auto total = static_cast<std::int64_t>(state.sampler.total_step);
   if (std::max(state.sampler.total_step, state.epoch) > std::uint64_t{kMaxCount})
-    refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "]");
-  if (state.next_epoch.value_or(0) > kMaxEpoch) refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "]");
+    refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "] (got ", state.epoch, " and ",
+           state.sampler.total_step, ")");
+  if (state.next_epoch.value_or(0) > kMaxEpoch) refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
   check_range("rank", state.rank, 0, state.world_size - 1);
   const bool left = stays_open() && state.step == steps_;
   if (state.step < 0 || (state.step > std::min(steps_, total) && !left))

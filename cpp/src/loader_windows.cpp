@@ -80,7 +80,7 @@ void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
           message("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")"));
     if (to.count[k] + sums.count[k] > kMaxCount)
       throw std::invalid_argument(
-          message("the counts of a window must stay in [0, 2**53], and would become ", to.count[k] + sums.count[k]));
+          message("the counts of a window must stay in [0, 2**53] (got ", to.count[k] + sums.count[k], ")"));
     if (!std::isfinite(sums.sum[k])) continue;
     added.sum[k] = sums.sum[k];
     added.count[k] = sums.count[k];
@@ -108,8 +108,7 @@ void Loader::warn_where_losses_lack() {
 void Loader::update() {
   check_usable();
   if (options_.update_every)
-    throw std::runtime_error(message("update() works with update_every=None: this loader updates every ",
-                                     *options_.update_every, " steps by itself"));
+    throw std::runtime_error(message("update() requires update_every=None (got ", *options_.update_every, ")"));
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
   act();
@@ -206,7 +205,7 @@ void Loader::act() {
   if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
   if (negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
   if (!failure.empty())
-    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + failure);
+    warn(options_.mixing_name + " failed again on the same losses; the proportions stay unchanged: " + failure);
 }
 
 /// Return the update that the policy computes for a window, after checking it.

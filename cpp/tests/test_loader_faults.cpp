@@ -232,7 +232,7 @@ void test_what_is_wrong_with_losses_is_told_once() {
   CHECK(warnings.size() == 1 && warnings[0].starts_with("Following follows losses, and none was recorded"));
   loader.record(std::span<const float>(bad));
   loader.record(std::span<const float>(bad));
-  CHECK(warnings.size() == 2 && warnings[1].find("not finite") != std::string::npos);
+  CHECK(warnings.size() == 2 && warnings[1].find("non-finite") != std::string::npos);
   CHECK(loader.state().losses[0].empty());
   const Iteration next = loader.iterate();
   for (int i = 0; i < 7; ++i) {  // two windows

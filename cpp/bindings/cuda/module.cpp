@@ -107,7 +107,7 @@ class Gather {
 
   void operator()(std::uintptr_t rows, std::int64_t n, const std::vector<std::uintptr_t>& outs,
                   std::uintptr_t stream) const {
-    if (outs.size() != fields_.size()) throw py::value_error("there must be one output for each field");
+    if (outs.size() != fields_.size()) throw py::value_error("outs must have one address for each field");
     std::vector<void*> addresses;
     for (const std::uintptr_t out : outs) addresses.push_back(pointer<void>(out));
     l2m::cuda::gather(fields_, pointer<const std::int64_t>(rows), n, addresses, pointer<void>(stream));
@@ -120,30 +120,30 @@ class Gather {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-  m.doc() = "The CUDA kernels of l2m_fast. Addresses are of memory on the current device; nothing waits for it.";
-  m.def("device_count", &l2m::cuda::device_count, "Devices there are; 0 also without a driver.");
+  m.doc() = "CUDA kernels of l2m_fast. Addresses are in memory of the current device; calls are asynchronous.";
+  m.def("device_count", &l2m::cuda::device_count, "Return the number of devices; 0 if there is no driver.");
   m.attr("UNFINISHED") = l2m::cuda::kUnfinished;
   m.attr("PARTIALS") = 2 * l2m::cuda::kMostBlocks;
   m.def(
       "add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
       py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
-      "Adds losses per class, see cpp/cuda/class_loss.hpp; totals are (num_classes, sum, count, unusual, unfinished). A\n"
-      "failed launch is a RuntimeError.");
+      "Add losses per class, see cpp/cuda/class_loss.hpp.\n\n"
+      "totals are (num_classes, sum, count, skipped, unfinished). A failed launch is a RuntimeError.");
   m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
         py::arg("size"), py::arg("totals"), py::arg("stream"),
-        "Adds losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
+        "Add losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
   m.def(
       "cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"), py::arg("losses"),
       py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),
-      "Cross entropy of logits, see cpp/cuda/cross_entropy.hpp; targets are (targets, n, num_columns, weight or 0,\n"
-      "ignore_index, label_smoothing), losses are (log_sum_exp, losses, mean, total_weight, counters, partials), totals as\n"
-      "in add_class_loss(). A failed launch is a RuntimeError.");
+      "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
+      "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing), losses are (log_sum_exp,\n"
+      "losses, mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
   m.def("cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
         py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("gradient"), py::arg("stream"),
-        "Gradient by the logits; of_loss is one number of the type, targets as in cross_entropy().");
-  py::classh<Gather>(m, "Gather", "Fields whose rows a device gathers: its own, or in pinned memory.")
+        "Compute the gradient with respect to the logits; of_loss is one value of their type, targets as in cross_entropy().");
+  py::classh<Gather>(m, "Gather", "Fields in device memory or pinned memory, whose rows are gathered on the device.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Fields are (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")
       .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
-           "Copies the n rows, whose int64 ids are at `rows`, to one place for each field, aligned to 16 bytes.");
+           "Copy the n rows with int64 ids at `rows` to one output per field, aligned to 16 bytes.");
 }

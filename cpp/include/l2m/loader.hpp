@@ -168,7 +168,7 @@ class Loader {
 
  private:
   static constexpr const char* kNotFiniteText =
-      "losses that are not finite were recorded; they are left out of the class losses";
+      "non-finite losses were recorded; they are excluded from the class losses";
   enum Warning : unsigned { kNotFinite = 1, kNegative = 2 };
   struct Epoch {
     std::uint64_t number;

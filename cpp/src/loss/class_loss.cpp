@@ -82,10 +82,10 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
                         std::span<std::int64_t> count, int num_threads) {
   if (losses.size() != classes.size())
     throw std::invalid_argument(
-        message("losses and classes must have one length (got ", losses.size(), " and ", classes.size(), ")"));
+        message("losses and classes must have equal lengths (got ", losses.size(), " and ", classes.size(), ")"));
   if (sum.size() != count.size())
     throw std::invalid_argument(
-        message("sum and count must have one length (got ", sum.size(), " and ", count.size(), ")"));
+        message("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(), ")"));
   const std::size_t num_classes = sum.size();
 
   // The partition depends on n and K only, so the bits of the sums do too.

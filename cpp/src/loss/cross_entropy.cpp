@@ -104,10 +104,10 @@ void check(const Targets& given, std::size_t num_logits, const Other&... one_a_r
   const std::size_t n = given.targets.size();
   if (given.num_columns < 1 || num_logits != n * static_cast<std::size_t>(given.num_columns))
     throw std::invalid_argument(
-        message("there must be at least one column and one logit for each target and column (got ", n, " targets, ",
-                given.num_columns, " columns, ", num_logits, " logits)"));
+        message("logits must have ", n, " rows of at least one column (got ", given.num_columns, " columns and ",
+                num_logits, " logits)"));
   if (((one_a_row.size() != n) || ...))
-    throw std::invalid_argument(message("all must have one value for each of the ", n, " rows"));
+    throw std::invalid_argument(message("classes and log_sum_exp must have one value for each of the ", n, " rows"));
   if (!given.weight.empty() && static_cast<std::int64_t>(given.weight.size()) != given.num_columns)
     throw std::invalid_argument(message("weight must have one value for each of the ", given.num_columns,
                                         " columns (got ", given.weight.size(), ")"));

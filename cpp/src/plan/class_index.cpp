@@ -28,7 +28,7 @@ std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::
     if (row < 0 || row >= data_rows)
       throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
     if (taken[static_cast<std::size_t>(row)])
-      throw std::invalid_argument(message("rows must not repeat (got ", row, " twice)"));
+      throw std::invalid_argument(message("rows must be unique (got ", row, " twice)"));
     taken[static_cast<std::size_t>(row)] = true;
   }
   return {rows.begin(), rows.end()};

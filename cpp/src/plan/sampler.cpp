@@ -65,7 +65,7 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 void Sampler::check_proportions(std::span<const double> proportions) const {
   if (std::ssize(proportions) != drawer_.index().num_classes())
     throw std::invalid_argument(
-        message("there must be ", drawer_.index().num_classes(), " proportions (got ", proportions.size(), ")"));
+        message("proportions must have ", drawer_.index().num_classes(), " values (got ", proportions.size(), ")"));
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
@@ -83,7 +83,7 @@ namespace {
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message("the state is broken: ", parts...));
+  throw std::invalid_argument(message("the state is invalid: ", parts...));
 }
 
 }  // namespace
@@ -109,7 +109,7 @@ void Sampler::check(const SamplerState& state) {
       refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
   for (const auto& [class_id, rows] : state.held) {
-    if (class_id < 0 || class_id >= drawer_.index().num_classes()) refuse("rows are held of class ", class_id);
+    if (class_id < 0 || class_id >= drawer_.index().num_classes()) refuse("class ", class_id, " holds rows, but does not exist");
     check_held(class_id, rows, state.cursors[static_cast<std::size_t>(class_id)]);
   }
 }
@@ -117,16 +117,16 @@ void Sampler::check(const SamplerState& state) {
 /// Check that held rows belong to the class and were skipped in its current pass.
 void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor) {
   for (const std::int64_t row : held)
-    if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);
+    if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, but not of class ", class_id);
   std::vector<std::int64_t> sorted(held.begin(), held.end());
   std::ranges::sort(sorted);
   if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
   if (std::ssize(held) > cursor.position)
-    refuse(held.size(), " rows of class ", class_id, " are held after ", cursor.position, " of its pass");
+    refuse("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position, " rows of its pass");
   drawer_.passes().visit(class_id, cursor.pass, [&](auto row_at) {
     for (std::int64_t i = cursor.position; i < drawer_.index().size(class_id); ++i)
       if (std::ranges::binary_search(sorted, row_at(i)))
-        refuse("row ", row_at(i), " of class ", class_id, " is held and still to come");
+        refuse("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
   });
 }
 

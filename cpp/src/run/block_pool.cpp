@@ -53,7 +53,7 @@ std::size_t LentPool::lent() {
 std::byte* LentPool::take_memory() {
   const std::scoped_lock lock(mutex_);
   if (idle_.empty())
-    throw std::logic_error("all pinned memory is in use: a forked child cannot go on with what its parent pinned");
+    throw std::logic_error("all pinned memory is in use: a forked child cannot use the memory that its parent pinned");
   std::byte* const data = idle_.back();
   idle_.pop_back();
   return data;

@@ -61,8 +61,8 @@ class ThreadPool {
       for (; threads_ < wanted; ++threads_) std::thread([this] { work(); }).detach();
     } catch (const std::system_error& error) {
       if (threads_ == 0)
-        throw NoThread(message("no thread can be started, and up to ", wanted, " were wanted (", error.what(),
-                               "): num_threads=0 needs none"));
+        throw NoThread(message("cannot start a thread (wanted ", wanted, ": ", error.what(),
+                               "); num_threads=0 works without threads"));
     }
   }
 
