@@ -34,7 +34,8 @@ void register_fields(py::module_& m) {
       [](std::uintptr_t address, std::int64_t stride, std::int64_t row_bytes) -> std::shared_ptr<Field> {
         return std::make_shared<Dense>(dense(address, stride, row_bytes));
       },
-      py::arg("address"), py::arg("stride"), py::arg("row_bytes"), "Return a field of rows in memory, which must outlive the field.");
+      py::arg("address"), py::arg("stride"), py::arg("row_bytes"),
+      "Return a field of rows in memory, which must outlive the field.");
   m.def(
       "row_ids", []() -> std::shared_ptr<Field> { return std::make_shared<RowIdField>(); },
       "Return a field of the row ids, int64.");

@@ -51,7 +51,7 @@ class Iterator {
 
 /// Include a type in garbage collection. A loader may be reachable from its callbacks, such as a trainer's all_reduce.
 template <class T, class Traverse, class Clear>
-py::custom_type_setup takes_part_in_garbage_collection(Traverse, Clear) {
+py::custom_type_setup gc_support(Traverse, Clear) {
   return py::custom_type_setup([](PyHeapTypeObject* heap_type) {
     PyTypeObject& type = heap_type->ht_type;
     type.tp_flags |= Py_TPFLAGS_HAVE_GC;
@@ -70,7 +70,7 @@ using WatchedTuple = std::tuple<std::string, py::object, std::uintptr_t>;
 using OutputTuple = std::tuple<py::object, int, int, std::vector<std::int64_t>>;
 using PolicyTuple = std::tuple<py::object, std::string, std::int64_t>;
 
-std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<Held>& held) {
+std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<HeldObjects>& held) {
   if (py::isinstance<Policy>(policy)) return policy.cast<std::shared_ptr<Policy>>();
   using enum Policy::Kind;
   const auto [object, kind, memory_rows] = policy.cast<PolicyTuple>();
@@ -82,7 +82,7 @@ std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::sha
                                         memory_rows);
 }
 
-LossSums summed(Held& held, const LossSums& sums) {
+LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
   py::array_t<double> array(static_cast<py::ssize_t>(2 * sums.sum.size()));
   double* out = array.mutable_data();
   for (const double sum : sums.sum) *out++ = sum;
@@ -96,7 +96,7 @@ LossSums summed(Held& held, const LossSums& sums) {
 }
 
 /// Set the callbacks of the core to Python functions.
-void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
+void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& held) {
   options.draw_seed = [held] { return interruptible([&] { return held->draw_seed().cast<std::uint64_t>(); }); };
   options.warn = [held](const std::string& text) { interruptible([&] { held->warn(text); }); };
   options.observe = [held](const UpdateRecord& record) {
@@ -106,7 +106,7 @@ void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
     });
   };
   if (held->all_reduce.is_none()) return;
-  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return summed(*held, sums); }); };
+  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return reduce_over_ranks(*held, sums); }); };
 }
 
 std::unique_ptr<PyLoader> make_loader(
@@ -118,10 +118,10 @@ std::unique_ptr<PyLoader> make_loader(
     bool has_classes, bool shuffle, bool grouped, bool drop_last, std::optional<std::int64_t> steps_per_epoch,
     std::optional<std::uint64_t> total_steps, std::optional<std::int64_t> update_every, std::int64_t lookahead,
     std::optional<std::uint64_t> seed, int prefetch, int num_threads) {
-  const auto held =
-      std::make_shared<Held>(Held{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy),
-                                  py::none(), std::move(all_reduce), std::move(draw_seed), std::move(warn),
-                                  std::move(check), std::move(observe), std::move(destination)});
+  const auto held = std::make_shared<HeldObjects>(
+      HeldObjects{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy), py::none(),
+                  std::move(all_reduce), std::move(draw_seed), std::move(warn), std::move(check), std::move(observe),
+                  std::move(destination)});
   std::vector<Watched> all_watched;
   for (const auto& [name, array, address] : watched) all_watched.push_back({name, array, address});
   std::vector<Output> all_outputs;
@@ -155,14 +155,14 @@ std::unique_ptr<PyLoader> make_loader(
 py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const py::object& device,
                        const py::object& make) {
   LossSlot& slot = self.core().slot(step);
-  if (slot.there) {
-    const py::object sums = std::static_pointer_cast<PySource>(slot.there)->sums();
+  if (slot.device) {
+    const py::object sums = std::static_pointer_cast<PySource>(slot.device)->sums();
     if (py::object(sums.attr("device")).equal(device)) return sums;
   }
   py::object sums = make();
-  LossSums here = slot.total();  // blocks until the previous device is done
-  slot.here = std::move(here);
-  slot.there = std::make_shared<PySource>(sums);
+  LossSums sums_so_far = slot.total();  // blocks until the previous device is done
+  slot.host = std::move(here);
+  slot.device = std::make_shared<PySource>(sums);
   return sums;
 }
 
@@ -197,8 +197,7 @@ void register_loader(py::module_& m) {
     return result;
   };
   const auto clear = [](PyLoader& self) { self.held().visit([](py::object& object) { object = py::none(); }); };
-  py::classh<PyLoader>(m, "Loader", "Data loader, see l2m/loader.hpp.",
-                       takes_part_in_garbage_collection<PyLoader>(traverse, clear))
+  py::classh<PyLoader>(m, "Loader", "Data loader, see l2m/loader.hpp.", gc_support<PyLoader>(traverse, clear))
       .def(
           py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("owner"),
           py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"), py::arg("from_numpy"),
@@ -207,6 +206,7 @@ void register_loader(py::module_& m) {
           py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"),
           py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"),
           py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          "Create a loader.\n\n"
           "Args:\n"
           "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"
           "    watched: (name, array or data_ptr method of a tensor, address) of each array; a moved array is an error.\n"
@@ -253,7 +253,8 @@ void register_loader(py::module_& m) {
             self.core().check_usable();
             return to_array(self.core().classes_of(step, num_losses));
           },
-          py::arg("step"), py::arg("num_losses"), "Return the class of each row of a batch, int32. The batch must have `num_losses` rows.")
+          py::arg("step"), py::arg("num_losses"),
+          "Return the class of each row of a batch, int32. The batch must have `num_losses` rows.")
       .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window of the epoch now.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))
@@ -264,7 +265,7 @@ void register_loader(py::module_& m) {
              std::vector<LoaderState> states;
              for (const py::handle dict : py::list(read()))
                states.push_back(to_state(py::reinterpret_borrow<py::dict>(dict)));
-             self.load(merged(std::move(states), rank, world_size));
+             self.load(merge_states(std::move(states), rank, world_size));
            }),
            py::arg("states"), py::arg("rank"), py::arg("world_size"),
            "Resume from one state or from those of all ranks, as returned by `states()`.")
@@ -273,7 +274,7 @@ void register_loader(py::module_& m) {
           [](PyLoader& self) {
             if (self.guard().is_inside()) return;  // properties show the values from before that call
             const Guarded guard(self.guard());
-            self.core().settle();
+            self.core().apply_pending();
           },
           "Apply the closed window that is still pending, unless a call is in progress.")
       .def("close", &PyLoader::close, "Stop the threads and free prefetched batches. Idempotent.")
@@ -290,9 +291,9 @@ void register_loader(py::module_& m) {
       .def_property_readonly(
           "classes", [](PyLoader& self) { return rows_of(self, true); }, "Classes of the last batch, int64.");
 
-  py::classh<Iterator>(m, "Iteration", "Iterator over one epoch, or over all following ones.",
-                       takes_part_in_garbage_collection<Iterator>(
-                           [](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
+  py::classh<Iterator>(
+      m, "Iteration", "Iterator over one epoch, or over all following ones.",
+      gc_support<Iterator>([](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
                            [](Iterator& self) { self.clear(); }))
       .def("__iter__", [](py::object self) { return self; })
       .def("__next__", &Iterator::next);

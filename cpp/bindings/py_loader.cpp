@@ -12,7 +12,7 @@ namespace l2m::bindings {
 /// Destination of batches in memory lent by Python, in which they become tensors or are sent to a device.
 class PyDestination final : public BatchDestination {
  public:
-  PyDestination(std::shared_ptr<Held> held, std::size_t num_fields, std::int64_t batch_rows)
+  PyDestination(std::shared_ptr<HeldObjects> held, std::size_t num_fields, std::int64_t batch_rows)
       : held_(std::move(held)), batch_rows_(batch_rows), lent_(num_fields) {
     ahead_ = held_->destination.attr("ahead").cast<std::int64_t>();
     refill_ = held_->destination.attr("refill").cast<std::int64_t>();
@@ -67,7 +67,7 @@ class PyDestination final : public BatchDestination {
   py::list receive() { return held_->destination.attr("receive")(sent_.front()); }
 
  private:
-  const std::shared_ptr<Held> held_;
+  const std::shared_ptr<HeldObjects> held_;
   const std::int64_t batch_rows_;
   std::int64_t ahead_ = 0, refill_ = 0;
   std::vector<std::map<std::byte*, py::object>> lent_;  // per field: tensors by their memory
@@ -98,7 +98,7 @@ bool PySource::all_finite() {
   return interruptible([&] { return sums_.attr("not_finite").cast<std::int64_t>() == 0; });
 }
 
-PyLoader::PyLoader(std::shared_ptr<Held> held, std::vector<Watched> watched, std::vector<Output> outputs,
+PyLoader::PyLoader(std::shared_ptr<HeldObjects> held, std::vector<Watched> watched, std::vector<Output> outputs,
                    std::vector<std::string> include, LoaderOptions options)
     : held_(std::move(held)),
       watched_(std::move(watched)),
@@ -204,9 +204,9 @@ void PyLoader::record(const py::array& losses, const std::optional<py::array>& c
   core_.check_usable();
   const std::int64_t skipped = with_floats("losses", losses, [&](auto values) {
     const auto add = [&](auto ids) {
-      LossSums& sums = core_.slot(step).here;
-      constexpr std::size_t kFew = 1 << 15;  // not worth releasing the GIL
-      if (values.size() < kFew) return class_loss(values, ids, sums.sum, sums.count, 1);
+      LossSums& sums = core_.slot(step).host;
+      constexpr std::size_t kInlineLosses = 1 << 15;  // not worth releasing the GIL
+      if (values.size() < kInlineLosses) return class_loss(values, ids, sums.sum, sums.count, 1);
       const ReleasedGil released;
       return class_loss(values, ids, sums.sum, sums.count, core_.num_threads());
     };

@@ -16,7 +16,7 @@ namespace l2m::bindings {
 
 /// Python objects that a loader uses: owners of memory and callbacks. In one struct, so that garbage collection sees
 /// them.
-struct Held {
+struct HeldObjects {
   py::object owner;        ///< keeps the memory of the fields alive
   py::object build;        ///< build(arrays) returns a batch
   py::object from_dlpack;  ///< returns a tensor for a DLPack capsule; None: batches are numpy arrays
@@ -59,7 +59,7 @@ class PyDestination;
 class PyLoader {
  public:
   /// @param include  extra entries of a batch: "rows", "classes", "step"; passed to build() after the arrays.
-  PyLoader(std::shared_ptr<Held> held, std::vector<Watched> watched, std::vector<Output> outputs,
+  PyLoader(std::shared_ptr<HeldObjects> held, std::vector<Watched> watched, std::vector<Output> outputs,
            std::vector<std::string> include, LoaderOptions options);
   ~PyLoader() { close(); }
   PyLoader(const PyLoader&) = delete;
@@ -76,7 +76,7 @@ class PyLoader {
 
   Loader& core() { return core_; }
   Guard& guard() { return guard_; }
-  Held& held() { return *held_; }
+  HeldObjects& held() { return *held_; }
 
  private:
   void close_now();
@@ -86,7 +86,7 @@ class PyLoader {
   py::object included(const std::string& name);
   py::object to_python(Block block, std::size_t field, std::int64_t rows) const;
 
-  const std::shared_ptr<Held> held_;  // destroyed after close(), which waits for threads that read the fields
+  const std::shared_ptr<HeldObjects> held_;  // destroyed after close(), which waits for threads that read the fields
   const std::vector<Watched> watched_;
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;

@@ -26,7 +26,7 @@ struct ClassTotals {
   std::int64_t* count;  ///< [K] added to
   /// [3] added to: losses skipped for a class out of range, and for being non-finite (as a float); the third is
   /// scratch, zero before and after
-  std::int64_t* unusual;
+  std::int64_t* skipped;
   std::int64_t* unfinished;  ///< [K, kUnfinished] scratch, zero before and after
 };
 

@@ -11,16 +11,16 @@
 namespace l2m::cuda {
 namespace {
 
-constexpr int kThreadsOfBlock = 256;
+constexpr int kThreadsPerBlock = 256;
 constexpr int kVectorBytes = 16;
 // Vectors that a thread loads before it uses the first one.
 constexpr int kAhead = 4;
 // Threads per row: as few as can load the whole row at once. A warp also takes longer rows, up to what a block loads at
 // once, because a block has to synchronize its warps at the end of each row.
 constexpr int kFewLanes = 8;
-constexpr std::int64_t kMostOfFewLanes = kFewLanes * kAhead * kVectorBytes;
-constexpr std::int64_t kMostOfWarp = kThreadsOfBlock * kAhead * kVectorBytes;
-constexpr std::int64_t kSharedBytes = kThreadsOfBlock / kLanes * 4 * sizeof(double);  // one Softmax per warp
+constexpr std::int64_t kMaxFewLaneBytes = kFewLanes * kAhead * kVectorBytes;
+constexpr std::int64_t kMaxWarpBytes = kThreadsPerBlock * kAhead * kVectorBytes;
+constexpr std::int64_t kSharedBytes = kThreadsPerBlock / kLanes * 4 * sizeof(double);  // one Softmax per warp
 
 template <class R>
 constexpr R kInfinity = std::numeric_limits<R>::infinity();
@@ -31,14 +31,16 @@ struct Rows {
   Targets given;
   double of_target;
   double of_column;
-  std::int64_t of_block;
+  std::int64_t rows_per_block;
 
   __device__ bool is_column(std::int64_t target) const {
     return static_cast<std::uint64_t>(target) < static_cast<std::uint64_t>(given.num_columns);
   }
   __device__ double weight(std::int64_t column) const { return given.weight == nullptr ? 1.0 : given.weight[column]; }
-  __device__ std::int64_t begin() const { return blockIdx.x * of_block; }
-  __device__ std::int64_t end() const { return begin() + of_block < given.size ? begin() + of_block : given.size; }
+  __device__ std::int64_t begin() const { return blockIdx.x * rows_per_block; }
+  __device__ std::int64_t end() const {
+    return begin() + rows_per_block < given.size ? begin() + rows_per_block : given.size;
+  }
 };
 
 template <class Logit, int kSize>
@@ -121,9 +123,9 @@ struct Softmax {
 
   template <int kSize>
   __device__ void add(const R (&x)[kSize]) {
-    R most = x[0];
-    for (int i = 1; i < kSize; ++i) most = fmax(most, x[i]);
-    if (most > largest) raise(most);
+    R max_x = x[0];
+    for (int i = 1; i < kSize; ++i) max_x = fmax(max_x, x[i]);
+    if (max_x > largest) raise(max_x);
     R of_vector = 0;
     for (int i = 0; i < kSize; ++i) of_vector += exp(x[i] - reference(largest));
     sum += of_vector;
@@ -152,41 +154,41 @@ __device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
 
 /// Merge the softmax of all threads of a group, and return it to each of them. All threads of the block must call.
 template <int kGroup, class R>
-__device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
+__device__ Softmax<R> merge(Softmax<R> softmax, bool smooth) {
   constexpr int kHalf = (kGroup < kLanes ? kGroup : kLanes) / 2;
-  R largest = own.largest;
+  R largest = softmax.largest;
   for (int mask = kHalf; mask > 0; mask /= 2) largest = fmax(largest, __shfl_xor_sync(~0U, largest, mask));
-  own.raise(largest);
-  for (int mask = kHalf; mask > 0; mask /= 2) own.sum += __shfl_xor_sync(~0U, own.sum, mask);
+  softmax.raise(largest);
+  for (int mask = kHalf; mask > 0; mask /= 2) softmax.sum += __shfl_xor_sync(~0U, softmax.sum, mask);
   for (int mask = kHalf; smooth && mask > 0; mask /= 2) {
-    own.weight += __shfl_xor_sync(~0U, own.weight, mask);
-    own.smoothed += __shfl_xor_sync(~0U, own.smoothed, mask);
+    softmax.weight += __shfl_xor_sync(~0U, softmax.weight, mask);
+    softmax.smoothed += __shfl_xor_sync(~0U, softmax.smoothed, mask);
   }
   if constexpr (kGroup > kLanes) {
     auto* const of_warps = reinterpret_cast<Softmax<R>*>(shared_memory);
-    if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = own;
+    if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = softmax;
     __syncthreads();
-    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) largest = fmax(largest, of_warps[warp].largest);
-    own = {largest};
+    for (int warp = 0; warp < kThreadsPerBlock / kLanes; ++warp) largest = fmax(largest, of_warps[warp].largest);
+    softmax = {largest};
 #pragma unroll 1
-    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) {
+    for (int warp = 0; warp < kThreadsPerBlock / kLanes; ++warp) {
       Softmax<R> of_warp = of_warps[warp];
       of_warp.raise(largest);
-      own.add(of_warp);
+      softmax.add(of_warp);
     }
     __syncthreads();
   }
-  return own;
+  return softmax;
 }
 
 /// Compute losses with kGroup threads per row. All threads run the same number of iterations, because they synchronize.
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsOfBlock)
+__global__ void __launch_bounds__(kThreadsPerBlock)
     make_losses(const Logit* logits, Rows rows, Losses out, Logit* mean) {
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
   double totals[2] = {0.0, 0.0};  // losses and weights
-  for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsOfBlock / kGroup) {
+  for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsPerBlock / kGroup) {
     const std::int64_t row = first + threadIdx.x / kGroup;
     const std::int64_t target = row < rows.end() ? rows.given.targets[row] : rows.given.ignore_index;
     const bool ignored = target == rows.given.ignore_index;
@@ -205,7 +207,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       };
       visit<kGroup>(Slices<Logit>(from, from, rows.given.num_columns), get, add);
     }
-    softmax = merged<kGroup>(softmax, smooth);
+    softmax = merge<kGroup>(softmax, smooth);
     if (threadIdx.x % kGroup != 0 || row >= rows.end()) continue;
     double log_sum_exp = ignored ? 0.0 : kNan;
     double loss = log_sum_exp;
@@ -224,13 +226,13 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
     out.losses[row] = loss;
     totals[0] += loss;
   }
-  sum_over_block<kThreadsOfBlock>(totals);
+  sum_over_block<kThreadsPerBlock>(totals);
   for (unsigned i = 0; threadIdx.x == 0 && i < 2; ++i) out.partials[2 * blockIdx.x + i] = totals[i];
   if (!is_last_block(&out.counters[1])) return;
   for (double& total : totals) total = 0.0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsOfBlock)
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsPerBlock)
     for (unsigned i = 0; i < 2; ++i) totals[i] += out.partials[2 * block + i];
-  sum_over_block<kThreadsOfBlock>(totals);
+  sum_over_block<kThreadsPerBlock>(totals);
   if (threadIdx.x != 0) return;
   out.counters[1] = 0;
   if (smooth && totals[1] == 0.0) totals[1] = kNan;
@@ -239,7 +241,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 }
 
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsOfBlock)
+__global__ void __launch_bounds__(kThreadsPerBlock)
     make_gradient(const Logit* logits, Rows rows, const double* log_sum_exp, const double* given_total_weight,
                   const Logit* of_loss, Logit* gradient) {
   using R = Wide<Logit>;
@@ -248,12 +250,12 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   double sum_of_weights[] = {static_cast<double>(rows.given.num_columns)};
   if (smooth && rows.given.weight != nullptr) {
     sum_of_weights[0] = 0.0;
-    for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsOfBlock)
+    for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsPerBlock)
       sum_of_weights[0] += rows.given.weight[column];
-    sum_over_block<kThreadsOfBlock>(sum_of_weights);
+    sum_over_block<kThreadsPerBlock>(sum_of_weights);
   }
   const auto of_columns = static_cast<R>(scale * rows.of_column);
-  for (std::int64_t row = rows.begin() + threadIdx.x / kGroup; row < rows.end(); row += kThreadsOfBlock / kGroup) {
+  for (std::int64_t row = rows.begin() + threadIdx.x / kGroup; row < rows.end(); row += kThreadsPerBlock / kGroup) {
     const std::int64_t target = rows.given.targets[row];
     const Logit* const from = logits + row * rows.given.num_columns;
     Logit* const to = gradient + row * rows.given.num_columns;
@@ -290,18 +292,18 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 template <class Logit, class F>
 void with_rows(const Targets& given, const F& f) {
   const auto with = [&](auto group) {
-    const std::int64_t at_once = kThreadsOfBlock / group();
-    const std::int64_t times = (given.size + at_once * kMostBlocks - 1) / (at_once * kMostBlocks);
-    const std::int64_t of_block = at_once * (times > 1 ? times : 1);
-    const std::int64_t blocks = (given.size + of_block - 1) / of_block;
+    const std::int64_t at_once = kThreadsPerBlock / group();
+    const std::int64_t times = (given.size + at_once * kMaxBlocks - 1) / (at_once * kMaxBlocks);
+    const std::int64_t rows_per_block = at_once * (times > 1 ? times : 1);
+    const std::int64_t blocks = (given.size + rows_per_block - 1) / rows_per_block;
     f(group, blocks,
       Rows{given, 1.0 - given.label_smoothing, given.label_smoothing / static_cast<double>(given.num_columns),
-           of_block});
+           rows_per_block});
   };
   const std::int64_t bytes = given.num_columns * std::int64_t{sizeof(Logit)};
-  if (bytes <= kMostOfFewLanes) return with(std::integral_constant<int, kFewLanes>());
-  if (bytes <= kMostOfWarp) return with(std::integral_constant<int, kLanes>());
-  with(std::integral_constant<int, kThreadsOfBlock>());
+  if (bytes <= kMaxFewLaneBytes) return with(std::integral_constant<int, kFewLanes>());
+  if (bytes <= kMaxWarpBytes) return with(std::integral_constant<int, kLanes>());
+  with(std::integral_constant<int, kThreadsPerBlock>());
 }
 
 }  // namespace
@@ -311,8 +313,8 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
       // Without rows, one block computes the mean.
-      launch({blocks > 0 ? blocks : 1, kThreadsOfBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed, rows,
-             losses, static_cast<Logit*>(losses.mean));
+      launch({blocks > 0 ? blocks : 1, kThreadsPerBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed,
+             rows, losses, static_cast<Logit*>(losses.mean));
     });
   });
   add_class_loss(FloatType::kFloat64, losses.losses,
@@ -325,7 +327,7 @@ void cross_entropy_gradient(FloatType type, const void* logits, const Targets& t
   if (targets.size == 0) return;
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
-      launch({blocks, kThreadsOfBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
+      launch({blocks, kThreadsPerBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
              total_weight, static_cast<const Logit*>(of_loss), static_cast<Logit*>(gradient));
     });
   });

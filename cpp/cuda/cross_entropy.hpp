@@ -19,7 +19,7 @@ struct Targets {
 };
 
 /// Maximum number of blocks per launch.
-inline constexpr int kMostBlocks = 2048;
+inline constexpr int kMaxBlocks = 2048;
 
 /// Outputs of a cross entropy.
 struct Losses {

@@ -8,7 +8,7 @@
 namespace l2m::cuda {
 
 /// Conversion of the bytes of a row to floats: (x - mean) / std of the byte's channel, in float32, rounded to `type`.
-struct Normalisation {
+struct Normalization {
   FloatType type;             ///< not kFloat64
   const float* mean;          ///< [channels]
   const float* std;           ///< [channels]
@@ -21,7 +21,7 @@ struct Field {
   const void* data;
   std::int64_t stride;    ///< bytes between consecutive rows, of any sign
   std::int64_t row_size;  ///< bytes, > 0
-  Normalisation normalisation{};
+  Normalization normalization{};
 };
 
 /// Copy rows of every field f one after the other to outs[f], which is aligned to 16 bytes. One launch per 8 fields.

@@ -37,8 +37,8 @@ struct Launch {
 /// @throws std::runtime_error  the launch failed.
 template <class... Parameters, class... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  constexpr std::int64_t kAlwaysThere = 48 << 10;
-  if (how.shared_bytes > kAlwaysThere)
+  constexpr std::int64_t kDefaultSharedBytes = 48 << 10;
+  if (how.shared_bytes > kDefaultSharedBytes)
     check(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes)));
   cudaLaunchConfig_t config{};

@@ -31,7 +31,7 @@ Loader::Loader(LoaderOptions options)
   check_options();
   set_steps();
   if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) options_.all_reduce = nullptr;
-  may_lack_losses_ = kind_ == Policy::Kind::kFollowsLosses;
+  may_miss_losses_ = kind_ == Policy::Kind::kFollowsLosses;
   next_proportions_ = options_.mixing->initial(class_sizes_);
   normalize(next_proportions_, class_sizes_);
   class_losses_.assign(class_sizes_.size(), std::numeric_limits<double>::quiet_NaN());
@@ -87,15 +87,15 @@ void Loader::set_steps() {
   } else {
     steps_ = full;
   }
-  own_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
+  rank_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
 }
 
 std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proportions) const {
   const LoaderOptions& o = options_;
-  PipelineSettings settings;
-  settings.index = o.index;
-  settings.fields = o.fields;
-  settings.sampler = {.seed = o.seed.value_or(0),
+  PipelineOptions pipeline;
+  pipeline.index = o.index;
+  pipeline.fields = o.fields;
+  pipeline.sampler = {.seed = o.seed.value_or(0),
                       .global_batch = o.batch_size * o.world_size,
                       .rank = o.rank,
                       .world_size = o.world_size,
@@ -103,12 +103,12 @@ std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proporti
                       .grouped = o.grouped,
                       .epoch_is_pass = !o.has_classes && !o.steps_per_epoch,
                       .in_order = !o.has_classes && !o.shuffle};
-  settings.prefetch = o.prefetch;
-  settings.num_threads = o.num_threads;
+  pipeline.prefetch = o.prefetch;
+  pipeline.num_threads = o.num_threads;
   if (o.destination)
-    settings.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
-  settings.pools.assign(pools_.begin(), pools_.end());
-  return std::make_unique<Prefetcher>(std::move(settings), std::move(proportions), o.lookahead, adopts_late());
+    pipeline.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
+  pipeline.pools.assign(pools_.begin(), pools_.end());
+  return std::make_unique<Prefetcher>(std::move(pipeline), std::move(proportions), o.lookahead, applies_on_request());
 }
 
 /// Borrow memory from the destination until each field has `blocks` blocks.
@@ -132,10 +132,10 @@ void Loader::draw_seed() {
 
 Iteration Loader::iterate(bool forever) {
   check_usable();
-  if (forever && stays_open())
+  if (forever && window_stays_open())
     throw std::invalid_argument(
         message("forever() with lookahead=", options_.lookahead, " needs update_every (got None)"));
-  if (forever && own_steps_ == 0)
+  if (forever && rank_steps_ == 0)
     throw std::invalid_argument(
         message("forever() needs a batch for this rank in each epoch (got none for rank ", options_.rank, ")"));
   return {++iterations_, forever};
@@ -153,12 +153,12 @@ bool Loader::prepare(const Iteration& iteration) {
   }
   while (iterating_) {
     close_windows();
-    if (step_in_epoch() == own_steps_ && own_steps_ < steps_) {
+    if (step_in_epoch() == rank_steps_ && rank_steps_ < steps_) {
       consume_empty();
     } else if (step_in_epoch() < steps_) {
       break;
     } else {
-      if (!stays_open()) finish_epoch();
+      if (!window_stays_open()) finish_epoch();
       iterating_ = false;
       run_until_ = 0;
       if (!iteration.forever) return false;
@@ -168,13 +168,13 @@ bool Loader::prepare(const Iteration& iteration) {
   }
   if (!iterating_) return false;
   check_counts();
-  run_until_ = std::min(epoch_began_ + static_cast<std::uint64_t>(own_steps_), counted_until_);
+  run_until_ = std::min(epoch_began_ + static_cast<std::uint64_t>(rank_steps_), counted_until_);
   if (options_.update_every) {
     const auto due = [&](std::int64_t steps) { run_until_ = std::min(run_until_, static_cast<std::uint64_t>(steps)); };
-    due((windows_.closed() + (windows_.has_ended() ? 2 : 1)) * *options_.update_every + options_.lookahead);
-    if (windows_.has_ended()) due(static_cast<std::int64_t>(wait_until_));
+    due((windows_.applied() + (windows_.has_pending() ? 2 : 1)) * *options_.update_every + options_.lookahead);
+    if (windows_.has_pending()) due(static_cast<std::int64_t>(apply_by_));
   }
-  warn_where_losses_lack();
+  warn_if_losses_are_missing();
   return true;
 }
 
@@ -189,21 +189,21 @@ void Loader::begin() {
   check_counts();
   draw_seed();
   if (iterating_ || step_in_epoch() == steps_) finish_epoch();
-  if (stays_open() && step_in_epoch() == 0) adopt();
+  if (window_stays_open() && step_in_epoch() == 0) apply_proportions();
   if (options_.check) options_.check();
   sent_ = 0;
   run_until_ = 0;
   ++epochs_begun_;
   if (options_.destination) options_.destination->drop();
-  const std::int64_t last_rows = own_steps_ < steps_ ? options_.batch_size * options_.world_size : last_batch_rows_;
-  prefetcher_->begin({epoch_, step_in_epoch(), own_steps_, last_rows}, plan_until());
+  const std::int64_t last_rows = rank_steps_ < steps_ ? options_.batch_size * options_.world_size : last_batch_rows_;
+  prefetcher_->begin({epoch_, step_in_epoch(), rank_steps_, last_rows}, plan_until());
 }
 
 void Loader::finish_epoch() {
   if (!options_.update_every) {
-    if (!updated_) act();
+    if (!updated_) apply_window();
     updated_ = true;  // if something below fails, the window is not closed again
-    adopt();
+    apply_proportions();
     earliest_ = open_from_ = total_step();
   }
   run_until_ = 0;
@@ -237,10 +237,10 @@ std::optional<FilledBatch> Loader::take() {
 bool Loader::send_ahead() {
   BatchDestination& destination = *options_.destination;
   if (sent_ >= destination.refill()) return true;
-  const std::int64_t most = cautious_ ? sent_ + 1 : destination.ahead();
+  const std::int64_t max_sent = send_singly_ ? sent_ + 1 : destination.ahead();
   std::vector<FilledBatch> batches;
   try {
-    for (std::int64_t ahead = sent_; ahead == 0 || (ahead < most && prefetcher_->ready(ahead)); ++ahead) {
+    for (std::int64_t ahead = sent_; ahead == 0 || (ahead < max_sent && prefetcher_->ready(ahead)); ++ahead) {
       lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)) + 1 + batches.size());
       batches.push_back({{}, prefetcher_->num_rows(ahead)});
       batches.back().blocks = prefetcher_->take_blocks(ahead);
@@ -253,11 +253,11 @@ bool Loader::send_ahead() {
       return true;
     }
   } catch (...) {
-    cautious_ = true;
+    send_singly_ = true;
     retry();
     throw;
   }
-  cautious_ = true;
+  send_singly_ = true;
   retry();
   return false;
 }
@@ -273,7 +273,7 @@ void Loader::commit() {
     --sent_;
     options_.destination->handed_over();
   }
-  if (step_in_epoch() < own_steps_ || own_steps_ == steps_) return;
+  if (step_in_epoch() < rank_steps_ || rank_steps_ == steps_) return;
   try {
     consume_empty();
   } catch (const std::bad_alloc&) {  // prepare() will do it; this batch is not lost
@@ -315,7 +315,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
     next_epoch_.reset();
     return;
   }
-  if (iterating_ || (stays_open() && step_in_epoch() > 0)) {
+  if (iterating_ || (window_stays_open() && step_in_epoch() > 0)) {
     next_epoch_ = epoch;
     ended_ = !iterating_;
     return;
@@ -331,7 +331,7 @@ void Loader::set_epoch(std::uint64_t epoch) {
       throw;
     }
   } else {
-    settle();
+    apply_pending();
     prefetcher_->start_passes(epoch);
     earliest_ = total_step();
     epochs_.clear();
@@ -342,9 +342,9 @@ void Loader::set_epoch(std::uint64_t epoch) {
 
 // ---- inspection
 
-std::uint64_t Loader::epoch() const { return has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
+std::uint64_t Loader::epoch() const { return epoch_has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
 
-std::int64_t Loader::step() const { return has_ended() ? 0 : step_in_epoch(); }
+std::int64_t Loader::step() const { return epoch_has_ended() ? 0 : step_in_epoch(); }
 
 void Loader::close() {
   closed_ = true;

@@ -29,7 +29,7 @@ void check_length(const char* name, std::size_t size, std::size_t wanted) {
 }
 
 /// Return the names of the entries that differ between the states of two ranks; empty if they agree.
-std::string difference(const LoaderState& a, const LoaderState& b) {
+std::string differing_entries(const LoaderState& a, const LoaderState& b) {
   std::string names;
   const auto compare = [&](const char* name, bool equal) {
     if (!equal) names += (names.empty() ? "" : ", ") + std::string(name);
@@ -56,7 +56,7 @@ std::string difference(const LoaderState& a, const LoaderState& b) {
 
 }  // namespace
 
-LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
+LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
   if (states.empty()) refuse("a list of states must hold one state per rank (got an empty list)");
   for (const LoaderState& state : states) {
     check_range("world_size", state.world_size, 1, kMaxCount);
@@ -87,7 +87,7 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
              ranks.size() > 20 ? ", ...])" : "])");
     }
     for (const LoaderState& state : states | std::views::drop(1))
-      if (const std::string names = difference(first, state); !names.empty())
+      if (const std::string names = differing_entries(first, state); !names.empty())
         refuse("rank states were saved at different steps: ", names, " differ");
   }
   for (std::size_t w = 0; w < first.losses.size(); ++w) {
@@ -126,7 +126,7 @@ std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows
 LoaderState Loader::state(std::optional<std::uint64_t> step) {
   check_usable();
   draw_seed();
-  settle();
+  apply_pending();
   const std::uint64_t low = std::max(prefetcher_->oldest(), earliest_), high = total_step();
   std::uint64_t at = low;
   if (step) {
@@ -150,13 +150,13 @@ LoaderState Loader::state(std::optional<std::uint64_t> step) {
   state.epoch = of.number;
   state.step = at == high ? step_in_epoch() : static_cast<std::int64_t>(at - of.began);
   state.updated = updated_;
-  state.windows = windows_.closed();
+  state.windows = windows_.applied();
   state.sampler = prefetcher_->state_at(at);
   state.next_proportions = next_proportions_;
   state.class_losses = class_losses_;
   state.losses = windows_.as_of(static_cast<std::int64_t>(at));
   state.memory = memory_;
-  if (!windows_.all_finite()) warn_once(kNotFinite, kNotFiniteText);
+  if (!windows_.all_finite()) warn_once(kNonFinite, kNonFiniteText);
   return state;
 }
 
@@ -167,10 +167,11 @@ void Loader::check(const LoaderState& state) const {
   if (std::max(state.sampler.total_step, state.epoch) > std::uint64_t{kMaxCount})
     refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "] (got ", state.epoch, " and ",
            state.sampler.total_step, ")");
-  if (state.next_epoch.value_or(0) > kMaxEpoch) refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
+  if (state.next_epoch.value_or(0) > kMaxEpoch)
+    refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
   check_range("rank", state.rank, 0, state.world_size - 1);
-  const bool left = stays_open() && state.step == steps_;
-  if (state.step < 0 || (state.step > std::min(steps_, total) && !left))
+  const bool epoch_ended = window_stays_open() && state.step == steps_;
+  if (state.step < 0 || (state.step > std::min(steps_, total) && !epoch_ended))
     refuse("step of the state must be at most ", steps_, ", and total_step (got step ", state.step, ", total_step ",
            total, ")");
   const std::int64_t every = options_.update_every.value_or(0);
@@ -178,8 +179,8 @@ void Loader::check(const LoaderState& state) const {
     check_range("windows", state.windows, 0, 0);
   } else {
     // As many windows as have closed; the newest may be pending, and the next one may be due.
-    const std::int64_t least = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
-    check_range("windows", state.windows, total <= options_.lookahead ? 0 : least, total / every);
+    const std::int64_t min_windows = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
+    check_range("windows", state.windows, total <= options_.lookahead ? 0 : min_windows, total / every);
   }
   const std::int64_t begun = every == 0 ? 1 : std::max<std::int64_t>(total - 1, 0) / every - state.windows + 1;
   check_length("window_sums", state.losses.size(), static_cast<std::size_t>(std::max<std::int64_t>(begun, 1)));
@@ -222,9 +223,9 @@ void Loader::load(LoaderState state) {
     const std::uint64_t total = prefetcher->total_step();
     if (options_.update_every && kind_ != Policy::Kind::kFixed) {
       const auto every = static_cast<std::uint64_t>(*options_.update_every);
-      const std::uint64_t acts_from = (static_cast<std::uint64_t>(state.windows) + 1) * every;
-      if (total < acts_from || (total == acts_from && adopts_late()))
-        prefetcher->schedule(acts_from, state.next_proportions, acts_from + every);
+      const std::uint64_t effective_from = (static_cast<std::uint64_t>(state.windows) + 1) * every;
+      if (total < effective_from || (total == effective_from && applies_on_request()))
+        prefetcher->schedule(effective_from, state.next_proportions, effective_from + every);
     }
   } catch (...) {
     options_.seed = seed;
@@ -236,7 +237,7 @@ void Loader::load(LoaderState state) {
   sent_ = 0;
   epoch_ = state.epoch;
   epoch_began_ = total_step() - std::min(total_step(), static_cast<std::uint64_t>(state.step));
-  ended_ = stays_open() && state.step == steps_;
+  ended_ = window_stays_open() && state.step == steps_;
   epochs_.clear();
   next_epoch_ = state.next_epoch;
   updated_ = state.updated;

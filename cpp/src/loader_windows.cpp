@@ -32,7 +32,7 @@ std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
                                      ", and ", last + 1, " were yielded in all)"));
   }
   const auto batch = static_cast<std::int64_t>(*step);
-  const bool too_late = options_.update_every ? !windows_.takes(batch) : *step < open_from_;
+  const bool too_late = options_.update_every ? !windows_.accepts(batch) : *step < open_from_;
   if (too_late) throw std::runtime_error(message("the window of step ", *step, " is closed: its losses come too late"));
   return batch;
 }
@@ -61,12 +61,12 @@ LossSlot& Loader::slot(std::optional<std::uint64_t> step) {
 void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
   // A trailing batch that has rows on other ranks only counts with the last one.
   windows_.added(static_cast<std::int64_t>(step.value_or(total_step() - 1)));
-  may_lack_losses_ = false;
-  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
+  may_miss_losses_ = false;
+  if (!all_finite) warn_once(kNonFinite, kNonFiniteText);
 }
 
 void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
-  LossSums& to = slot(step).here;
+  LossSums& to = slot(step).host;
   if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
     throw std::invalid_argument(message("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
                                         sums.sum.size(), " and ", sums.count.size(), ")"));
@@ -89,13 +89,13 @@ void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
   recorded(step, std::ranges::all_of(sums.sum, [](double sum) { return std::isfinite(sum); }));
 }
 
-void Loader::warn_where_losses_lack() {
-  if (!may_lack_losses_) return;
-  const bool should_feel = options_.update_every
-                               ? total_step() >= static_cast<std::uint64_t>(2 * *options_.update_every)
-                               : epoch_ > 0 || epoch_began_ > 0;
-  if (!should_feel) return;
-  may_lack_losses_ = false;
+void Loader::warn_if_losses_are_missing() {
+  if (!may_miss_losses_) return;
+  const bool should_take_effect = options_.update_every
+                                      ? total_step() >= static_cast<std::uint64_t>(2 * *options_.update_every)
+                                      : epoch_ > 0 || epoch_began_ > 0;
+  if (!should_take_effect) return;
+  may_miss_losses_ = false;
   if (std::ranges::all_of(class_losses_, [](double loss) { return std::isnan(loss); }) && !windows_.has_losses())
     warn(
         options_.mixing_name +
@@ -111,13 +111,13 @@ void Loader::update() {
     throw std::runtime_error(message("update() requires update_every=None (got ", *options_.update_every, ")"));
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
-  act();
+  apply_window();
   earliest_ = total_step();  // the window held losses of all earlier batches
   if (running) {
     updated_ = true;
   } else {
-    adopt();
-    prefetcher_->forget_before();
+    apply_proportions();
+    prefetcher_->drop_history();
   }
 }
 
@@ -126,36 +126,36 @@ void Loader::close_windows() {
   if (!options_.update_every) return;
   const std::int64_t every = *options_.update_every;
   const auto total = static_cast<std::int64_t>(total_step());
-  const std::int64_t requested = step_in_epoch() < own_steps_ ? total : total - 1;
+  const std::int64_t requested = step_in_epoch() < rank_steps_ ? total : total - 1;
   for (;;) {
-    const std::int64_t due = (windows_.closed() + (windows_.has_ended() ? 2 : 1)) * every + options_.lookahead;
-    if (windows_.has_ended()) {
-      if (total_step() < wait_until_ && requested < due) return;
-      act();
+    const std::int64_t due = (windows_.applied() + (windows_.has_pending() ? 2 : 1)) * every + options_.lookahead;
+    if (windows_.has_pending()) {
+      if (total_step() < apply_by_ && requested < due) return;
+      apply_window();
     } else if (requested < due) {
       return;
-    } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
+    } else if (windows_.is_on_device() && !options_.all_reduce && !options_.mixing->uses_rows()) {
       // Losses on a device get half a window more to arrive, as long as the new proportions are not in use. With
       // several ranks, windows are applied at once: at the same batch on each, even if one of them saves its state in
       // between.
-      wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every - 1));
-      windows_.end();
-      ended_in_ = epoch_;
+      apply_by_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.applied() + 2) * every - 1));
+      windows_.close_oldest();
+      pending_epoch_ = epoch_;
     } else {
-      act();
+      apply_window();
     }
   }
 }
 
-void Loader::settle() {
-  if (windows_.has_ended()) act();
+void Loader::apply_pending() {
+  if (windows_.has_pending()) apply_window();
 }
 
 /// Apply the oldest window. Nothing changes if this throws.
 ///
 /// If the policy fails twice on the same window, the proportions stay and a warning is given, so that losses that a
 /// policy cannot handle do not end the run.
-void Loader::act() {
+void Loader::apply_window() {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
   if (options_.all_reduce) options_.all_reduce(sums);
@@ -177,7 +177,7 @@ void Loader::act() {
     const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
     known = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
     try {
-      update = updated(sums, known);
+      update = run_policy(sums, known);
     } catch (const std::bad_alloc&) {
       throw;  // not related to the losses
     } catch (const std::exception& error) {
@@ -189,12 +189,12 @@ void Loader::act() {
       failure = failure.substr(0, std::min<std::size_t>(failure.find('\n'), 200));
     }
   }
-  const std::int64_t closed = windows_.closed() + (options_.update_every ? 1 : 0);
+  const std::int64_t applied = windows_.applied() + (options_.update_every ? 1 : 0);
   const auto requested = options_.update_every
-                             ? static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead)
+                             ? static_cast<std::uint64_t>(applied * *options_.update_every + options_.lookahead)
                              : total_step();
-  const std::uint64_t epoch = windows_.has_ended() ? ended_in_ : epoch_;
-  schedule(closed, update.proportions);
+  const std::uint64_t epoch = windows_.has_pending() ? pending_epoch_ : epoch_;
+  schedule(applied, update.proportions);
   next_proportions_ = std::move(update.proportions);
   class_losses_ = std::move(class_losses);
   if (update.memory) memory_ = std::move(*update.memory);
@@ -202,26 +202,27 @@ void Loader::act() {
   windows_.drop(options_.update_every.has_value());
   if (updates && failure.empty() && options_.observe)
     options_.observe({epoch, requested, next_proportions_, known, sums.count});
-  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
+  if (!all_finite) warn_once(kNonFinite, kNonFiniteText);
   if (negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
   if (!failure.empty())
     warn(options_.mixing_name + " failed again on the same losses; the proportions stay unchanged: " + failure);
 }
 
 /// Return the update that the policy computes for a window, after checking it.
-Policy::Update Loader::updated(const LossSums& sums, std::span<const double> known) {
+Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> known) {
   Window window;
   window.proportions = next_proportions_;
   window.class_losses = known;
   window.class_sizes = class_sizes_;
   window.counts = sums.count;
   window.step = total_step();
-  if (options_.update_every) window.step = static_cast<std::uint64_t>((windows_.closed() + 1) * *options_.update_every);
+  if (options_.update_every)
+    window.step = static_cast<std::uint64_t>((windows_.applied() + 1) * *options_.update_every);
   window.total_steps = options_.total_steps;
   window.memory = memory_;
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
-  if (options_.mixing->looks_at_rows()) {
+  if (options_.mixing->uses_rows()) {
     drawn = prefetcher_->state_at(total_step());
     for (const Cursor& cursor : drawn.cursors) passes.push_back(cursor.pass);
     window.rows_drawn = drawn.drawn;
@@ -238,22 +239,22 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
 }
 
 /// Use the newest proportions from the next batch on.
-void Loader::adopt() {
+void Loader::apply_proportions() {
   if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), next_proportions_, kAllSteps);
 }
 
 /// Schedule proportions for the window after the next, if update_every is set and they have not taken effect yet.
-void Loader::schedule(std::int64_t closed, const std::vector<double>& proportions) {
+void Loader::schedule(std::int64_t applied, const std::vector<double>& proportions) {
   if (closed_ || !options_.update_every || kind_ == Policy::Kind::kFixed) return;
   const auto every = static_cast<std::uint64_t>(*options_.update_every);
-  const std::uint64_t acts_from = (static_cast<std::uint64_t>(closed) + 1) * every;
-  if (total_step() <= acts_from) prefetcher_->schedule(acts_from, proportions, acts_from + every);
+  const std::uint64_t effective_from = (static_cast<std::uint64_t>(applied) + 1) * every;
+  if (total_step() <= effective_from) prefetcher_->schedule(effective_from, proportions, effective_from + every);
 }
 
 /// Return the total step from which proportions are unknown.
 std::uint64_t Loader::plan_until() const {
   if (!options_.update_every || kind_ == Policy::Kind::kFixed) return kAllSteps;
-  return static_cast<std::uint64_t>((windows_.closed() + 2) * *options_.update_every);
+  return static_cast<std::uint64_t>((windows_.applied() + 2) * *options_.update_every);
 }
 
 }  // namespace l2m

@@ -331,7 +331,7 @@ class Loader:
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN where there was none yet."""
-        self._core.settle()
+        self._core.apply_pending()
         return self._core.class_losses
 
     @property
@@ -371,7 +371,7 @@ class Loader:
         A sequence of dicts with `epoch` and `total_step` (when the update was made, in batches since the beginning of
         training), `proportions` (the new ones), `class_losses` (with which they were made) and `counts` (losses recorded).
         """
-        self._core.settle()
+        self._core.apply_pending()
         return self._recorder.snapshot()
 
     @property

@@ -43,12 +43,12 @@ class Pass {
 };
 
 void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
-                          Array<std::int64_t> count, Array<std::int64_t> unusual) {
-  if (losses.size() != classes.size() || sum.size() != count.size() || unusual.size() != 2)
+                          Array<std::int64_t> count, Array<std::int64_t> skipped) {
+  if (losses.size() != classes.size() || sum.size() != count.size() || skipped.size() != 2)
     throw py::value_error("losses and classes, and sum and count, must have equal lengths, and skipped 2 values");
   bindings::with_floats("losses", losses, [&](auto values) {
     bindings::with_integers("classes", classes, [&](auto class_ids) {
-      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(unusual));
+      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(skipped));
     });
   });
 }
@@ -57,7 +57,8 @@ void add_exact_class_loss(const py::array& losses, const py::array& classes, Arr
 
 PYBIND11_MODULE(_testing, m) {
   m.doc() = "Parts of the core for tests and benchmarks.";
-  py::classh<Pass>(m, "Pass", py::buffer_protocol(), "Buffer of the row ids of one pass of every class, class after class.")
+  py::classh<Pass>(m, "Pass", py::buffer_protocol(),
+                   "Buffer of the row ids of one pass of every class, class after class.")
       .def(py::init<const std::optional<Array<std::int16_t>>&, std::int64_t, std::int64_t>(), py::arg("classes"),
            py::arg("num_classes"), py::arg("num_rows"))
       .def("shuffle", &Pass::shuffle, py::arg("seed"), py::arg("number"), py::arg("num_threads"),
@@ -65,14 +66,14 @@ PYBIND11_MODULE(_testing, m) {
       .def_buffer(&Pass::rows);
   m.def(
       "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
-      py::arg("count").noconvert(), py::arg("unusual").noconvert(),
+      py::arg("count").noconvert(), py::arg("skipped").noconvert(),
       "Add to each sum the double nearest to the exact sum of its losses, as the CUDA kernel does.\n\n"
       "Args:\n"
       "    losses: float16, float32, float64, or the bits of bfloat16 as int16; [n].\n"
       "    classes: Integers; [n].\n"
       "    sum: float64, [K], added to in place.\n"
       "    count: int64, [K], added to in place.\n"
-      "    unusual: int64, [2], added to in place: losses skipped for a class out of range, and for being non-finite.");
+      "    skipped: int64, [2], added to in place: losses skipped for a class out of range, and for being non-finite.");
 }
 
 }  // namespace l2m::testing

@@ -86,7 +86,7 @@ class Loader {
   // ---- iteration
 
   /// Return the number of batches per epoch on this rank.
-  [[nodiscard]] std::int64_t size() const { return own_steps_; }
+  [[nodiscard]] std::int64_t size() const { return rank_steps_; }
   /// Create an iteration. Its first request for a batch begins the next epoch, or resumes a restored one.
   /// @param forever  continue with the following epochs without end.
   /// @throws std::invalid_argument  forever, and either windows are epochs with lookahead > 0 or this rank has no rows.
@@ -148,7 +148,7 @@ class Loader {
     return prefetcher_->plan(step);
   }
   /// Apply the closed window that is still pending, if any. Waits for losses on a device.
-  void settle();
+  void apply_pending();
 
   // ---- state
 
@@ -167,9 +167,9 @@ class Loader {
   void check_usable() const;
 
  private:
-  static constexpr const char* kNotFiniteText =
+  static constexpr const char* kNonFiniteText =
       "non-finite losses were recorded; they are excluded from the class losses";
-  enum Warning : unsigned { kNotFinite = 1, kNegative = 2 };
+  enum Warning : unsigned { kNonFinite = 1, kNegative = 2 };
   struct Epoch {
     std::uint64_t number;
     std::uint64_t began;  // total step
@@ -185,9 +185,9 @@ class Loader {
   void check_counts() const;
   void finish_epoch();
   void close_windows();
-  void act();
-  Policy::Update updated(const LossSums& sums, std::span<const double> known);
-  void adopt();
+  void apply_window();
+  Policy::Update run_policy(const LossSums& sums, std::span<const double> known);
+  void apply_proportions();
   void schedule(std::int64_t closed, const std::vector<double>& proportions);
   [[nodiscard]] std::uint64_t plan_until() const;
   void consume_empty();
@@ -196,28 +196,28 @@ class Loader {
   [[nodiscard]] std::int64_t batch_of(std::optional<std::uint64_t> step) const;
   void warn(const std::string& what) const;
   void warn_once(Warning warning, const std::string& what);
-  void warn_where_losses_lack();
+  void warn_if_losses_are_missing();
   void check(const LoaderState& state) const;
   /// Return whether the window of an epoch stays open until the next epoch begins.
-  [[nodiscard]] bool stays_open() const { return !options_.update_every && options_.lookahead > 0; }
+  [[nodiscard]] bool window_stays_open() const { return !options_.update_every && options_.lookahead > 0; }
   /// Return whether proportions take effect when a batch is requested, not when the one before it is consumed.
-  [[nodiscard]] bool adopts_late() const {
-    return stays_open() || (options_.lookahead > 0 && options_.lookahead == options_.update_every);
+  [[nodiscard]] bool applies_on_request() const {
+    return window_stays_open() || (options_.lookahead > 0 && options_.lookahead == options_.update_every);
   }
   [[nodiscard]] std::int64_t step_in_epoch() const {
     return ended_ ? steps_ : static_cast<std::int64_t>(total_step() - epoch_began_);
   }
-  [[nodiscard]] bool has_ended() const { return !iterating_ && step_in_epoch() == steps_; }
+  [[nodiscard]] bool epoch_has_ended() const { return !iterating_ && step_in_epoch() == steps_; }
 
   LoaderOptions options_;
   std::vector<std::int64_t> class_sizes_;
   Policy::Kind kind_ = Policy::Kind::kFixed;
-  std::int64_t steps_ = 0;      // batches per epoch
-  std::int64_t own_steps_ = 0;  // those in which this rank has rows
+  std::int64_t steps_ = 0;       // batches per epoch
+  std::int64_t rank_steps_ = 0;  // those in which this rank has rows
   std::int64_t last_batch_rows_ = 0;
   std::vector<std::shared_ptr<LentPool>> pools_;  // memory of the destination, one pool per field
   std::int64_t sent_ = 0;                         // batches held by the destination, from the next one on
-  bool cautious_ = false;                         // it had no space for several batches
+  bool send_singly_ = false;                      // it had no space for several batches
   std::unique_ptr<Prefetcher> prefetcher_;
 
   std::uint64_t epoch_ = 0;
@@ -234,13 +234,13 @@ class Loader {
   std::uint64_t counted_until_ = kMaxCount;  // total step until which all counts fit in a state
 
   OpenWindows windows_;
-  std::uint64_t wait_until_ = 0;  // total step at which the pending window is applied at the latest
-  std::uint64_t ended_in_ = 0;    // epoch in which the pending window was closed
-  bool updated_ = false;          // update() has closed the window of this epoch
-  std::uint64_t open_from_ = 0;   // total step from which the window of the epoch accepts losses
+  std::uint64_t apply_by_ = 0;       // total step at which the pending window is applied at the latest
+  std::uint64_t pending_epoch_ = 0;  // epoch in which the pending window was closed
+  bool updated_ = false;             // update() has closed the window of this epoch
+  std::uint64_t open_from_ = 0;      // total step from which the window of the epoch accepts losses
   std::vector<double> next_proportions_, class_losses_, memory_;
   bool policy_failed_ = false;  // on the window to be applied next
-  bool may_lack_losses_ = false;
+  bool may_miss_losses_ = false;
   unsigned warned_ = 0;
   std::vector<std::int32_t> classes_;  // classes of a batch, for record()
   bool closed_ = false;
@@ -253,7 +253,7 @@ void Loader::record(std::span<const Loss> losses, std::optional<std::uint64_t> s
 
 template <class Loss, class Class>
 void Loader::record(std::span<const Loss> losses, std::span<const Class> classes, std::optional<std::uint64_t> step) {
-  LossSums& sums = slot(step).here;
+  LossSums& sums = slot(step).host;
   const std::int64_t skipped = class_loss(losses, classes, sums.sum, sums.count, num_threads());
   recorded(step, skipped == 0);
 }

@@ -32,6 +32,6 @@ struct LoaderState {
 ///
 /// @param states  one state, or those of all ranks. Pending losses are added up and given to rank 0.
 /// @throws std::invalid_argument  ranks are missing, states differ, or pending losses would be lost.
-LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size);
+LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size);
 
 }  // namespace l2m

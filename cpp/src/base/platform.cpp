@@ -31,7 +31,7 @@ std::string content_of(const std::string& path) {
 }
 
 /// Return the CPU quota of one cgroup; infinity if unlimited.
-double granted_by(const std::string& folder, bool second_version) {
+double cgroup_quota(const std::string& folder, bool second_version) {
   double quota = -1, period = 0;
   if (second_version) {
     if (std::sscanf(content_of(folder + "/cpu.max").c_str(), "%lf %lf", &quota, &period) != 2) quota = -1;  // "max ..."
@@ -44,7 +44,7 @@ double granted_by(const std::string& folder, bool second_version) {
 
 }  // namespace
 
-int granted_cpus(const std::string& root, const std::string& membership) {
+int cgroup_cpus(const std::string& root, const std::string& membership) {
   double granted = HUGE_VAL;
   const std::string groups = content_of(membership);
   for (std::size_t begin = 0; begin < groups.size();) {
@@ -62,7 +62,7 @@ int granted_cpus(const std::string& root, const std::string& membership) {
     for (bool more = true; more;) {
       more = !path.empty();
       for (const std::string& mount : {root, root + "/cpu", root + "/cpu,cpuacct", root + "/unified"})
-        granted = std::min(granted, granted_by(mount + path, second_version));
+        granted = std::min(granted, cgroup_quota(mount + path, second_version));
       path.erase(more ? path.rfind('/') : 0);
     }
   }
@@ -74,7 +74,7 @@ int usable_cpus() {
 #if defined(__linux__)
   cpu_set_t cpus;
   if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) count = CPU_COUNT(&cpus);
-  if (const int granted = granted_cpus("/sys/fs/cgroup", "/proc/self/cgroup"); granted > 0)
+  if (const int granted = cgroup_cpus("/sys/fs/cgroup", "/proc/self/cgroup"); granted > 0)
     count = std::min(count, granted);
 #endif
   return std::max(count, 1);

@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kPartLosses = 1 << 16;  // long compared to the start of a task
 constexpr std::int64_t kMaxParts = 32;
 constexpr std::size_t kLanes = 2;
-constexpr std::size_t kMostInLanes = 4096;  // maximum number of classes for which the lanes stay in the cache
+constexpr std::size_t kMaxClassesInLanes = 4096;  // maximum number of classes for which the lanes stay in the cache
 
 /// Add to a sum and clamp it: an infinite sum would be lost for all later losses and saved states.
 void add_to(double& sum, double x) {
@@ -104,7 +104,7 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
   std::vector<std::int64_t> part_count(part_sum.size(), 0);
   std::atomic<std::int64_t> skipped{0};
   parallel_for(num_threads, parts, [&](std::int64_t part) {
-    const std::size_t lane_stride = num_classes < kMostInLanes ? num_classes + 1 : 0;
+    const std::size_t lane_stride = num_classes < kMaxClassesInLanes ? num_classes + 1 : 0;
     std::vector<Total> totals(num_classes + 1 + (kLanes - 1) * lane_stride);
     const std::size_t begin = begin_of(part);
     const auto my_losses = losses.subspan(begin, begin_of(part + 1) - begin);
@@ -112,17 +112,17 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
     add_in_lanes(my_losses, my_classes, num_classes, totals.data(), lane_stride);
     double* const my_sum = &part_sum[static_cast<std::size_t>(part) * num_classes];
     std::int64_t* const my_count = &part_count[static_cast<std::size_t>(part) * num_classes];
-    bool usual = true;
+    bool valid = true;
     for (std::size_t lane = 0; lane < (lane_stride == 0 ? 1 : kLanes); ++lane) {
       const std::span<const Total> of_lane(&totals[lane * lane_stride], num_classes + 1);
       for (std::size_t k = 0; k < num_classes; ++k) {
         my_sum[k] += of_lane[k].sum;
         my_count[k] += static_cast<std::int64_t>(of_lane[k].count);
-        usual &= std::isfinite(my_sum[k]);
+        valid &= std::isfinite(my_sum[k]);
       }
-      usual &= of_lane[num_classes].count == 0.0;
+      valid &= of_lane[num_classes].count == 0.0;
     }
-    if (usual) return;
+    if (valid) return;
     check_classes(my_classes, begin, num_classes);
     std::fill_n(my_sum, num_classes, 0.0);
     std::fill_n(my_count, num_classes, 0);

@@ -100,13 +100,12 @@ double of_all_columns(double sum_of_weights, double log_sum, double smoothed) {
 }
 
 template <class... Other>
-void check(const Targets& given, std::size_t num_logits, const Other&... one_a_row) {
+void check(const Targets& given, std::size_t num_logits, const Other&... per_row) {
   const std::size_t n = given.targets.size();
   if (given.num_columns < 1 || num_logits != n * static_cast<std::size_t>(given.num_columns))
-    throw std::invalid_argument(
-        message("logits must have ", n, " rows of at least one column (got ", given.num_columns, " columns and ",
-                num_logits, " logits)"));
-  if (((one_a_row.size() != n) || ...))
+    throw std::invalid_argument(message("logits must have ", n, " rows of at least one column (got ", given.num_columns,
+                                        " columns and ", num_logits, " logits)"));
+  if (((per_row.size() != n) || ...))
     throw std::invalid_argument(message("classes and log_sum_exp must have one value for each of the ", n, " rows"));
   if (!given.weight.empty() && static_cast<std::int64_t>(given.weight.size()) != given.num_columns)
     throw std::invalid_argument(message("weight must have one value for each of the ", given.num_columns,

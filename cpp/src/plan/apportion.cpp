@@ -10,9 +10,9 @@
 namespace l2m {
 namespace {
 
-constexpr std::size_t kMostTimes = std::numeric_limits<std::uint32_t>::max() / 2;
-constexpr std::size_t kTimesOfBucket = 16;
-constexpr std::int64_t kMostBatches = 1 << 30;
+constexpr std::size_t kMaxTimes = std::numeric_limits<std::uint32_t>::max() / 2;
+constexpr std::size_t kTimesPerBucket = 16;
+constexpr std::int64_t kMaxBatches = 1 << 30;
 constexpr std::int32_t kNoCandidate = -1;
 constexpr std::int32_t kNotServed = std::numeric_limits<std::int32_t>::max();
 
@@ -89,16 +89,16 @@ void Quotas::clear() {
   batch.clear();
 }
 
-void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas) {
+void Apportioner::next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas) {
   quotas.clear();
   if (extra_ == 0) {
     for (std::size_t i = 0; i < class_ids_.size(); ++i) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
-    quotas.num_batches = most_batches;
+    quotas.num_batches = max_batches;
     return;
   }
-  const auto most = static_cast<std::int32_t>(std::min<std::int64_t>(most_batches, kMostBatches));
-  quotas.num_batches = find_candidates(step, most, due, quotas) ? serve_candidates(most, quotas) : 0;
-  if (quotas.num_batches == 0) return next_one(due, quotas);
+  const auto limit = static_cast<std::int32_t>(std::min<std::int64_t>(max_batches, kMaxBatches));
+  quotas.num_batches = find_candidates(step, limit, due, quotas) ? serve_candidates(limit, quotas) : 0;
+  if (quotas.num_batches == 0) return next_single(due, quotas);
 
   std::erase_if(quotas.classes, [&](Quotas::Class& of) {
     while (of.end > of.begin && quotas.batch[of.end - 1] >= quotas.num_batches) --of.end;
@@ -114,16 +114,16 @@ void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& 
 /// List the due times up to the end of the batches. Return false if there are too many.
 ///
 /// A time that is not a candidate precedes those of the first class and follows those of each class.
-bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas) {
+bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, const DueTimes& due, Quotas& quotas) {
   // Until a time, about as many extra rows are due as there are steps, so nearly all batches can be filled.
   const auto now = static_cast<double>(step);
-  const double horizon = now + static_cast<double>(most_batches + 1);
-  const auto expected = static_cast<std::size_t>(extra_ * (most_batches + 1));
-  const std::size_t most_times = std::min(4 * (class_ids_.size() + expected), kMostTimes);
-  const std::size_t num_buckets = expected / kTimesOfBucket + 1;
-  const double buckets_a_step = static_cast<double>(num_buckets) / static_cast<double>(most_batches + 2);
+  const double horizon = now + static_cast<double>(max_batches + 1);
+  const auto expected = static_cast<std::size_t>(extra_ * (max_batches + 1));
+  const std::size_t max_times = std::min(4 * (class_ids_.size() + expected), kMaxTimes);
+  const std::size_t num_buckets = expected / kTimesPerBucket + 1;
+  const double buckets_per_step = static_cast<double>(num_buckets) / static_cast<double>(max_batches + 2);
   const auto bucket_of = [&](double time) {
-    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_a_step, 0.0));
+    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_per_step, 0.0));
     return static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1));
   };
   std::vector<double>& times = quotas.due;
@@ -136,19 +136,19 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
       if (whole_[i] > 0) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
       continue;
     }
-    if (size > most_times) return false;  // rare in training, but a restored state may have any due times
+    if (size > max_times) return false;  // rare in training, but a restored state may have any due times
     // At most one extra row per batch, and the due time after them.
-    const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
-    if (most_size > quotas.offset.size()) {  // the last to grow, so it is short if memory ran out
-      times.resize(2 * most_size);
-      quotas.offset.resize(2 * most_size);
+    const std::size_t max_size = size + static_cast<std::size_t>(max_batches) + 1;
+    if (max_size > quotas.offset.size()) {  // the last to grow, so it is short if memory ran out
+      times.resize(2 * max_size);
+      quotas.offset.resize(2 * max_size);
     }
     Quarters quarter(RandomStream(seed_, Purpose::kDue, k));
     std::uint64_t visit = due.visits[k];
     std::uint16_t offset = due.offsets[k];
     const double interval = 1.0 / fraction_[i];
     const std::size_t begin = size;
-    for (std::int32_t n = 0; n < most_batches && time < horizon; ++n) {
+    for (std::int32_t n = 0; n < max_batches && time < horizon; ++n) {
       quotas.offset[size] = offset;
       times[size++] = time;
       ++bucket_end_[bucket_of(time) + 1];
@@ -176,7 +176,7 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
 
 /// Serve the candidates by time and class: extra_ per batch, at most one per class. Return the number of complete
 /// batches.
-std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& quotas) {
+std::int32_t Apportioner::serve_candidates(std::int32_t max_batches, Quotas& quotas) {
   std::int32_t batch = 0;
   std::int64_t served = 0;
   // The entry before the first candidate of a class is kNoCandidate, which counts as served.
@@ -197,7 +197,7 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& qu
     for (const std::uint32_t i : bucket) {
       if (!serve(i)) deferred_.push_back(i);
       while (served == extra_) {
-        if (++batch == most_batches) return batch;
+        if (++batch == max_batches) return batch;
         served = 0;
         std::erase_if(deferred_, serve);
       }
@@ -207,7 +207,7 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& qu
 }
 
 /// Apply the rule literally, to a single batch.
-void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
+void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
   quotas.clear();
   quotas.due.clear();
   quotas.offset.clear();

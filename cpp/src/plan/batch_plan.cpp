@@ -37,9 +37,9 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
     state.drawn[k] += whole * (to - from) + (last - first);
   }
   while (!held.empty()) {
-    auto left = held.extract(held.begin());
-    state.held.erase(left.key());
-    if (!left.mapped().empty()) state.held.insert(std::move(left));
+    auto entry = held.extract(held.begin());
+    state.held.erase(entry.key());
+    if (!entry.mapped().empty()) state.held.insert(std::move(entry));
   }
 }
 

@@ -11,9 +11,9 @@ namespace l2m {
 namespace {
 
 constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us, too short for a task
-constexpr std::int64_t kMostTasks = 64;     // per stage, which bounds the memory for bucket counts
+constexpr std::int64_t kMaxTasks = 64;      // per stage, which bounds the memory for bucket counts
 
-std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -21,10 +21,9 @@ Permutation::Permutation(const RowIds& source, const RowIds& target, std::int64_
                          std::uint64_t seed, std::uint64_t class_id, std::uint64_t pass)
     : source_(&source), target_(&target), offset_(offset), size_(size), seed_(seed), class_id_(class_id), pass_(pass) {
   if (size <= kUnsplitRows) return;
-  bucket_bits_ =
-      std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(divided_up(size, kBucketRows)))), 16);
-  rows_a_task_ = divided_up(divided_up(size, kMostTasks), kPartRows) * kPartRows;
-  next_.resize(static_cast<std::size_t>(divided_up(size, rows_a_task_)) << bucket_bits_, 0);
+  bucket_bits_ = std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(ceil_div(size, kBucketRows)))), 16);
+  rows_per_task_ = ceil_div(ceil_div(size, kMaxTasks), kPartRows) * kPartRows;
+  next_.resize(static_cast<std::size_t>(ceil_div(size, rows_per_task_)) << bucket_bits_, 0);
   bucket_.resize((std::size_t{1} << bucket_bits_) + 1);
   stage_ = Stage::kCount;
 }
@@ -33,7 +32,7 @@ std::int64_t Permutation::tasks() const {
   switch (stage_) {
     case Stage::kCount:
     case Stage::kScatter:
-      return divided_up(size_, rows_a_task_);
+      return ceil_div(size_, rows_per_task_);
     case Stage::kSwap:
       return std::int64_t{1} << bucket_bits_;
     case Stage::kDone:
@@ -64,8 +63,8 @@ void Permutation::next_stage() {
 /// Call visit(position, bucket, i) for the rows of a task, where i = 0 .. 3 cycles over consecutive rows.
 template <class Visit>
 void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
-  const std::int64_t end = std::min((task + 1) * rows_a_task_, size_);
-  for (std::int64_t row = task * rows_a_task_; row < end;) {
+  const std::int64_t end = std::min((task + 1) * rows_per_task_, size_);
+  for (std::int64_t row = task * rows_per_task_; row < end;) {
     Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(row / kPartRows)));
     const std::int64_t end_of_part = std::min(row + kPartRows, end);
     for (; row < end_of_part; row += 4) {
@@ -189,25 +188,25 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const
 
 /// Complete the pass in its buffer, and start on the next one.
 void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
-  const std::size_t here = buffer(class_id, pass);
+  const std::size_t index = buffer(class_id, pass);
   if (index_->size(class_id) <= kInlineRows) {
     permutation(class_id, pass).run(0);
   } else {
     prepare(class_id, pass);
-    finish(*pending_.extract(here).mapped());
+    finish(*pending_.extract(index).mapped());
   }
-  made_[here] = pass + 1;
+  made_[index] = pass + 1;
   if (in_background_) prepare(class_id, pass + 1);
 }
 
 void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (!shuffle_ || index_->size(class_id) <= kInlineRows) return;
-  const std::size_t here = buffer(class_id, pass);
-  if (made_[here] == pass + 1) return;
-  std::shared_ptr<Job>& job = pending_[here];
+  const std::size_t index = buffer(class_id, pass);
+  if (made_[index] == pass + 1) return;
+  std::shared_ptr<Job>& job = pending_[index];
   if (job && job->pass == pass) return;
   if (job) cancel(*job);
-  made_[here] = 0;  // drop what the buffer held
+  made_[index] = 0;  // drop what the buffer held
   job = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
   const std::scoped_lock lock(mutex_);
   jobs_.push_back(job);

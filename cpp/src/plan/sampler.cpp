@@ -19,20 +19,20 @@ constexpr std::size_t kAhead = 16;  // classes whose cursor is prefetched before
 
 // Rows planned together: several per class unless there are many classes, and few enough to stay in a cache until they
 // are copied.
-constexpr std::int64_t kRowsOfClass = 16;
-constexpr std::int64_t kFewestRows = 8192;
-constexpr std::int64_t kMostRows = 131072;
+constexpr std::int64_t kRowsPerClass = 16;
+constexpr std::int64_t kMinRows = 8192;
+constexpr std::int64_t kMaxRows = 131072;
 
 std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows) {
-  const std::int64_t rows = std::clamp(kRowsOfClass * std::min(num_classes, kMostRows), kFewestRows, kMostRows);
+  const std::int64_t rows = std::clamp(kRowsPerClass * std::min(num_classes, kMaxRows), kMinRows, kMaxRows);
   return std::max<std::int64_t>(rows / global_rows, 1);
 }
 
 /// Return the distance between batches in the memory of plans, in rows. It is an odd number of cache lines: all batches
 /// are written at once, and would evict each other from the cache at a power of two.
-std::size_t rows_apart(std::int64_t most_rows) {
-  constexpr std::size_t kRowsOfLine = 64 / sizeof(PlannedRow);
-  return ((static_cast<std::size_t>(most_rows) + kRowsOfLine - 1) / kRowsOfLine | 1) * kRowsOfLine;
+std::size_t row_stride(std::int64_t max_rows) {
+  constexpr std::size_t kRowsPerLine = 64 / sizeof(PlannedRow);
+  return ((static_cast<std::size_t>(max_rows) + kRowsPerLine - 1) / kRowsPerLine | 1) * kRowsPerLine;
 }
 
 }  // namespace
@@ -109,7 +109,8 @@ void Sampler::check(const SamplerState& state) {
       refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
   for (const auto& [class_id, rows] : state.held) {
-    if (class_id < 0 || class_id >= drawer_.index().num_classes()) refuse("class ", class_id, " holds rows, but does not exist");
+    if (class_id < 0 || class_id >= drawer_.index().num_classes())
+      refuse("class ", class_id, " holds rows, but does not exist");
     check_held(class_id, rows, state.cursors[static_cast<std::size_t>(class_id)]);
   }
 }
@@ -144,7 +145,7 @@ void Sampler::prepare(std::uint64_t epoch) {
     drawer_.passes().prepare(static_cast<std::int64_t>(k), state_.cursors[k].pass);
 }
 
-void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_batches, std::int64_t global_rows,
+void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_batches, std::int64_t global_rows,
                    BatchPlans& plans) {
   plans.turns_.clear();
   plans.pass_.reset();
@@ -154,17 +155,17 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_ba
     state_.held.erase(0);
   }
 
-  most_batches = std::min(most_batches, batches_at_once(drawer_.index().num_classes(), global_rows));
+  max_batches = std::min(max_batches, batches_at_once(drawer_.index().num_classes(), global_rows));
   Quotas& quotas = plans.quotas_;
   if (drawer_.index().num_classes() == 1) {
     quotas.clear();
-    quotas.num_batches = most_batches;
+    quotas.num_batches = max_batches;
     quotas.classes.push_back({0, global_rows, 0, 0});
   } else {
-    apportioner_.next(state_.total_step, most_batches, state_.due, quotas);
+    apportioner_.next(state_.total_step, max_batches, state_.due, quotas);
   }
   const auto num_batches = static_cast<std::size_t>(quotas.num_batches);
-  const std::size_t stride = rows_apart((global_rows + options_.world_size - 1) / options_.world_size);
+  const std::size_t stride = row_stride((global_rows + options_.world_size - 1) / options_.world_size);
   plans.rows_.resize(num_batches * stride);
   drawer_.dealer().begin(num_batches);
   for (std::size_t i = 0; i < num_batches; ++i) {

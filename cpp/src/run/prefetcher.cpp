@@ -22,7 +22,7 @@ class Prefetcher::Use {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {
         (void)prefetcher.pipeline_.release();  // its locks and threads belong to the parent
-        prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.settings_);
+        prefetcher.pipeline_ = std::make_unique<Pipeline>(prefetcher.options_);
         prefetcher.restart();
       }
     } catch (...) {
@@ -38,10 +38,10 @@ class Prefetcher::Use {
   Prefetcher& prefetcher_;
 };
 
-Prefetcher::Prefetcher(PipelineSettings settings, std::vector<double> proportions, std::int64_t lookahead,
+Prefetcher::Prefetcher(PipelineOptions options, std::vector<double> proportions, std::int64_t lookahead,
                        bool before_changes)
-    : settings_(std::move(settings)),
-      pipeline_(std::make_unique<Pipeline>(settings_)),
+    : options_(std::move(options)),
+      pipeline_(std::make_unique<Pipeline>(options_)),
       lookahead_(static_cast<std::uint64_t>(lookahead)),
       before_changes_(before_changes),
       forks_(forks()),
@@ -59,7 +59,7 @@ void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 
 void Prefetcher::restart() {
   suspended_ = true;
-  settle(oldest());
+  advance_state(oldest());
   if (state_.total_step == total_step_ && changed_.empty()) {
     pipeline_->start(range_, state_, schedule_, plan_until_);
   } else {
@@ -71,7 +71,7 @@ void Prefetcher::restart() {
 }
 
 /// Advance state_ to `total_step`, and drop the history before it.
-void Prefetcher::settle(std::uint64_t total_step) {
+void Prefetcher::advance_state(std::uint64_t total_step) {
   advance(state_, total_step, !before_changes_);
   for (; !consumed_.empty() && consumed_.front().end <= total_step; consumed_.pop_front())
     if (consumed_.front().plans) unneeded_.push_back(std::move(consumed_.front().plans));
@@ -172,7 +172,7 @@ void Prefetcher::commit() {
   const Pipeline::Batch& batch = pipeline_->due(0);
   const std::int64_t index = batch.index;
   if (consumed_.empty() || consumed_.back().plans != batch.plans) {
-    settle(oldest());
+    advance_state(oldest());
     consumed_.push_back({total_step_, total_step_, batch.plans, index});
   }
   if (!batch.plans->rows(index).empty()) {
@@ -225,7 +225,7 @@ void Prefetcher::set_state(SamplerState state) {
   yielded_.clear();
 }
 
-void Prefetcher::forget_before() {
+void Prefetcher::drop_history() {
   advance(state_, total_step_, true);
   consumed_.clear();
   changed_.clear();
@@ -235,7 +235,7 @@ void Prefetcher::start_passes(std::uint64_t pass) {
   const Use use(*this);
   pipeline_->stop();
   suspended_ = true;
-  forget_before();
+  drop_history();
   for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
   state_.held.clear();
 }

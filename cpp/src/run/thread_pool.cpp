@@ -74,13 +74,13 @@ class ThreadPool {
   void work() {
     using Clock = std::chrono::steady_clock;
     std::unique_lock lock(mutex_);
-    Clock::time_point patience{};
+    Clock::time_point spin_until{};
     for (;;) {
       TaskQueue* queue = next_queue();
-      if (queue == nullptr && Clock::now() < patience) {
+      if (queue == nullptr && Clock::now() < spin_until) {
         lock.unlock();
         std::this_thread::yield();
-        lock_soon(lock);
+        spin_then_lock(lock);
         continue;
       }
       if (queue == nullptr) {
@@ -98,8 +98,8 @@ class ThreadPool {
         if (wake) wake_one();
         queue->run(task);
       }  // destroys the task outside the lock
-      patience = Clock::now() + kPatience;
-      lock_soon(lock);
+      spin_until = Clock::now() + kSpinTime;
+      spin_then_lock(lock);
       if (--queue->running_ == 0) queue->idle_.notify_all();
     }
   }
@@ -134,7 +134,7 @@ TaskQueue::~TaskQueue() {
 }
 
 void TaskQueue::push(Task task) {
-  std::unique_lock lock = locked_soon(pool_->mutex());
+  std::unique_lock lock = spin_locked(pool_->mutex());
   if (cancelled_) return;
   if (max_threads_ == 0 || tasks_.size() >= capacity_) {
     lock.unlock();

@@ -13,7 +13,7 @@ int usable_cpus();
 ///
 /// @param root        mount point of the cgroup hierarchies: /sys/fs/cgroup.
 /// @param membership  file in the format of /proc/self/cgroup.
-int granted_cpus(const std::string& root, const std::string& membership);
+int cgroup_cpus(const std::string& root, const std::string& membership);
 
 /// Call `handler` in every forked child, before fork() returns there. Handlers cannot be removed.
 void at_fork_in_child(void (*handler)());

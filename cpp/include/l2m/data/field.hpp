@@ -15,7 +15,7 @@ namespace l2m {
 /// Non-temporal stores bypass the cache, which saves reading the lines that are overwritten. They pay off for batches
 /// so large that they would leave the cache before they are used. They require an output aligned to 16 bytes and rows
 /// of a multiple of 16 bytes; otherwise, and on processors without them, copies fall back to kCached.
-enum class Writes { kToCache, kAroundCache };
+enum class Writes { kCached, kNonTemporal };
 
 /// Array of the data that contributes one item per row to a batch. Thread-safe.
 class Field {
@@ -41,6 +41,6 @@ using Fields = std::vector<std::shared_ptr<const Field>>;
 
 /// Copy the planned rows of every field f to outs[f].
 void copy_fields(const Fields& fields, BatchPlan plan, std::span<std::byte* const> outs,
-                 Writes writes = Writes::kToCache);
+                 Writes writes = Writes::kCached);
 
 }  // namespace l2m

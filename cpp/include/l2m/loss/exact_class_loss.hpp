@@ -16,6 +16,6 @@ namespace l2m {
 /// @param skipped  [2] added to: losses skipped because of their class, and because they are non-finite.
 template <class Loss, class Class>
 void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
-                          std::span<std::int64_t> count, std::span<std::int64_t> unusual);
+                          std::span<std::int64_t> count, std::span<std::int64_t> skipped);
 
 }  // namespace l2m

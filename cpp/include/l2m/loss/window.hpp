@@ -38,9 +38,9 @@ class LossSource {
 
 /// Accumulator of losses: sums on the host, and at most one source on a device.
 struct LossSlot {
-  explicit LossSlot(std::size_t num_classes) : here(num_classes) {}
-  LossSums here;
-  std::shared_ptr<LossSource> there;
+  explicit LossSlot(std::size_t num_classes) : host(num_classes) {}
+  LossSums host;
+  std::shared_ptr<LossSource> device;
 
   [[nodiscard]] LossSums total() const;
 };
@@ -56,9 +56,9 @@ class OpenWindows {
   OpenWindows(std::size_t num_classes, std::optional<std::int64_t> every, std::int64_t lookahead);
 
   /// Return the number of windows applied so far.
-  [[nodiscard]] std::int64_t closed() const { return closed_; }
+  [[nodiscard]] std::int64_t applied() const { return applied_; }
   /// Return whether the window of a batch still accepts losses.
-  [[nodiscard]] bool takes(std::int64_t batch) const { return !every_ || batch / *every_ >= first_open(); }
+  [[nodiscard]] bool accepts(std::int64_t batch) const { return !every_ || batch / *every_ >= first_open(); }
 
   /// Return the slot for the losses of a batch; those of a closed window go to the next one. Valid until the next call.
   LossSlot& slot(std::int64_t batch);
@@ -70,28 +70,28 @@ class OpenWindows {
   /// Return whether the oldest window has any losses.
   [[nodiscard]] bool has_losses() const;
   /// Return whether the oldest window has losses on a device.
-  [[nodiscard]] bool is_elsewhere() const;
+  [[nodiscard]] bool is_on_device() const;
   /// Close the oldest window and start copying its sums from the device. From now on, losses go to the next window.
-  void end();
-  [[nodiscard]] bool has_ended() const { return ended_.has_value(); }
+  void close_oldest();
+  [[nodiscard]] bool has_pending() const { return pending_.has_value(); }
   /// Return the sums of the oldest window. Blocks if some are on a device.
   [[nodiscard]] LossSums total() const;
   /// Return whether no loss of the oldest window was skipped on a device for being non-finite. Blocks as total() does.
   [[nodiscard]] bool all_finite() const;
   /// Drop the oldest window, which has been applied. @param count  whether to count it as applied.
-  void drop(bool counts) noexcept;
+  void drop(bool count) noexcept;
 
   /// Return the sums of each open window as of `total_step`, without later batches. No window may be pending. Blocks if
   /// some are on a device.
   [[nodiscard]] std::vector<LossSums> as_of(std::int64_t total_step) const;
   /// Resume after `applied` windows, with the sums of the open ones.
-  void restore(std::int64_t closed, std::vector<LossSums> open);
+  void restore(std::int64_t applied, std::vector<LossSums> open);
 
  private:
-  [[nodiscard]] std::int64_t first_open() const { return closed_ + (ended_ ? 1 : 0); }
+  [[nodiscard]] std::int64_t first_open() const { return applied_ + (pending_ ? 1 : 0); }
   /// Return the index of a batch's window among those that are not closed.
-  [[nodiscard]] std::size_t place_of(std::int64_t batch) const;
-  LossSlot& window(std::size_t place);
+  [[nodiscard]] std::size_t index_of(std::int64_t batch) const;
+  LossSlot& window(std::size_t index);
   /// Call f with every slot of the oldest window, in the order of summation.
   template <class F>
   void for_oldest(F&& f) const;
@@ -99,8 +99,8 @@ class OpenWindows {
   std::size_t num_classes_;
   std::optional<std::int64_t> every_;
   std::int64_t lookahead_;
-  std::int64_t closed_ = 0;
-  std::optional<std::vector<LossSlot>> ended_;             // slots of the oldest window, if it is pending
+  std::int64_t applied_ = 0;
+  std::optional<std::vector<LossSlot>> pending_;           // slots of the oldest window, if it is pending
   std::deque<LossSlot> windows_;                           // never empty
   std::deque<std::pair<std::int64_t, LossSlot>> batches_;  // with lookahead: the last batches with losses, ascending
   std::optional<std::int64_t> newest_;

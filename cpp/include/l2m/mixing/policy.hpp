@@ -10,7 +10,7 @@ namespace l2m {
 /// Closed loss window, over all ranks, from which a policy computes the next proportions. Arrays are [K].
 struct Window {
   std::span<const double> proportions;   ///< the newest proportions, to be updated
-  std::span<const double> class_losses;  ///< see fill_missing(); all 0 if no loss was ever recorded
+  std::span<const double> class_losses;  ///< see without_gaps(); all 0 if no loss was ever recorded
   std::span<const std::int64_t> class_sizes;
   std::span<const std::int64_t> counts;      ///< losses recorded in the window
   std::span<const std::int64_t> rows_drawn;  ///< since the beginning of training, as of the end of the window
@@ -39,7 +39,7 @@ class Policy {
   /// Return the number of rows of the memory, the only state of a policy.
   [[nodiscard]] virtual std::int64_t memory_rows() const { return 0; }
   /// Return whether update() uses Window::rows_drawn and Window::passes, which cost O(K) to compute.
-  [[nodiscard]] virtual bool looks_at_rows() const { return false; }
+  [[nodiscard]] virtual bool uses_rows() const { return false; }
   /// Return the proportions of the first batches. @param class_sizes  [K] rows of each class, at least one > 0.
   [[nodiscard]] virtual std::vector<double> initial(std::span<const std::int64_t> class_sizes) const = 0;
   /// Return the proportions that follow those of the window.

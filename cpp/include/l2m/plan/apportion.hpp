@@ -64,7 +64,7 @@ class Apportioner {
   ///
   /// Returns between one and `max_batches` batches, usually almost `max_batches`. The quotas of a batch do not depend
   /// on how many are computed together. O(K + extra rows), without allocation after some calls.
-  void next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas);
+  void next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas);
 
  private:
   struct Share {
@@ -72,9 +72,9 @@ class Apportioner {
     double fraction;
   };
   [[nodiscard]] Share share(double proportion) const;
-  bool find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas);
-  std::int32_t serve_candidates(std::int32_t most_batches, Quotas& quotas);
-  void next_one(DueTimes& due, Quotas& quotas);
+  bool find_candidates(std::uint64_t step, std::int32_t max_batches, const DueTimes& due, Quotas& quotas);
+  std::int32_t serve_candidates(std::int32_t max_batches, Quotas& quotas);
+  void next_single(DueTimes& due, Quotas& quotas);
 
   const std::uint64_t seed_;
   const std::int64_t batch_size_;

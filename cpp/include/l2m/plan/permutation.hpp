@@ -52,7 +52,7 @@ class Permutation {
   std::int64_t offset_, size_;
   std::uint64_t seed_, class_id_, pass_;
   int bucket_bits_ = 0;
-  std::int64_t rows_a_task_ = 0;
+  std::int64_t rows_per_task_ = 0;
   Stage stage_ = Stage::kSwap;
   std::vector<std::int64_t> next_;    // [tasks, buckets] number of rows, then position of the next one
   std::vector<std::int64_t> bucket_;  // [buckets + 1] begin of each bucket

@@ -59,7 +59,7 @@ class Sampler {
 
   /// Plan between one and `max_batches` batches of an epoch from `step` on, each of `global_rows` rows over all ranks.
   /// `global_rows` may be less than options.global_batch only with one class.
-  void plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_batches, std::int64_t global_rows,
+  void plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_batches, std::int64_t global_rows,
             BatchPlans& plans);
 
   /// Order the rows of the batch of (epoch, step) as the options request. Thread-safe.

@@ -18,7 +18,7 @@
 
 namespace l2m {
 
-struct PipelineSettings {
+struct PipelineOptions {
   std::shared_ptr<const ClassIndex> index;
   Fields fields;  ///< with the rows to which `index` refers
   SamplerOptions sampler;
@@ -52,7 +52,7 @@ using Schedule = std::list<Scheduled>;  // a list, because moving an entry to an
 class Pipeline {
  public:
   /// @param options  must outlive the pipeline.
-  explicit Pipeline(const PipelineSettings& settings);
+  explicit Pipeline(const PipelineOptions& options);
   /// Drop the prefetched batches, and wait until no thread uses them.
   ~Pipeline();
   Pipeline(const Pipeline&) = delete;
@@ -105,7 +105,7 @@ class Pipeline {
     std::exception_ptr error;  ///< of the first batch
   };
   struct Claim {
-    enum class What { kNothing, kPlan, kOpen, kFill, kShuffle } what;
+    enum class Kind { kNothing, kPlan, kOpen, kFill, kShuffle } kind;
     std::int64_t step = 0;
     std::int64_t chunk = 0;
   };
@@ -117,7 +117,7 @@ class Pipeline {
   [[nodiscard]] bool can_plan() const;
   [[nodiscard]] bool can_open() const;
   [[nodiscard]] bool can_fill();
-  [[nodiscard]] int pool_threads_wanted() const;
+  [[nodiscard]] int max_pool_threads() const;
 
   Claim claim(Worker worker);
   Claim next_claim(Worker worker);
@@ -128,19 +128,19 @@ class Pipeline {
   void take_blocks(Batch& batch) const;
   void copy_chunk(const Slot& slot, std::int64_t chunk) const;
   void make_ready(Slot& slot);
-  void call_threads(Lock& lock);
+  void wake_worker(Lock& lock);
   void work();
   std::shared_ptr<BatchPlans> spare_plans();
 
-  const PipelineSettings& settings_;
+  const PipelineOptions& options_;
   const bool lazy_;  // no work is done outside wait()
   const std::int64_t ahead_;
-  const int most_busy_;
+  const int max_busy_;
   const std::int64_t rows_;     // maximum per batch on this rank
   std::int64_t row_bytes_ = 0;  // over all fields
   std::int64_t row_cost_ = 0;   // over all fields
   std::int64_t chunk_rows_ = 1;
-  Writes writes_ = Writes::kToCache;
+  Writes writes_ = Writes::kCached;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one per field
 
   TaskQueue queue_;
@@ -163,13 +163,13 @@ class Pipeline {
   bool planning_ = false;
   bool failed_ = false;
   bool stopping_ = false;
-  bool waiting_ = false;   // the consumer is in wait() and takes part in the work
-  bool sleeping_ = false;  // the consumer is in wait() and must be woken
-  bool hurried_ = false;   // the consumer came back within kQuickReturn
-  int busy_ = 0;           // claims in progress
-  int threads_ = 0;        // pool threads that are running or were called
+  bool waiting_ = false;           // the consumer is in wait() and takes part in the work
+  bool sleeping_ = false;          // the consumer is in wait() and must be woken
+  bool returned_quickly_ = false;  // the consumer came back within kQuickReturn
+  int busy_ = 0;                   // claims in progress
+  int threads_ = 0;                // pool threads that are running or were called
   unsigned turns_ = 0;
-  std::chrono::steady_clock::time_point left_;  // time at which the consumer took its last batch
+  std::chrono::steady_clock::time_point last_take_;  // time at which the consumer took its last batch
 };
 
 }  // namespace l2m

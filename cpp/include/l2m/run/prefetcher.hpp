@@ -25,7 +25,7 @@ class Prefetcher {
  public:
   /// @param lookahead       number of batches before the last consumed one whose states and plans are kept.
   /// @param before_changes  state_at() excludes new proportions that take effect at that very step.
-  Prefetcher(PipelineSettings settings, std::vector<double> proportions, std::int64_t lookahead = 0,
+  Prefetcher(PipelineOptions options, std::vector<double> proportions, std::int64_t lookahead = 0,
              bool before_changes = false);
   /// Close the prefetcher.
   ~Prefetcher();
@@ -84,7 +84,7 @@ class Prefetcher {
   /// Resume from `state` at the next begin(). @throws std::invalid_argument  it does not fit the data; nothing changes.
   void set_state(SamplerState state);
   /// Make the current state, including proportions that take effect now, the oldest one available.
-  void forget_before();
+  void drop_history();
   /// Make every class start a new pass, addressed by `pass`, at the next begin().
   void start_passes(std::uint64_t pass);
 
@@ -110,11 +110,11 @@ class Prefetcher {
   };
 
   void restart();
-  void settle(std::uint64_t total_step);
+  void advance_state(std::uint64_t total_step);
   void advance(SamplerState& state, std::uint64_t to, bool changes) const;
   void apply_schedule();
 
-  PipelineSettings settings_;
+  PipelineOptions options_;
   std::unique_ptr<Pipeline> pipeline_;
   const std::uint64_t lookahead_;
   const bool before_changes_;
