@@ -62,7 +62,7 @@ void Loader::check_options() const {
         message("classes must be given, because ", o.mixing_name, " follows class losses (got none)"));
   if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
     throw std::invalid_argument(
-        message(o.mixing_name, " on ", o.world_size, " ranks needs all_reduce, which sums over all ranks (got none)"));
+        message("all_reduce must be given for ", o.mixing_name, " on ", o.world_size, " ranks (got none)"));
   if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 

@@ -83,7 +83,7 @@ void test_blocks_move() {
   Block one = pool->take();
   const std::byte* const data = one.data();
   Block other(std::move(one));
-  CHECK(other.data() == data && one.data() == nullptr);  // NOLINT: what a move leaves behind is said to be empty
+  CHECK(other.data() == data && one.data() == nullptr);  // NOLINT: a moved-from block is documented to be empty
   Block third;
   CHECK(third.data() == nullptr);
   third = std::move(other);

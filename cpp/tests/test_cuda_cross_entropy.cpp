@@ -135,8 +135,7 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
   return made;
 }
 
-/// Run the kernels with each row as a class of its own, so that its sum is its loss; then map rows to the actual
-/// classes.
+/// Run the kernels with one class per row, so that its sum is its loss; then map rows to the actual classes.
 template <class Logit>
 Result<Logit> reference_result(const Case<Logit>& given) {
   Result<Logit> made(given);

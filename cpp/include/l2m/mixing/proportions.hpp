@@ -15,7 +15,7 @@ void normalize(std::span<double> proportions, std::span<const std::int64_t> clas
 /// Divide amounts by their sum. @param amounts  [K] >= 0, at least one > 0.
 std::vector<double> shares(std::vector<double> amounts);
 
-/// Fill in class losses for a policy: 0 for an empty class; where none is known yet (NaN), the mean of the others.
+/// Fill in class losses for a policy: 0 for an empty class; the mean of the others where unknown (NaN).
 ///
 /// @param class_losses  [K] known for at least one nonempty class.
 std::vector<double> without_gaps(std::span<const double> class_losses, std::span<const std::int64_t> class_sizes);

@@ -11,7 +11,7 @@ struct DueTimes {
   std::vector<std::uint64_t> visits;   ///< [K] extra rows served so far
   std::vector<std::uint16_t> offsets;  ///< [K] next due time within its interval; unit: 2^-16 intervals
   /// [K] Next due time, in steps since the beginning of training. For a class whose quotas are whole: the fraction of a
-  /// row that it still has to become entitled to.
+  /// row that it still has to earn.
   std::vector<double> due;
 
   bool operator==(const DueTimes&) const = default;
