@@ -161,7 +161,7 @@ py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const 
   }
   py::object sums = make();
   LossSums sums_so_far = slot.total();  // blocks until the previous device is done
-  slot.host = std::move(here);
+  slot.host = std::move(sums_so_far);
   slot.device = std::make_shared<PySource>(sums);
   return sums;
 }
