@@ -74,7 +74,7 @@ struct Iteration {
 ///     while (!(batch = loader.take())) loader.wait(50ms);
 ///     loader.commit();                                // the batch is consumed
 ///
-/// Every call is atomic: a call that throws has happened or has not. Not thread-safe: one call at a time.
+/// Every call is atomic, even if it throws. Not thread-safe: one call at a time.
 class Loader {
  public:
   /// @throws std::invalid_argument  options are inconsistent.  @throws NoThread

@@ -2,7 +2,7 @@
 
 // The parts of the CUDA language and runtime that the kernels use, on the CPU, with one host thread per CUDA thread. So
 // kernels can be tested, also under sanitizers, without a device. Blocks run one after the other. A test includes the
-// source of the kernels. The kernels avoid syntax that C++ lacks: they are launched by cudaLaunchKernelEx(), and the only
+// source of the kernels, which avoids syntax that C++ lacks: kernels are launched by cudaLaunchKernelEx(), and the only
 // shared memory is that of launch.cuh.
 
 #include <algorithm>
@@ -113,8 +113,8 @@ inline int __syncthreads_or(int vote) {
 inline void __syncwarp(unsigned = ~0U) { cuda_on_cpu::warp->barrier.arrive_and_wait(); }
 inline void __threadfence() {}  // all atomics are sequentially consistent
 
-/// Return the value of lane `threadIdx.x ^ mask`. All lanes of the warp must call. Shuffles alternate between two rows of
-/// slots, so that no thread writes a slot that another may still read.
+/// Return the value of lane `threadIdx.x ^ mask`. All lanes of the warp must call. Shuffles alternate between two rows
+/// of slots, so that no thread writes a slot that another may still read.
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = kWarp) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t));
