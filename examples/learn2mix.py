@@ -1,4 +1,4 @@
-"""Trains a linear model on three classes of unlike size and difficulty; the mix follows the losses."""
+"""Train a linear model on three classes of different size and difficulty; the mix follows the losses."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ with Loader((points, labels), batch_size=50, classes=labels, mixing=Learn2Mix(mi
             optimizer.step()
             loader.record(losses)
         shares = ", ".join(f"{share:.3f}" for share in loader.proportions)
-        print(f"epoch {loader.epoch}: the next one is mixed {shares}")
+        print(f"epoch {loader.epoch}: next mix {shares}")

@@ -1,4 +1,4 @@
-"""Reads batches from a file that is mapped, not loaded: it may be larger than memory. Needs no torch."""
+"""Read batches from a memory-mapped file, which may be larger than memory. Needs no torch."""
 
 from __future__ import annotations
 

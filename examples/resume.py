@@ -1,4 +1,4 @@
-"""Stops in the middle of an epoch, keeps the state as JSON, and goes on elsewhere with the very batches that were due."""
+"""Stop in the middle of an epoch, save the state as JSON, and resume with exactly the remaining batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ labels = np.repeat([0, 1, 2], [700, 250, 50])
 
 
 def make_loader() -> Loader:
-    """The same data and options each time; a state of other ones would be refused."""
+    """Create the loader. A state can only be loaded with the same data and options."""
     return Loader(np.arange(1000), batch_size=100, classes=labels, mixing=Balanced(), format="numpy", seed=0)
 
 
@@ -29,4 +29,4 @@ with make_loader() as loader:
     resumed = list(loader)
 
 assert all(np.array_equal(x, y) for x, y in zip(due, resumed, strict=True))
-print(f"{len(resumed)} batches after the restart, all as they would have been")
+print(f"{len(resumed)} batches after the restart, equal to those of the uninterrupted run")

@@ -1,4 +1,4 @@
-// Trains logistic regression on three classes of unlike size and difficulty, without Python; the mix follows the losses.
+// Train logistic regression in C++ on three classes of different size and difficulty; the mix follows the losses.
 
 #include <algorithm>
 #include <array>
@@ -12,7 +12,7 @@
 #include "l2m/mixing/learn2mix.hpp"
 
 using Point = std::array<float, 2>;
-using Weights = std::array<std::array<double, 3>, 3>;  // of each class: of the coordinates, and the bias
+using Weights = std::array<std::array<double, 3>, 3>;  // per class: weights of the two coordinates, and bias
 
 std::array<double, 3> probabilities(const Weights& weights, const Point& x) {
   std::array<double, 3> p{};
@@ -22,7 +22,7 @@ std::array<double, 3> probabilities(const Weights& weights, const Point& x) {
   return p;
 }
 
-/// Share of wrong answers, averaged over the classes.
+/// Return the error rate, averaged over the classes.
 double error(const Weights& weights, const std::vector<Point>& points, const std::vector<std::int64_t>& labels) {
   std::array<double, 3> wrong{}, count{};
   for (std::size_t i = 0; i < points.size(); ++i) {
@@ -47,7 +47,7 @@ int main() {
       labels.push_back(static_cast<std::int64_t>(k));
     }
 
-  const auto field = [](const auto& rows) {  // without a copy: the rows outlive the loader
+  const auto field = [](const auto& rows) {  // not copied: the rows outlive the loader
     return std::make_shared<l2m::Dense>(reinterpret_cast<const std::byte*>(rows.data()), sizeof(rows[0]),
                                         sizeof(rows[0]));
   };

@@ -12,5 +12,5 @@ def add_exact_class_loss(
     classes: NDArray[Any],
     sum: NDArray[np.float64],
     count: NDArray[np.int64],
-    unusual: NDArray[np.int64],
+    skipped: NDArray[np.int64],
 ) -> None: ...

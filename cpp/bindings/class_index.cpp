@@ -28,16 +28,16 @@ std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& cla
 }  // namespace
 
 void register_class_index(py::module_& m) {
-  py::classh<ClassIndex>(m, "ClassIndex", "The rows of each class, ascending.")
+  py::classh<ClassIndex>(m, "ClassIndex", "Rows of each class, ascending.")
       .def(py::init(&make_class_index), py::arg("classes"), py::arg("num_classes"), py::arg("data_rows"),
            py::arg("rows").noconvert(), py::arg("num_threads"), py::arg("as_given"),
-           "Sorts rows by class.\n\n"
+           "Sort rows by class.\n\n"
            "Args:\n"
            "    classes: Class of each row of the data, [data_rows] of integers; None: one class.\n"
-           "    num_classes: K; every class is in [0, K).\n"
-           "    data_rows: Rows of the data.\n"
-           "    rows: int64 ids of the rows to take, without repeats; None: all.\n"
-           "    num_threads: Threads used at most; the result does not depend on it.\n"
+           "    num_classes: K. Every class is in [0, K).\n"
+           "    data_rows: Number of rows of the data.\n"
+           "    rows: int64 ids of the rows to use, unique; None: all rows.\n"
+           "    num_threads: Maximum number of threads; does not affect the result.\n"
            "    as_given: Keep the order of `rows`; only without classes.\n\n"
            "Raises:\n"
            "    ValueError: A class is out of range or a row repeats.\n"
@@ -50,9 +50,9 @@ void register_class_index(py::module_& m) {
             for (std::int64_t k = 0; k < self.num_classes(); ++k) sizes.mutable_at(k) = self.size(k);
             return sizes;
           },
-          "int64, [K].")
+          "Number of rows of each class, int64 [K].")
       .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<ReleasedGil>(),
-           "64 bits that tell one assignment of rows to classes from another.");
+           "Return a 64-bit hash of the assignment of rows to classes.");
 }
 
 }  // namespace l2m::bindings

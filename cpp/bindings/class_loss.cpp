@@ -25,13 +25,13 @@ void register_class_loss(py::module_& m) {
   m.def(
       "add_class_loss", &add_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
       py::arg("count").noconvert(), py::arg("num_threads"),
-      "Adds losses to the loss sum and count of their classes; returns how many were not finite and so were skipped.\n\n"
+      "Add losses to the sum and count of their class, and return the number of non-finite losses, which are skipped.\n\n"
       "Args:\n"
-      "    losses: float16, float32, float64, or int16 that holds the bits of bfloat16; [n].\n"
+      "    losses: float16, float32, float64, or the bits of bfloat16 as int16; [n].\n"
       "    classes: Integers in [0, K); [n].\n"
       "    sum: float64, [K], added to in place.\n"
       "    count: int64, [K], added to in place.\n"
-      "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+      "    num_threads: Maximum number of threads; does not affect the result.\n\n"
       "Raises:\n"
       "    ValueError: Lengths differ or a class is out of range; nothing was added.");
 }

@@ -14,7 +14,7 @@ namespace l2m::bindings {
 
 namespace py = pybind11;
 
-/// An array argument that is taken as it is: another dtype or layout is a TypeError, never a hidden copy.
+/// Array argument without conversion: another dtype or layout is a TypeError, never a hidden copy.
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
@@ -33,7 +33,7 @@ py::array_t<T> to_array(std::span<const T> values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-/// The values of some items, which value_of(item) tells.
+/// Convert items to an array of value_of(item).
 template <class T, class Items, class F>
 py::array_t<T> to_array(const Items& items, F&& value_of) {
   py::array_t<T> array(static_cast<py::ssize_t>(items.size()));
@@ -47,7 +47,7 @@ std::vector<T> to_vector(const Array<T>& array) {
   return {array.data(), array.data() + array.size()};
 }
 
-/// Calls f with the span of the array's integers, in their own type.
+/// Call f with a span over the integers of an array, in their own type.
 template <class F>
 auto with_integers(const char* name, const py::array& array, F&& f) {
   if ((array.flags() & py::array::c_style) != 0) {
@@ -64,7 +64,7 @@ auto with_integers(const char* name, const py::array& array, F&& f) {
                        py::str(array.dtype()).cast<std::string>() + ")");
 }
 
-/// Calls f with the span of the array's numbers, in their own type; int16 holds the bits of bfloat16.
+/// Call f with a span over the floats of an array, in their own type. int16 holds the bits of bfloat16.
 template <class F>
 auto with_floats(const char* name, const py::array& array, F&& f) {
   if ((array.flags() & py::array::c_style) != 0) {

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "convert.hpp"
@@ -16,7 +17,8 @@ using Weight = std::optional<Array<double>>;
 
 Targets targets_of(const py::array& logits, const Array<std::int64_t>& targets, const Weight& weight,
                    std::int64_t ignore_index, double label_smoothing) {
-  if (logits.ndim() != 2) throw py::value_error("logits must have two dimensions");
+  if (logits.ndim() != 2)
+    throw py::value_error("logits must have two dimensions (got " + std::to_string(logits.ndim()) + ")");
   return {.targets = view<std::int64_t>(targets),
           .num_columns = logits.shape(1),
           .weight = weight ? view<double>(*weight) : std::span<const double>(),
@@ -58,35 +60,36 @@ void backward(const py::array& logits, const Array<std::int64_t>& targets, const
 }  // namespace
 
 void register_cross_entropy(py::module_& m) {
-  m.def("cross_entropy", &forward, py::arg("logits"), py::arg("targets").noconvert(), py::arg("classes").noconvert(),
-        py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
-        py::arg("log_sum_exp").noconvert(), py::arg("sum").noconvert(), py::arg("count").noconvert(),
-        py::arg("num_threads"),
-        "Mean cross entropy of logits, and its sum and count of each class; returns the mean and the total weight.\n\n"
-        "Args:\n"
-        "    logits: float16, float32, float64, or int16 that holds the bits of bfloat16; [n, C].\n"
-        "    targets: int64, [n], in [0, C) or ignore_index.\n"
-        "    classes: int64, [n], in [0, K).\n"
-        "    weight: float64, [C], or None: all 1.\n"
-        "    ignore_index: Target of rows without a loss.\n"
-        "    label_smoothing: In [0, 1].\n"
-        "    log_sum_exp: float64, [n], written.\n"
-        "    sum: float64, [K], added to in place.\n"
-        "    count: int64, [K], added to in place.\n"
-        "    num_threads: Threads used at most; the result does not depend on it.\n\n"
-        "Raises:\n"
-        "    ValueError: Lengths do not fit, or a target or a class is out of range; nothing was added.");
+  m.def(
+      "cross_entropy", &forward, py::arg("logits"), py::arg("targets").noconvert(), py::arg("classes").noconvert(),
+      py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
+      py::arg("log_sum_exp").noconvert(), py::arg("sum").noconvert(), py::arg("count").noconvert(),
+      py::arg("num_threads"),
+      "Add the cross entropy of logits to the sum and count of each class, and return its mean and the total weight.\n\n"
+      "Args:\n"
+      "    logits: float16, float32, float64, or the bits of bfloat16 as int16; [n, C].\n"
+      "    targets: int64, [n]; in [0, C) or ignore_index.\n"
+      "    classes: int64, [n]; in [0, K).\n"
+      "    weight: float64, [C]; None: all 1.\n"
+      "    ignore_index: Target of rows without a loss.\n"
+      "    label_smoothing: In [0, 1].\n"
+      "    log_sum_exp: float64, [n]; output.\n"
+      "    sum: float64, [K], added to in place.\n"
+      "    count: int64, [K], added to in place.\n"
+      "    num_threads: Maximum number of threads; does not affect the result.\n\n"
+      "Raises:\n"
+      "    ValueError: Lengths do not match, or a target or class is out of range; nothing was added.");
   m.def("cross_entropy_gradient", &backward, py::arg("logits"), py::arg("targets").noconvert(),
         py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
         py::arg("log_sum_exp").noconvert(), py::arg("scale"), py::arg("gradient").noconvert(), py::arg("num_threads"),
-        "Gradient of the mean cross entropy by the logits, times the total weight and `scale`.\n\n"
+        "Compute the gradient of the mean cross entropy with respect to the logits, times total weight and `scale`.\n\n"
         "Args:\n"
-        "    logits, targets, weight, ignore_index, label_smoothing, log_sum_exp: As in and out of cross_entropy().\n"
-        "    scale: Gradient by the mean, divided by the total weight.\n"
-        "    gradient: [n, C], dtype of the logits, written.\n"
-        "    num_threads: Threads used at most; the result does not depend on it.\n\n"
+        "    logits, targets, weight, ignore_index, label_smoothing, log_sum_exp: Arguments of cross_entropy().\n"
+        "    scale: Gradient with respect to the mean, divided by the total weight.\n"
+        "    gradient: [n, C], dtype of the logits; output.\n"
+        "    num_threads: Maximum number of threads; does not affect the result.\n\n"
         "Raises:\n"
-        "    ValueError: Lengths do not fit or a target is out of range; nothing was written.");
+        "    ValueError: Lengths do not match or a target is out of range; nothing was written.");
 }
 
 }  // namespace l2m::bindings

@@ -6,7 +6,7 @@
 namespace l2m::bindings {
 namespace {
 
-// The binary interface of DLPack before 1.0, which every consumer takes.
+// The ABI of DLPack before version 1.0, which every consumer accepts.
 struct DLDevice {
   std::int32_t device_type;
   std::int32_t device_id;
@@ -51,7 +51,7 @@ pybind11::capsule to_dlpack(Block block, DLDataType type, std::vector<std::int64
                     .manager_ctx = owner.get(),
                     .deleter = [](DLManagedTensor* self) { delete static_cast<Export*>(self->manager_ctx); }};
   pybind11::capsule capsule(&owner->managed, "dltensor", [](PyObject* self) {
-    if (PyCapsule_IsValid(self, "dltensor") == 0) return;  // taken over, which renames the capsule
+    if (PyCapsule_IsValid(self, "dltensor") == 0) return;  // a consumer has taken it, which renames the capsule
     auto* const managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(self, "dltensor"));
     managed->deleter(managed);
   });

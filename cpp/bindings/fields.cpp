@@ -28,19 +28,20 @@ std::shared_ptr<Field> normalize(std::uintptr_t address, std::int64_t stride, st
 }  // namespace
 
 void register_fields(py::module_& m) {
-  py::classh<Field>(m, "Field", "What one array of the data puts into a batch.");
+  py::classh<Field>(m, "Field", "Array of the data that contributes one item per row to a batch.");
   m.def(
       "dense",
       [](std::uintptr_t address, std::int64_t stride, std::int64_t row_bytes) -> std::shared_ptr<Field> {
         return std::make_shared<Dense>(dense(address, stride, row_bytes));
       },
-      py::arg("address"), py::arg("stride"), py::arg("row_bytes"), "Rows of bytes in memory that outlives the field.");
+      py::arg("address"), py::arg("stride"), py::arg("row_bytes"),
+      "Return a field of rows in memory, which must outlive the field.");
   m.def(
       "row_ids", []() -> std::shared_ptr<Field> { return std::make_shared<RowIdField>(); },
-      "The ids of the rows, int64.");
+      "Return a field of the row ids, int64.");
   m.def("normalize", &normalize, py::arg("address"), py::arg("stride"), py::arg("row_bytes"), py::arg("mean"),
         py::arg("std"), py::arg("channel_size"), py::arg("dtype"),
-        "Bytes that become (x - mean) / std of their channel: float32, float16 or bfloat16.");
+        "Return a field of bytes converted to (x - mean) / std of their channel, in float32, float16 or bfloat16.");
 }
 
 }  // namespace l2m::bindings

@@ -9,14 +9,14 @@ namespace l2m::bindings {
 
 namespace py = pybind11;
 
-/// A forked child has none of the threads that were inside.
+/// Return whether a call is in progress. In a forked child, those of the parent do not count.
 bool Guard::is_inside() const { return busy_ && forks_ == forks(); }
 
 void Guard::enter() {
   if (is_inside())
     throw std::runtime_error(
         thread_ == std::this_thread::get_id()
-            ? "the loader is in use: this call comes from inside another one, from a callback, a signal handler or garbage "
+            ? "the loader is in use: this call comes from inside another one: from a callback, a signal handler or garbage "
               "collection"
             : "a loader has one consumer at a time: another thread is using it");
   forks_ = forks();
@@ -27,7 +27,7 @@ void Guard::enter() {
 void Guard::exit() {
   busy_ = false;
   if (!deferred_) return;
-  const py::error_scope error;  // of the call that ends
+  const py::error_scope error;  // keeps the exception of the call that ends
   try {
     std::exchange(deferred_, {})();
   } catch (py::error_already_set& failed) {

@@ -8,17 +8,17 @@
 
 namespace l2m::bindings {
 
-/// Lets one call at a time use a loader. A second one is refused, whether it comes from another thread or from inside the
-/// first: from a callback, a signal handler or garbage collection.
+/// Lock that allows one call at a time on a loader. A second call is refused, whether it comes from another thread or
+/// from within the first: from a callback, a signal handler or garbage collection.
 class Guard {
  public:
-  /// @throws std::runtime_error  a call is inside.
+  /// @throws std::runtime_error  a call is in progress.
   void enter();
   void exit();
 
   [[nodiscard]] bool is_inside() const;
 
-  /// Calls `function` when the call that is inside has ended, on its thread. Returns false where there is none.
+  /// Call `function` when the current call ends, on its thread. Return false if there is no such call.
   bool defer(std::function<void()> function);
 
  private:
@@ -28,7 +28,7 @@ class Guard {
   std::function<void()> deferred_;
 };
 
-/// One call, to its end.
+/// Scope of one call.
 class Guarded {
  public:
   explicit Guarded(Guard& guard) : guard_(guard) { guard_.enter(); }

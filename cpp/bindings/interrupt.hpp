@@ -6,18 +6,18 @@
 
 namespace l2m::bindings {
 
-/// What Python code raised that is no error, such as KeyboardInterrupt: the core passes it on and never acts on it.
+/// Python exception that is not an Exception, such as KeyboardInterrupt. The core passes it on without handling it.
 struct Interrupt {
   pybind11::error_already_set raised;
 };
 
-/// Calls Python code from inside the core.
+/// Call Python code from within the core.
 template <class F>
 auto interruptible(F&& f) {
   try {
     return f();
   } catch (pybind11::error_already_set& error) {
-    if (error.matches(PyExc_StopIteration)) {  // which would pass for the end of the epoch
+    if (error.matches(PyExc_StopIteration)) {  // would be mistaken for the end of the epoch
       pybind11::raise_from(error, PyExc_RuntimeError, "a policy, all_reduce or another callback raised StopIteration");
       throw pybind11::error_already_set();
     }
@@ -26,7 +26,7 @@ auto interruptible(F&& f) {
   }
 }
 
-/// Raises interrupts in Python.
+/// Register the translator that raises interrupts in Python.
 void register_interrupt();
 
 }  // namespace l2m::bindings

@@ -18,8 +18,8 @@
 namespace l2m::bindings {
 namespace {
 
-/// The iterator over an epoch, or over all that follow. It is not written in Python since between two lines of Python a Ctrl-C
-/// can fall, and with it the batch that was about to be returned.
+/// Iterator over one epoch, or over all following ones. Written in C++, because a Ctrl-C between two lines of Python
+/// would lose the batch about to be returned.
 class Iterator {
  public:
   Iterator(py::object loader, bool forever)
@@ -37,7 +37,7 @@ class Iterator {
     Py_VISIT(loader_.ptr());
     return 0;
   }
-  /// Ends it for good.
+  /// End the iterator for good.
   void clear() {
     core_ = nullptr;
     loader_ = py::object();
@@ -49,9 +49,9 @@ class Iterator {
   const Iteration iteration_;
 };
 
-/// A loader may be reachable from what it holds: a trainer that has both may be what reduces the losses.
+/// Include a type in garbage collection. A loader may be reachable from its callbacks, such as a trainer's all_reduce.
 template <class T, class Traverse, class Clear>
-py::custom_type_setup takes_part_in_garbage_collection(Traverse, Clear) {
+py::custom_type_setup gc_support(Traverse, Clear) {
   return py::custom_type_setup([](PyHeapTypeObject* heap_type) {
     PyTypeObject& type = heap_type->ht_type;
     type.tp_flags |= Py_TPFLAGS_HAVE_GC;
@@ -70,7 +70,7 @@ using WatchedTuple = std::tuple<std::string, py::object, std::uintptr_t>;
 using OutputTuple = std::tuple<py::object, int, int, std::vector<std::int64_t>>;
 using PolicyTuple = std::tuple<py::object, std::string, std::int64_t>;
 
-std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<Held>& held) {
+std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<HeldObjects>& held) {
   if (py::isinstance<Policy>(policy)) return policy.cast<std::shared_ptr<Policy>>();
   using enum Policy::Kind;
   const auto [object, kind, memory_rows] = policy.cast<PolicyTuple>();
@@ -82,7 +82,7 @@ std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::sha
                                         memory_rows);
 }
 
-LossSums summed(Held& held, const LossSums& sums) {
+LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
   py::array_t<double> array(static_cast<py::ssize_t>(2 * sums.sum.size()));
   double* out = array.mutable_data();
   for (const double sum : sums.sum) *out++ = sum;
@@ -95,8 +95,8 @@ LossSums summed(Held& held, const LossSums& sums) {
   return all;
 }
 
-/// Has the core call what Python gave.
-void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
+/// Set the callbacks of the core to Python functions.
+void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& held) {
   options.draw_seed = [held] { return interruptible([&] { return held->draw_seed().cast<std::uint64_t>(); }); };
   options.warn = [held](const std::string& text) { interruptible([&] { held->warn(text); }); };
   options.observe = [held](const UpdateRecord& record) {
@@ -106,7 +106,7 @@ void set_callbacks(LoaderOptions& options, const std::shared_ptr<Held>& held) {
     });
   };
   if (held->all_reduce.is_none()) return;
-  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return summed(*held, sums); }); };
+  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return reduce_over_ranks(*held, sums); }); };
 }
 
 std::unique_ptr<PyLoader> make_loader(
@@ -118,10 +118,10 @@ std::unique_ptr<PyLoader> make_loader(
     bool has_classes, bool shuffle, bool grouped, bool drop_last, std::optional<std::int64_t> steps_per_epoch,
     std::optional<std::uint64_t> total_steps, std::optional<std::int64_t> update_every, std::int64_t lookahead,
     std::optional<std::uint64_t> seed, int prefetch, int num_threads) {
-  const auto held =
-      std::make_shared<Held>(Held{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy),
-                                  py::none(), std::move(all_reduce), std::move(draw_seed), std::move(warn),
-                                  std::move(check), std::move(observe), std::move(destination)});
+  const auto held = std::make_shared<HeldObjects>(
+      HeldObjects{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy), py::none(),
+                  std::move(all_reduce), std::move(draw_seed), std::move(warn), std::move(check), std::move(observe),
+                  std::move(destination)});
   std::vector<Watched> all_watched;
   for (const auto& [name, array, address] : watched) all_watched.push_back({name, array, address});
   std::vector<Output> all_outputs;
@@ -151,17 +151,17 @@ std::unique_ptr<PyLoader> make_loader(
                                     std::move(options));
 }
 
-/// The source on a device into which losses of a batch go, which make() makes where there is none for the device.
+/// Return the device accumulator for the losses of a batch; make() creates it if there is none for this device.
 py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const py::object& device,
                        const py::object& make) {
   LossSlot& slot = self.core().slot(step);
-  if (slot.there) {
-    const py::object sums = std::static_pointer_cast<PySource>(slot.there)->sums();
+  if (slot.device) {
+    const py::object sums = std::static_pointer_cast<PySource>(slot.device)->sums();
     if (py::object(sums.attr("device")).equal(device)) return sums;
   }
   py::object sums = make();
-  slot.bring_here();  // waits for the device of before
-  slot.there = std::make_shared<PySource>(sums);
+  slot.move_to_host();  // blocks until the previous device is done
+  slot.device = std::make_shared<PySource>(sums);
   return sums;
 }
 
@@ -175,7 +175,7 @@ py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
       *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
 }
 
-/// A call that changes the loader.
+/// Wrap a call that changes the loader in a guard.
 template <class Result, class... Args>
 auto guarded(Result (*call)(PyLoader&, Args...)) {
   return [call](PyLoader& self, Args... args) {
@@ -199,8 +199,7 @@ void register_loader(py::module_& m) {
     self.close();  // threads may still read the arrays
     self.visit([](py::object& object) { object = py::none(); });
   };
-  py::classh<PyLoader>(m, "Loader", "The loader: see the core's loader.hpp.",
-                       takes_part_in_garbage_collection<PyLoader>(traverse, clear))
+  py::classh<PyLoader>(m, "Loader", "Data loader, see l2m/loader.hpp.", gc_support<PyLoader>(traverse, clear))
       .def(
           py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("owner"),
           py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"), py::arg("from_numpy"),
@@ -209,16 +208,19 @@ void register_loader(py::module_& m) {
           py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"),
           py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"),
           py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          "Create a loader.\n\n"
           "Args:\n"
-          "    fields: Made by dense(), normalize() and row_ids(), of memory that `owner` keeps alive.\n"
-          "    watched: (name, array or data_ptr() of a tensor, address) of each array: what moved is an error.\n"
-          "    outputs: (numpy dtype, or None and then DLPack type code and bits; shape of a row) of each field.\n"
-          "    build: Makes a batch of the list of its arrays and of what is included.\n"
-          "    policy: A Policy, or (policy, \"fixed\", \"schedule\" or \"follows losses\", rows of its memory), whose\n"
-          "        initial(class_sizes) returns float64 [K] and whose update(proportions, class_losses, class_sizes, counts,\n"
-          "        rows_drawn, passes, step, total_steps, memory) returns that and the new memory, or None.\n"
-          "    destination: None, or what has lend(f), ahead, refill, send(batches) and receive(sent): see data/device.py.\n"
-          "    The others: as the core's options, and None where there is no such thing.")
+          "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"
+          "    watched: (name, array or data_ptr method of a tensor, address) of each array; a moved array is an error.\n"
+          "    outputs: (numpy dtype or None, DLPack type code, DLPack bits, shape of a row) of each field.\n"
+          "    build: Function that returns a batch for the list of its arrays and extra entries.\n"
+          "    policy: A Policy, or (policy, kind, rows of its memory), where kind is \"fixed\", \"schedule\" or\n"
+          "        \"follows losses\". initial(class_sizes) returns float64 [K]; update(proportions, class_losses,\n"
+          "        class_sizes, counts, rows_drawn, passes, step, total_steps, memory) returns float64 [K] and the new\n"
+          "        memory or None.\n"
+          "    destination: None, or an object with lend(f), ahead, refill, send(batches) and receive(sent), see\n"
+          "        data/device.py.\n"
+          "    Others: As LoaderOptions; None stands for null or nullopt.")
       .def("__len__", [](PyLoader& self) { return self.core().size(); })
       .def(
           "iterate",
@@ -227,9 +229,9 @@ void register_loader(py::module_& m) {
             const Guarded guard(loader.guard());
             return std::make_unique<Iterator>(self, forever);
           },
-          py::arg("forever"), "An iterator over the next epoch, or without end.")
+          py::arg("forever"), "Return an iterator over the next epoch, or over all following ones.")
       .def("record", &PyLoader::record, py::arg("losses"), py::arg("classes"), py::arg("step"),
-           "Add losses, arrays [n]; classes None: those of the batch. int16 holds the bits of bfloat16.")
+           "Add losses [n] of given classes [n]; None: classes of the batch. int16 holds the bits of bfloat16.")
       .def("record_sums",
            guarded(+[](PyLoader& self, const Array<double>& sum, const Array<std::int64_t>& count, Step step) {
              LossSums sums;
@@ -237,7 +239,7 @@ void register_loader(py::module_& m) {
              sums.count = to_vector(count);
              self.core().record(sums, step);
            }),
-           py::arg("sum"), py::arg("count"), py::arg("step"), "Add sums and counts, arrays [K].")
+           py::arg("sum"), py::arg("count"), py::arg("step"), "Add loss sums and counts, arrays [K].")
       .def("record_on_device",
            guarded(
                +[](PyLoader& self, const py::object& add, const py::object& device, const py::object& make, Step step) {
@@ -246,35 +248,35 @@ void register_loader(py::module_& m) {
                  self.core().recorded(step, true);
                }),
            py::arg("add"), py::arg("device"), py::arg("make"), py::arg("step"),
-           "Call add(sums) with the sums on a device to which the losses of a batch belong; make() makes them.")
+           "Call add(sums) with the device accumulator for the losses of a batch; make() creates it if needed.")
       .def("classes_to_record", guarded(+[](PyLoader& self, Step step, std::size_t num_losses) {
              return to_array(self.core().classes_of(step, num_losses));
            }),
            py::arg("step"), py::arg("num_losses"),
-           "int32 class of each row of a batch, of which there must be so many.")
-      .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window, which is the epoch.")
+           "Return the class of each row of a batch, int32. The batch must have `num_losses` rows.")
+      .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window of the epoch now.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))
       .def("state", guarded(+[](PyLoader& self, Step step) { return to_dict(self.core().state(step)); }),
-           py::arg("step"), "What was consumed, without version and fingerprint.")
+           py::arg("step"), "Return the state of what was consumed, without version and fingerprint.")
       .def("load", guarded(+[](PyLoader& self, const py::object& read, std::int64_t rank, std::int64_t world_size) {
              self.core().check_usable();
              std::vector<LoaderState> states;
              for (const py::handle dict : py::list(read()))
                states.push_back(to_state(py::reinterpret_borrow<py::dict>(dict)));
-             self.load(merged(std::move(states), rank, world_size));
+             self.load(merge_states(std::move(states), rank, world_size));
            }),
            py::arg("states"), py::arg("rank"), py::arg("world_size"),
-           "Go on from one state, or from those of all ranks.")
+           "Resume from one state or from those of all ranks, as returned by `states()`.")
       .def(
-          "settle",
+          "apply_pending",
           [](PyLoader& self) {
-            if (self.guard().is_inside()) return;  // what there is to see is as it was before that call
+            if (self.guard().is_inside()) return;  // properties show the values from before that call
             const Guarded guard(self.guard());
-            self.core().settle();
+            self.core().apply_pending();
           },
-          "Have a window that has ended act, unless a call is inside.")
-      .def("close", &PyLoader::close, "Stop the threads and free what was prefetched; idempotent.")
+          "Apply the closed window that is still pending, unless a call is in progress.")
+      .def("close", &PyLoader::close, "Stop the threads and free prefetched batches. Idempotent.")
       .def_property_readonly("epoch", [](PyLoader& self) { return self.core().epoch(); })
       .def_property_readonly("step", [](PyLoader& self) { return self.core().step(); })
       .def_property_readonly("total_step", [](PyLoader& self) { return self.core().total_step(); })
@@ -283,13 +285,13 @@ void register_loader(py::module_& m) {
       .def_property_readonly("class_losses",
                              [](PyLoader& self) { return to_array<double>(self.core().class_losses()); })
       .def_property_readonly(
-          "rows", [](PyLoader& self) { return rows_of(self, false); }, "int64, of the last batch.")
+          "rows", [](PyLoader& self) { return rows_of(self, false); }, "Row ids of the last batch, int64.")
       .def_property_readonly(
-          "classes", [](PyLoader& self) { return rows_of(self, true); }, "int64, of the last batch.");
+          "classes", [](PyLoader& self) { return rows_of(self, true); }, "Classes of the last batch, int64.");
 
-  py::classh<Iterator>(m, "Iteration", "The batches of one epoch, or of all that follow.",
-                       takes_part_in_garbage_collection<Iterator>(
-                           [](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
+  py::classh<Iterator>(
+      m, "Iteration", "Iterator over one epoch, or over all following ones.",
+      gc_support<Iterator>([](Iterator& self, visitproc visit, void* arg) { return self.traverse(visit, arg); },
                            [](Iterator& self) { self.clear(); }))
       .def("__iter__", [](py::object self) { return self; })
       .def("__next__", &Iterator::next);

@@ -11,45 +11,45 @@
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 
-// The one place where the schema of a state is written down: names, types and order.
+// The only place that defines the schema of a state: names, types and order.
 
 namespace l2m::bindings {
 namespace {
 
 namespace py = pybind11;
 
-std::string shown(const py::handle& value) {
+std::string short_repr(const py::handle& value) {
   try {
     return shortened(py::repr(value).cast<std::string>());
-  } catch (const std::exception&) {  // an int of too many digits, an object of some other kind, or no text
+  } catch (const std::exception&) {  // an int with too many digits, an object whose repr fails, or invalid text
     return "a value without a repr";
   }
 }
 
-[[noreturn]] void wrong_type(const char* key, const char* wanted, const py::handle& got, bool entry) {
+[[noreturn]] void wrong_type(const char* key, const char* expected, const py::handle& got, bool entry) {
   throw py::type_error(
-      message(key, " of the state must ", entry ? "hold " : "be of type ", wanted, " (got ", shown(got), ")"));
+      message(key, " of the state must ", entry ? "hold " : "be of type ", expected, " (got ", short_repr(got), ")"));
 }
 
-[[noreturn]] void out_of_range(const char* key, const std::string& most, const py::handle& got) {
-  throw py::value_error(message(key, " of the state must be in [0, ", most, "] (got ", shown(got), ")"));
+[[noreturn]] void out_of_range(const char* key, const std::string& max, const py::handle& got) {
+  throw py::value_error(message(key, " of the state must be in [0, ", max, "] (got ", short_repr(got), ")"));
 }
 
-/// An int in [0, most].
+/// Convert an int in [0, max].
 template <class Int>
-Int to_int(const char* key, const py::handle& value, Int most, bool entry) {
+Int to_int(const char* key, const py::handle& value, Int max, bool entry) {
   if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) wrong_type(key, "int", value, entry);
   int overflow = 0;
   const long long number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-  if (overflow == 0 && number >= 0 && static_cast<Int>(number) <= most) return static_cast<Int>(number);
+  if (overflow == 0 && number >= 0 && static_cast<Int>(number) <= max) return static_cast<Int>(number);
   if constexpr (std::is_same_v<Int, std::uint64_t>) {
-    if (overflow > 0 && most == std::numeric_limits<std::uint64_t>::max()) {
+    if (overflow > 0 && max == std::numeric_limits<std::uint64_t>::max()) {
       const unsigned long long large = PyLong_AsUnsignedLongLong(value.ptr());
       if (PyErr_Occurred() == nullptr) return large;
       PyErr_Clear();
     }
   }
-  out_of_range(key, std::to_string(most), value);
+  out_of_range(key, std::to_string(max), value);
 }
 
 double to_double(const char* key, const py::handle& value) {
@@ -62,32 +62,32 @@ py::list to_list(const char* key, const py::handle& value) {
   return py::reinterpret_borrow<py::list>(value);
 }
 
-/// Reads a state from a dict, member by member.
+/// Reader of a state from a dict, member by member.
 struct Reader {
   const py::dict& dict;
 
   [[nodiscard]] py::object entry(const char* key) const { return dict[key]; }
   template <class Int>
-  void operator()(const char* key, Int& member, Int most) const {
-    member = to_int<Int>(key, entry(key), most, false);
+  void operator()(const char* key, Int& member, Int max) const {
+    member = to_int<Int>(key, entry(key), max, false);
   }
   void operator()(const char* key, bool& member) const {
     const py::object value = entry(key);
     if (!py::isinstance<py::bool_>(value)) wrong_type(key, "bool", value, false);
     member = value.cast<bool>();
   }
-  void operator()(const char* key, std::optional<std::uint64_t>& member, std::uint64_t most) const {
+  void operator()(const char* key, std::optional<std::uint64_t>& member, std::uint64_t max) const {
     const py::object value = entry(key);
     member.reset();
     if (value.is_none()) return;
     if (!PyLong_Check(value.ptr()) || PyBool_Check(value.ptr())) wrong_type(key, "int or NoneType", value, false);
-    member = to_int<std::uint64_t>(key, value, most, false);
+    member = to_int<std::uint64_t>(key, value, max, false);
   }
-  /// Members of the items of a list, one for each class; `set` stores one.
+  /// Read a list of ints, one per class; `set` stores each.
   template <class Int, class F>
-  void ints(const char* key, Int most, F&& set) const {
+  void ints(const char* key, Int max, F&& set) const {
     std::size_t k = 0;
-    for (const py::handle value : to_list(key, entry(key))) set(k++, to_int<Int>(key, value, most, true));
+    for (const py::handle value : to_list(key, entry(key))) set(k++, to_int<Int>(key, value, max, true));
   }
   void doubles(const char* key, std::vector<double>& member) const {
     member.clear();
@@ -100,21 +100,21 @@ struct Reader {
 };
 
 template <class T, class F>
-py::list listed(const std::vector<T>& items, F&& value_of) {
+py::list make_list(const std::vector<T>& items, F&& value_of) {
   py::list list(items.size());
   for (std::size_t i = 0; i < items.size(); ++i) list[i] = value_of(items[i]);
   return list;
 }
 
 template <class T>
-py::list listed(const std::vector<T>& items) {
-  return listed(items, [](const T& item) { return py::cast(item); });
+py::list make_list(const std::vector<T>& items) {
+  return make_list(items, [](const T& item) { return py::cast(item); });
 }
 
 void read_held(const py::list& list, std::size_t num_classes, HeldRows& held) {
   const auto refuse = [&](const py::handle& entry) {
     throw py::value_error(message("held of the state must hold [class, [row, ...]] with ascending classes below ",
-                                  num_classes, " (got ", shown(entry), ")"));
+                                  num_classes, " (got ", short_repr(entry), ")"));
   };
   const auto is_count = [](const py::handle& value) {
     int overflow = 0;
@@ -138,7 +138,7 @@ void read_held(const py::list& list, std::size_t num_classes, HeldRows& held) {
   }
 }
 
-/// Lists of lists of doubles, or of counts.
+/// Read a list of lists.
 template <class F>
 void read_rows(const py::dict& dict, const char* key, F&& read) {
   for (const py::handle row : to_list(key, dict[key])) {
@@ -160,33 +160,33 @@ py::dict to_dict(const LoaderState& state) {
   dict["total_step"] = state.sampler.total_step;
   dict["updated"] = state.updated;
   dict["windows"] = state.windows;
-  dict["passes"] = listed(state.sampler.cursors, [](const Cursor& cursor) { return py::cast(cursor.pass); });
-  dict["positions"] = listed(state.sampler.cursors, [](const Cursor& cursor) { return py::cast(cursor.position); });
-  dict["drawn"] = listed(state.sampler.drawn);
-  dict["visits"] = listed(state.sampler.due.visits);
-  dict["offsets"] = listed(state.sampler.due.offsets);
-  dict["due"] = listed(state.sampler.due.due);
+  dict["passes"] = make_list(state.sampler.cursors, [](const Cursor& cursor) { return py::cast(cursor.pass); });
+  dict["positions"] = make_list(state.sampler.cursors, [](const Cursor& cursor) { return py::cast(cursor.position); });
+  dict["drawn"] = make_list(state.sampler.drawn);
+  dict["visits"] = make_list(state.sampler.due.visits);
+  dict["offsets"] = make_list(state.sampler.due.offsets);
+  dict["due"] = make_list(state.sampler.due.due);
   py::list held;
   for (const auto& [class_id, rows] : state.sampler.held) {
     py::list entry;
     entry.append(class_id);
-    entry.append(listed(rows));
+    entry.append(make_list(rows));
     held.append(entry);
   }
   dict["held"] = held;
-  dict["proportions"] = listed(state.sampler.proportions);
-  dict["next_proportions"] = listed(state.next_proportions);
-  dict["class_losses"] = listed(state.class_losses, [](double loss) -> py::object {
+  dict["proportions"] = make_list(state.sampler.proportions);
+  dict["next_proportions"] = make_list(state.next_proportions);
+  dict["class_losses"] = make_list(state.class_losses, [](double loss) -> py::object {
     if (std::isnan(loss)) return py::none();
     return py::float_(loss);
   });
-  dict["window_sums"] = listed(state.losses, [](const LossSums& sums) { return listed(sums.sum); });
-  dict["window_counts"] = listed(state.losses, [](const LossSums& sums) { return listed(sums.count); });
+  dict["window_sums"] = make_list(state.losses, [](const LossSums& sums) { return make_list(sums.sum); });
+  dict["window_counts"] = make_list(state.losses, [](const LossSums& sums) { return make_list(sums.count); });
   py::list memory;
   const std::size_t num_classes = state.class_losses.size();
   for (std::size_t i = 0; i < state.memory.size(); i += num_classes) {
     const auto row = state.memory.begin() + static_cast<std::ptrdiff_t>(i);
-    memory.append(listed(std::vector<double>(row, row + static_cast<std::ptrdiff_t>(num_classes))));
+    memory.append(make_list(std::vector<double>(row, row + static_cast<std::ptrdiff_t>(num_classes))));
   }
   dict["memory"] = memory;
   return dict;

@@ -6,10 +6,10 @@
 
 namespace l2m::bindings {
 
-/// A state as a dict of ints, floats, bools, None and lists: all of it but the fingerprint.
+/// Convert a state to a dict of ints, floats, bools, None and lists, without the fingerprint.
 pybind11::dict to_dict(const LoaderState& state);
 
-/// A state from a dict, whose entries are checked for their types and for what the core's types can hold.
+/// Convert a dict to a state. Checks the types of entries and the ranges of the core's types.
 LoaderState to_state(const pybind11::dict& dict);
 
 }  // namespace l2m::bindings

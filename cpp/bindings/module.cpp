@@ -20,12 +20,12 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 
 PYBIND11_MODULE(_core, m) {
   using namespace l2m::bindings;
-  m.doc() = "The C++ core of l2m_fast: stages of the loop, as the package uses them.";
+  m.doc() = "C++ core of l2m_fast.";
   m.attr("__version__") = L2M_VERSION;
   m.attr("compiler") = kCompiler;
   m.attr("without_cuda") = L2M_WITHOUT_CUDA;
-  m.def("usable_cpus", &l2m::usable_cpus, "CPUs this process may run on.");
-  m.def("pool_threads", &l2m::pool_threads, "Threads that the process-wide pool has now.");
+  m.def("usable_cpus", &l2m::usable_cpus, "Return the number of CPUs this process may use.");
+  m.def("pool_threads", &l2m::pool_threads, "Return the number of threads of the process-wide pool.");
   wait_for_threads_at_exit();
   register_class_index(m);
   register_class_loss(m);

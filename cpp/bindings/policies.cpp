@@ -17,7 +17,7 @@ py::array_t<double> initial(const Policy& policy, const Array<std::int64_t>& cla
 py::array_t<double> update(const Policy& policy, const Array<double>& proportions, const Array<double>& class_losses,
                            const Array<std::int64_t>& class_sizes) {
   if (proportions.size() != class_sizes.size() || class_losses.size() != class_sizes.size())
-    throw py::value_error("proportions, class_losses and class_sizes must have one length");
+    throw py::value_error("proportions, class_losses and class_sizes must have equal lengths");
   Window window;
   window.proportions = view<double>(proportions);
   window.class_losses = view<double>(class_losses);
@@ -28,11 +28,11 @@ py::array_t<double> update(const Policy& policy, const Array<double>& proportion
 }  // namespace
 
 void register_policies(py::module_& m) {
-  py::classh<Policy>(m, "Policy", "How the proportions of the classes evolve.")
+  py::classh<Policy>(m, "Policy", "Rule by which the proportions of the classes evolve.")
       .def("initial", &initial, py::arg("class_sizes").noconvert(),
-           "Return proportions of the first batches, float64 [K].")
+           "Return the proportions of the first batches, float64 [K].")
       .def("update", &update, py::arg("proportions").noconvert(), py::arg("class_losses").noconvert(),
-           py::arg("class_sizes").noconvert(), "Return proportions that follow `proportions`, float64 [K].");
+           py::arg("class_sizes").noconvert(), "Return the proportions that follow `proportions`, float64 [K].");
   py::classh<Proportional, Policy>(m, "Proportional").def(py::init<>());
   py::classh<Balanced, Policy>(m, "Balanced").def(py::init<>());
   py::classh<Static, Policy>(m, "Static")

@@ -9,10 +9,10 @@
 
 namespace l2m::bindings {
 
-/// Where batches go: memory that is lent by Python, in which they are tensors, or from which they are sent to a device.
+/// Destination of batches in memory lent by Python, in which they become tensors or are sent to a device.
 class PyDestination final : public BatchDestination {
  public:
-  PyDestination(std::shared_ptr<Held> held, std::size_t num_fields, std::int64_t batch_rows)
+  PyDestination(std::shared_ptr<HeldObjects> held, std::size_t num_fields, std::int64_t batch_rows)
       : held_(std::move(held)), batch_rows_(batch_rows), lent_(num_fields) {
     ahead_ = held_->destination.attr("ahead").cast<std::int64_t>();
     refill_ = held_->destination.attr("refill").cast<std::int64_t>();
@@ -31,7 +31,7 @@ class PyDestination final : public BatchDestination {
     });
   }
 
-  /// The tensors of a batch, which are no longer lent.
+  /// Return the tensors of a batch and release their memory from the pool.
   py::list tensors(FilledBatch batch) {
     py::list list(batch.blocks.size());
     for (std::size_t f = 0; f < batch.blocks.size(); ++f) {
@@ -49,7 +49,7 @@ class PyDestination final : public BatchDestination {
         for (const py::handle sent : py::list(held_->destination.attr("send")(lists)))
           sent_.push_back(py::reinterpret_borrow<py::object>(sent));
       } catch (py::error_already_set& error) {
-        if (must || !error.matches(PyExc_RuntimeError)) throw;  // torch.OutOfMemoryError is one
+        if (must || !error.matches(PyExc_RuntimeError)) throw;  // includes torch.OutOfMemoryError
         return false;
       }
       return true;
@@ -57,21 +57,21 @@ class PyDestination final : public BatchDestination {
   }
   void handed_over() noexcept override { sent_.pop_front(); }
   void drop() noexcept override { sent_.clear(); }
-  /// Lets go of all memory; nothing is lent any more.
+  /// Drop all lent memory.
   void close() {
     sent_.clear();
     for (auto& of_field : lent_) of_field.clear();
   }
 
-  /// The arrays of the batch that comes next.
+  /// Return the arrays of the next batch.
   py::list receive() { return held_->destination.attr("receive")(sent_.front()); }
 
  private:
-  const std::shared_ptr<Held> held_;
+  const std::shared_ptr<HeldObjects> held_;
   const std::int64_t batch_rows_;
   std::int64_t ahead_ = 0, refill_ = 0;
-  std::vector<std::map<std::byte*, py::object>> lent_;  // one for each field: tensors by their memory
-  std::deque<py::object> sent_;                         // from the next batch on, on their way to the device
+  std::vector<std::map<std::byte*, py::object>> lent_;  // per field: tensors by their memory
+  std::deque<py::object> sent_;                         // batches in flight to the device, from the next one on
 };
 
 bool Watched::has_moved() const {
@@ -98,7 +98,7 @@ bool PySource::all_finite() {
   return interruptible([&] { return sums_.attr("not_finite").cast<std::int64_t>() == 0; });
 }
 
-PyLoader::PyLoader(std::shared_ptr<Held> held, std::vector<Watched> watched, std::vector<Output> outputs,
+PyLoader::PyLoader(std::shared_ptr<HeldObjects> held, std::vector<Watched> watched, std::vector<Output> outputs,
                    std::vector<std::string> include, LoaderOptions options)
     : held_(std::move(held)),
       watched_(std::move(watched)),
@@ -116,7 +116,7 @@ PyLoader::PyLoader(std::shared_ptr<Held> held, std::vector<Watched> watched, std
         return std::move(options);
       }()) {}
 
-/// Notices memory that has moved, of which the batches that lie ready may be wrong.
+/// Check that the memory of the fields has not moved. If it has, drop the prefetched batches, which may be wrong.
 void PyLoader::check_memory() {
   for (const Watched& one : watched_) {
     if (!one.has_moved()) continue;
@@ -130,10 +130,10 @@ void PyLoader::check_memory() {
   }
 }
 
-/// Waits for the next batch, and for Ctrl-C.
+/// Wait for the next batch, checking for signals.
 void PyLoader::wait() {
   using namespace std::chrono_literals;
-  while (!core_.wait(0ms)) {  // most often the batch is there: then the GIL need not be given up
+  while (!core_.wait(0ms)) {  // usually ready, so that the GIL is not released
     {
       const ReleasedGil released;
       core_.wait(50ms);
@@ -155,7 +155,7 @@ py::object PyLoader::next(const Iteration& iteration) {
   return batch;
 }
 
-/// The arrays of the batch that is due, and what is included besides.
+/// Return the arrays of the next batch and its extra entries.
 py::list PyLoader::take_arrays() {
   std::optional<FilledBatch> batch = core_.take();
   for (; !batch; batch = core_.take()) wait();
@@ -203,9 +203,9 @@ void PyLoader::record(const py::array& losses, const std::optional<py::array>& c
   core_.check_usable();
   const std::int64_t skipped = with_floats("losses", losses, [&](auto values) {
     const auto add = [&](auto ids) {
-      LossSums& sums = core_.slot(step).here;
-      constexpr std::size_t kFew = 1 << 15;  // not worth giving up the GIL
-      if (values.size() < kFew) return class_loss(values, ids, sums.sum, sums.count, 1);
+      LossSums& sums = core_.slot(step).host;
+      constexpr std::size_t kInlineLosses = 1 << 15;  // not worth releasing the GIL
+      if (values.size() < kInlineLosses) return class_loss(values, ids, sums.sum, sums.count, 1);
       const ReleasedGil released;
       return class_loss(values, ids, sums.sum, sums.count, core_.num_threads());
     };

@@ -14,19 +14,20 @@
 
 namespace l2m::bindings {
 
-/// What of Python's a loader calls, and what keeps memory in place. One home, so that garbage collection sees all of it.
-struct Held {
-  py::object owner;        ///< of the memory of the fields
-  py::object build;        ///< build(arrays): a batch
-  py::object from_dlpack;  ///< makes a tensor of a DLPack capsule; None: batches are numpy arrays
-  py::object from_numpy;   ///< makes a tensor of a numpy array; None likewise
-  py::object policy;       ///< that is written in Python, or None
-  py::object all_reduce;   ///< all_reduce(sums): the sums of all ranks; None: there is nothing to sum
-  py::object draw_seed;    ///< draw_seed(): an int
+/// Python objects that a loader uses: owners of memory and callbacks. In one struct, so that garbage collection sees
+/// them.
+struct HeldObjects {
+  py::object owner;        ///< keeps the memory of the fields alive
+  py::object build;        ///< build(arrays) returns a batch
+  py::object from_dlpack;  ///< returns a tensor for a DLPack capsule; None: batches are numpy arrays
+  py::object from_numpy;   ///< returns a tensor for a numpy array; None: batches are numpy arrays
+  py::object policy;       ///< policy written in Python, or None
+  py::object all_reduce;   ///< all_reduce(sums) returns the sums of all ranks; None: nothing to reduce
+  py::object draw_seed;    ///< draw_seed() returns an int
   py::object warn;         ///< warn(message)
-  py::object check;        ///< check(): of the data, before an epoch
+  py::object check;        ///< check() checks the data before an epoch
   py::object observe;      ///< observe(epoch, total_step, proportions, class_losses, counts)
-  py::object destination;  ///< where batches go, see data/device.py; None: memory of the process
+  py::object destination;  ///< destination of batches, see data/device.py; None: host memory
 
   template <class F>
   void visit(F&& f) {
@@ -36,17 +37,17 @@ struct Held {
   }
 };
 
-/// How the rows of a field look to Python; `dtype` is None where batches leave by way of DLPack.
+/// Type and shape of the rows of a field in Python. `dtype` is None if batches are exported through DLPack.
 struct Output {
   py::object dtype;
   DLDataType dl_type;
   std::vector<std::int64_t> row_shape;
 };
 
-/// An array whose memory the fields are in, to notice that it has moved.
+/// Array that contains fields, watched because its memory may move.
 struct Watched {
   std::string name;
-  py::object array;  ///< a numpy array, or what tells the address: the data_ptr() of a tensor
+  py::object array;  ///< numpy array, or the data_ptr() method of a tensor
   std::uintptr_t address;
 
   [[nodiscard]] bool has_moved() const;
@@ -54,27 +55,28 @@ struct Watched {
 
 class PyDestination;
 
-/// A loader whose batches are Python objects, handed over so that Ctrl-C loses none.
+/// Loader whose batches are Python objects. No batch is lost on Ctrl-C.
 class PyLoader {
  public:
-  /// @param include  what a batch has besides its fields: "rows", "classes", "step", handed to build() after the arrays.
-  PyLoader(std::shared_ptr<Held> held, std::vector<Watched> watched, std::vector<Output> outputs,
+  /// @param include  extra entries of a batch: "rows", "classes", "step"; passed to build() after the arrays.
+  PyLoader(std::shared_ptr<HeldObjects> held, std::vector<Watched> watched, std::vector<Output> outputs,
            std::vector<std::string> include, LoaderOptions options);
   ~PyLoader() { close(); }
   PyLoader(const PyLoader&) = delete;
   PyLoader& operator=(const PyLoader&) = delete;
 
-  /// The next batch. Whatever is raised on the way, Ctrl-C too, leaves it to be next again. Null: the epoch has ended.
+  /// Return the next batch, or null if the epoch has ended. If anything is raised, Ctrl-C included, the batch stays
+  /// next.
   py::object next(const Iteration& iteration);
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
   void load(LoaderState state);
-  /// While a call is inside, of whatever thread, it takes effect when that call ends.
+  /// Close the loader. During a call, of any thread, it takes effect when that call ends.
   void close();
 
   Loader& core() { return core_; }
   Guard& guard() { return guard_; }
-  /// Calls f(object) with what it holds that may lead back to it.
+  /// Call f(object) with each object that may refer back to the loader.
   template <class F>
   void visit(F&& f) {
     held_->visit(f);
@@ -88,7 +90,7 @@ class PyLoader {
   py::object included(const std::string& name);
   py::object to_python(Block block, std::size_t field, std::int64_t rows) const;
 
-  const std::shared_ptr<Held> held_;  // goes after close(), which waits for threads that read the fields
+  const std::shared_ptr<HeldObjects> held_;  // destroyed after close(), which waits for threads that read the fields
   std::vector<Watched> watched_;
   const std::vector<Output> outputs_;
   const std::vector<std::string> include_;
@@ -99,7 +101,7 @@ class PyLoader {
   Loader core_;
 };
 
-/// Losses that are summed on a device, see losses/device.py.
+/// Losses summed on a device, see losses/device.py.
 class PySource final : public LossSource {
  public:
   explicit PySource(py::object sums) : sums_(std::move(sums)) {}

@@ -14,15 +14,15 @@
 
 namespace l2m::bindings {
 
-/// The policy that is written in Python: held.policy. What its methods return has been checked for types and shapes.
+/// Policy written in Python: held.policy, whose methods return checked types and shapes.
 class PythonPolicy final : public Policy {
  public:
-  PythonPolicy(std::shared_ptr<Held> held, Kind kind, std::int64_t memory_rows)
+  PythonPolicy(std::shared_ptr<HeldObjects> held, Kind kind, std::int64_t memory_rows)
       : held_(std::move(held)), kind_(kind), memory_rows_(memory_rows) {}
 
   [[nodiscard]] Kind kind() const override { return kind_; }
   [[nodiscard]] std::int64_t memory_rows() const override { return memory_rows_; }
-  [[nodiscard]] bool looks_at_rows() const override { return true; }
+  [[nodiscard]] bool uses_rows() const override { return true; }
 
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return interruptible(
@@ -45,7 +45,7 @@ class PythonPolicy final : public Policy {
   }
 
  private:
-  const std::shared_ptr<Held> held_;
+  const std::shared_ptr<HeldObjects> held_;
   const Kind kind_;
   const std::int64_t memory_rows_;
 };

@@ -4,7 +4,7 @@
 
 namespace l2m::bindings {
 
-// One a file of this folder.
+// One function per file of this folder.
 void register_class_index(pybind11::module_& m);
 void register_class_loss(pybind11::module_& m);
 void register_cross_entropy(pybind11::module_& m);

@@ -11,27 +11,27 @@ namespace {
 
 namespace py = pybind11;
 
-// Both are changed with the GIL held.
+// Both are accessed with the GIL held.
 bool exiting = false;
-int threads_out = 0;
+int threads_without_gil = 0;
 
-/// A forked child has none of the threads that were out.
-void forget_threads_of_parent() {
+/// Reset the count of threads in a forked child, which has none of those of the parent.
+void reset_in_forked_child() {
   static int last_forks = 0;
-  if (std::exchange(last_forks, forks()) != forks()) threads_out = 0;
+  if (std::exchange(last_forks, forks()) != forks()) threads_without_gil = 0;
 }
 
-PyThreadState* go_out() {
+PyThreadState* release_gil() {
   if (exiting) return nullptr;
-  forget_threads_of_parent();
-  ++threads_out;
+  reset_in_forked_child();
+  ++threads_without_gil;
   return PyEval_SaveThread();
 }
 
 void wait_for_threads() {
   exiting = true;
-  forget_threads_of_parent();
-  while (threads_out > 0) {
+  reset_in_forked_child();
+  while (threads_without_gil > 0) {
     {
       const py::gil_scoped_release release;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -42,12 +42,12 @@ void wait_for_threads() {
 
 }  // namespace
 
-ReleasedGil::ReleasedGil() : state_(go_out()) {}
+ReleasedGil::ReleasedGil() : state_(release_gil()) {}
 
 ReleasedGil::~ReleasedGil() {
   if (state_ == nullptr) return;
   PyEval_RestoreThread(state_);
-  --threads_out;
+  --threads_without_gil;
 }
 
 void wait_for_threads_at_exit() { py::module_::import("atexit").attr("register")(py::cpp_function(&wait_for_threads)); }

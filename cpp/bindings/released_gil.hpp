@@ -4,10 +4,11 @@
 
 namespace l2m::bindings {
 
-/// Gives up the GIL for a scope.
+/// Scope that releases the GIL.
 ///
-/// A thread that comes back to an interpreter that has gone is ended by Python in the middle of the C++ that called it,
-/// which C++ does not survive. So the interpreter's exit waits for those that are out, and from then on none goes out.
+/// Python terminates a thread that reacquires the GIL of a finalized interpreter, in the middle of C++ code, which C++
+/// does not survive. The interpreter's exit therefore waits for threads in this scope; afterwards, the GIL is not
+/// released.
 class ReleasedGil {
  public:
   ReleasedGil();
@@ -19,7 +20,7 @@ class ReleasedGil {
   PyThreadState* const state_;
 };
 
-/// Has the interpreter's exit wait for threads that gave up the GIL.
+/// Make the interpreter's exit wait for threads that have released the GIL.
 void wait_for_threads_at_exit();
 
 }  // namespace l2m::bindings

@@ -6,15 +6,15 @@
 
 #include "launch.cuh"
 
-/// What the threads of a block do together; all of them take part.
+/// Operations of all threads of a block together.
 namespace l2m::cuda {
 
 inline constexpr int kLanes = 32;
 
 __device__ inline unsigned long long* as_unsigned(std::int64_t* x) { return reinterpret_cast<unsigned long long*>(x); }
 
-/// Whether this block is the last of the launch to come here; then it sees what the others have written.
-/// @param blocks_done  zero before the launch, and to be made zero by the last block.
+/// Return whether this block is the last of the launch to arrive. The last block sees what the others have written.
+/// @param blocks_done  zero before the launch; the last block must reset it.
 __device__ inline bool is_last_block(std::int64_t* blocks_done) {
   __threadfence();
   __syncthreads();
@@ -24,8 +24,7 @@ __device__ inline bool is_last_block(std::int64_t* blocks_done) {
   return is_last;
 }
 
-/// Makes of each number its sum over a block's threads, in an order that is always the same. In shared memory it has the
-/// numbers of each warp.
+/// Replace each value by its sum over the threads of a block, in a fixed order. Uses shared memory: one value per warp.
 template <int kThreads, class T, int kSize>
 __device__ void sum_over_block(T (&x)[kSize]) {
   constexpr int kWarps = kThreads / kLanes;

@@ -11,22 +11,22 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kThreadsInMemory = 256;  // which need more registers
-// Digits that a block keeps in shared memory: those of numbers in about [2^-30, 2^34), and down to 2^-62 where losses are
-// doubles, whose last bits are numbers of their own. Others go to memory at once.
+constexpr int kThreadsInMemory = 256;  // these need more registers
+// Digits that a block keeps in shared memory: those of values in about [2^-30, 2^34), and down to 2^-62 for doubles,
+// whose low bits are separate floats. All other digits are added to global memory directly.
 template <class Loss>
-constexpr int kFirstUsual = std::is_same_v<Loss, double> ? 4 : 6;
+constexpr int kFirstShared = std::is_same_v<Loss, double> ? 4 : 6;
 template <class Loss>
-constexpr int kUsual = 12 - kFirstUsual<Loss>;
-// A block adds this many losses before it passes them on: twice 2^14 * (2^16 - 1) is the most that 32 signed bits hold, and
-// two of a double's pieces may meet at a digit.
-constexpr std::int64_t kMostOfVisit = 1 << 14;
-constexpr std::int64_t kLeastOfBlock = 2048;
-// The last block to end finishes all classes alone: with more of them, that would take longer than a launch.
-constexpr std::int64_t kMostInShared = 4096;
-// Copies of a class's digits that a block has, so that the lanes of a warp seldom meet at one of them: as many as fit.
-constexpr int kMostCopies = 32;
-constexpr std::int64_t kBytesOfCopies = 48 << 10;
+constexpr int kSharedDigits = 12 - kFirstShared<Loss>;
+// Losses that a block adds before it flushes its digits: twice 2^14 * (2^16 - 1) is the maximum of a signed 32-bit
+// digit, and two floats of one double may add to the same digit.
+constexpr std::int64_t kLossesPerFlush = 1 << 14;
+constexpr std::int64_t kMinLossesPerBlock = 2048;
+// The last block finishes all classes alone. Beyond this number of classes, that would take longer than a launch.
+constexpr std::int64_t kMaxClassesInShared = 4096;
+// Copies of the digits of each class per block, as many as fit, to reduce conflicts between the lanes of a warp.
+constexpr int kMaxCopies = 32;
+constexpr std::int64_t kCopyBytes = 48 << 10;
 
 constexpr int kGroupedThreads = 256;
 
@@ -62,19 +62,19 @@ __device__ void add_to(std::int64_t* digits, const HalfDigits& x) {
   for (int i = 0; i < 3; ++i) add_to(&digits[x.place(i)], x.value(i));
 }
 
-/// Counts what a thread skipped.
+/// Counts of the losses that a thread skipped.
 struct Skipped {
   std::int64_t out_of_range = 0;
   std::int64_t not_finite = 0;
 
   __device__ void add(const ClassTotals& totals) const {
-    add_to(&totals.unusual[0], out_of_range);
-    add_to(&totals.unusual[1], not_finite);
+    add_to(&totals.skipped[0], out_of_range);
+    add_to(&totals.skipped[1], not_finite);
   }
 };
 
-/// Calls add(k, pieces of the loss) unless the loss is ignored or to be skipped. A value for what is loaded: all is asked for
-/// before any of it is looked at.
+/// Call add(k, pieces) unless the loss is ignored or skipped. Arguments are passed by value, so that all loads are
+/// issued before the first value is used.
 template <class Loss, class Add>
 __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const ClassTotals& totals, Skipped& skipped,
                                const Add& add) {
@@ -89,7 +89,7 @@ __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const Cl
   }
 }
 
-/// Adds a class's exact sum and its count, which is `count`, to the totals.
+/// Add the exact sum and the count of a class to the totals.
 __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t count) {
   std::int64_t* const digits = &totals.unfinished[k * kUnfinished];
   totals.sum[k] += nearest_double(digits);
@@ -97,18 +97,20 @@ __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t c
   for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
 }
 
-/// Each block has digits and counts of its own for all classes in shared memory, in several copies.
+/// Add losses with digits and counts of all classes in the shared memory of each block, in several copies.
 template <class Loss>
-__global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n,
-                                                          std::int64_t of_block, int copies, ClassTotals totals) {
+__global__ void __launch_bounds__(kThreads)
+    add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n, std::int64_t losses_per_block, int copies,
+                  ClassTotals totals) {
   const int num_classes = static_cast<int>(totals.num_classes);
-  const int words = (kUsual<Loss> + 1) * num_classes * copies;  // [kUsual + 1, K, copies]: digits, then the count
+  const int words =
+      (kSharedDigits<Loss> + 1) * num_classes * copies;  // [kSharedDigits + 1, K, copies]: digits, then the count
   const int copy = static_cast<int>(threadIdx.x) % copies;
   for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) shared_memory[i] = 0;
   const auto word = [&](int digit, int k, int which) -> std::int32_t& {
     return shared_memory[(digit * num_classes + k) * copies + which];
   };
-  // Threads begin at different copies, which lie in different banks.
+  // Threads start at different copies, which are in different banks.
   const auto taken = [&](int digit, int k) {
     std::int64_t total = 0;
     for (int i = 0; i < copies; ++i) {
@@ -119,41 +121,41 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
     return total;
   };
   Skipped skipped;
-  for (std::int64_t begin = blockIdx.x * of_block; begin < n; begin += gridDim.x * of_block) {
-    const std::int64_t end = begin + of_block < n ? begin + of_block : n;
+  for (std::int64_t begin = blockIdx.x * losses_per_block; begin < n; begin += gridDim.x * losses_per_block) {
+    const std::int64_t end = begin + losses_per_block < n ? begin + losses_per_block : n;
     __syncthreads();
 #pragma unroll 4
     for (std::int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
       const auto add = [&](std::int64_t k, const Pieces& loss) {
         for (int p = 0; p < loss.count; ++p) {
           const HalfDigits x = half_digits(loss.piece[p]);
-          if (x.first >= kFirstUsual<Loss> && x.first + 2 < kFirstUsual<Loss> + kUsual<Loss>) {
+          if (x.first >= kFirstShared<Loss> && x.first + 2 < kFirstShared<Loss> + kSharedDigits<Loss>) {
             for (int d = 0; d < 3; ++d)
               if (x.digit[d] != 0)
-                atomicAdd(&word(x.first - kFirstUsual<Loss> + d, static_cast<int>(k), copy), x.digit[d]);
+                atomicAdd(&word(x.first - kFirstShared<Loss> + d, static_cast<int>(k), copy), x.digit[d]);
           } else {
             add_to(&totals.unfinished[k * kUnfinished], x);
           }
         }
-        atomicAdd(&word(kUsual<Loss>, static_cast<int>(k), copy), 1);
+        atomicAdd(&word(kSharedDigits<Loss>, static_cast<int>(k), copy), 1);
       };
       unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
     }
     __syncthreads();
     for (int k = static_cast<int>(threadIdx.x); k < num_classes; k += kThreads) {
-      const std::int64_t count = taken(kUsual<Loss>, k);
+      const std::int64_t count = taken(kSharedDigits<Loss>, k);
       if (count == 0) continue;
       std::int64_t* const unfinished = &totals.unfinished[std::int64_t{k} * kUnfinished];
       add_to(&unfinished[kSumDigits], count);
-      for (int d = 0; d < kUsual<Loss>; d += 2) {
+      for (int d = 0; d < kSharedDigits<Loss>; d += 2) {
         const std::int64_t low = taken(d, k);
-        add_to(&unfinished[(kFirstUsual<Loss> + d) / 2], low + taken(d + 1, k) * 65536);
+        add_to(&unfinished[(kFirstShared<Loss> + d) / 2], low + taken(d + 1, k) * 65536);
       }
     }
   }
   skipped.add(totals);
-  if (!is_last_block(&totals.unusual[2])) return;
-  if (threadIdx.x == 0) totals.unusual[2] = 0;
+  if (!is_last_block(&totals.skipped[2])) return;
+  if (threadIdx.x == 0) totals.skipped[2] = 0;
   for (std::int64_t k = threadIdx.x; k < num_classes; k += kThreads) {
     std::int64_t& count = totals.unfinished[k * kUnfinished + kSumDigits];
     if (count == 0) continue;
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) add_in_shared(const Loss* losses, Cl
   }
 }
 
-/// For many classes, where few losses meet at one of them.
+/// Add losses directly to global memory, for many classes, where conflicts are rare.
 template <class Loss>
 __global__ void __launch_bounds__(kThreadsInMemory)
     add_in_memory(const Loss* losses, ClassIds classes, std::int64_t n, ClassTotals totals) {
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(kThreadsInMemory)
   skipped.add(totals);
 }
 
-/// Finishes the classes of losses: each by the thread that finds its count.
+/// Finish the classes of all losses: the thread that fetches the count of a class finishes it.
 __global__ void __launch_bounds__(kThreadsInMemory)
     finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
@@ -220,19 +222,19 @@ __global__ void __launch_bounds__(kGroupedThreads)
 
 template <class Loss>
 void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
-  const std::int64_t most_blocks = 2 * attribute(cudaDevAttrMultiProcessorCount);
-  const std::int64_t bytes_of_copy = (kUsual<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
-  if (totals.num_classes <= kMostInShared && bytes_of_copy <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
-    int copies = kMostCopies;
-    while (copies > 1 && copies * bytes_of_copy > kBytesOfCopies) copies /= 2;
-    // A block passes as much on as there are classes: it should add more losses than that.
-    const std::int64_t least = std::min(std::max(kLeastOfBlock, totals.num_classes), kMostOfVisit);
-    const std::int64_t blocks = std::clamp<std::int64_t>(n / least, 1, most_blocks);
-    const std::int64_t of_block = std::min((n + blocks - 1) / blocks, kMostOfVisit);
-    launch({blocks, kThreads, stream, copies * bytes_of_copy}, add_in_shared<Loss>, losses, classes, n, of_block,
+  const std::int64_t max_blocks = 2 * attribute(cudaDevAttrMultiProcessorCount);
+  const std::int64_t copy_bytes = (kSharedDigits<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
+  if (totals.num_classes <= kMaxClassesInShared && copy_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+    int copies = kMaxCopies;
+    while (copies > 1 && copies * copy_bytes > kCopyBytes) copies /= 2;
+    // A block flushes one value per class, so it should add more losses than there are classes.
+    const std::int64_t min_losses = std::min(std::max(kMinLossesPerBlock, totals.num_classes), kLossesPerFlush);
+    const std::int64_t blocks = std::clamp<std::int64_t>(n / min_losses, 1, max_blocks);
+    const std::int64_t losses_per_block = std::min((n + blocks - 1) / blocks, kLossesPerFlush);
+    launch({blocks, kThreads, stream, copies * copy_bytes}, add_in_shared<Loss>, losses, classes, n, losses_per_block,
            copies, totals);
   } else {
-    const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * most_blocks);
+    const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * max_blocks);
     launch({blocks, kThreadsInMemory, stream}, add_in_memory<Loss>, losses, classes, n, totals);
     launch({blocks, kThreadsInMemory, stream}, finish_in_memory, classes, n, totals);
   }

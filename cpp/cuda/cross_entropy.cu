@@ -11,34 +11,36 @@
 namespace l2m::cuda {
 namespace {
 
-constexpr int kThreadsOfBlock = 256;
+constexpr int kThreadsPerBlock = 256;
 constexpr int kVectorBytes = 16;
-// Vectors that a thread asks for before it uses the first of them.
+// Vectors that a thread loads before it uses the first one.
 constexpr int kAhead = 4;
-// Threads for a row: as few as ask for all of it at once; a warp also for longer ones, up to what a block asks for at once,
-// because a block has to wait for all of its warps at the end of a row.
+// Threads per row: as few as can load the whole row at once. A warp also takes longer rows, up to what a block loads at
+// once, because a block has to synchronize its warps at the end of each row.
 constexpr int kFewLanes = 8;
-constexpr std::int64_t kMostOfFewLanes = kFewLanes * kAhead * kVectorBytes;
-constexpr std::int64_t kMostOfWarp = kThreadsOfBlock * kAhead * kVectorBytes;
-constexpr std::int64_t kSharedBytes = kThreadsOfBlock / kLanes * 4 * sizeof(double);  // a Softmax for each warp
+constexpr std::int64_t kMaxFewLaneBytes = kFewLanes * kAhead * kVectorBytes;
+constexpr std::int64_t kMaxWarpBytes = kThreadsPerBlock * kAhead * kVectorBytes;
+constexpr std::int64_t kSharedBytes = kThreadsPerBlock / kLanes * 4 * sizeof(double);  // one Softmax per warp
 
 template <class R>
 constexpr R kInfinity = std::numeric_limits<R>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-/// Which rows each block has, and what is the same for all rows.
+/// Rows of each block, and the constants that all rows share.
 struct Rows {
   Targets given;
   double of_target;
   double of_column;
-  std::int64_t of_block;
+  std::int64_t rows_per_block;
 
   __device__ bool is_column(std::int64_t target) const {
     return static_cast<std::uint64_t>(target) < static_cast<std::uint64_t>(given.num_columns);
   }
   __device__ double weight(std::int64_t column) const { return given.weight == nullptr ? 1.0 : given.weight[column]; }
-  __device__ std::int64_t begin() const { return blockIdx.x * of_block; }
-  __device__ std::int64_t end() const { return begin() + of_block < given.size ? begin() + of_block : given.size; }
+  __device__ std::int64_t begin() const { return blockIdx.x * rows_per_block; }
+  __device__ std::int64_t end() const {
+    return begin() + rows_per_block < given.size ? begin() + rows_per_block : given.size;
+  }
 };
 
 template <class Logit, int kSize>
@@ -49,19 +51,19 @@ template <class Logit, int kSize>
 __device__ void write(Logit* to, const Vector<Logit, kSize>& x) {
   if constexpr (kSize == 1) {
     *to = x.at[0];
-  } else {  // of an assignment the compiler may make narrower writes
+  } else {  // the compiler may split a plain assignment into narrower stores
     uint4 bits;
     std::memcpy(&bits, &x, sizeof(bits));
     __stwb(reinterpret_cast<uint4*>(to), bits);
   }
 }
 
-/// How a row is gone over: by vectors where they are aligned, one by one at the edges.
+/// Partition of a row into aligned vectors and single columns at the edges.
 template <class Logit>
 struct Slices {
   static constexpr int kVector = kVectorBytes / sizeof(Logit);
 
-  /// For what lies at the same columns of both rows, which may be one.
+  /// Partition equal columns of two rows, which may be the same row.
   __device__ Slices(const Logit* row, const Logit* other, std::int64_t columns) {
     const auto place = [](const Logit* x) {
       return static_cast<int>(reinterpret_cast<std::uintptr_t>(x) / sizeof(Logit) % kVector);
@@ -74,12 +76,12 @@ struct Slices {
   }
 
   int head;     ///< columns before the first vector
-  int vectors;  ///< how many
-  int edges;    ///< columns that are in no vector
+  int vectors;  ///< number of vectors
+  int edges;    ///< columns outside of vectors
 };
 
-/// Calls get(column, vector) to fill a vector, then put(column, vector), for all that are this thread's of the kGroup that
-/// have the row.
+/// Call get(column, vector) to fill a vector, then put(column, vector), for this thread's part of the row. kGroup
+/// threads share the row.
 template <int kGroup, class Logit, class Get, class Put>
 __device__ void visit(const Slices<Logit>& slices, const Get& get, const Put& put) {
   constexpr int kVector = Slices<Logit>::kVector;
@@ -102,15 +104,15 @@ __device__ void visit(const Slices<Logit>& slices, const Get& get, const Put& pu
   }
 }
 
-/// What is known of a row after some of its logits.
+/// Running softmax of a row.
 template <class R>
 struct Softmax {
-  R largest = -kInfinity<R>;  ///< NaN is passed over
-  R sum = 0;                  ///< of e^(x - reference)
-  R weight = 0;               ///< of the columns, where labels are smoothed
-  R smoothed = 0;             ///< sum of weight * (x - reference), where labels are smoothed
+  R largest = -kInfinity<R>;  ///< ignores NaN
+  R sum = 0;                  ///< sum of e^(x - reference)
+  R weight = 0;               ///< sum of the column weights, if labels are smoothed
+  R smoothed = 0;             ///< sum of weight * (x - reference), if labels are smoothed
 
-  /// The largest logit, but for rows that begin with minus infinity.
+  /// Return the largest logit, or 0 while all logits are minus infinity.
   [[nodiscard]] __device__ static R reference(R largest) { return largest == -kInfinity<R> ? R{0} : largest; }
 
   __device__ void raise(R to) {
@@ -121,9 +123,9 @@ struct Softmax {
 
   template <int kSize>
   __device__ void add(const R (&x)[kSize]) {
-    R most = x[0];
-    for (int i = 1; i < kSize; ++i) most = fmax(most, x[i]);
-    if (most > largest) raise(most);
+    R max_x = x[0];
+    for (int i = 1; i < kSize; ++i) max_x = fmax(max_x, x[i]);
+    if (max_x > largest) raise(max_x);
     R of_vector = 0;
     for (int i = 0; i < kSize; ++i) of_vector += exp(x[i] - reference(largest));
     sum += of_vector;
@@ -141,7 +143,7 @@ struct Softmax {
   }
 };
 
-/// The sum of -weight * (logarithm of the softmax) over all columns. A sum of weights that is not finite decides alone, as in
+/// Return the sum of -weight * log-softmax over all columns. A non-finite sum of weights determines the result, as in
 /// l2m::cross_entropy().
 template <class R>
 __device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
@@ -150,43 +152,43 @@ __device__ double of_all_columns(const Softmax<R>& softmax, double log_sum) {
   return weight * log_sum - static_cast<double>(softmax.smoothed);
 }
 
-/// What the threads of each group know together of its row, known to each of them. All threads of the block take part.
+/// Merge the softmax of all threads of a group, and return it to each of them. All threads of the block must call.
 template <int kGroup, class R>
-__device__ Softmax<R> merged(Softmax<R> own, bool smooth) {
+__device__ Softmax<R> merge(Softmax<R> softmax, bool smooth) {
   constexpr int kHalf = (kGroup < kLanes ? kGroup : kLanes) / 2;
-  R largest = own.largest;
+  R largest = softmax.largest;
   for (int mask = kHalf; mask > 0; mask /= 2) largest = fmax(largest, __shfl_xor_sync(~0U, largest, mask));
-  own.raise(largest);
-  for (int mask = kHalf; mask > 0; mask /= 2) own.sum += __shfl_xor_sync(~0U, own.sum, mask);
+  softmax.raise(largest);
+  for (int mask = kHalf; mask > 0; mask /= 2) softmax.sum += __shfl_xor_sync(~0U, softmax.sum, mask);
   for (int mask = kHalf; smooth && mask > 0; mask /= 2) {
-    own.weight += __shfl_xor_sync(~0U, own.weight, mask);
-    own.smoothed += __shfl_xor_sync(~0U, own.smoothed, mask);
+    softmax.weight += __shfl_xor_sync(~0U, softmax.weight, mask);
+    softmax.smoothed += __shfl_xor_sync(~0U, softmax.smoothed, mask);
   }
   if constexpr (kGroup > kLanes) {
     auto* const of_warps = reinterpret_cast<Softmax<R>*>(shared_memory);
-    if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = own;
+    if (threadIdx.x % kLanes == 0) of_warps[threadIdx.x / kLanes] = softmax;
     __syncthreads();
-    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) largest = fmax(largest, of_warps[warp].largest);
-    own = {largest};
+    for (int warp = 0; warp < kThreadsPerBlock / kLanes; ++warp) largest = fmax(largest, of_warps[warp].largest);
+    softmax = {largest};
 #pragma unroll 1
-    for (int warp = 0; warp < kThreadsOfBlock / kLanes; ++warp) {
+    for (int warp = 0; warp < kThreadsPerBlock / kLanes; ++warp) {
       Softmax<R> of_warp = of_warps[warp];
       of_warp.raise(largest);
-      own.add(of_warp);
+      softmax.add(of_warp);
     }
     __syncthreads();
   }
-  return own;
+  return softmax;
 }
 
-/// A row is the work of kGroup threads. All threads go through as many rows: they have to meet.
+/// Compute losses with kGroup threads per row. All threads run the same number of iterations, because they synchronize.
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsOfBlock)
+__global__ void __launch_bounds__(kThreadsPerBlock)
     make_losses(const Logit* logits, Rows rows, Losses out, Logit* mean) {
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
-  double totals[2] = {0.0, 0.0};  // of losses and of weights
-  for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsOfBlock / kGroup) {
+  double totals[2] = {0.0, 0.0};  // losses and weights
+  for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsPerBlock / kGroup) {
     const std::int64_t row = first + threadIdx.x / kGroup;
     const std::int64_t target = row < rows.end() ? rows.given.targets[row] : rows.given.ignore_index;
     const bool ignored = target == rows.given.ignore_index;
@@ -205,12 +207,12 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       };
       visit<kGroup>(Slices<Logit>(from, from, rows.given.num_columns), get, add);
     }
-    softmax = merged<kGroup>(softmax, smooth);
+    softmax = merge<kGroup>(softmax, smooth);
     if (threadIdx.x % kGroup != 0 || row >= rows.end()) continue;
     double log_sum_exp = ignored ? 0.0 : kNan;
     double loss = log_sum_exp;
     if (is_column) {
-      // NaN also where all logits are minus infinity.
+      // NaN if all logits are minus infinity.
       const auto log_sum = static_cast<double>(log(softmax.sum + (softmax.largest - softmax.largest)));
       const double weight = rows.weight(target);
       log_sum_exp = static_cast<double>(softmax.largest) + log_sum;
@@ -224,13 +226,13 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
     out.losses[row] = loss;
     totals[0] += loss;
   }
-  sum_over_block<kThreadsOfBlock>(totals);
+  sum_over_block<kThreadsPerBlock>(totals);
   for (unsigned i = 0; threadIdx.x == 0 && i < 2; ++i) out.partials[2 * blockIdx.x + i] = totals[i];
   if (!is_last_block(&out.counters[1])) return;
   for (double& total : totals) total = 0.0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsOfBlock)
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsPerBlock)
     for (unsigned i = 0; i < 2; ++i) totals[i] += out.partials[2 * block + i];
-  sum_over_block<kThreadsOfBlock>(totals);
+  sum_over_block<kThreadsPerBlock>(totals);
   if (threadIdx.x != 0) return;
   out.counters[1] = 0;
   if (smooth && totals[1] == 0.0) totals[1] = kNan;
@@ -239,7 +241,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 }
 
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsOfBlock)
+__global__ void __launch_bounds__(kThreadsPerBlock)
     make_gradient(const Logit* logits, Rows rows, const double* log_sum_exp, const double* given_total_weight,
                   const Logit* of_loss, Logit* gradient) {
   using R = Wide<Logit>;
@@ -248,12 +250,12 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   double sum_of_weights[] = {static_cast<double>(rows.given.num_columns)};
   if (smooth && rows.given.weight != nullptr) {
     sum_of_weights[0] = 0.0;
-    for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsOfBlock)
+    for (std::int64_t column = threadIdx.x; column < rows.given.num_columns; column += kThreadsPerBlock)
       sum_of_weights[0] += rows.given.weight[column];
-    sum_over_block<kThreadsOfBlock>(sum_of_weights);
+    sum_over_block<kThreadsPerBlock>(sum_of_weights);
   }
   const auto of_columns = static_cast<R>(scale * rows.of_column);
-  for (std::int64_t row = rows.begin() + threadIdx.x / kGroup; row < rows.end(); row += kThreadsOfBlock / kGroup) {
+  for (std::int64_t row = rows.begin() + threadIdx.x / kGroup; row < rows.end(); row += kThreadsPerBlock / kGroup) {
     const std::int64_t target = rows.given.targets[row];
     const Logit* const from = logits + row * rows.given.num_columns;
     Logit* const to = gradient + row * rows.given.num_columns;
@@ -286,22 +288,22 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   }
 }
 
-/// Calls f(number of threads for a row, number of blocks, rows): by n, C and the type alone.
+/// Call f(threads per row, number of blocks, rows), which depend on n, C and the type only.
 template <class Logit, class F>
 void with_rows(const Targets& given, const F& f) {
   const auto with = [&](auto group) {
-    const std::int64_t at_once = kThreadsOfBlock / group();
-    const std::int64_t times = (given.size + at_once * kMostBlocks - 1) / (at_once * kMostBlocks);
-    const std::int64_t of_block = at_once * (times > 1 ? times : 1);
-    const std::int64_t blocks = (given.size + of_block - 1) / of_block;
+    const std::int64_t at_once = kThreadsPerBlock / group();
+    const std::int64_t times = (given.size + at_once * kMaxBlocks - 1) / (at_once * kMaxBlocks);
+    const std::int64_t rows_per_block = at_once * (times > 1 ? times : 1);
+    const std::int64_t blocks = (given.size + rows_per_block - 1) / rows_per_block;
     f(group, blocks,
       Rows{given, 1.0 - given.label_smoothing, given.label_smoothing / static_cast<double>(given.num_columns),
-           of_block});
+           rows_per_block});
   };
   const std::int64_t bytes = given.num_columns * std::int64_t{sizeof(Logit)};
-  if (bytes <= kMostOfFewLanes) return with(std::integral_constant<int, kFewLanes>());
-  if (bytes <= kMostOfWarp) return with(std::integral_constant<int, kLanes>());
-  with(std::integral_constant<int, kThreadsOfBlock>());
+  if (bytes <= kMaxFewLaneBytes) return with(std::integral_constant<int, kFewLanes>());
+  if (bytes <= kMaxWarpBytes) return with(std::integral_constant<int, kLanes>());
+  with(std::integral_constant<int, kThreadsPerBlock>());
 }
 
 }  // namespace
@@ -310,9 +312,9 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
                    const ClassIds& classes, const ClassTotals& totals, Stream stream) {
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
-      // Where there is no row, one block makes the mean.
-      launch({blocks > 0 ? blocks : 1, kThreadsOfBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed, rows,
-             losses, static_cast<Logit*>(losses.mean));
+      // Without rows, one block computes the mean.
+      launch({blocks > 0 ? blocks : 1, kThreadsPerBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed,
+             rows, losses, static_cast<Logit*>(losses.mean));
     });
   });
   add_class_loss(FloatType::kFloat64, losses.losses,
@@ -325,7 +327,7 @@ void cross_entropy_gradient(FloatType type, const void* logits, const Targets& t
   if (targets.size == 0) return;
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
-      launch({blocks, kThreadsOfBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
+      launch({blocks, kThreadsPerBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
              total_weight, static_cast<const Logit*>(of_loss), static_cast<Logit*>(gradient));
     });
   });

@@ -2,7 +2,7 @@
 
 namespace l2m::cuda {
 
-/// Devices there are; 0 also without a driver.
+/// Return the number of devices; 0 if there is no driver.
 int device_count();
 
 }  // namespace l2m::cuda

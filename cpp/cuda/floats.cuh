@@ -15,17 +15,17 @@ __device__ inline float widened(float x) { return x; }
 __device__ inline float widened(__half x) { return __half2float(x); }
 __device__ inline float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-/// Numbers that are read or written at once.
+/// Values that are loaded or stored at once.
 template <class T, int kSize>
 struct alignas(kSize * sizeof(T)) Vector {
   T at[kSize];
 };
 
-/// In what one computes with a Float.
+/// Type in which to compute with a Float.
 template <class Float>
 using Wide = decltype(widened(Float{}));
 
-/// The nearest Float, ties to even.
+/// Round to the nearest Float, ties to even.
 template <class Float>
 __device__ Float rounded(Wide<Float> x) {
   if constexpr (std::is_same_v<Float, __half>) {
@@ -37,7 +37,7 @@ __device__ Float rounded(Wide<Float> x) {
   }
 }
 
-/// Calls f with the floats as what they are.
+/// Call f with a pointer of the actual type.
 template <class F>
 void with_floats(FloatType type, const void* floats, F&& f) {
   switch (type) {

@@ -10,13 +10,13 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // pieces that a thread has requested before it writes the first
-constexpr int kMostFields = 8;
-constexpr std::int64_t kMostBytes = 16;           // of a piece
-constexpr std::int64_t kMostBytesNormalised = 4;  // of a piece that becomes 16 bytes of floats
-constexpr std::int64_t kMostBlocksOfMultiprocessor = 32;
+constexpr int kAtOnce = 4;  // pieces that a thread loads before it stores the first
+constexpr int kMaxFields = 8;
+constexpr std::int64_t kMaxPieceBytes = 16;      // of a piece
+constexpr std::int64_t kMaxNormalizedBytes = 4;  // of a piece that becomes 16 bytes of floats
+constexpr std::int64_t kMaxBlocksPerMultiprocessor = 32;
 
-/// A field of one launch. A row is `pieces` of `piece_size` bytes.
+/// Field of one launch. A row has `pieces` pieces of `piece_size` bytes.
 struct Part {
   Field field;
   void* out;
@@ -25,10 +25,10 @@ struct Part {
 };
 
 struct Parts {
-  Part part[kMostFields];
+  Part part[kMaxFields];
 };
 
-/// What is copied as it is.
+/// Conversion that copies pieces unchanged.
 template <class Piece>
 struct Copy {
   using In = Piece;
@@ -38,14 +38,14 @@ struct Copy {
 };
 
 template <class Float, int kSize>
-struct Normalise {
+struct Normalize {
   using In = Vector<std::uint8_t, kSize>;
   using Out = Vector<Float, kSize>;
-  __device__ explicit Normalise(const Part& part)
-      : mean(part.field.normalisation.mean),
-        std(part.field.normalisation.std),
-        channels(static_cast<unsigned>(part.field.normalisation.channels)),
-        channel_size(static_cast<unsigned>(part.field.normalisation.channel_size)) {}
+  __device__ explicit Normalize(const Part& part)
+      : mean(part.field.normalization.mean),
+        std(part.field.normalization.std),
+        channels(static_cast<unsigned>(part.field.normalization.channels)),
+        channel_size(static_cast<unsigned>(part.field.normalization.channel_size)) {}
   __device__ Out operator()(In piece, std::int64_t index) const {
     Out out;
     for (int i = 0; i < kSize; ++i) {
@@ -86,23 +86,23 @@ __device__ void gather_part(const Part& part, const std::int64_t* rows, Index n)
 }
 
 template <class Index, class Float>
-__device__ void normalise_part(const Part& part, const std::int64_t* rows, Index n) {
-  part.piece_size == kMostBytesNormalised ? gather_part<Index, Normalise<Float, kMostBytesNormalised>>(part, rows, n)
-                                          : gather_part<Index, Normalise<Float, 1>>(part, rows, n);
+__device__ void normalize_part(const Part& part, const std::int64_t* rows, Index n) {
+  part.piece_size == kMaxNormalizedBytes ? gather_part<Index, Normalize<Float, kMaxNormalizedBytes>>(part, rows, n)
+                                         : gather_part<Index, Normalize<Float, 1>>(part, rows, n);
 }
 
-/// A block copies a part of one field, which is blockIdx.y.
+/// Copy part of the field blockIdx.y.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) gather_parts(Parts parts, const std::int64_t* rows, Index n) {
   const Part& part = parts.part[blockIdx.y];
-  if (part.field.normalisation.channels > 0) {
-    switch (part.field.normalisation.type) {
+  if (part.field.normalization.channels > 0) {
+    switch (part.field.normalization.type) {
       case FloatType::kFloat16:
-        return normalise_part<Index, __half>(part, rows, n);
+        return normalize_part<Index, __half>(part, rows, n);
       case FloatType::kBFloat16:
-        return normalise_part<Index, __nv_bfloat16>(part, rows, n);
+        return normalize_part<Index, __nv_bfloat16>(part, rows, n);
       default:
-        return normalise_part<Index, float>(part, rows, n);
+        return normalize_part<Index, float>(part, rows, n);
     }
   }
   switch (part.piece_size) {
@@ -120,13 +120,13 @@ __global__ void __launch_bounds__(kThreads) gather_parts(Parts parts, const std:
 }
 
 Part part_of(const Field& field, void* out) {
-  const bool normalises = field.normalisation.channels > 0;
-  std::int64_t piece_size = normalises ? kMostBytesNormalised : kMostBytes;
+  const bool normalizes = field.normalization.channels > 0;
+  std::int64_t piece_size = normalizes ? kMaxNormalizedBytes : kMaxPieceBytes;
   const auto fits = [&](std::int64_t size) {
     return reinterpret_cast<std::intptr_t>(field.data) % size == 0 && field.stride % size == 0 &&
            field.row_size % size == 0;
   };
-  while (!fits(piece_size)) piece_size = normalises ? 1 : piece_size / 2;
+  while (!fits(piece_size)) piece_size = normalizes ? 1 : piece_size / 2;
   return {field, out, piece_size, field.row_size / piece_size};
 }
 
@@ -135,20 +135,20 @@ Part part_of(const Field& field, void* out) {
 void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
             Stream stream) {
   if (n == 0) return;
-  for (std::size_t begin = 0; begin < fields.size(); begin += kMostFields) {
-    const std::size_t end = std::min(begin + kMostFields, fields.size());
+  for (std::size_t begin = 0; begin < fields.size(); begin += kMaxFields) {
+    const std::size_t end = std::min(begin + kMaxFields, fields.size());
     Parts parts{};
-    std::int64_t most_pieces = 0;
+    std::int64_t max_pieces = 0;
     for (std::size_t f = begin; f < end; ++f) {
       parts.part[f - begin] = part_of(fields[f], outs[f]);
-      most_pieces = std::max(most_pieces, n * parts.part[f - begin].pieces);
+      max_pieces = std::max(max_pieces, n * parts.part[f - begin].pieces);
     }
-    constexpr std::int64_t kOfBlock = kThreads * kAtOnce;
-    const std::int64_t most_blocks = kMostBlocksOfMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
-    const std::int64_t blocks = std::min((most_pieces + kOfBlock - 1) / kOfBlock, most_blocks);
+    constexpr std::int64_t kPiecesPerBlock = kThreads * kAtOnce;
+    const std::int64_t max_blocks = kMaxBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
+    const std::int64_t blocks = std::min((max_pieces + kPiecesPerBlock - 1) / kPiecesPerBlock, max_blocks);
     const Launch how{blocks, kThreads, stream, 0, static_cast<int>(end - begin)};
-    // Division of 32 bits is several times as fast. What is added to an index at most must fit, too.
-    if (most_pieces < (std::int64_t{1} << 31))
+    // 32-bit division is several times as fast. The largest increment of an index must not overflow either.
+    if (max_pieces < (std::int64_t{1} << 31))
       launch(how, gather_parts<std::uint32_t>, parts, rows, static_cast<std::uint32_t>(n));
     else
       launch(how, gather_parts<std::int64_t>, parts, rows, n);

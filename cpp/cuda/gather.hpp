@@ -7,27 +7,27 @@
 
 namespace l2m::cuda {
 
-/// How the bytes of a row become floats: (x - mean) / std, of the byte's channel, in float32, rounded to `type`.
-struct Normalisation {
+/// Conversion of the bytes of a row to floats: (x - mean) / std of the byte's channel, in float32, rounded to `type`.
+struct Normalization {
   FloatType type;             ///< not kFloat64
   const float* mean;          ///< [channels]
   const float* std;           ///< [channels]
-  std::int64_t channels;      ///< 0: the field is copied as it is
-  std::int64_t channel_size;  ///< consecutive bytes of one channel; byte i is of channel i / channel_size mod channels
+  std::int64_t channels;      ///< 0: the field is copied unchanged
+  std::int64_t channel_size;  ///< consecutive bytes of one channel; byte i has channel i / channel_size mod channels
 };
 
-/// One array of the data, in memory that the device reads: its own, or pinned memory of the host.
+/// Array of the data, in device memory or in pinned host memory.
 struct Field {
   const void* data;
-  std::int64_t stride;    ///< bytes from a row to the next; any sign
+  std::int64_t stride;    ///< bytes between consecutive rows, of any sign
   std::int64_t row_size;  ///< bytes, > 0
-  Normalisation normalisation{};
+  Normalization normalization{};
 };
 
-/// Copies rows of every field f one after the other to outs[f], which is aligned to 16 bytes. One launch for 8 fields.
+/// Copy rows of every field f one after the other to outs[f], which is aligned to 16 bytes. One launch per 8 fields.
 ///
-/// Moves each byte once in and once out, 16 of them at a time where the rows of a field are aligned to as many.
-/// @param rows  [n] ids, which the caller vouches for.
+/// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes.
+/// @param rows  [n] ids, not checked.
 /// @throws std::runtime_error  a launch failed.
 void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
             Stream stream);

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-/// The memory that the threads of a block share, as many bytes of it as the launch asked for.
+/// Shared memory of a block, of the size given at the launch.
 extern __shared__ std::int32_t __align__(16) shared_memory[];
 
 namespace l2m::cuda {
@@ -17,7 +17,7 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
-/// An attribute of the current device.
+/// Return an attribute of the current device.
 inline int attribute(cudaDeviceAttr which) {
   int device = 0;
   int value = 0;
@@ -37,8 +37,8 @@ struct Launch {
 /// @throws std::runtime_error  the launch failed.
 template <class... Parameters, class... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  constexpr std::int64_t kAlwaysThere = 48 << 10;
-  if (how.shared_bytes > kAlwaysThere)
+  constexpr std::int64_t kDefaultSharedBytes = 48 << 10;
+  if (how.shared_bytes > kDefaultSharedBytes)
     check(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes)));
   cudaLaunchConfig_t config{};

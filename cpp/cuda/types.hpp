@@ -1,6 +1,6 @@
 #pragma once
 
-/// For callers that know no CUDA: pointers are to memory of the current device, a stream is opaque, nothing waits for it.
+/// Interface without CUDA headers. Pointers are to memory of the current device, streams are opaque, no call blocks.
 namespace l2m::cuda {
 
 using Stream = void*;  ///< a cudaStream_t

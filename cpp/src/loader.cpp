@@ -31,7 +31,7 @@ Loader::Loader(LoaderOptions options)
   check_options();
   set_steps();
   if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) options_.all_reduce = nullptr;
-  may_lack_losses_ = kind_ == Policy::Kind::kFollowsLosses;
+  may_miss_losses_ = kind_ == Policy::Kind::kFollowsLosses;
   next_proportions_ = options_.mixing->initial(class_sizes_);
   normalize(next_proportions_, class_sizes_);
   class_losses_.assign(class_sizes_.size(), std::numeric_limits<double>::quiet_NaN());
@@ -59,14 +59,14 @@ void Loader::check_options() const {
   in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     throw std::invalid_argument(
-        message(o.mixing_name, " follows the losses of classes, and needs the class of each row (got none)"));
+        message("classes must be given, because ", o.mixing_name, " follows class losses (got none)"));
   if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
     throw std::invalid_argument(
-        message(o.mixing_name, " on ", o.world_size, " ranks needs all_reduce, which sums over all ranks (got none)"));
-  if (!o.seed && !o.draw_seed) throw std::invalid_argument("a loader needs a seed, or what draws one (got neither)");
+        message("all_reduce must be given for ", o.mixing_name, " on ", o.world_size, " ranks (got none)"));
+  if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 
-/// The batches of an epoch.
+/// Set the number of batches per epoch and the size of the last one.
 void Loader::set_steps() {
   const LoaderOptions& o = options_;
   const std::int64_t num_rows = o.index->num_rows(), global_batch = o.batch_size * o.world_size;
@@ -77,7 +77,7 @@ void Loader::set_steps() {
   } else if (o.has_classes) {
     steps_ = std::max<std::int64_t>(full, 1);
   } else if (rest >= (o.shuffle ? o.world_size : 1) && !o.drop_last) {
-    // In order every row is delivered; in training a rest smaller than world_size is dropped.
+    // In dataset order every row is delivered; in training, a remainder smaller than world_size is dropped.
     steps_ = full + 1;
     last_batch_rows_ = rest;
   } else if (full == 0) {
@@ -87,15 +87,15 @@ void Loader::set_steps() {
   } else {
     steps_ = full;
   }
-  own_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
+  rank_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
 }
 
 std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proportions) const {
   const LoaderOptions& o = options_;
-  PipelineSettings settings;
-  settings.index = o.index;
-  settings.fields = o.fields;
-  settings.sampler = {.seed = o.seed.value_or(0),
+  PipelineOptions pipeline;
+  pipeline.index = o.index;
+  pipeline.fields = o.fields;
+  pipeline.sampler = {.seed = o.seed.value_or(0),
                       .global_batch = o.batch_size * o.world_size,
                       .rank = o.rank,
                       .world_size = o.world_size,
@@ -103,15 +103,15 @@ std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proporti
                       .grouped = o.grouped,
                       .epoch_is_pass = !o.has_classes && !o.steps_per_epoch,
                       .in_order = !o.has_classes && !o.shuffle};
-  settings.prefetch = o.prefetch;
-  settings.num_threads = o.num_threads;
+  pipeline.prefetch = o.prefetch;
+  pipeline.num_threads = o.num_threads;
   if (o.destination)
-    settings.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
-  settings.pools.assign(pools_.begin(), pools_.end());
-  return std::make_unique<Prefetcher>(std::move(settings), std::move(proportions), o.lookahead, adopts_late());
+    pipeline.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
+  pipeline.pools.assign(pools_.begin(), pools_.end());
+  return std::make_unique<Prefetcher>(std::move(pipeline), std::move(proportions), o.lookahead, applies_on_request());
 }
 
-/// Sees to it that a destination has lent so many blocks for each field.
+/// Borrow memory from the destination until each field has `blocks` blocks.
 void Loader::lend_memory(std::size_t blocks) {
   for (std::size_t f = 0; f < pools_.size(); ++f)
     while (pools_[f]->lent() < blocks) pools_[f]->lend(options_.destination->lend(f));
@@ -134,10 +134,10 @@ void Loader::draw_seed() {
 
 Iteration Loader::iterate(bool forever) {
   check_usable();
-  if (forever && stays_open())
+  if (forever && window_stays_open())
     throw std::invalid_argument(
         message("forever() with lookahead=", options_.lookahead, " needs update_every (got None)"));
-  if (forever && own_steps_ == 0)
+  if (forever && rank_steps_ == 0)
     throw std::invalid_argument(
         message("forever() needs a batch for this rank in each epoch (got none for rank ", options_.rank, ")"));
   return {++iterations_, forever};
@@ -147,7 +147,7 @@ bool Loader::prepare(const Iteration& iteration) {
   if (iteration.number == newest_ && total_step() < run_until_) return true;
   check_usable();
   if (iteration.number < newest_ || iteration.number > iterations_)
-    throw std::runtime_error("this iterator has ended: a later one, or load_state_dict(), took its place");
+    throw std::runtime_error("this iterator has ended: a newer one or load_state_dict() replaced it");
   const bool failed_to_begin = iteration.forever && !iterating_;  // the epoch after one that ended
   if (iteration.number > newest_ || failed_to_begin) {
     begin();
@@ -156,15 +156,15 @@ bool Loader::prepare(const Iteration& iteration) {
   }
   while (iterating_) {
     close_windows();
-    if (step_in_epoch() == own_steps_ && own_steps_ < steps_) {
+    if (step_in_epoch() == rank_steps_ && rank_steps_ < steps_) {
       consume_empty();
     } else if (step_in_epoch() < steps_) {
       break;
     } else {
-      if (!stays_open()) finish_epoch();
+      if (!window_stays_open()) finish_epoch();
       iterating_ = false;
       run_until_ = 0;
-      tell();
+      report_applied();
       if (!iteration.forever) return false;
       begin();
       iterating_ = true;
@@ -172,17 +172,17 @@ bool Loader::prepare(const Iteration& iteration) {
   }
   if (!iterating_) return false;
   check_counts();
-  run_until_ = std::min(epoch_began_ + static_cast<std::uint64_t>(own_steps_), counted_until_);
+  run_until_ = std::min(epoch_began_ + static_cast<std::uint64_t>(rank_steps_), counted_until_);
   if (options_.update_every) {
     const auto due = [&](std::int64_t steps) { run_until_ = std::min(run_until_, static_cast<std::uint64_t>(steps)); };
-    due((windows_.closed() + (windows_.has_ended() ? 2 : 1)) * *options_.update_every + options_.lookahead);
-    if (windows_.has_ended()) due(static_cast<std::int64_t>(wait_until_));
+    due((windows_.applied() + (windows_.has_pending() ? 2 : 1)) * *options_.update_every + options_.lookahead);
+    if (windows_.has_pending()) due(static_cast<std::int64_t>(apply_by_));
   }
-  warn_where_losses_lack();
+  warn_if_losses_are_missing();
   return true;
 }
 
-/// Refuses a batch after which a state could not hold what is counted.
+/// Throw if a state could not hold the counts after another batch.
 void Loader::check_counts() const {
   if (epoch_ >= std::uint64_t{kMaxCount} || total_step() >= counted_until_)
     throw std::runtime_error(message("the loader cannot count further: its state holds counts up to ", kMaxCount,
@@ -193,22 +193,22 @@ void Loader::begin() {
   check_counts();
   draw_seed();
   if (iterating_ || step_in_epoch() == steps_) finish_epoch();
-  tell();
-  if (stays_open() && step_in_epoch() == 0) adopt(next_proportions_);
+  report_applied();
+  if (window_stays_open() && step_in_epoch() == 0) apply_proportions(next_proportions_);
   if (options_.check) options_.check();
   sent_ = 0;
   run_until_ = 0;
   ++epochs_begun_;
   if (options_.destination) options_.destination->drop();
-  const std::int64_t last_rows = own_steps_ < steps_ ? options_.batch_size * options_.world_size : last_batch_rows_;
-  prefetcher_->begin({epoch_, step_in_epoch(), own_steps_, last_rows}, plan_until());
+  const std::int64_t last_rows = rank_steps_ < steps_ ? options_.batch_size * options_.world_size : last_batch_rows_;
+  prefetcher_->begin({epoch_, step_in_epoch(), rank_steps_, last_rows}, plan_until());
 }
 
 void Loader::finish_epoch() {
   if (!options_.update_every) {
-    if (!updated_) act(true);
-    updated_ = true;  // where something fails below, the window is not closed again
-    adopt(next_proportions_);
+    if (!updated_) apply_window(true);
+    updated_ = true;  // if something below fails, the window is not closed again
+    apply_proportions(next_proportions_);
     earliest_ = open_from_ = total_step();
   }
   run_until_ = 0;
@@ -237,15 +237,15 @@ std::optional<FilledBatch> Loader::take() {
   return {};
 }
 
-/// Sends what is ready to where it goes: at least the next batch, and some together. Where there is no room for those after it,
-/// they are sent later. Returns false where the next batch is being made anew.
+/// Send ready batches to the destination: at least the next one, and later ones too if there is memory for them. Return
+/// false if the next batch is being prepared again.
 bool Loader::send_ahead() {
   BatchDestination& destination = *options_.destination;
   if (sent_ >= destination.refill()) return true;
-  const std::int64_t most = cautious_ ? sent_ + 1 : destination.ahead();
+  const std::int64_t max_sent = send_singly_ ? sent_ + 1 : destination.ahead();
   std::vector<FilledBatch> batches;
   try {
-    for (std::int64_t ahead = sent_; ahead == 0 || (ahead < most && prefetcher_->ready(ahead)); ++ahead) {
+    for (std::int64_t ahead = sent_; ahead == 0 || (ahead < max_sent && prefetcher_->ready(ahead)); ++ahead) {
       lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)) + 1 + batches.size());
       batches.push_back({{}, prefetcher_->num_rows(ahead)});
       batches.back().blocks = prefetcher_->take_blocks(ahead);
@@ -258,11 +258,11 @@ bool Loader::send_ahead() {
       return true;
     }
   } catch (...) {
-    cautious_ = true;
+    send_singly_ = true;
     retry();
     throw;
   }
-  cautious_ = true;
+  send_singly_ = true;
   retry();
   return false;
 }
@@ -278,14 +278,14 @@ void Loader::commit() {
     --sent_;
     options_.destination->handed_over();
   }
-  if (step_in_epoch() < own_steps_ || own_steps_ == steps_) return;
+  if (step_in_epoch() < rank_steps_ || rank_steps_ == steps_) return;
   try {
     consume_empty();
-  } catch (const std::bad_alloc&) {  // then prepare() does it: this batch is not lost
+  } catch (const std::bad_alloc&) {  // prepare() will do it; this batch is not lost
   }
 }
 
-/// Consumes the last batch of the epoch, of which only other ranks have rows.
+/// Consume the last batch of the epoch, which has rows on other ranks only.
 void Loader::consume_empty() {
   const bool begins_pass = step_in_epoch() == 0;
   prefetcher_->commit_empty(last_batch_rows_, begins_pass ? std::optional(epoch_) : std::nullopt);
@@ -315,12 +315,12 @@ void Loader::set_epoch(std::uint64_t epoch) {
   check_usable();
   if (epoch > kMaxEpoch)
     throw std::invalid_argument(message("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")"));
-  const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next begins
+  const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next one begins
   if (epoch == epoch_ + (ends ? 1 : 0)) {
     next_epoch_.reset();
     return;
   }
-  if (iterating_ || (stays_open() && step_in_epoch() > 0)) {
+  if (iterating_ || (window_stays_open() && step_in_epoch() > 0)) {
     next_epoch_ = epoch;
     ended_ = !iterating_;
     return;
@@ -330,14 +330,14 @@ void Loader::set_epoch(std::uint64_t epoch) {
   if (step_in_epoch() > 0) {
     next_epoch_ = epoch;
     try {
-      finish_epoch();  // the restored one, where it was consumed
+      finish_epoch();  // end the restored epoch where it was consumed
     } catch (...) {
       next_epoch_ = before;
       throw;
     }
-    tell();
+    report_applied();
   } else {
-    settle();
+    apply_pending();
     prefetcher_->start_passes(epoch);
     earliest_ = total_step();
     epochs_.clear();
@@ -346,11 +346,11 @@ void Loader::set_epoch(std::uint64_t epoch) {
   }
 }
 
-// ---- what there is to see
+// ---- inspection
 
-std::uint64_t Loader::epoch() const { return has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
+std::uint64_t Loader::epoch() const { return epoch_has_ended() ? next_epoch_.value_or(epoch_ + 1) : epoch_; }
 
-std::int64_t Loader::step() const { return has_ended() ? 0 : step_in_epoch(); }
+std::int64_t Loader::step() const { return epoch_has_ended() ? 0 : step_in_epoch(); }
 
 void Loader::close() {
   closed_ = true;

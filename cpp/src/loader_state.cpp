@@ -28,8 +28,8 @@ void check_length(const char* name, std::size_t size, std::size_t wanted) {
   if (size != wanted) refuse(name, " of the state must have ", wanted, " values (got ", size, ")");
 }
 
-/// Name what differs between the states of two ranks that should be of one step; empty: nothing does.
-std::string difference(const LoaderState& a, const LoaderState& b) {
+/// Return the names of the entries that differ between the states of two ranks; empty if they agree.
+std::string differing_entries(const LoaderState& a, const LoaderState& b) {
   std::string names;
   const auto compare = [&](const char* name, bool equal) {
     if (!equal) names += (names.empty() ? "" : ", ") + std::string(name);
@@ -54,8 +54,8 @@ std::string difference(const LoaderState& a, const LoaderState& b) {
 
 }  // namespace
 
-LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
-  if (states.empty()) refuse("a list of states must hold those of all ranks (got an empty list)");
+LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
+  if (states.empty()) refuse("a list of states must hold one state per rank (got an empty list)");
   for (const LoaderState& state : states) {
     check_range("world_size", state.world_size, 1, kMaxCount);
     check_range("rank", state.rank, 0, state.world_size - 1);
@@ -69,7 +69,7 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
     if (first.rank == rank && first.world_size == world_size) return first;
     if (first.world_size > 1 && has_losses(first))
       refuse("a state with losses recorded since the last update, of rank ", first.rank, " of ", first.world_size,
-             ", cannot go on as rank ", rank, " of ", world_size, " alone: pass the list of the states of all ",
+             ", cannot resume as rank ", rank, " of ", world_size, " alone: pass the list of the states of all ",
              first.world_size, " ranks");
   }
   std::vector<std::int64_t> ranks{first.rank};
@@ -85,8 +85,8 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
              ranks.size() > 20 ? ", ...])" : "])");
     }
     for (const LoaderState& state : states | std::views::drop(1))
-      if (const std::string names = difference(first, state); !names.empty())
-        refuse("the states of the ranks are not of one moment: ", names, " differ");
+      if (const std::string names = differing_entries(first, state); !names.empty())
+        refuse("rank states were saved at different steps: ", names, " differ");
   }
   for (std::size_t w = 0; w < first.losses.size(); ++w) {
     LossSums& sums = first.losses[w];
@@ -107,12 +107,12 @@ LoaderState merged(std::vector<LoaderState> states, std::int64_t rank, std::int6
   return first;
 }
 
-// ---- of a loader
+// ---- Loader
 
 namespace {
 
-/// The total step up to which no count of the sampler can become larger than a state holds. Each grows by at most one for a row, and
-/// by one for a change of the proportions.
+/// Return the total step up to which all counts of the sampler fit in a state. A batch increases each count by at most
+/// one per row, and by one for a change of proportions.
 std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows_of_batch) {
   std::uint64_t largest = state.total_step;
   for (std::size_t k = 0; k < state.drawn.size(); ++k)
@@ -127,8 +127,9 @@ std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows
 LoaderState Loader::state(std::optional<std::uint64_t> step) {
   check_usable();
   draw_seed();
-  if (own_steps_ < steps_ && step_in_epoch() == steps_) close_windows();  // as the ranks did that got the last batch
-  settle();
+  if (rank_steps_ < steps_ && step_in_epoch() == steps_)
+    close_windows();  // as the ranks with rows in the last batch did
+  apply_pending();
   const std::uint64_t low = std::max(prefetcher_->oldest(), earliest_), high = total_step();
   std::uint64_t at = low;
   if (step) {
@@ -152,35 +153,37 @@ LoaderState Loader::state(std::optional<std::uint64_t> step) {
   state.epoch = of.number;
   state.step = at == high ? step_in_epoch() : static_cast<std::int64_t>(at - of.began);
   state.updated = updated_;
-  state.windows = windows_.closed();
+  state.windows = windows_.applied();
   state.sampler = prefetcher_->state_at(at);
   state.next_proportions = next_proportions_;
   state.class_losses = class_losses_;
   state.losses = windows_.as_of(static_cast<std::int64_t>(at));
   state.memory = memory_;
-  if (!windows_.all_finite()) warn_once(kNotFinite, kNotFiniteText);
+  if (!windows_.all_finite()) warn_once(kNonFinite, kNonFiniteText);
   return state;
 }
 
-/// Refuses what cannot be a state of this loader, but for what the sampler knows.
+/// Check that a state fits this loader. The sampler checks its own part.
 void Loader::check(const LoaderState& state) const {
   const std::size_t num_classes = class_sizes_.size();
   const auto total = static_cast<std::int64_t>(state.sampler.total_step);
   if (std::max(state.sampler.total_step, state.epoch) > std::uint64_t{kMaxCount})
-    refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "]");
-  if (state.next_epoch.value_or(0) > kMaxEpoch) refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "]");
+    refuse("epoch and total_step of the state must be in [0, ", kMaxCount, "] (got ", state.epoch, " and ",
+           state.sampler.total_step, ")");
+  if (state.next_epoch.value_or(0) > kMaxEpoch)
+    refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
   check_range("rank", state.rank, 0, state.world_size - 1);
-  const bool left = stays_open() && state.step == steps_;
-  if (state.step < 0 || (state.step > std::min(steps_, total) && !left))
+  const bool epoch_ended = window_stays_open() && state.step == steps_;
+  if (state.step < 0 || (state.step > std::min(steps_, total) && !epoch_ended))
     refuse("step of the state must be at most ", steps_, ", and total_step (got step ", state.step, ", total_step ",
            total, ")");
   const std::int64_t every = options_.update_every.value_or(0);
   if (every == 0) {
     check_range("windows", state.windows, 0, 0);
   } else {
-    // As many as have closed: the newest one that acted had ended, and that which is to act next may be due.
-    const std::int64_t least = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
-    check_range("windows", state.windows, total <= options_.lookahead ? 0 : least, total / every);
+    // As many windows as have closed; the newest may be pending, and the next one may be due.
+    const std::int64_t min_windows = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
+    check_range("windows", state.windows, total <= options_.lookahead ? 0 : min_windows, total / every);
   }
   const std::int64_t begun = every == 0 ? 1 : std::max<std::int64_t>(total - 1, 0) / every - state.windows + 1;
   check_length("window_sums", state.losses.size(), static_cast<std::size_t>(std::max<std::int64_t>(begun, 1)));
@@ -199,7 +202,7 @@ void Loader::check(const LoaderState& state) const {
   for (const double loss : state.class_losses)
     if (loss < 0 || std::isinf(loss)) refuse("class_losses of the state must be finite and >= 0 (got ", loss, ")");
   check_length("next_proportions", state.next_proportions.size(), num_classes);
-  std::vector<double> normalized = state.next_proportions;  // they are to stay as they are
+  std::vector<double> normalized = state.next_proportions;  // checked only: the state keeps its exact values
   normalize(normalized, class_sizes_);
   if (const double sum = compensated_sum(state.next_proportions); !(std::abs(sum - 1) <= 1e-12))
     refuse("next_proportions of the state must sum to 1 within 1e-12 (got ", sum, ")");
@@ -223,9 +226,9 @@ void Loader::load(LoaderState state) {
     const std::uint64_t total = prefetcher->total_step();
     if (options_.update_every && kind_ != Policy::Kind::kFixed) {
       const auto every = static_cast<std::uint64_t>(*options_.update_every);
-      const std::uint64_t acts_from = (static_cast<std::uint64_t>(state.windows) + 1) * every;
-      if (total < acts_from || (total == acts_from && adopts_late()))
-        prefetcher->schedule(acts_from, state.next_proportions, acts_from + every);
+      const std::uint64_t effective_from = (static_cast<std::uint64_t>(state.windows) + 1) * every;
+      if (total < effective_from || (total == effective_from && applies_on_request()))
+        prefetcher->schedule(effective_from, state.next_proportions, effective_from + every);
     }
   } catch (...) {
     options_.seed = seed;
@@ -237,7 +240,7 @@ void Loader::load(LoaderState state) {
   sent_ = 0;
   epoch_ = state.epoch;
   epoch_began_ = total_step() - std::min(total_step(), static_cast<std::uint64_t>(state.step));
-  ended_ = stays_open() && state.step == steps_;
+  ended_ = window_stays_open() && state.step == steps_;
   epochs_.clear();
   next_epoch_ = state.next_epoch;
   updated_ = state.updated;
@@ -247,8 +250,8 @@ void Loader::load(LoaderState state) {
   class_losses_ = std::move(state.class_losses);
   memory_ = std::move(state.memory);
   policy_failed_ = false;
-  untold_.reset();
-  newest_ = ++iterations_;  // iterators end
+  unreported_.reset();
+  newest_ = ++iterations_;  // ends existing iterators
   iterating_ = false;
   run_until_ = 0;
 }

@@ -10,19 +10,19 @@
 #include "l2m/loader.hpp"
 #include "l2m/mixing/proportions.hpp"
 
-// Of the loader: losses, windows of them, and the proportions that follow.
+// Members of Loader for losses, loss windows and updates of the proportions.
 
 namespace l2m {
 namespace {
 
-constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // plan as far as you like
+constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // no limit
 constexpr double kLargest = std::numeric_limits<double>::max();
 
 }  // namespace
 
 // ---- recording
 
-/// The batch whose losses are recorded, checked where it was named.
+/// Return the batch whose losses are recorded, and check it if it was named.
 std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
   const auto last = static_cast<std::int64_t>(total_step()) - 1;
   if (!step) return prefetcher_->newest() ? static_cast<std::int64_t>(*prefetcher_->newest()) : last;
@@ -32,7 +32,7 @@ std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
                                      ", and ", last + 1, " were yielded in all)"));
   }
   const auto batch = static_cast<std::int64_t>(*step);
-  const bool too_late = options_.update_every ? !windows_.takes(batch) : *step < open_from_;
+  const bool too_late = options_.update_every ? !windows_.accepts(batch) : *step < open_from_;
   if (too_late) throw std::runtime_error(message("the window of step ", *step, " is closed: its losses come too late"));
   return batch;
 }
@@ -59,14 +59,14 @@ LossSlot& Loader::slot(std::optional<std::uint64_t> step) {
 }
 
 void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
-  // A batch of which only other ranks have rows, after the last one, counts with it.
+  // A trailing batch that has rows on other ranks only counts with the last one.
   windows_.added(static_cast<std::int64_t>(step.value_or(total_step() - 1)));
-  may_lack_losses_ = false;
-  if (!all_finite) warn_once(kNotFinite, kNotFiniteText);
+  may_miss_losses_ = false;
+  if (!all_finite) warn_once(kNonFinite, kNonFiniteText);
 }
 
 void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
-  LossSums& to = slot(step).here;
+  LossSums& to = slot(step).host;
   if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
     throw std::invalid_argument(message("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
                                         sums.sum.size(), " and ", sums.count.size(), ")"));
@@ -80,7 +80,7 @@ void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
           message("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")"));
     if (to.count[k] + sums.count[k] > kMaxCount)
       throw std::invalid_argument(
-          message("the counts of a window must stay in [0, 2**53], and would become ", to.count[k] + sums.count[k]));
+          message("the counts of a window must stay in [0, 2**53] (got ", to.count[k] + sums.count[k], ")"));
     if (!std::isfinite(sums.sum[k])) continue;
     added.sum[k] = sums.sum[k];
     added.count[k] = sums.count[k];
@@ -89,13 +89,13 @@ void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
   recorded(step, std::ranges::all_of(sums.sum, [](double sum) { return std::isfinite(sum); }));
 }
 
-void Loader::warn_where_losses_lack() {
-  if (!may_lack_losses_) return;
-  const bool should_feel = options_.update_every
-                               ? total_step() >= static_cast<std::uint64_t>(2 * *options_.update_every)
-                               : epoch_ > 0 || epoch_began_ > 0;
-  if (!should_feel) return;
-  may_lack_losses_ = false;
+void Loader::warn_if_losses_are_missing() {
+  if (!may_miss_losses_) return;
+  const bool should_take_effect = options_.update_every
+                                      ? total_step() >= static_cast<std::uint64_t>(2 * *options_.update_every)
+                                      : epoch_ > 0 || epoch_began_ > 0;
+  if (!should_take_effect) return;
+  may_miss_losses_ = false;
   if (std::ranges::all_of(class_losses_, [](double loss) { return std::isnan(loss); }) && !windows_.has_losses())
     warn(
         options_.mixing_name +
@@ -108,65 +108,65 @@ void Loader::warn_where_losses_lack() {
 void Loader::update() {
   check_usable();
   if (options_.update_every)
-    throw std::runtime_error(message("update() works with update_every=None: this loader updates every ",
-                                     *options_.update_every, " steps by itself"));
+    throw std::runtime_error(message("update() requires update_every=None (got ", *options_.update_every, ")"));
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
-  act(!running);
-  earliest_ = total_step();  // the window had losses of all batches before
+  apply_window(!running);
+  earliest_ = total_step();  // the window held losses of all earlier batches
   if (running) {
     updated_ = true;
-  } else if (stays_open()) {
-    prefetcher_->forget_before();  // so that states have the new proportions
+  } else if (window_stays_open()) {
+    prefetcher_->drop_history();  // so that states have the new proportions
   }
-  tell();
+  report_applied();
 }
 
-/// Closes the windows that are due before a batch is requested, or at the end of the epoch.
+/// Close the windows that are due before a batch is requested, or at the end of the epoch.
 void Loader::close_windows() {
   if (!options_.update_every) return;
   const std::int64_t every = *options_.update_every;
   const auto total = static_cast<std::int64_t>(total_step());
-  const std::int64_t requested = step_in_epoch() < own_steps_ ? total : total - 1;
+  const std::int64_t requested = step_in_epoch() < rank_steps_ ? total : total - 1;
   for (;;) {
-    const std::int64_t due = (windows_.closed() + (windows_.has_ended() ? 2 : 1)) * every + options_.lookahead;
-    if (windows_.has_ended()) {
-      if (total_step() < wait_until_ && requested < due) return;
-      settle();
+    const std::int64_t due = (windows_.applied() + (windows_.has_pending() ? 2 : 1)) * every + options_.lookahead;
+    if (windows_.has_pending()) {
+      if (total_step() < apply_by_ && requested < due) return;
+      apply_pending();
     } else if (requested < due) {
       return;
-    } else if (windows_.is_elsewhere() && !options_.all_reduce && !options_.mixing->looks_at_rows()) {
-      // Losses on a device have time until half a window later, as long as nobody sees the proportions that they change. Ranks
-      // act at once: at the same batches, also where one of them saves its state in between.
-      wait_until_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.closed() + 2) * every - 1));
-      windows_.end();
-      ended_in_ = epoch_;
+    } else if (windows_.is_on_device() && !options_.all_reduce && !options_.mixing->uses_rows()) {
+      // Losses on a device get half a window more to arrive, as long as the new proportions are not in use. With
+      // several ranks, windows are applied at once: at the same batch on each, even if one of them saves its state in
+      // between.
+      apply_by_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.applied() + 2) * every - 1));
+      windows_.close_oldest();
+      pending_epoch_ = epoch_;
     } else {
-      act(false);
-      tell();
+      apply_window(false);
+      report_applied();
     }
   }
 }
 
-void Loader::settle() {
-  if (windows_.has_ended()) act(false);
-  tell();
+void Loader::apply_pending() {
+  if (windows_.has_pending()) apply_window(false);
+  report_applied();
 }
 
-/// Has the oldest window act. What is thrown changes nothing.
+/// Apply the oldest window. Nothing changes if this throws.
 ///
-/// @param at_once  its proportions come into force with the next batch; else with that which the window says.
+/// @param at_once  whether the new proportions take effect with the next batch; otherwise as scheduled for the window.
 ///
-/// Where the policy fails a second time on the same window, the proportions stay, with a warning: a policy that cannot deal
-/// with some losses must not keep the run from going on.
-void Loader::act(bool at_once) {
+/// If the policy fails twice on the same window, the proportions stay and a warning is given, so that losses that a
+/// policy cannot handle do not end the run.
+void Loader::apply_window(bool at_once) {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
   if (options_.all_reduce) options_.all_reduce(sums);
   std::vector<double> class_losses = class_losses_;
   bool recorded = false, negative = false;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {
-    // NaN: sums of ranks too large for a double, of both signs.
+    // NaN: the sums of ranks exceed a double, with both signs.
     if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
     const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
     negative = negative || mean < 0;
@@ -175,75 +175,77 @@ void Loader::act(bool at_once) {
   }
   const bool updates = kind_ == Policy::Kind::kSchedule || (kind_ == Policy::Kind::kFollowsLosses && recorded);
   Policy::Update update{next_proportions_, {}};
-  Acted acted{windows_.has_ended() ? ended_in_ : epoch_, total_step(), {}, {}, updates, all_finite, negative, {}};
+  AppliedWindow applied{
+      windows_.has_pending() ? pending_epoch_ : epoch_, total_step(), {}, {}, updates, all_finite, negative, {}};
   if (updates) {
     const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
-    acted.class_losses = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
+    applied.class_losses = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
     try {
-      update = updated(sums, acted.class_losses);
+      update = run_policy(sums, applied.class_losses);
     } catch (const std::bad_alloc&) {
-      throw;  // it tells nothing of the losses
+      throw;  // not related to the losses
     } catch (const std::exception& error) {
       if (!policy_failed_) {
         policy_failed_ = true;
         throw;
       }
-      acted.updated = false;
+      applied.updated = false;
       const std::string what = error.what();
-      acted.failure = shortened(what.substr(0, what.find('\n')));
+      applied.failure = shortened(what.substr(0, what.find('\n')));
     }
   }
   if (options_.update_every) {
-    const std::int64_t closed = windows_.closed() + 1;
-    acted.total_step = static_cast<std::uint64_t>(closed * *options_.update_every + options_.lookahead);
-    schedule(closed, update.proportions);
+    const std::int64_t count = windows_.applied() + 1;
+    applied.total_step = static_cast<std::uint64_t>(count * *options_.update_every + options_.lookahead);
+    schedule(count, update.proportions);
   } else if (at_once) {
-    adopt(update.proportions);
+    apply_proportions(update.proportions);
   }
-  acted.counts = std::move(sums.count);
+  applied.counts = std::move(sums.count);
   next_proportions_ = std::move(update.proportions);
   class_losses_ = std::move(class_losses);
   if (update.memory) memory_ = std::move(*update.memory);
   policy_failed_ = false;
   windows_.drop(options_.update_every.has_value());
-  untold_ = std::move(acted);
+  unreported_ = std::move(applied);
 }
 
-/// Tells of the window that acted last, when all is in its place: who is told may throw.
-void Loader::tell() {
-  if (!untold_) return;
-  const Acted acted = std::move(*untold_);
-  untold_.reset();
-  if (acted.updated && options_.observe)
-    options_.observe({acted.epoch, acted.total_step, next_proportions_, acted.class_losses, acted.counts});
-  if (!acted.all_finite) warn_once(kNotFinite, kNotFiniteText);
-  if (acted.negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
-  if (!acted.failure.empty())
-    warn(options_.mixing_name + " failed again on the same losses, and the proportions stay: " + acted.failure);
+/// Call the observer and give the warnings of the last window applied. They may throw, so all else is done before.
+void Loader::report_applied() {
+  if (!unreported_) return;
+  const AppliedWindow applied = std::move(*unreported_);
+  unreported_.reset();
+  if (applied.updated && options_.observe)
+    options_.observe({applied.epoch, applied.total_step, next_proportions_, applied.class_losses, applied.counts});
+  if (!applied.all_finite) warn_once(kNonFinite, kNonFiniteText);
+  if (applied.negative) warn_once(kNegative, "the mean loss of a class is negative; it counts as 0");
+  if (!applied.failure.empty())
+    warn(options_.mixing_name + " failed again on the same losses; the proportions stay unchanged: " + applied.failure);
 }
 
-/// What the policy makes of a window, checked.
-Policy::Update Loader::updated(const LossSums& sums, std::span<const double> known) {
+/// Return the update that the policy computes for a window, after checking it.
+Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> known) {
   Window window;
   window.proportions = next_proportions_;
   window.class_losses = known;
   window.class_sizes = class_sizes_;
   window.counts = sums.count;
   window.step = total_step();
-  if (options_.update_every) window.step = static_cast<std::uint64_t>((windows_.closed() + 1) * *options_.update_every);
+  if (options_.update_every)
+    window.step = static_cast<std::uint64_t>((windows_.applied() + 1) * *options_.update_every);
   window.total_steps = options_.total_steps;
   window.memory = memory_;
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
-  // Nothing is reduced for a schedule: what this rank alone knows would lead it away from the others.
-  const bool sees_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
-  const std::vector<double> no_losses(sees_losses ? 0 : known.size());
+  // Losses are not reduced for a schedule: what one rank knows would make its proportions differ from the others.
+  const bool has_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
+  const std::vector<double> no_losses(has_losses ? 0 : known.size());
   const std::vector<std::int64_t> no_counts(no_losses.size());
-  if (!sees_losses) {
+  if (!has_losses) {
     window.class_losses = no_losses;
     window.counts = no_counts;
   }
-  if (options_.mixing->looks_at_rows()) {
+  if (options_.mixing->uses_rows()) {
     drawn = prefetcher_->state_at(total_step());
     for (const Cursor& cursor : drawn.cursors) passes.push_back(cursor.pass);
     window.rows_drawn = drawn.drawn;
@@ -259,23 +261,23 @@ Policy::Update Loader::updated(const LossSums& sums, std::span<const double> kno
   return update;
 }
 
-/// Brings proportions into force for the next batch.
-void Loader::adopt(const std::vector<double>& proportions) {
+/// Use proportions from the next batch on.
+void Loader::apply_proportions(const std::vector<double>& proportions) {
   if (kind_ != Policy::Kind::kFixed) prefetcher_->schedule(total_step(), proportions, kAllSteps);
 }
 
-/// Says what acts from the window after the next on, where that is not in force yet; for windows of some steps.
-void Loader::schedule(std::int64_t closed, const std::vector<double>& proportions) {
+/// Schedule proportions for the window after the next, if they have not taken effect yet.
+void Loader::schedule(std::int64_t applied, const std::vector<double>& proportions) {
   if (closed_ || kind_ == Policy::Kind::kFixed) return;
   const auto every = static_cast<std::uint64_t>(*options_.update_every);
-  const std::uint64_t acts_from = (static_cast<std::uint64_t>(closed) + 1) * every;
-  if (total_step() <= acts_from) prefetcher_->schedule(acts_from, proportions, acts_from + every);
+  const std::uint64_t effective_from = (static_cast<std::uint64_t>(applied) + 1) * every;
+  if (total_step() <= effective_from) prefetcher_->schedule(effective_from, proportions, effective_from + every);
 }
 
-/// The total step whose proportions are not known yet.
+/// Return the total step from which proportions are unknown.
 std::uint64_t Loader::plan_until() const {
   if (!options_.update_every || kind_ == Policy::Kind::kFixed) return kAllSteps;
-  return static_cast<std::uint64_t>((windows_.closed() + 2) * *options_.update_every);
+  return static_cast<std::uint64_t>((windows_.applied() + 2) * *options_.update_every);
 }
 
 }  // namespace l2m

@@ -6,16 +6,16 @@
 #include <new>
 #include <thread>
 
-/// Counts the blocks of a test program, holds them back and lets them fail: its own operator new for aligned memory, which only blocks
-/// ask for. For programs of one source file.
+/// Replacement of operator new for aligned memory, which only blocks use: counts the blocks of a test program, holds
+/// them back and makes them fail. For programs of one source file.
 namespace l2m::test {
 
 inline std::atomic<int> blocks_alive = 0;
-inline std::atomic<int> blocks_until_failure = -1;  ///< 0: the next one fails; negative: none does
-inline std::atomic<bool> blocks_held = false;       ///< whoever asks for one waits
-inline std::atomic<int> blocks_wanted = 0;          ///< by those who wait
+inline std::atomic<int> blocks_until_failure = -1;  ///< 0: the next one fails; negative: none fails
+inline std::atomic<bool> blocks_held = false;       ///< requests for blocks wait
+inline std::atomic<int> blocks_wanted = 0;          ///< requests that wait
 
-/// Makes all who ask for a block wait until it dies.
+/// Scope in which all requests for blocks wait.
 class HeldBlocks {
  public:
   HeldBlocks() { blocks_held = true; }

@@ -3,12 +3,12 @@
 #include <cstdlib>
 #include <iostream>
 
-/// What a test program needs: the first check that fails prints where and what, and ends the program with status 1.
+/// Checks for test programs. The first one that fails prints its place and expression and exits with status 1.
 ///
-/// Any thread may check, and so may a forked child: the process ends at once, without destructors that could wait.
+/// Any thread or forked child may check. The process exits at once, without destructors that could block.
 #define CHECK(...) ((__VA_ARGS__) ? void() : l2m::test::fail(__FILE__, __LINE__, "CHECK(" #__VA_ARGS__ ")"))
 
-/// Checks that the expression throws the type or one derived from it.
+/// Check that an expression throws the given type or a type derived from it.
 #define CHECK_THROWS(Type, ...)                                                                        \
   do {                                                                                                 \
     bool l2m_thrown = false;                                                                           \

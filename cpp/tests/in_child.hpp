@@ -20,22 +20,22 @@
 
 namespace l2m::test {
 
-// ThreadSanitizer takes a thread of a forked child for one of the parent's with the same id, and gives up.
+// ThreadSanitizer confuses a thread of a forked child with a thread of the parent that has the same id, and aborts.
 #if defined(__SANITIZE_THREAD__)
 inline constexpr bool kCanFork = false;
 #else
 inline constexpr bool kCanFork = true;
 #endif
 
-// The allocator of AddressSanitizer takes its locks into a child as they are: one that a thread held stays locked there. So
-// threads are left to come to rest first. Without it, as in the plain run, forks come at any moment.
+// A forked child inherits the locks of AddressSanitizer's allocator: a lock held by another thread stays locked. So let
+// the threads become idle first. Without it, as in the plain run, forks occur at any time.
 #if defined(__SANITIZE_ADDRESS__)
 inline constexpr std::chrono::milliseconds kRest{20};
 #else
 inline constexpr std::chrono::milliseconds kRest{0};
 #endif
 
-/// Runs `body` in a forked child, all of whose checks must hold; under ThreadSanitizer not at all.
+/// Run `body` in a forked child, where all checks must hold. Does nothing under ThreadSanitizer.
 template <class Body>
 void in_child(Body&& body) {
   if (!kCanFork) return;

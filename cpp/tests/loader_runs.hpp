@@ -20,10 +20,10 @@
 #include "l2m/mixing/proportions.hpp"
 #include "reference.hpp"
 
-/// Trainings of a few short epochs, and a trainer that checks each batch of a Loader.
+/// Training runs of a few short epochs, and a trainer that checks each batch of a Loader.
 namespace l2m::test {
 
-/// Follows the losses, and remembers them.
+/// Policy that follows the losses and remembers them.
 class Following : public Policy {
  public:
   [[nodiscard]] std::int64_t memory_rows() const override { return 1; }
@@ -42,7 +42,7 @@ class Following : public Policy {
   }
 };
 
-/// Goes from Proportional to Balanced over the training, without losses.
+/// Policy that moves from Proportional to Balanced over the training, without losses.
 class Schedule final : public Policy {
  public:
   [[nodiscard]] Kind kind() const override { return Kind::kSchedule; }
@@ -59,7 +59,7 @@ class Schedule final : public Policy {
 };
 
 struct Training {
-  Run run;  // its proportions and their changes follow from the policy
+  Run run;  // the policy determines its proportions and their changes
   std::optional<std::int64_t> update_every{};
   std::int64_t lookahead = 0;
   std::shared_ptr<const Policy> policy = std::make_shared<Proportional>();
@@ -67,7 +67,7 @@ struct Training {
   [[nodiscard]] std::uint64_t total_steps() const { return run.epochs * run.steps; }
 };
 
-/// The loss of a row: a whole number, so that sums do not depend on the order.
+/// Return the loss of a row: an integer, so that sums do not depend on the order.
 inline float loss_of(const PlannedRow& row, std::uint64_t step) {
   return static_cast<float>((static_cast<std::uint64_t>(row.row * 7 + row.class_id * 5) + step) % 13);
 }
@@ -78,7 +78,7 @@ inline std::vector<float> losses_of(const std::vector<PlannedRow>& rows, std::ui
   return losses;
 }
 
-/// A training and all that must come of it, by the rules of windows written out for losses that are all recorded in time.
+/// Expected results of a training by the rules of windows, if all losses are recorded in time.
 class Expected {
  public:
   explicit Expected(Training of)
@@ -97,11 +97,11 @@ class Expected {
 
   const Training training;
   const std::shared_ptr<const ClassIndex> index;
-  Fields fields;                                 // one: the id of each row
-  std::vector<std::vector<PlannedRow>> batches;  // of the rank
+  Fields fields;                                 // one field: the id of each row
+  std::vector<std::vector<PlannedRow>> batches;  // of this rank
   std::vector<LossSums> sums;                    // of each batch, over all ranks
-  std::map<std::uint64_t, Proportions> changes;  // of the proportions, by total step
-  std::vector<SamplerState> states;              // after so many batches, before changes that take effect then
+  std::map<std::uint64_t, Proportions> changes;  // new proportions, by total step
+  std::vector<SamplerState> states;              // after each number of batches, before changes that take effect then
 
   [[nodiscard]] LoaderOptions options(int num_threads = 0, int prefetch = 4) const {
     const SamplerOptions& sampler = training.run.options;
@@ -182,10 +182,11 @@ class Expected {
   std::vector<double> class_losses_, memory_;
 };
 
-/// Takes the batches of a training one by one, each checked for being the one expected, and records their losses.
+/// Trainer that takes the batches of a training one by one, compares each with the expected one, and records its
+/// losses.
 class Trainer {
  public:
-  /// @param delay  how many batches later losses are recorded.
+  /// @param delay  number of batches by which recording is delayed.
   Trainer(const Expected& expected, LoaderOptions options, std::uint64_t delay = 0)
       : expected_(expected), delay_(delay), loader_(std::move(options)), iteration_(loader_.iterate()) {}
 
@@ -200,7 +201,7 @@ class Trainer {
     iteration_ = loader_.iterate();
   }
 
-  /// One batch, or the end of an epoch.
+  /// Take one batch, or reach the end of an epoch.
   void step() {
     const std::uint64_t step = loader_.total_step();
     const std::optional<FilledBatch> batch = loader_.next(iteration_);
@@ -215,7 +216,7 @@ class Trainer {
     const std::uint64_t until = loader_.total_step() + batches;
     while (loader_.total_step() < until) step();
   }
-  /// All that is left, the end of the last epoch included.
+  /// Take all remaining batches, and reach the end of the last epoch.
   void train_all() {
     while (!is_done()) step();
     CHECK(loader_.total_step() == expected_.batches.size());
@@ -228,10 +229,10 @@ class Trainer {
     for (std::size_t i = 0; i < rows.size(); ++i)
       CHECK(std::memcmp(batch.blocks[0].data() + 8 * i, &rows[i].row, 8) == 0);
   }
-  /// Records the losses that are due.
+  /// Record the losses that are due.
   void record() { record_until(loader_.total_step() - std::min(loader_.total_step(), delay_)); }
   void end_epoch() {
-    // A window that is an epoch takes losses until the next one begins.
+    // The window of an epoch accepts losses until the next epoch begins.
     if (!expected_.training.update_every) record_until(loader_.total_step());
     iteration_ = loader_.iterate();
   }
@@ -257,7 +258,7 @@ class Trainer {
   std::uint64_t recorded_ = 0;  // batches whose losses were recorded
 };
 
-/// The state after the last batch, whichever losses were recorded last.
+/// Return the state after the last batch, whichever losses were recorded last.
 inline LoaderState newest_state(Loader& loader) {
   return loader.total_step() > 0 ? loader.state(loader.total_step() - 1) : loader.state();
 }
@@ -270,7 +271,7 @@ inline bool same(const LoaderState& a, const LoaderState& b) {
          std::ranges::equal(a.class_losses, b.class_losses, equal) && a.losses == b.losses && a.memory == b.memory;
 }
 
-/// Classes of unlike size, one of which is empty.
+/// Return a run with classes of different sizes, one of them empty.
 inline Run mixed_run() {
   return {.sizes = {7, 0, 3, 300, 1, 100},
           .proportions = {},

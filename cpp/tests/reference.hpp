@@ -18,7 +18,7 @@
 #include "l2m/plan/permutation.hpp"
 #include "l2m/plan/sampler.hpp"
 
-/// Stages 2 to 4 of the loop as slow, obvious C++ on one thread: what the tests compare the core with.
+/// Reference implementation of the planning stages in slow, obvious, single-threaded C++.
 namespace l2m::test {
 
 /// Numbers of threads that must all give the same results.
@@ -26,7 +26,7 @@ inline constexpr int kThreadCounts[] = {0, 1, 2, 3, 8};
 
 using Proportions = std::vector<double>;
 
-/// The rows of each class, ascending.
+/// Rows of each class, ascending.
 using ClassRows = std::vector<std::vector<std::int64_t>>;
 
 inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::int64_t num_classes) {
@@ -36,12 +36,12 @@ inline ClassRows rows_of_classes(const std::vector<std::int32_t>& classes, std::
   return result;
 }
 
-/// The 16-bit quarter `index` of a stream, low ones first, as a double in [0, 1).
+/// Return the 16-bit chunk `index` of a stream, lowest first, as a double in [0, 1).
 inline double uniform(const RandomStream& stream, std::uint64_t index) {
   return std::ldexp(static_cast<double>((stream.word(index / 4) >> (16 * (index % 4))) & 0xFFFFU), -16);
 }
 
-/// Unbiased integers below each of `sides`, from the digits of a word in that mixed base.
+/// Return unbiased integers below each of `sides`: the digits of a word in that mixed base.
 inline std::vector<std::uint64_t> reference_dice(const std::vector<std::uint64_t>& sides, Sfc64& random) {
   __extension__ using Wide = unsigned __int128;
   Wide product = 1;
@@ -72,10 +72,10 @@ void reference_fisher_yates(std::span<T> items, Sfc64 random) {
   }
 }
 
-/// What tests shuffle with.
+/// Return a generator for use in tests.
 inline Sfc64 some_randomness(std::uint64_t number) { return Sfc64(RandomStream(number, Purpose::kBatchOrder, number)); }
 
-/// Some proportions; 0 for the classes without rows.
+/// Return random proportions; 0 for empty classes.
 inline Proportions random_proportions(const std::vector<std::int64_t>& sizes, std::uint64_t number) {
   const RandomStream random(number, Purpose::kBatchOrder, sizes.size());
   Proportions proportions;
@@ -85,7 +85,7 @@ inline Proportions random_proportions(const std::vector<std::int64_t>& sizes, st
   return proportions;
 }
 
-/// The order of a pass of a class with the given rows.
+/// Return the order of a pass of a class with the given rows.
 inline std::vector<std::int64_t> reference_permutation(const std::vector<std::int64_t>& rows, std::uint64_t seed,
                                                        std::uint64_t class_id, std::uint64_t pass) {
   const auto size = static_cast<std::uint64_t>(rows.size());
@@ -110,7 +110,7 @@ inline std::vector<std::int64_t> reference_permutation(const std::vector<std::in
   return result;
 }
 
-/// Turns proportions into quotas by sorting all classes, batch after batch.
+/// Apportioner that sorts all classes for each batch.
 class ReferenceApportioner {
  public:
   ReferenceApportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
@@ -137,7 +137,7 @@ class ReferenceApportioner {
     }
   }
 
-  /// Rows of each class in the next batch.
+  /// Return the rows of each class in the next batch.
   [[nodiscard]] std::vector<std::int64_t> next(const Proportions& proportions, DueTimes& due) const {
     std::vector<std::int64_t> quotas;
     std::vector<std::pair<double, std::size_t>> waiting;
@@ -177,7 +177,7 @@ class ReferenceApportioner {
   std::int64_t batch_size_;
 };
 
-/// Plans batches by drawing one row after the other.
+/// Sampler that draws one row after the other.
 class ReferenceSampler {
  public:
   ReferenceSampler(ClassRows class_rows, const SamplerOptions& options, Proportions proportions)
@@ -274,15 +274,15 @@ class ReferenceSampler {
   std::map<std::size_t, std::pair<std::uint64_t, std::vector<std::int64_t>>> orders_;  // newest pass of each class
 };
 
-/// The settings of a run of some epochs, and what comes of them.
+/// Options and expected results of a run of some epochs.
 struct Run {
   std::vector<std::int64_t> sizes;  // rows of each class
   Proportions proportions;
   SamplerOptions options;
   std::uint64_t epochs = 1;
-  std::uint64_t steps = 1;  // of an epoch
+  std::uint64_t steps = 1;  // per epoch
   std::int64_t last_batch_rows = options.global_batch;
-  std::map<std::uint64_t, Proportions> changes{};  // of the proportions, by total_step
+  std::map<std::uint64_t, Proportions> changes{};  // new proportions, by total step
 
   [[nodiscard]] std::vector<std::int32_t> classes() const {
     std::vector<std::int32_t> classes;
@@ -307,7 +307,7 @@ struct Run {
 };
 
 struct Batch {
-  SamplerState before;  // as planned with: after the changes of proportions of its step
+  SamplerState before;  // after the changes of proportions at its step
   std::vector<PlannedRow> rows;
   SamplerState after;
 };

@@ -17,7 +17,7 @@
 namespace l2m::test {
 namespace {
 
-Proportions normalised(Proportions proportions) {
+Proportions normalized(Proportions proportions) {
   double sum = 0;
   for (const double p : proportions) sum += p;
   for (double& p : proportions) p /= sum;
@@ -25,22 +25,22 @@ Proportions normalised(Proportions proportions) {
   return proportions;
 }
 
-/// Proportions over several orders of magnitude.
+/// Return proportions over several orders of magnitude.
 Proportions long_tailed(std::size_t num_classes, std::uint64_t number) {
   const RandomStream random(number, Purpose::kBatchOrder, num_classes);
   Proportions proportions;
   for (std::size_t k = 0; k < num_classes; ++k) proportions.push_back(std::pow(uniform(random, k), 4.0) + 1e-6);
-  return normalised(proportions);
+  return normalized(proportions);
 }
 
 using Rows = std::vector<std::int64_t>;
 
-/// The quotas of the next batches for all classes, [batches][K], checked for all that quotas promise.
-std::vector<Rows> next_quotas(Apportioner& apportioner, std::uint64_t step, std::int64_t most_batches, DueTimes& due,
+/// Return the quotas of the next batches for all classes, [batches][K], after checking their guarantees.
+std::vector<Rows> next_quotas(Apportioner& apportioner, std::uint64_t step, std::int64_t max_batches, DueTimes& due,
                               std::int64_t batch_size) {
   Quotas quotas;
-  apportioner.next(step, most_batches, due, quotas);
-  CHECK(quotas.num_batches >= 1 && quotas.num_batches <= most_batches);
+  apportioner.next(step, max_batches, due, quotas);
+  CHECK(quotas.num_batches >= 1 && quotas.num_batches <= max_batches);
   std::vector<Rows> rows(static_cast<std::size_t>(quotas.num_batches), Rows(due.due.size(), 0));
   std::int64_t before = -1;
   for (const auto& [class_id, whole, begin, end] : quotas.classes) {
@@ -61,21 +61,21 @@ std::vector<Rows> next_quotas(Apportioner& apportioner, std::uint64_t step, std:
   return rows;
 }
 
-/// An apportioner that has begun.
-struct Begun {
-  Begun(std::uint64_t seed, std::int64_t size, const Proportions& proportions)
+/// Apportioner with its due times after start().
+struct Started {
+  Started(std::uint64_t seed, std::int64_t size, const Proportions& proportions)
       : batch_size(size), apportioner(seed, size) {
     apportioner.start(proportions, 0, due);
     apportioner.set(proportions);
   }
 
-  /// The quotas of `steps` batches, decided some at a time.
+  /// Return the quotas of `steps` batches, computed some at a time.
   std::vector<Rows> next(std::uint64_t steps) {
     std::vector<Rows> all;
     while (all.size() < steps) {
-      const std::int64_t most =
+      const std::int64_t max_batches =
           std::min<std::int64_t>(1 + 7 * (calls++ % 10), static_cast<std::int64_t>(steps - all.size()));
-      for (Rows& rows : next_quotas(apportioner, step, most, due, batch_size)) {
+      for (Rows& rows : next_quotas(apportioner, step, max_batches, due, batch_size)) {
         all.push_back(std::move(rows));
         ++step;
       }
@@ -92,34 +92,35 @@ struct Begun {
 
 void check_against_reference(const Proportions& proportions, std::int64_t batch_size, std::uint64_t steps) {
   const ReferenceApportioner reference(77, batch_size);
-  Begun begun(77, batch_size, proportions);
+  Started started(77, batch_size, proportions);
   auto expected_due = reference.start(proportions, 0);
-  CHECK(begun.due == expected_due);
-  while (begun.step < steps) {
-    for (const Rows& rows : begun.next(1 + begun.step % 23)) CHECK(rows == reference.next(proportions, expected_due));
-    CHECK(begun.due == expected_due);
+  CHECK(started.due == expected_due);
+  while (started.step < steps) {
+    for (const Rows& rows : started.next(1 + started.step % 23))
+      CHECK(rows == reference.next(proportions, expected_due));
+    CHECK(started.due == expected_due);
   }
 }
 
-void test_quotas_are_those_of_the_reference() {
+void test_quotas_equal_the_reference() {
   for (const std::size_t num_classes : {1U, 2U, 3U, 10U, 100U, 2000U})
     for (const std::int64_t batch_size : {1, 2, 7, 64, 1000})
       check_against_reference(long_tailed(num_classes, 1), batch_size, 200);
   for (const std::int64_t batch_size : {1, 2, 3, 5, 10, 99, 100, 1024}) {
     check_against_reference({1.0}, batch_size, 20);
     check_against_reference({1.0 / 3, 1.0 / 3, 1.0 / 3}, batch_size, 200);
-    check_against_reference(normalised(Proportions(10, 0.1)), batch_size, 200);
+    check_against_reference(normalized(Proportions(10, 0.1)), batch_size, 200);
     check_against_reference(Proportions(10, 0.1), batch_size, 200);
-    check_against_reference(normalised(Proportions(7, 1.0)), batch_size, 200);
+    check_against_reference(normalized(Proportions(7, 1.0)), batch_size, 200);
     check_against_reference({1 - 1e-12, 1e-12}, batch_size, 200);
     check_against_reference({0.5, 0.0, 0.5, 0.0}, batch_size, 200);
-    check_against_reference(normalised({1.0, 1e-300, 1e-12, 3.0}), batch_size, 200);
-    check_against_reference(normalised({0.999, 0.9, 0.8, 0.99, 0.95}), batch_size, 200);  // fractions near 1
+    check_against_reference(normalized({1.0, 1e-300, 1e-12, 3.0}), batch_size, 200);
+    check_against_reference(normalized({0.999, 0.9, 0.8, 0.99, 0.95}), batch_size, 200);  // fractions near 1
   }
 }
 
-void test_due_times_from_anywhere() {
-  // Nothing that training leads to, but a saved state may hold it: each batch is still that of the rule as stated.
+void test_arbitrary_due_times_follow_the_rule() {
+  // Such due times do not occur in training but may be in a saved state. Each batch must still follow the rule.
   const std::size_t num_classes = 300;
   const Proportions proportions = long_tailed(num_classes, 8);
   for (const double scale : {0.0, 1e-300, 1.0, 1e4, 1e15, 1e19, 1e300}) {
@@ -131,7 +132,7 @@ void test_due_times_from_anywhere() {
       const RandomStream random(3, Purpose::kBatchOrder, 1);
       for (std::size_t k = 0; k < num_classes; ++k)
         due.due.push_back(static_cast<double>(step) +
-                          scale * (std::floor(16 * uniform(random, k)) / 8 - 1));  // ties too
+                          scale * (std::floor(16 * uniform(random, k)) / 8 - 1));  // includes ties
       DueTimes expected_due = due;
       for (std::uint64_t done = 0; done < 30;) {
         for (const Rows& rows : next_quotas(apportioner, step + done, 30, due, 64)) {
@@ -145,12 +146,12 @@ void test_due_times_from_anywhere() {
 }
 
 void test_ties_go_to_the_smaller_class() {
-  for (const std::int64_t most : {1, 2}) {
+  for (const std::int64_t max_batches : {1, 2}) {
     Apportioner apportioner(1, 2);
     const Proportions proportions(4, 0.25);
     apportioner.set(proportions);
     DueTimes due{{0, 0, 0, 0}, {0, 0, 0, 0}, {1.0, 1.0, 1.0, 1.0}};
-    auto rows = next_quotas(apportioner, 0, most, due, 2);
+    auto rows = next_quotas(apportioner, 0, max_batches, due, 2);
     while (rows.size() < 2) rows.push_back(next_quotas(apportioner, 1, 1, due, 2)[0]);
     CHECK((rows[0] == Rows{1, 1, 0, 0}));
     CHECK((rows[1] == Rows{0, 0, 1, 1}));
@@ -160,11 +161,11 @@ void test_ties_go_to_the_smaller_class() {
 void test_quotas_of_a_million_classes_are_exact() {
   for (const std::int64_t batch_size : {std::int64_t{1024}, std::int64_t{std::numeric_limits<std::int32_t>::max()}}) {
     for (const auto& proportions : {long_tailed(1'000'000, 2), Proportions(1'000'000, 1e-6)}) {
-      Begun begun(5, batch_size, proportions);
+      Started started(5, batch_size, proportions);
       const std::uint64_t steps = batch_size == 1024 ? 500 : 2;
       Quotas quotas;
       for (std::uint64_t step = 0; step < steps; step += static_cast<std::uint64_t>(quotas.num_batches)) {
-        begun.apportioner.next(step, batch_size == 1024 ? 100 : 1, begun.due, quotas);
+        started.apportioner.next(step, batch_size == 1024 ? 100 : 1, started.due, quotas);
         std::vector<std::int64_t> sum(static_cast<std::size_t>(quotas.num_batches), 0);
         for (const auto& [class_id, whole, begin, end] : quotas.classes) {
           CHECK(whole == static_cast<std::int64_t>(std::floor(proportions[static_cast<std::size_t>(class_id)] *
@@ -180,7 +181,7 @@ void test_quotas_of_a_million_classes_are_exact() {
 
 void check_drift(const Proportions& proportions, std::int64_t batch_size, std::uint64_t steps) {
   const std::size_t num_classes = proportions.size();
-  Begun begun(9, batch_size, proportions);
+  Started started(9, batch_size, proportions);
   std::vector<double> whole, fraction;
   double classes = 0, extra = static_cast<double>(batch_size);
   for (const double p : proportions) {
@@ -192,13 +193,13 @@ void check_drift(const Proportions& proportions, std::int64_t batch_size, std::u
   std::vector<std::int64_t> total(num_classes, 0);
   std::vector<int> last(num_classes, -1);
   int step = 0;
-  for (const Rows& quotas : begun.next(steps)) {
+  for (const Rows& quotas : started.next(steps)) {
     for (std::size_t k = 0; k < num_classes; ++k) {
       const auto quota = static_cast<double>(quotas[k]);
       CHECK(quota == whole[k] || (quota == whole[k] + 1 && fraction[k] > 0));
       total[k] += quotas[k];
-      // All dues served are at most one time T, so each class had its share of T to within one row, and all of them
-      // together were `extra` rows a step: T is within classes / extra of the step, for ever.
+      // All due times served are at most some time T, so each class had its share of T to within one row. All classes
+      // together had `extra` rows per step, so T always stays within classes / extra of the step.
       const double lag = fraction[k] > 0 ? classes / extra : 0.0;
       const double wanted = (whole[k] + fraction[k]) * (step + 1);
       CHECK(std::abs(static_cast<double>(total[k]) - wanted) <= 2 + fraction[k] * lag);
@@ -214,69 +215,69 @@ void check_drift(const Proportions& proportions, std::int64_t batch_size, std::u
 void test_drift_and_gaps_are_bounded() {
   check_drift(Proportions(100, 0.01), 50, 5000);
   check_drift({1.0 / 3, 1.0 / 3, 1.0 / 3}, 100, 5000);
-  check_drift(normalised(Proportions(10, 0.1)), 7, 5000);
+  check_drift(normalized(Proportions(10, 0.1)), 7, 5000);
   check_drift(long_tailed(50, 3), 16, 5000);
-  check_drift(normalised({1.0, 1e-3, 1e-2}), 33, 20'000);
+  check_drift(normalized({1.0, 1e-3, 1e-2}), 33, 20'000);
 }
 
-void test_classes_meet_in_many_ways() {
-  Begun begun(2, 50, Proportions(100, 0.01));
-  const auto rows = begun.next(1000);
+void test_classes_share_batches_in_many_combinations() {
+  Started started(2, 50, Proportions(100, 0.01));
+  const auto rows = started.next(1000);
   CHECK(std::set(rows.begin(), rows.end()).size() > 990);
 }
 
-void test_what_is_owed_stays_owed_over_changes() {
+void test_owed_rows_survive_changes_of_proportions() {
   const std::int64_t batch_size = 37;
   for (const std::uint64_t every : {1U, 3U, 50U}) {
     Proportions proportions = long_tailed(20, 0);
     const ReferenceApportioner reference(4, batch_size);
-    Begun begun(4, batch_size, proportions);
+    Started started(4, batch_size, proportions);
     std::vector<double> owed(20, 0.0);
-    while (begun.step < 3000) {
-      for (const Rows& quotas : begun.next(every)) {
+    while (started.step < 3000) {
+      for (const Rows& quotas : started.next(every)) {
         for (std::size_t k = 0; k < owed.size(); ++k) {
           owed[k] += proportions[k] * static_cast<double>(batch_size) - static_cast<double>(quotas[k]);
           CHECK(std::abs(owed[k]) < 5);
         }
       }
-      const Proportions changed = long_tailed(20, begun.step);
-      auto expected_due = begun.due;
-      reference.change(proportions, changed, begun.step, expected_due);
-      begun.apportioner.change(proportions, changed, begun.step, begun.due);
-      CHECK(begun.due == expected_due);
-      begun.apportioner.set(changed);
+      const Proportions changed = long_tailed(20, started.step);
+      auto expected_due = started.due;
+      reference.change(proportions, changed, started.step, expected_due);
+      started.apportioner.change(proportions, changed, started.step, started.due);
+      CHECK(started.due == expected_due);
+      started.apportioner.set(changed);
       proportions = changed;
     }
   }
 }
 
-/// A class whose quota is whole in every other window is owed no more in the end than in the beginning.
-void test_debts_outlast_shares_that_go() {
+/// A class whose quota is whole in every other window is owed no more at the end than at the beginning.
+void test_owed_rows_survive_shares_that_vanish() {
   const std::int64_t batch_size = 10;
-  const Proportions odd = normalised({0.123, 0.271, 0.606}), whole{0.1, 0.3, 0.6};
-  Begun begun(3, batch_size, odd);
+  const Proportions odd = normalized({0.123, 0.271, 0.606}), whole{0.1, 0.3, 0.6};
+  Started started(3, batch_size, odd);
   std::vector<double> owed(3, 0.0);
   for (int window = 0; window < 4000; ++window) {
     const Proportions& now = window % 2 == 0 ? odd : whole;
     const Proportions& next = window % 2 == 0 ? whole : odd;
-    for (const Rows& quotas : begun.next(3)) {
+    for (const Rows& quotas : started.next(3)) {
       for (std::size_t k = 0; k < owed.size(); ++k) {
         owed[k] += now[k] * static_cast<double>(batch_size) - static_cast<double>(quotas[k]);
         CHECK(std::abs(owed[k]) < 3);
       }
     }
-    begun.apportioner.change(now, next, begun.step, begun.due);
-    begun.apportioner.set(next);
+    started.apportioner.change(now, next, started.step, started.due);
+    started.apportioner.set(next);
   }
 }
 
-/// Longest gap of a class in mean gaps, over classes with less than a tenth of a row left over in each batch.
+/// Return the longest gap in mean gaps over classes that have less than 0.1 extra rows per batch.
 double longest_gap_of_rare(const Proportions& proportions, std::int64_t batch_size, std::uint64_t steps) {
-  Begun begun(11, batch_size, proportions);
+  Started started(11, batch_size, proportions);
   std::vector<int> last(proportions.size(), -1);
   double longest = 0;
   int step = 0;
-  for (const Rows& quotas : begun.next(steps)) {
+  for (const Rows& quotas : started.next(steps)) {
     for (std::size_t k = 0; k < quotas.size(); ++k) {
       const double rows = proportions[k] * static_cast<double>(batch_size);
       if (rows > 0.1 || quotas[k] == 0) continue;
@@ -295,12 +296,12 @@ void test_rare_classes_have_no_long_gaps() {
   for (std::size_t k = 0; k < 6; ++k) several[k] = 0.11;
   for (const auto& [proportions, batch_size] :
        {std::pair{Proportions(10, 0.1), std::int64_t{1}}, std::pair{Proportions(1000, 0.001), std::int64_t{3}},
-        std::pair{normalised(one_large), std::int64_t{1}}, std::pair{normalised(several), std::int64_t{2}},
+        std::pair{normalized(one_large), std::int64_t{1}}, std::pair{normalized(several), std::int64_t{2}},
         std::pair{long_tailed(30, 5), std::int64_t{4}}, std::pair{long_tailed(200, 6), std::int64_t{16}}})
     CHECK(longest_gap_of_rare(proportions, batch_size, 100'000) < 2.2);
 }
 
-void test_shares_that_come_and_go() {
+void test_shares_that_appear_and_vanish() {
   const std::int64_t batch_size = 4;
   Apportioner apportioner(6, batch_size);
   const ReferenceApportioner reference(6, batch_size);
@@ -309,7 +310,7 @@ void test_shares_that_come_and_go() {
   DueTimes due;
   apportioner.start(proportions, 100, due);
   CHECK(due == reference.start(proportions, 100));
-  CHECK(due.visits[3] == 0 && due.due[3] == due.offsets[3] * 0x1p-16);  // it is not yet entitled to any part of a row
+  CHECK(due.visits[3] == 0 && due.due[3] == due.offsets[3] * 0x1p-16);  // not entitled to any part of a row yet
   std::uint64_t step = 100;
   for (const auto& changed : {no_first, no_first, all_whole, no_first, no_last, all_whole}) {
     auto expected_due = due;
@@ -335,14 +336,14 @@ void test_shares_that_come_and_go() {
 
 int main() {
   using namespace l2m::test;
-  test_quotas_are_those_of_the_reference();
-  test_due_times_from_anywhere();
+  test_quotas_equal_the_reference();
+  test_arbitrary_due_times_follow_the_rule();
   test_ties_go_to_the_smaller_class();
   test_quotas_of_a_million_classes_are_exact();
   test_drift_and_gaps_are_bounded();
   test_rare_classes_have_no_long_gaps();
-  test_classes_meet_in_many_ways();
-  test_what_is_owed_stays_owed_over_changes();
-  test_debts_outlast_shares_that_go();
-  test_shares_that_come_and_go();
+  test_classes_share_batches_in_many_combinations();
+  test_owed_rows_survive_changes_of_proportions();
+  test_owed_rows_survive_shares_that_vanish();
+  test_shares_that_appear_and_vanish();
 }

@@ -23,7 +23,7 @@ bool is_filled(const Block& block, std::size_t size, int value) {
   return true;
 }
 
-void test_blocks_are_aligned_and_apart() {
+void test_blocks_are_aligned_and_disjoint() {
   for (const std::size_t size : {1U, 63U, 64U, 100U, 4097U}) {
     const auto pool = std::make_shared<HeapPool>(size, 3);
     std::vector<Block> blocks;
@@ -37,7 +37,7 @@ void test_blocks_are_aligned_and_apart() {
   CHECK(blocks_alive == 0);
 }
 
-void test_blocks_are_used_again() {
+void test_blocks_are_reused() {
   const auto pool = std::make_shared<HeapPool>(1000, 2);
   std::set<const std::byte*> seen;
   for (int i = 0; i < 100; ++i) {
@@ -49,7 +49,7 @@ void test_blocks_are_used_again() {
   CHECK(blocks_alive == 2);
 }
 
-void test_no_more_idle_blocks_are_kept_than_asked_for() {
+void test_at_most_max_idle_blocks_are_kept() {
   for (const int max_idle : {0, 1, 4}) {
     const auto pool = std::make_shared<HeapPool>(10, static_cast<std::size_t>(max_idle));
     {
@@ -62,7 +62,7 @@ void test_no_more_idle_blocks_are_kept_than_asked_for() {
   CHECK(blocks_alive == 0);
 }
 
-void test_blocks_may_outlive_the_maker_of_the_pool() {
+void test_blocks_may_outlive_the_creator_of_the_pool() {
   auto pool = std::make_shared<HeapPool>(100, 2);
   const std::weak_ptr<BlockPool> watched = pool;
   Block kept = pool->take();
@@ -83,7 +83,7 @@ void test_blocks_move() {
   Block one = pool->take();
   const std::byte* const data = one.data();
   Block other(std::move(one));
-  CHECK(other.data() == data && one.data() == nullptr);  // NOLINT: what a move leaves behind is said to be empty
+  CHECK(other.data() == data && one.data() == nullptr);  // NOLINT: a moved-from block is documented to be empty
   Block third;
   CHECK(third.data() == nullptr);
   third = std::move(other);
@@ -96,7 +96,7 @@ void test_blocks_move() {
   CHECK(third.data() != nullptr && blocks_alive == 1);
 }
 
-void test_blocks_are_given_back_on_any_thread() {
+void test_blocks_are_returned_on_any_thread() {
   const auto pool = std::make_shared<HeapPool>(64, 4);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 4; ++thread) {
@@ -117,19 +117,19 @@ void test_blocks_are_given_back_on_any_thread() {
   CHECK(blocks_alive <= 4);
 }
 
-void test_lack_of_memory_is_told() {
+void test_out_of_memory_is_reported() {
   const auto pool = std::make_shared<HeapPool>(64, 4);
   {
     const Block idle = pool->take();
   }
   blocks_until_failure = 0;
-  const Block again = pool->take();  // needs none
+  const Block again = pool->take();  // needs no new memory
   CHECK_THROWS(std::bad_alloc, pool->take());
   const Block fresh = pool->take();
   CHECK(fresh.data() != nullptr);
 }
 
-void test_lent_memory_is_used_until_it_is_taken_away() {
+void test_lent_memory_is_reused_until_it_is_released() {
   std::byte memory[3][8];
   const auto pool = std::make_shared<LentPool>();
   CHECK_THROWS(std::logic_error, pool->take());
@@ -155,13 +155,13 @@ void test_lent_memory_is_used_until_it_is_taken_away() {
 
 int main() {
   using namespace l2m::test;
-  test_blocks_are_aligned_and_apart();
-  test_blocks_are_used_again();
-  test_no_more_idle_blocks_are_kept_than_asked_for();
-  test_blocks_may_outlive_the_maker_of_the_pool();
+  test_blocks_are_aligned_and_disjoint();
+  test_blocks_are_reused();
+  test_at_most_max_idle_blocks_are_kept();
+  test_blocks_may_outlive_the_creator_of_the_pool();
   test_blocks_move();
-  test_blocks_are_given_back_on_any_thread();
-  test_lack_of_memory_is_told();
-  test_lent_memory_is_used_until_it_is_taken_away();
+  test_blocks_are_returned_on_any_thread();
+  test_out_of_memory_is_reported();
+  test_lent_memory_is_reused_until_it_is_released();
   CHECK(blocks_alive == 0);
 }

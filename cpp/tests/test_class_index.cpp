@@ -17,7 +17,7 @@ namespace {
 
 using Rows = std::optional<std::span<const std::int64_t>>;
 
-/// Some class for each row; low ones are likelier, and some have no row at all.
+/// Return a random class for each row. Low classes are more likely, and some are empty.
 std::vector<std::int32_t> some_classes(std::int64_t num_rows, std::uint32_t num_classes) {
   Sfc64 random(RandomStream(static_cast<std::uint64_t>(num_rows), Purpose::kBatchOrder, num_classes));
   const auto bounded = [&random](std::uint32_t bound) { return throw_dice<1>(bound, random)[0]; };
@@ -52,12 +52,12 @@ void check_index(const ClassIndex& index, const ClassRows& expected, bool wide) 
   CHECK(rows_of(index) == expected);
 }
 
-void test_index_is_that_of_the_reference() {
+void test_index_equals_the_reference() {
   struct Case {
     std::int64_t num_rows;
     std::uint32_t num_classes;
   };
-  // More than 65,536 rows or classes: several parts, and as many rows a part as classes.
+  // More than 65,536 rows or classes: several parts, with as many rows per part as there are classes.
   for (const auto& [num_rows, num_classes] : {Case{1, 1}, {10, 3}, {1000, 1000}, {200'000, 10}, {300'000, 150'000}}) {
     const auto classes = some_classes(num_rows, num_classes);
     const ClassRows expected = rows_of_classes(classes, num_classes);
@@ -74,7 +74,7 @@ void test_index_is_that_of_the_reference() {
   }
 }
 
-void test_only_the_given_rows_are_taken() {
+void test_only_the_given_rows_are_used() {
   const std::int64_t num_rows = 150'000;
   const auto classes = some_classes(num_rows, 7);
   std::vector<std::int64_t> rows;
@@ -112,7 +112,7 @@ void test_one_class_of_all_rows_stores_nothing() {
   CHECK(index.fingerprint(0) == index.fingerprint(3));
 }
 
-void test_row_ids_are_wide_where_32_bits_do_not_do() {
+void test_row_ids_have_64_bits_if_32_do_not_suffice() {
   CHECK(!ClassIndex(std::int64_t{1} << 32).wide());
   CHECK(ClassIndex((std::int64_t{1} << 32) + 1).wide());
 }
@@ -139,7 +139,7 @@ void check_refused(const std::vector<Class>& classes, std::int64_t num_classes) 
                  ClassIndex(std::span<const Class>(classes), num_classes, std::ssize(classes), std::nullopt, threads));
 }
 
-void test_bad_input_is_refused() {
+void test_invalid_input_is_refused() {
   check_refused(std::vector<std::int32_t>{0, 1, 3, 2}, 3);
   check_refused(std::vector<std::int8_t>{0, -1, 2}, 3);
   check_refused(std::vector<std::int64_t>{0, std::int64_t{1} << 40}, 3);
@@ -163,8 +163,8 @@ void test_bad_input_is_refused() {
 
 int main() {
   using namespace l2m::test;
-  test_index_is_that_of_the_reference();
-  test_only_the_given_rows_are_taken();
+  test_index_equals_the_reference();
+  test_only_the_given_rows_are_used();
   test_classes_of_type<std::int8_t>();
   test_classes_of_type<std::int16_t>();
   test_classes_of_type<std::int32_t>();
@@ -173,7 +173,7 @@ int main() {
   test_classes_of_type<std::uint16_t>();
   test_classes_of_type<std::uint32_t>();
   test_one_class_of_all_rows_stores_nothing();
-  test_row_ids_are_wide_where_32_bits_do_not_do();
+  test_row_ids_have_64_bits_if_32_do_not_suffice();
   test_fingerprints_differ();
-  test_bad_input_is_refused();
+  test_invalid_input_is_refused();
 }

@@ -14,9 +14,9 @@
 namespace l2m::test {
 namespace {
 
-constexpr std::int64_t kStrictLosses = 131'071;  // as many are added strictly in their order
+constexpr std::int64_t kStrictLosses = 131'071;  // up to this number, losses are added in order
 
-/// A binary floating-point number from its fields, by the formula of IEEE 754.
+/// Return a binary floating-point number from its fields, by the definition of IEEE 754.
 double decode(std::uint32_t bits, int exponent_bits, int fraction_bits) {
   const double sign = (bits >> (exponent_bits + fraction_bits)) != 0 ? -1.0 : 1.0;
   const auto exponent = static_cast<int>((bits >> fraction_bits) & ((1U << exponent_bits) - 1));
@@ -80,7 +80,7 @@ void test_all_bit_patterns(int exponent_bits, int fraction_bits) {
   CHECK(not_finite == 2 << fraction_bits);
 }
 
-/// Adds in order, and so does the core up to kStrictLosses.
+/// Add losses in order, as the core does up to kStrictLosses.
 template <class Loss, class Class>
 Sums reference_sums(const std::vector<Loss>& losses, const std::vector<Class>& classes, std::size_t num_classes) {
   Sums sums(num_classes);
@@ -148,7 +148,7 @@ void test_many_losses_are_added_in_order() {
   }
 }
 
-void test_more_losses_give_the_same_bits_for_any_threads() {
+void test_sums_of_many_losses_do_not_depend_on_threads() {
   constexpr std::size_t kLosses = 500'003;
   auto losses = random_losses<float>(kLosses);
   for (std::size_t i = 0; i < kLosses; i += 50'000) losses[i] = std::numeric_limits<float>::quiet_NaN();
@@ -193,7 +193,7 @@ void test_a_class_out_of_range_adds_nothing() {
   check_refused<std::int64_t>(300'000, 299'999, -1);
   check_refused<std::uint32_t>(300'000, 150'000, 100);
 
-  std::vector<float> losses{std::numeric_limits<float>::quiet_NaN()};  // also where the loss would be skipped
+  std::vector<float> losses{std::numeric_limits<float>::quiet_NaN()};  // would be skipped if the class were valid
   Sums sums(2);
   CHECK_THROWS(std::invalid_argument, add(sums, losses, std::vector<std::int32_t>{2}, 0));
 }
@@ -216,7 +216,7 @@ int main() {
   test_sums_of_loss<double>();
   test_sums_accumulate();
   test_many_losses_are_added_in_order();
-  test_more_losses_give_the_same_bits_for_any_threads();
+  test_sums_of_many_losses_do_not_depend_on_threads();
   test_a_class_out_of_range_adds_nothing();
   test_lengths_must_agree();
 }

@@ -18,7 +18,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Everything that goes in and comes out.
+/// Inputs and outputs of a cross entropy.
 template <class Logit>
 struct Case {
   std::int64_t num_columns;
@@ -83,7 +83,7 @@ bool near(double got, double expected, double tolerance) {
   return std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
 }
 
-/// By the definition, with a target distribution of each row and the logarithm of its softmax.
+/// Compare with the definition, using the target distribution and the log-softmax of each row.
 template <class Logit>
 void test_against_definition(std::size_t n, std::size_t columns, bool weighted, double s, double rounding) {
   Case<Logit> made = random_case<Logit>(n, columns, weighted, s);
@@ -150,7 +150,7 @@ void test_logits_of(double rounding) {
                                        rounding);
 }
 
-/// Every half-precision number comes back from where it is widened to, and what lies between goes to the nearer, or even, one.
+/// Widening and rounding a half-precision number gives it back; numbers in between round to the nearest, ties to even.
 template <class Half>
 void test_rounding(std::uint32_t infinity) {
   for (std::uint32_t bits = 0; bits < infinity; ++bits) {
@@ -169,7 +169,7 @@ void test_rounding(std::uint32_t infinity) {
   CHECK(std::isnan(widen(round_to<Half>(std::numeric_limits<float>::quiet_NaN()))));
 }
 
-void test_numbers_that_are_not_finite() {
+void test_non_finite_logits() {
   Case<float> made{.num_columns = 2,
                    .logits = {1, -static_cast<float>(kInfinity), static_cast<float>(kInfinity), 0, NAN, 0, 0, 0},
                    .targets = {0, 0, 0, 1},
@@ -184,8 +184,8 @@ void test_numbers_that_are_not_finite() {
   CHECK(near(static_cast<double>(made.gradient[6]), 0.5, 1e-6));
 }
 
-/// Without smoothing, a weight that no target has is as good as 1, whatever it is.
-void test_weights_that_no_target_has_are_not_used(double weight) {
+/// Without smoothing, the weight of a column that is no row's target is not used.
+void test_weights_without_a_target_are_not_used(double weight) {
   auto made = random_case<float>(40, 7, true, 0.0);
   for (std::int64_t& target : made.targets) target = target == 2 ? 3 : target;
   auto expected = made;
@@ -199,7 +199,7 @@ void test_weights_that_no_target_has_are_not_used(double weight) {
   CHECK(made.bits(mean) == expected.bits(expected_mean));
 }
 
-/// With smoothing every weight is part of every loss, also in a row that is certain.
+/// With smoothing, every weight is part of every loss, even if the row is certain.
 void test_smoothing_uses_every_weight() {
   Case<float> made{.num_columns = 3,
                    .logits = {1, 2, 3, 90, 0, 0, 0, 1, 0},
@@ -218,8 +218,8 @@ void test_smoothing_uses_every_weight() {
   CHECK(std::isnan(made.forward(1).loss));
 }
 
-/// Smoothing gives each loss a share of all weights, but a mean of none is no number.
-void test_a_total_weight_of_0_makes_no_mean() {
+/// With smoothing, each loss includes all weights, but the mean for a total weight of 0 is NaN.
+void test_the_mean_is_nan_for_a_total_weight_of_0() {
   for (const double label_smoothing : {0.0, 0.1, 1.0}) {
     auto made = random_case<float>(20, 4, true, label_smoothing);
     for (std::int64_t& target : made.targets) target = target < 0 ? target : 1;
@@ -260,11 +260,11 @@ int main() {
   test_logits_of<l2m::BFloat16>(4e-3);
   test_rounding<l2m::Float16>(0x7C00);
   test_rounding<l2m::BFloat16>(0x7F80);
-  test_numbers_that_are_not_finite();
+  test_non_finite_logits();
   for (const double weight : {kInfinity, -kInfinity, std::numeric_limits<double>::quiet_NaN()})
-    test_weights_that_no_target_has_are_not_used(weight);
+    test_weights_without_a_target_are_not_used(weight);
   test_smoothing_uses_every_weight();
-  test_a_total_weight_of_0_makes_no_mean();
+  test_the_mean_is_nan_for_a_total_weight_of_0();
   test_no_rows();
   test_is_refused([](auto& made) { made.targets[7] = 4; });
   test_is_refused([](auto& made) { made.targets[7] = -2; });

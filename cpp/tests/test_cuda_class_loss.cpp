@@ -21,13 +21,13 @@ constexpr cuda::FloatType kTypeOf = std::is_same_v<T, Float16>    ? cuda::FloatT
                                     : std::is_same_v<T, float>    ? cuda::FloatType::kFloat32
                                                                   : cuda::FloatType::kFloat64;
 
-/// Sums and counts, as the kernels keep them, beside those of the twin.
+/// Accumulators of the kernels next to those of the CPU reference.
 struct Totals {
   explicit Totals(std::size_t num_classes)
-      : sum(num_classes), count(num_classes), unusual(3), unfinished(num_classes * cuda::kUnfinished) {}
+      : sum(num_classes), count(num_classes), skipped(3), unfinished(num_classes * cuda::kUnfinished) {}
 
   [[nodiscard]] cuda::ClassTotals on_device() {
-    return {static_cast<std::int64_t>(sum.size()), sum.data(), count.data(), unusual.data(), unfinished.data()};
+    return {static_cast<std::int64_t>(sum.size()), sum.data(), count.data(), skipped.data(), unfinished.data()};
   }
 
   template <class Loss, class Class>
@@ -35,22 +35,22 @@ struct Totals {
     cuda::add_class_loss(kTypeOf<Loss>, losses.data(), {classes.data(), sizeof(Class), std::is_signed_v<Class>},
                          static_cast<std::int64_t>(losses.size()), on_device(), nullptr);
     CHECK(unfinished == std::vector<std::int64_t>(unfinished.size()));
-    CHECK(unusual[2] == 0);
+    CHECK(skipped[2] == 0);
   }
 
   template <class Loss, class Class>
-  void add_by_twin(const std::vector<Loss>& losses, const std::vector<Class>& classes) {
+  void add_reference(const std::vector<Loss>& losses, const std::vector<Class>& classes) {
     add_exact_class_loss(std::span<const Loss>(losses), std::span<const Class>(classes), std::span<double>(sum),
-                         std::span<std::int64_t>(count), std::span<std::int64_t>(unusual));
+                         std::span<std::int64_t>(count), std::span<std::int64_t>(skipped));
   }
 
   std::vector<double> sum;
-  std::vector<std::int64_t> count, unusual, unfinished;
+  std::vector<std::int64_t> count, skipped, unfinished;
 };
 
-/// Losses of all sizes and signs; some not finite, some of no class.
+/// Compare losses of all magnitudes and signs, some non-finite, some with an invalid class.
 template <class Loss, class Class>
-void test_against_the_twin(std::size_t n, std::size_t num_classes) {
+void test_against_the_cpu_reference(std::size_t n, std::size_t num_classes) {
   Sfc64 random(RandomStream(n, Purpose::kShuffle, num_classes));
   Totals totals(num_classes);
   Totals expected(num_classes);
@@ -66,21 +66,21 @@ void test_against_the_twin(std::size_t n, std::size_t num_classes) {
       classes.push_back(static_cast<Class>(random() % (num_classes + 2) - 1));
     }
     totals.add(losses, classes);
-    expected.add_by_twin(losses, classes);
+    expected.add_reference(losses, classes);
   }
   CHECK(totals.sum == expected.sum);
   CHECK(totals.count == expected.count);
-  CHECK(totals.unusual == expected.unusual);
+  CHECK(totals.skipped == expected.skipped);
 }
 
-/// Fills a class's digits as far as they go.
+/// Fill the digits of one class up to their limit.
 void test_many_large_losses_of_one_class() {
   const std::vector<float> losses(100'000, 65535.998F);
   const std::vector<std::uint8_t> classes(losses.size(), 1);
   Totals totals(2);
   Totals expected(2);
   totals.add(losses, classes);
-  expected.add_by_twin(losses, classes);
+  expected.add_reference(losses, classes);
   CHECK(totals.sum == expected.sum);
   CHECK(totals.count == expected.count);
 }
@@ -90,7 +90,7 @@ void test_losses_grouped_by_class() {
   const std::vector<std::int32_t> begins{0, 1, 700, 700, 732, 3000};
   const std::vector<std::int32_t> classes{3, 0, 1, 9, 8};
   std::vector<float> losses;
-  for (int i = 0; i < 3000; ++i) losses.push_back(static_cast<float>(random() % 1000) * 0.5F);  // sums without rounding
+  for (int i = 0; i < 3000; ++i) losses.push_back(static_cast<float>(random() % 1000) * 0.5F);  // sums are exact
   losses[5] = std::numeric_limits<float>::infinity();
   losses[2999] = std::nanf("");
   Totals totals(10);
@@ -109,7 +109,7 @@ void test_losses_grouped_by_class() {
   }
   CHECK(totals.sum == sum);
   CHECK(totals.count == count);
-  CHECK(totals.unusual == std::vector<std::int64_t>{0, 4, 0});
+  CHECK(totals.skipped == std::vector<std::int64_t>{0, 4, 0});
 }
 
 }  // namespace
@@ -118,16 +118,16 @@ void test_losses_grouped_by_class() {
 int main() {
   using namespace l2m;
   using namespace l2m::test;
-  for (const std::size_t n : {0, 1, 31, 513, 5000}) test_against_the_twin<float, std::int64_t>(n, 7);
-  test_against_the_twin<float, std::int8_t>(3000, 1);
-  test_against_the_twin<Float16, std::int16_t>(3000, 100);
-  test_against_the_twin<BFloat16, std::uint8_t>(3000, 100);
-  test_against_the_twin<float, std::int32_t>(3000, 2340);
-  test_against_the_twin<double, std::int32_t>(3000, 1820);
-  test_against_the_twin<double, std::int32_t>(3000, 1821);
-  test_against_the_twin<float, std::uint16_t>(3000, 2341);  // more than shared memory holds
-  test_against_the_twin<double, std::uint32_t>(3000, 5000);
-  test_against_the_twin<float, std::int64_t>(3000, 1'000'000);
+  for (const std::size_t n : {0, 1, 31, 513, 5000}) test_against_the_cpu_reference<float, std::int64_t>(n, 7);
+  test_against_the_cpu_reference<float, std::int8_t>(3000, 1);
+  test_against_the_cpu_reference<Float16, std::int16_t>(3000, 100);
+  test_against_the_cpu_reference<BFloat16, std::uint8_t>(3000, 100);
+  test_against_the_cpu_reference<float, std::int32_t>(3000, 2340);
+  test_against_the_cpu_reference<double, std::int32_t>(3000, 1820);
+  test_against_the_cpu_reference<double, std::int32_t>(3000, 1821);
+  test_against_the_cpu_reference<float, std::uint16_t>(3000, 2341);  // exceeds shared memory
+  test_against_the_cpu_reference<double, std::uint32_t>(3000, 5000);
+  test_against_the_cpu_reference<float, std::int64_t>(3000, 1'000'000);
   test_many_large_losses_of_one_class();
   test_losses_grouped_by_class();
 }

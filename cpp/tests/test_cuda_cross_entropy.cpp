@@ -22,7 +22,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kIgnored = -7;
 constexpr std::size_t kClasses = 3;
-constexpr double kUntouched = -1234.0;  // a number that all floats have
+constexpr double kUntouched = -1234.0;  // exact in all float types
 
 template <class T>
 constexpr cuda::FloatType kTypeOf = std::is_same_v<T, Float16>    ? cuda::FloatType::kFloat16
@@ -35,7 +35,7 @@ Float rounded(double x) {
   return round_to<Float>(static_cast<Wide<Float>>(x));
 }
 
-/// Numbers that begin so many places behind an address that is aligned to 16 bytes; beyond their end there is nothing.
+/// Values at a given offset from a 16-byte boundary, without memory beyond their end.
 template <class T>
 class Placed {
  public:
@@ -50,7 +50,7 @@ class Placed {
   T* numbers_;
 };
 
-/// What goes in.
+/// Inputs of a cross entropy.
 template <class Logit>
 struct Case {
   std::size_t columns;
@@ -58,7 +58,7 @@ struct Case {
   std::vector<std::int64_t> targets;
   std::vector<double> weight;
   double label_smoothing = 0.0;
-  std::size_t place = 0;  // of the logits, and of the gradient
+  std::size_t place = 0;  // offset of the logits and of the gradient
   std::size_t place_of_gradient = 0;
   double of_loss = 1.5;
 
@@ -71,7 +71,7 @@ struct Case {
   }
 };
 
-/// What comes out.
+/// Outputs of a cross entropy.
 template <class Logit>
 struct Result {
   explicit Result(const Case<Logit>& given)
@@ -85,7 +85,7 @@ struct Result {
   std::int64_t wrong_targets = 0;
   std::vector<double> sum = std::vector<double>(kClasses);
   std::vector<std::int64_t> count = std::vector<std::int64_t>(kClasses);
-  std::vector<std::int64_t> unusual = std::vector<std::int64_t>(3);
+  std::vector<std::int64_t> skipped = std::vector<std::int64_t>(3);
   std::vector<Logit> gradient;
 
   [[nodiscard]] std::vector<std::uint64_t> bits() const {
@@ -113,7 +113,7 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
                               .label_smoothing = given.label_smoothing};
   auto mean = rounded<Logit>(kUntouched);
   std::vector<std::int64_t> counters(2);
-  std::vector<double> partials(2 * cuda::kMostBlocks, kUntouched);
+  std::vector<double> partials(2 * cuda::kMaxBlocks, kUntouched);
   std::vector<std::int64_t> unfinished(kClasses * cuda::kUnfinished);
   cuda::cross_entropy(kTypeOf<Logit>, logits.data(), targets,
                       {.log_sum_exp = made.log_sum_exp.data(),
@@ -123,7 +123,7 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
                        .counters = counters.data(),
                        .partials = partials.data()},
                       {classes.data(), sizeof(std::int16_t), true},
-                      {kClasses, made.sum.data(), made.count.data(), made.unusual.data(), unfinished.data()}, nullptr);
+                      {kClasses, made.sum.data(), made.count.data(), made.skipped.data(), unfinished.data()}, nullptr);
   made.mean = static_cast<double>(widen(mean));
   made.wrong_targets = counters[0];
   CHECK(counters[1] == 0);
@@ -135,9 +135,9 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
   return made;
 }
 
-/// Every row is a class of its own, whose sum is its loss; they are made into classes as the kernels are told to.
+/// Run the kernels with one class per row, so that its sum is its loss; then map rows to the actual classes.
 template <class Logit>
-Result<Logit> by_twin(const Case<Logit>& given) {
+Result<Logit> reference_result(const Case<Logit>& given) {
   Result<Logit> made(given);
   const Targets targets{.targets = given.targets,
                         .num_columns = static_cast<std::int64_t>(given.columns),
@@ -151,7 +151,7 @@ Result<Logit> by_twin(const Case<Logit>& given) {
   const MeanLoss mean = cross_entropy(targets, std::span<const Logit>(given.logits), std::span<const std::int64_t>(own),
                                       std::span(made.log_sum_exp), std::span(made.losses), std::span(count), 1);
   for (std::size_t row = 0; row < own.size(); ++row)
-    if (given.targets[row] != kIgnored && count[row] == 0) made.losses[row] = kNan;  // whatever not finite
+    if (given.targets[row] != kIgnored && count[row] == 0) made.losses[row] = kNan;  // any non-finite value
   made.mean = mean.loss;
   made.total_weight = mean.total_weight;
   cross_entropy_gradient(targets, std::span<const Logit>(given.logits), std::span<const double>(made.log_sum_exp),
@@ -164,7 +164,7 @@ bool near(double got, double expected, double tolerance) {
   return std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
 }
 
-/// What a number of the type may be off, as a part of itself, by its rounding; twice in sum.
+/// Return the relative rounding error of the type; its double for sums.
 template <class Logit>
 constexpr double kRounding = std::is_same_v<Logit, Float16>    ? 0x1p-10
                              : std::is_same_v<Logit, BFloat16> ? 0x1p-7
@@ -172,13 +172,13 @@ constexpr double kRounding = std::is_same_v<Logit, Float16>    ? 0x1p-10
                                                                : 0x1p-51;
 
 template <class Logit>
-Result<Logit> check_against_the_twin(const Case<Logit>& given) {
+Result<Logit> check_against_cpu(const Case<Logit>& given) {
   const double tolerance = std::is_same_v<Logit, double> ? 1e-13 : 2e-6;
   const Result<Logit> made = by_kernels(given);
-  const Result<Logit> expected = by_twin(given);
+  const Result<Logit> expected = reference_result(given);
   double heaviest = 1.0;
   for (const double weight : given.weight) heaviest = std::max(heaviest, weight);
-  // What a gradient can be at most; where there is no mean, it is 0 or NaN.
+  // Bound on the gradient; without a mean, it is 0 or NaN.
   const double largest =
       std::isnan(expected.total_weight) ? 0.0 : std::abs(given.of_loss) / expected.total_weight * heaviest;
   CHECK(near(made.mean, expected.mean, tolerance + kRounding<Logit>));
@@ -196,14 +196,14 @@ Result<Logit> check_against_the_twin(const Case<Logit>& given) {
       const auto due = static_cast<double>(widen(expected.gradient[i]));
       if (std::isnan(due)) {
         CHECK(std::isnan(got));
-      } else {  // the smallest number of a half is 6e-8
+      } else {  // the smallest half is 6e-8
         CHECK(std::abs(got - due) <=
               kRounding<Logit> * std::abs(due) + tolerance * largest + (std::is_same_v<Logit, Float16> ? 6e-8 : 0.0));
       }
     }
   }
 
-  // The sums are those of the losses that are not ignored, bit by bit.
+  // The sums must be those of the losses that are not ignored, bit for bit.
   std::vector<double> losses;
   std::vector<std::int16_t> classes;
   for (std::size_t row = 0; row < given.rows(); ++row) {
@@ -212,12 +212,12 @@ Result<Logit> check_against_the_twin(const Case<Logit>& given) {
     classes.push_back(given.classes()[row]);
   }
   std::vector<double> sum(kClasses);
-  std::vector<std::int64_t> count(kClasses), unusual(3);
+  std::vector<std::int64_t> count(kClasses), skipped(3);
   add_exact_class_loss(std::span<const double>(losses), std::span<const std::int16_t>(classes), std::span(sum),
-                       std::span(count), std::span(unusual));
+                       std::span(count), std::span(skipped));
   CHECK(made.sum == sum);
   CHECK(made.count == count);
-  CHECK(made.unusual == unusual);
+  CHECK(made.skipped == skipped);
   return made;
 }
 
@@ -234,28 +234,28 @@ Case<Logit> random_case(std::size_t rows, std::size_t columns, bool weighted, do
   return made;
 }
 
-/// Rows of all lengths, in each way of dividing them among threads; at all places, with all that may be asked for.
+/// Compare rows of all lengths for each number of threads per row, at all offsets and with all options.
 template <class Logit>
 void test_rows_of_all_lengths(std::size_t first_turn) {
   constexpr double kSmoothings[] = {0.0, 0.1, 1.0};
-  std::size_t turn = first_turn;  // of what goes with a length
+  std::size_t turn = first_turn;  // index of the options that go with a length
   for (const std::size_t columns : {1, 2, 7, 10, 33, 100, 1000, 1024, 9001}) {
     Case<Logit> made = random_case<Logit>(columns < 9000 ? 5 : 2, columns, turn % 2 == 0, kSmoothings[turn % 3]);
     made.place = turn % 5;
     made.place_of_gradient = turn % 4 < 3 ? made.place : made.place + 1;
-    check_against_the_twin(made);
+    check_against_cpu(made);
     ++turn;
   }
 }
 
-/// More rows than a block has.
+/// Compare more rows than one block handles.
 void test_many_rows() {
-  check_against_the_twin(random_case<float>(300, 7, true, 0.1));
-  check_against_the_twin(random_case<BFloat16>(300, 33, false, 0.0));
-  check_against_the_twin(random_case<Float16>(30, 300, false, 0.1));
+  check_against_cpu(random_case<float>(300, 7, true, 0.1));
+  check_against_cpu(random_case<BFloat16>(300, 33, false, 0.0));
+  check_against_cpu(random_case<Float16>(30, 300, false, 0.1));
 }
 
-/// What a block has of more rows than all blocks have at once: a row's numbers do not depend on it.
+/// Compare more rows than all blocks handle at once: the results of a row must not depend on that.
 template <int kGroup, class Logit>
 void test_several_rows_of_a_thread(std::size_t rows, std::size_t columns) {
   const Case<Logit> given = random_case<Logit>(rows, columns, true, 0.1);
@@ -271,11 +271,11 @@ void test_several_rows_of_a_thread(std::size_t rows, std::size_t columns) {
   std::vector<std::int64_t> counters(2);
   auto mean = rounded<Logit>(kUntouched);
   const auto of_loss = rounded<Logit>(given.of_loss);
-  cuda::launch({2, cuda::kThreadsOfBlock, nullptr}, cuda::make_losses<kGroup, Logit>, given.logits.data(), partition,
+  cuda::launch({2, cuda::kThreadsPerBlock, nullptr}, cuda::make_losses<kGroup, Logit>, given.logits.data(), partition,
                cuda::Losses{made.log_sum_exp.data(), made.losses.data(), &mean, &made.total_weight, counters.data(),
                             partials.data()},
                &mean);
-  cuda::launch({2, cuda::kThreadsOfBlock, nullptr}, cuda::make_gradient<kGroup, Logit>, given.logits.data(), partition,
+  cuda::launch({2, cuda::kThreadsPerBlock, nullptr}, cuda::make_gradient<kGroup, Logit>, given.logits.data(), partition,
                made.log_sum_exp.data(), &expected.total_weight, &of_loss, made.gradient.data());
   made.mean = static_cast<double>(widen(mean));
   CHECK(near(made.mean, expected.mean, kRounding<Logit>));
@@ -287,21 +287,21 @@ void test_several_rows_of_a_thread(std::size_t rows, std::size_t columns) {
 }
 
 template <class Logit>
-void test_nothing_or_all_ignored(std::size_t columns) {
+void test_no_rows_or_only_ignored_rows(std::size_t columns) {
   for (const std::size_t rows : {0, 1, 5}) {
     Case<Logit> made = random_case<Logit>(rows, columns, true, 0.1);
     std::fill(made.targets.begin(), made.targets.end(), kIgnored);
     std::fill(made.logits.begin(), made.logits.end(), rounded<Logit>(kNan));
-    const Result<Logit> result = check_against_the_twin(made);
-    CHECK(std::isnan(result.mean) && std::isnan(result.total_weight));  // 0 but for the smoothing
+    const Result<Logit> result = check_against_cpu(made);
+    CHECK(std::isnan(result.mean) && std::isnan(result.total_weight));  // would be 0 without smoothing
     CHECK(result.losses == std::vector<double>(rows) && result.log_sum_exp == std::vector<double>(rows));
     for (const Logit x : result.gradient) CHECK(widen(x) == 0);
   }
 }
 
-/// Some rows with infinities and NaN in several places; others beside them are as they would be.
+/// Infinities and NaN in some rows do not affect other rows.
 template <class Logit>
-void test_numbers_that_are_not_finite(std::size_t columns, double label_smoothing) {
+void test_non_finite_logits(std::size_t columns, double label_smoothing) {
   Case<Logit> made = random_case<Logit>(14, columns, false, label_smoothing);
   const auto at = [&](std::size_t row, std::size_t column) -> Logit& { return made.logits[row * columns + column]; };
   const auto lowest = rounded<Logit>(-kInfinity);
@@ -321,12 +321,12 @@ void test_numbers_that_are_not_finite(std::size_t columns, double label_smoothin
   std::fill_n(&at(10, 0), columns, rounded<Logit>(30000.0));
   std::fill_n(&at(11, 0), columns, rounded<Logit>(-30000.0));
   at(12, columns - 1) = lowest;
-  check_against_the_twin(made);
+  check_against_cpu(made);
 }
 
-/// Without smoothing, a weight that no target has is as good as 1, whatever it is.
+/// Without smoothing, the weight of a column that is no row's target is not used.
 template <class Logit>
-void test_weights_that_no_target_has_are_not_used(std::size_t columns) {
+void test_weights_without_a_target_are_not_used(std::size_t columns) {
   Case<Logit> made = random_case<Logit>(20, columns, true, 0.0);
   for (std::int64_t& target : made.targets) target = target == 2 ? 3 : target;
   made.weight[2] = 1.0;
@@ -338,7 +338,7 @@ void test_weights_that_no_target_has_are_not_used(std::size_t columns) {
   }
 }
 
-/// With smoothing every weight is part of every loss, also in a row that is certain.
+/// With smoothing, every weight is part of every loss, even if the row is certain.
 template <class Logit>
 void test_smoothing_uses_every_weight(std::size_t columns) {
   Case<Logit> made = random_case<Logit>(20, columns, true, 0.1);
@@ -346,23 +346,23 @@ void test_smoothing_uses_every_weight(std::size_t columns) {
   made.logits[0] = rounded<Logit>(300.0);
   made.weight[2] = kInfinity;
   const Result<Logit> result = by_kernels(made);
-  const Result<Logit> twin = by_twin(made);
-  CHECK(result.mean == kInfinity && twin.mean == kInfinity);
+  const Result<Logit> cpu = reference_result(made);
+  CHECK(result.mean == kInfinity && cpu.mean == kInfinity);
   CHECK(result.count == std::vector<std::int64_t>(kClasses));
   for (std::size_t i = 0; i < result.gradient.size(); ++i) {
     if (made.targets[i / columns] == kIgnored) {
-      CHECK(widen(result.gradient[i]) == 0 && widen(twin.gradient[i]) == 0);
+      CHECK(widen(result.gradient[i]) == 0 && widen(cpu.gradient[i]) == 0);
     } else {
-      CHECK(!std::isfinite(widen(result.gradient[i])) && !std::isfinite(widen(twin.gradient[i])));
+      CHECK(!std::isfinite(widen(result.gradient[i])) && !std::isfinite(widen(cpu.gradient[i])));
     }
   }
   made.weight[2] = kNan;
   CHECK(std::isnan(by_kernels(made).mean));
 }
 
-/// Smoothing gives each loss a share of all weights, but a mean of none is no number.
+/// With smoothing, each loss includes all weights, but the mean for a total weight of 0 is NaN.
 template <class Logit>
-void test_a_total_weight_of_0_makes_no_mean(std::size_t columns, double label_smoothing) {
+void test_the_mean_is_nan_for_a_total_weight_of_0(std::size_t columns, double label_smoothing) {
   Case<Logit> made = random_case<Logit>(20, columns, true, label_smoothing);
   for (std::int64_t& target : made.targets) target = target == kIgnored ? target : 1;
   made.weight[1] = 0.0;
@@ -374,7 +374,7 @@ void test_a_total_weight_of_0_makes_no_mean(std::size_t columns, double label_sm
   }
 }
 
-/// Their loss and their gradient are NaN; they are counted, and nothing is read through them.
+/// Targets out of range give a NaN loss and gradient and are counted; nothing is read through them.
 template <class Logit>
 void test_targets_out_of_range(std::size_t columns) {
   Case<Logit> made = random_case<Logit>(9, columns, true, 0.1);
@@ -386,7 +386,7 @@ void test_targets_out_of_range(std::size_t columns) {
   const Result<Logit> result = by_kernels(made);
   CHECK(result.wrong_targets == 3);
   CHECK(std::isnan(result.mean) && std::isfinite(result.total_weight));
-  CHECK(result.unusual == std::vector<std::int64_t>({0, 3, 0}));
+  CHECK(result.skipped == std::vector<std::int64_t>({0, 3, 0}));
   for (std::size_t row = 0; row < made.rows(); ++row) {
     const bool wrong = row == 2 || row == 5 || row == 6;
     CHECK(wrong ? std::isnan(result.losses[row]) : result.losses[row] == without.losses[row]);
@@ -402,20 +402,20 @@ void test_same_bits_each_time(std::size_t rows, std::size_t columns) {
   CHECK(by_kernels(made).bits() == by_kernels(made).bits());
 }
 
-/// Losses add up to what is there already, and a class that is out of range is skipped, unless its row is ignored.
+/// Losses are added to existing sums, and a class out of range is skipped, unless its row is ignored.
 void test_classes() {
   const std::vector<double> losses{1.0, 2.0, kNan, 4.0, 8.0, kNan};
   const std::vector<std::int8_t> classes{0, 1, 5, -1, 1, 0};
   const std::vector<std::int64_t> targets{3, 3, kIgnored, 3, kIgnored, 3};
-  for (const std::size_t num_classes : {2, 5000}) {  // in shared memory, and in memory
+  for (const std::size_t num_classes : {2, 5000}) {  // in shared memory, and in global memory
     std::vector<double> sum(num_classes);
-    std::vector<std::int64_t> count(num_classes), unusual(3), unfinished(num_classes * cuda::kUnfinished);
+    std::vector<std::int64_t> count(num_classes), skipped(3), unfinished(num_classes * cuda::kUnfinished);
     sum[1] = 0.5;
     cuda::add_class_loss(
         cuda::FloatType::kFloat64, losses.data(), {classes.data(), 1, true, targets.data(), kIgnored}, 6,
-        {static_cast<std::int64_t>(num_classes), sum.data(), count.data(), unusual.data(), unfinished.data()}, nullptr);
+        {static_cast<std::int64_t>(num_classes), sum.data(), count.data(), skipped.data(), unfinished.data()}, nullptr);
     CHECK(sum[0] == 1.0 && sum[1] == 2.5 && count[0] == 1 && count[1] == 1);
-    CHECK(unusual == std::vector<std::int64_t>({1, 1, 0}));
+    CHECK(skipped == std::vector<std::int64_t>({1, 1, 0}));
   }
 }
 
@@ -433,20 +433,20 @@ int main() {
   test_several_rows_of_a_thread<8, float>(150, 7);
   test_several_rows_of_a_thread<32, BFloat16>(35, 300);
   test_several_rows_of_a_thread<256, float>(6, 4500);
-  test_nothing_or_all_ignored<float>(10);
-  test_nothing_or_all_ignored<BFloat16>(300);
+  test_no_rows_or_only_ignored_rows<float>(10);
+  test_no_rows_or_only_ignored_rows<BFloat16>(300);
   for (const double label_smoothing : {0.0, 0.1}) {
-    test_numbers_that_are_not_finite<float>(10, label_smoothing);
-    test_numbers_that_are_not_finite<BFloat16>(300, label_smoothing);
+    test_non_finite_logits<float>(10, label_smoothing);
+    test_non_finite_logits<BFloat16>(300, label_smoothing);
   }
-  test_numbers_that_are_not_finite<double>(2500, 0.1);
-  test_weights_that_no_target_has_are_not_used<float>(10);
-  test_weights_that_no_target_has_are_not_used<BFloat16>(300);
+  test_non_finite_logits<double>(2500, 0.1);
+  test_weights_without_a_target_are_not_used<float>(10);
+  test_weights_without_a_target_are_not_used<BFloat16>(300);
   test_smoothing_uses_every_weight<float>(10);
   test_smoothing_uses_every_weight<BFloat16>(300);
   for (const double label_smoothing : {0.0, 0.1, 1.0}) {
-    test_a_total_weight_of_0_makes_no_mean<float>(10, label_smoothing);
-    test_a_total_weight_of_0_makes_no_mean<BFloat16>(300, label_smoothing);
+    test_the_mean_is_nan_for_a_total_weight_of_0<float>(10, label_smoothing);
+    test_the_mean_is_nan_for_a_total_weight_of_0<BFloat16>(300, label_smoothing);
   }
   test_targets_out_of_range<float>(10);
   test_targets_out_of_range<BFloat16>(1000);

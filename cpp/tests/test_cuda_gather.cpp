@@ -20,7 +20,7 @@ std::vector<std::int64_t> some_rows(std::size_t n) {
   return rows;
 }
 
-/// Bytes without a pattern, aligned to 16.
+/// Return random bytes, aligned to 16.
 std::vector<uint4> some_bytes(std::size_t size) {
   Sfc64 random(RandomStream(size, Purpose::kShuffle, 1));
   std::vector<uint4> bytes(size / sizeof(uint4) + 1);
@@ -28,7 +28,7 @@ std::vector<uint4> some_bytes(std::size_t size) {
   return bytes;
 }
 
-/// Memory of a batch, poisoned, and a guard behind it.
+/// Poisoned memory of a batch, followed by a guard.
 struct Out {
   explicit Out(std::size_t size_of_batch) : size(size_of_batch), words(size / sizeof(uint4) + 2) {
     std::memset(static_cast<void*>(words.data()), 0xEE, words.size() * sizeof(uint4));
@@ -41,7 +41,7 @@ struct Out {
   std::vector<uint4> words;
 };
 
-/// Rows of many sizes, strides and alignments, several fields in a launch and more of them than a launch takes.
+/// Compare rows of many sizes, strides and alignments, with several fields per launch and more than one launch takes.
 void test_rows_are_copied(std::size_t n) {
   struct Shape {
     std::int64_t row_size, stride;
@@ -85,9 +85,9 @@ void test_indices_of_64_bits() {
   out.check_guard();
 }
 
-/// @param channel_size  of rows with 3 channels, `row_size` bytes.
+/// @param channel_size  bytes of a channel in rows with 3 channels and `row_size` bytes.
 template <class Float>
-void test_bytes_are_normalised(cuda::FloatType type, std::int64_t row_size, std::int64_t channel_size) {
+void test_bytes_are_normalized(cuda::FloatType type, std::int64_t row_size, std::int64_t channel_size) {
   constexpr std::size_t kBatch = 70;
   const std::vector<float> mean{127.5F, 0.1F, -3.0F};
   const std::vector<float> std{64.0F, 0.3F, 7.0F};
@@ -118,8 +118,8 @@ int main() {
   using namespace l2m::test;
   for (const std::size_t n : {0, 1, 17, 200}) test_rows_are_copied(n);
   test_indices_of_64_bits();
-  test_bytes_are_normalised<float>(cuda::FloatType::kFloat32, 48, 16);  // channel after channel
-  test_bytes_are_normalised<float>(cuda::FloatType::kFloat32, 27, 1);   // channels side by side, in odd rows
-  test_bytes_are_normalised<Float16>(cuda::FloatType::kFloat16, 36, 1);
-  test_bytes_are_normalised<BFloat16>(cuda::FloatType::kBFloat16, 60, 20);
+  test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 48, 16);  // channel after channel
+  test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 27, 1);   // interleaved channels, in odd rows
+  test_bytes_are_normalized<Float16>(cuda::FloatType::kFloat16, 36, 1);
+  test_bytes_are_normalized<BFloat16>(cuda::FloatType::kBFloat16, 60, 20);
 }

@@ -16,16 +16,16 @@ namespace {
 __extension__ using Wide = __int128;
 
 struct Totals {
-  explicit Totals(std::size_t num_classes) : sum(num_classes), count(num_classes), unusual(2) {}
+  explicit Totals(std::size_t num_classes) : sum(num_classes), count(num_classes), skipped(2) {}
 
   template <class Loss>
   void add(const std::vector<Loss>& losses, const std::vector<std::int32_t>& classes) {
     add_exact_class_loss(std::span<const Loss>(losses), std::span<const std::int32_t>(classes), std::span<double>(sum),
-                         std::span<std::int64_t>(count), std::span<std::int64_t>(unusual));
+                         std::span<std::int64_t>(count), std::span<std::int64_t>(skipped));
   }
 
   std::vector<double> sum;
-  std::vector<std::int64_t> count, unusual;
+  std::vector<std::int64_t> count, skipped;
 };
 
 double sum_of(const std::vector<float>& losses) {
@@ -34,8 +34,8 @@ double sum_of(const std::vector<float>& losses) {
   return totals.sum[0];
 }
 
-/// Floats m * 2^(offset + s), their sum in 128-bit integers, everywhere a float can be.
-void test_sums_are_those_of_integers() {
+/// Compare sums of floats m * 2^(offset + s) with 128-bit integers, over the whole range of a float.
+void test_sums_equal_those_of_integers() {
   Sfc64 random(RandomStream(1, Purpose::kShuffle, 0));
   for (int offset = -149; offset <= 127 - 23 - 60; ++offset) {
     for (const int size : {0, 1, 2, 3, 100, 5000}) {
@@ -62,7 +62,7 @@ void test_ends_of_the_range() {
   CHECK(sum_of({kLargest, kSmallest, -kLargest}) == 0x1p-149);
   CHECK(sum_of(std::vector<float>(1000, kLargest)) == 1000.0 * static_cast<double>(kLargest));
   CHECK(sum_of(std::vector<float>(1000, -kLargest)) == -1000.0 * static_cast<double>(kLargest));
-  // Ties go to even, unless anything follows.
+  // Ties go to even, unless a nonzero bit follows.
   CHECK(sum_of({0x1p53F, 1.0F}) == 0x1p53);
   CHECK(sum_of({0x1p53F, 1.0F, kSmallest}) == 0x1p53 + 2);
   CHECK(sum_of({0x1p53F, 1.0F, -kSmallest}) == 0x1p53);
@@ -73,7 +73,7 @@ void test_the_order_does_not_matter() {
   Sfc64 random(RandomStream(2, Purpose::kShuffle, 0));
   std::vector<float> losses;
   for (int i = 0; i < 20'000; ++i)
-    losses.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(random())));  // also infinite and NaN
+    losses.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(random())));  // includes infinities and NaN
   const double expected = sum_of(losses);
   for (int i = 0; i < 5; ++i) {
     fisher_yates(std::span<float>(losses), random);
@@ -81,7 +81,7 @@ void test_the_order_does_not_matter() {
   }
 }
 
-void test_doubles_are_added_whole() {
+void test_doubles_are_added_exactly() {
   Sfc64 random(RandomStream(3, Purpose::kShuffle, 0));
   for (int i = 0; i < 10'000; ++i) {
     const double x = std::ldexp(static_cast<double>(random()), static_cast<int>(random() % 100) - 100);
@@ -91,14 +91,14 @@ void test_doubles_are_added_whole() {
   }
 }
 
-void test_what_is_skipped_is_counted() {
+void test_skipped_losses_are_counted() {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Totals totals(3);
   totals.add(std::vector<float>{1, 2, 4, kInfinity, std::nanf(""), 8, kInfinity}, {0, 2, 2, 0, 1, -1, 3});
   totals.add(std::vector<double>{1e39, -0.5}, {0, 2});
   CHECK(totals.sum == std::vector<double>{1, 0, 5.5});
   CHECK(totals.count == std::vector<std::int64_t>{1, 0, 3});
-  CHECK(totals.unusual == std::vector<std::int64_t>{2, 3});
+  CHECK(totals.skipped == std::vector<std::int64_t>{2, 3});
 }
 
 }  // namespace
@@ -106,9 +106,9 @@ void test_what_is_skipped_is_counted() {
 
 int main() {
   using namespace l2m::test;
-  test_sums_are_those_of_integers();
+  test_sums_equal_those_of_integers();
   test_ends_of_the_range();
   test_the_order_does_not_matter();
-  test_doubles_are_added_whole();
-  test_what_is_skipped_is_counted();
+  test_doubles_are_added_exactly();
+  test_skipped_losses_are_counted();
 }

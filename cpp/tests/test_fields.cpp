@@ -19,7 +19,7 @@ namespace {
 
 using Bytes = std::unique_ptr<std::byte[]>;
 
-/// Memory of exactly `size` bytes, so that a sanitizer sees a step beyond either end.
+/// Return memory of exactly `size` bytes, so that a sanitizer detects an access beyond either end.
 Bytes random_bytes(std::size_t size) {
   Bytes bytes(new std::byte[size]);
   const RandomStream random(size, Purpose::kBatchOrder, 0);
@@ -42,10 +42,10 @@ void check_rows(const Dense& field, const std::vector<PlannedRow>& rows, const s
   }
 }
 
-constexpr std::size_t kGuard = 64;  // bytes after the output: sanitizers do not see what is written around the cache
+constexpr std::size_t kGuard = 64;  // bytes after the output: sanitizers do not see non-temporal stores
 
-/// Rows of a field whose first byte is `first` bytes into memory of `size` bytes, to the cache and around it, to places of
-/// several alignments.
+/// Copy the rows of a field that starts `first` bytes into memory of `size` bytes, with both kinds of stores, to
+/// outputs of several alignments.
 void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first, std::int64_t size,
                   std::uint32_t num_rows) {
   const Bytes data = random_bytes(static_cast<std::size_t>(size));
@@ -58,7 +58,7 @@ void check_gather(std::int64_t row_size, std::int64_t stride, std::int64_t first
     check_rows(*field, rows, out.get());
     for (const std::size_t place : {0U, 1U, 8U}) {
       const Bytes guarded(new std::byte[place + out_size + kGuard]());
-      copy_fields({field}, rows, std::vector{guarded.get() + place}, Writes::kAroundCache);
+      copy_fields({field}, rows, std::vector{guarded.get() + place}, Writes::kNonTemporal);
       check_rows(*field, rows, guarded.get() + place);
       const auto zero = [](std::byte b) { return b == std::byte{0}; };
       CHECK(std::all_of(guarded.get(), guarded.get() + place, zero));
@@ -84,7 +84,7 @@ void test_several_fields() {
       memory.push_back(random_bytes(count * static_cast<std::size_t>(size)));
       outs.push_back(memory.back().get());
     }
-    for (const Writes writes : {Writes::kToCache, Writes::kAroundCache}) {
+    for (const Writes writes : {Writes::kCached, Writes::kNonTemporal}) {
       copy_fields({fields.begin(), fields.end()}, rows, outs, writes);
       for (std::size_t f = 0; f < fields.size(); ++f) {
         const auto size = static_cast<std::size_t>(kSizes[f]) * count;
@@ -122,7 +122,7 @@ void test_the_same_row_again() {
   CHECK((out == std::vector<std::int64_t>{30, 30, 10, 30}));
 }
 
-void test_a_field_of_row_ids_has_the_ids() {
+void test_a_field_of_row_ids_holds_the_ids() {
   constexpr std::int64_t kRows = 40;
   const Bytes data = random_bytes(kRows * 24);
   const auto of_data = std::make_shared<Dense>(data.get(), 24, 24);
@@ -191,5 +191,5 @@ int main() {
   l2m::test::test_rows_of_all_sizes_and_strides();
   l2m::test::test_several_fields();
   l2m::test::test_the_same_row_again();
-  l2m::test::test_a_field_of_row_ids_has_the_ids();
+  l2m::test::test_a_field_of_row_ids_holds_the_ids();
 }

@@ -16,7 +16,7 @@
 namespace l2m::test {
 namespace {
 
-/// Trainings of every kind, each with the lookahead that is given where there are windows of losses.
+/// Return trainings of every kind, with the given lookahead if they have loss windows.
 std::vector<std::unique_ptr<Expected>> trainings(std::int64_t lookahead) {
   std::vector<std::unique_ptr<Expected>> all;
   const auto add = [&](Training training) { all.push_back(std::make_unique<Expected>(std::move(training))); };
@@ -42,7 +42,7 @@ std::vector<std::unique_ptr<Expected>> trainings(std::int64_t lookahead) {
   one_class.last_batch_rows = 2;
   for (one_class.options.rank = 0; one_class.options.rank < 4; ++one_class.options.rank)
     add({one_class, {}, lookahead});
-  one_class.steps = 1;  // no batch at all for some
+  one_class.steps = 1;  // no batch at all on some ranks
   one_class.sizes = {3};
   one_class.last_batch_rows = 3;
   for (one_class.options.rank = 2; one_class.options.rank < 4; ++one_class.options.rank)
@@ -50,7 +50,7 @@ std::vector<std::unique_ptr<Expected>> trainings(std::int64_t lookahead) {
   return all;
 }
 
-void test_batches_are_those_of_the_reference() {
+void test_batches_equal_the_reference() {
   for (const std::int64_t lookahead : {0, 2, 3}) {
     for (const auto& expected : trainings(lookahead)) {
       for (const int threads : {0, 1, 3}) {
@@ -64,7 +64,7 @@ void test_batches_are_those_of_the_reference() {
   }
 }
 
-/// Loads every state that is allowed now into a new loader, and trains on to the end.
+/// Load every available state into a new loader, and train to the end.
 void check_states(const Expected& expected, Trainer& trainer, std::uint64_t delay, const LoaderState& last) {
   const std::uint64_t now = trainer.loader().total_step();
   std::vector<LoaderState> states{trainer.loader().state()};
@@ -81,13 +81,13 @@ void check_states(const Expected& expected, Trainer& trainer, std::uint64_t dela
     Trainer resumed(expected, expected.options(), delay);
     resumed.load(state);
     CHECK(same(resumed.loader().state(), state));
-    if (resumed.is_done()) continue;  // but for the end of its last epoch
+    if (resumed.is_done()) continue;  // except the end of its last epoch
     resumed.train_all();
     CHECK(same(newest_state(resumed.loader()), last));
   }
 }
 
-void test_restored_at_any_step_the_rest_is_repeated() {
+void test_a_run_restored_at_any_step_repeats_the_rest() {
   for (const std::int64_t lookahead : {0, 1, 2, 3}) {
     for (const auto& expected : trainings(lookahead)) {
       for (const std::uint64_t delay : {std::uint64_t{0}, static_cast<std::uint64_t>(lookahead)}) {
@@ -118,7 +118,7 @@ void test_states_reach_back_as_far_as_the_lookahead() {
   CHECK(trainer.loader().state(8).losses == std::vector{expected.sums[8]});
 }
 
-/// Batches follow each other over epochs without end.
+/// Batches continue over epochs without end.
 void test_an_iteration_can_go_on_forever() {
   const Expected expected(following(3, 2));
   for (const int threads : {0, 2}) {
@@ -138,13 +138,13 @@ void test_an_iteration_can_go_on_forever() {
   CHECK_THROWS(std::invalid_argument, windows_of_epochs.iterate(true));
 }
 
-void test_an_iteration_ends_where_a_newer_one_or_a_state_takes_its_place() {
+void test_an_iteration_ends_when_a_newer_one_or_a_state_replaces_it() {
   const Expected expected(following(3));
   Trainer trainer(expected, expected.options());
   Loader& loader = trainer.loader();
   trainer.train(2);
   const Iteration older = trainer.iteration(), newer = loader.iterate();
-  CHECK(loader.next(older));  // the newer one was not asked for a batch yet
+  CHECK(loader.next(older));  // the newer one has not requested a batch yet
   CHECK(loader.next(newer) && loader.epoch() == 1);
   CHECK_THROWS(std::runtime_error, loader.next(older));
   CHECK_THROWS(std::runtime_error, loader.next({newer.number + 1, false}));
@@ -158,7 +158,7 @@ void test_an_iteration_ends_where_a_newer_one_or_a_state_takes_its_place() {
   CHECK_THROWS(std::runtime_error, loader.state());
 }
 
-/// update() has the effect of the end of an epoch, at once.
+/// update() has the effect of the end of an epoch, immediately.
 void test_update_closes_the_window_of_an_epoch() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
@@ -174,7 +174,7 @@ void test_update_closes_the_window_of_an_epoch() {
       }
     };
     epoch(true);
-    CHECK(loader.state().updated && !loader.state().losses[0].empty());  // of the three batches after it
+    CHECK(loader.state().updated && !loader.state().losses[0].empty());  // of the three batches since
     CHECK(loader.class_losses()[3] == 3.0);
     const std::vector<double> next = loader.state().next_proportions;
     CHECK(loader.proportions() != next);
@@ -189,7 +189,7 @@ void test_update_closes_the_window_of_an_epoch() {
   CHECK_THROWS(std::runtime_error, loader.update());
 }
 
-void test_an_epoch_that_is_set_starts_its_passes_afresh() {
+void test_set_epoch_starts_new_passes() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
     Trainer trainer(expected, expected.options());
@@ -220,7 +220,7 @@ void test_a_policy_sees_its_window() {
   class Watching final : public Following {
    public:
     explicit Watching(std::vector<Seen>& seen) : seen_(seen) {}
-    [[nodiscard]] bool looks_at_rows() const override { return true; }
+    [[nodiscard]] bool uses_rows() const override { return true; }
     [[nodiscard]] Update update(const Window& window) const override {
       seen_.push_back({{window.rows_drawn.begin(), window.rows_drawn.end()},
                        {window.counts.begin(), window.counts.end()},
@@ -259,7 +259,7 @@ void test_a_policy_sees_its_window() {
   }
 }
 
-void test_a_forked_child_goes_on_by_itself() {
+void test_a_forked_child_continues_independently() {
   const Expected expected(following(3, 2));
   for (const int threads : {0, 2}) {
     Trainer trainer(expected, expected.options(threads), 2);
@@ -282,13 +282,13 @@ void test_a_forked_child_goes_on_by_itself() {
 
 int main() {
   using namespace l2m::test;
-  test_batches_are_those_of_the_reference();
-  test_restored_at_any_step_the_rest_is_repeated();
+  test_batches_equal_the_reference();
+  test_a_run_restored_at_any_step_repeats_the_rest();
   test_states_reach_back_as_far_as_the_lookahead();
   test_an_iteration_can_go_on_forever();
-  test_an_iteration_ends_where_a_newer_one_or_a_state_takes_its_place();
+  test_an_iteration_ends_when_a_newer_one_or_a_state_replaces_it();
   test_update_closes_the_window_of_an_epoch();
-  test_an_epoch_that_is_set_starts_its_passes_afresh();
+  test_set_epoch_starts_new_passes();
   test_a_policy_sees_its_window();
-  test_a_forked_child_goes_on_by_itself();
+  test_a_forked_child_continues_independently();
 }

@@ -15,17 +15,17 @@
 #include "l2m/run/batch_destination.hpp"
 #include "loader_runs.hpp"
 
-// Batches that go somewhere else: in order and once each, whatever fails on the way.
+// Batches that are sent to a destination: each one once and in order, whatever fails.
 
 namespace l2m::test {
 namespace {
 
 using namespace std::chrono_literals;
 
-/// Lends memory, and copies the batches that it is sent.
+/// Destination that lends memory and copies the batches it is sent.
 class Destination final : public BatchDestination {
  public:
-  /// @param trouble  every so many calls one fails; 0: none.
+  /// @param trouble  number of calls after which one fails; 0: no call fails.
   Destination(std::int64_t ahead, std::int64_t refill, int trouble = 0)
       : ahead_(ahead), refill_(refill), trouble_(trouble) {}
 
@@ -47,7 +47,7 @@ class Destination final : public BatchDestination {
       std::vector<std::int64_t>& ids = sent_.emplace_back(static_cast<std::size_t>(batch.num_rows));
       CHECK(batch.blocks.size() == 1 && batch.num_rows <= 24);
       std::memcpy(ids.data(), batch.blocks[0].data(), 8 * ids.size());
-      if (calls_ % 2 == 0) CHECK(owns(batch.blocks[0].release()));  // else the loader uses the memory again
+      if (calls_ % 2 == 0) CHECK(owns(batch.blocks[0].release()));  // else the loader reuses the memory
     }
     return true;
   }
@@ -70,7 +70,7 @@ class Destination final : public BatchDestination {
   std::deque<std::vector<std::int64_t>> sent_;
 };
 
-/// A loader whose batches are looked at where they arrive.
+/// Loader whose batches are checked where they arrive.
 class Receiver {
  public:
   Receiver(const Expected& expected, std::shared_ptr<Destination> destination, int threads, int prefetch)
@@ -83,14 +83,14 @@ class Receiver {
   Loader& loader() { return loader_; }
   [[nodiscard]] int failures() const { return failures_; }
 
-  /// Takes batches until all of the training have arrived.
+  /// Receive all batches of the training.
   void receive_all() {
     while (loader_.total_step() < expected_.batches.size()) {
       const Iteration iteration = loader_.iterate();
       while (receive(iteration)) continue;
     }
   }
-  /// Takes one batch, however often something fails. Returns false where the epoch has ended.
+  /// Receive one batch, retrying after failures. Return false if the epoch has ended.
   bool receive(const Iteration& iteration) {
     if (!loader_.prepare(iteration)) return false;
     const std::uint64_t step = loader_.total_step();
@@ -145,7 +145,7 @@ void test_every_batch_arrives_once_and_in_order() {
           }
 }
 
-void test_batches_arrive_though_there_is_no_room_or_no_memory_now_and_then() {
+void test_batches_arrive_despite_occasional_lack_of_memory() {
   const Expected expected(following(3));
   int failures = 0;
   for (const int threads : {0, 1, 3})
@@ -160,7 +160,7 @@ void test_batches_arrive_though_there_is_no_room_or_no_memory_now_and_then() {
   CHECK(failures > 0);
 }
 
-void test_memory_that_was_not_taken_over_is_used_again() {
+void test_memory_that_was_not_taken_is_reused() {
   const Expected expected(following(3));
   const auto destination = std::make_shared<Destination>(0, 0);
   Receiver receiver(expected, destination, 1, 4);
@@ -168,7 +168,7 @@ void test_memory_that_was_not_taken_over_is_used_again() {
   CHECK(destination->lent() == 5);  // prefetch, and the batch that was handed over
 }
 
-void test_what_was_sent_is_forgotten_where_the_run_changes() {
+void test_batches_in_flight_are_dropped_when_the_run_changes() {
   const Expected expected(following(3));
   const auto destination = std::make_shared<Destination>(3, 2);
   Receiver receiver(expected, destination, 1, 4);
@@ -194,7 +194,7 @@ void test_what_was_sent_is_forgotten_where_the_run_changes() {
 int main() {
   using namespace l2m::test;
   test_every_batch_arrives_once_and_in_order();
-  test_batches_arrive_though_there_is_no_room_or_no_memory_now_and_then();
-  test_memory_that_was_not_taken_over_is_used_again();
-  test_what_was_sent_is_forgotten_where_the_run_changes();
+  test_batches_arrive_despite_occasional_lack_of_memory();
+  test_memory_that_was_not_taken_is_reused();
+  test_batches_in_flight_are_dropped_when_the_run_changes();
 }

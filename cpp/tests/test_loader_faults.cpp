@@ -15,18 +15,18 @@
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
-// What others throw, and what a Loader refuses: it is left as it was, and goes on.
+// Exceptions of callbacks, and refused arguments: the loader is unchanged and continues.
 
 namespace l2m::test {
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-/// Fails a number of times, in the way that it is told.
+/// Policy that fails a number of times, in the given way.
 class Faulty final : public Following {
  public:
-  enum class Fault { kThrows, kTooLong, kNotFinite, kEmptyClass, kLongMemory, kMemoryNotFinite };
-  static constexpr Fault kAll[] = {Fault::kThrows,     Fault::kTooLong,    Fault::kNotFinite,
+  enum class Fault { kThrows, kTooLong, kNonFinite, kEmptyClass, kLongMemory, kMemoryNotFinite };
+  static constexpr Fault kAll[] = {Fault::kThrows,     Fault::kTooLong,    Fault::kNonFinite,
                                    Fault::kEmptyClass, Fault::kLongMemory, Fault::kMemoryNotFinite};
 
   explicit Faulty(Fault fault) : fault_(fault) {}
@@ -42,7 +42,7 @@ class Faulty final : public Following {
       case Fault::kTooLong:
         update.proportions.push_back(0.0);
         break;
-      case Fault::kNotFinite:
+      case Fault::kNonFinite:
         update.proportions[0] = kNaN;
         break;
       case Fault::kEmptyClass:
@@ -63,7 +63,7 @@ class Faulty final : public Following {
   mutable int times_ = 0;
 };
 
-/// Whether what is called throws a std::exception.
+/// Return whether a call throws a std::exception.
 bool fails(const std::function<void()>& call) {
   try {
     call();
@@ -73,9 +73,9 @@ bool fails(const std::function<void()>& call) {
   return false;
 }
 
-/// Trains until the next step() closes a window. Returns false where there is none to come.
+/// Train until the next step() closes a window. Return false if there is no such window.
 bool train_to_closing(Trainer& trainer, const Training& training, std::uint64_t window) {
-  const bool at_end = !training.update_every && training.lookahead == 0;  // of the epoch, else before the next batch
+  const bool at_end = !training.update_every && training.lookahead == 0;  // of the epoch; else before the next batch
   const std::uint64_t every = static_cast<std::uint64_t>(training.update_every.value_or(7));
   const std::uint64_t closing =
       every * (window + 1) + (training.update_every ? static_cast<std::uint64_t>(training.lookahead) : 0);
@@ -105,7 +105,7 @@ void test_a_policy_may_fail_once() {
   }
 }
 
-void test_where_a_policy_fails_again_the_proportions_stay() {
+void test_proportions_stay_if_a_policy_fails_again() {
   for (const Faulty::Fault fault : Faulty::kAll) {
     const Expected expected(following(3));
     const auto policy = std::make_shared<Faulty>(fault);
@@ -129,11 +129,11 @@ void test_where_a_policy_fails_again_the_proportions_stay() {
     CHECK(after.next_proportions == before.next_proportions && after.memory == before.memory);
     trainer.train(2);
     policy->fail(1);
-    CHECK(fails([&] { trainer.step(); }));  // a new window, and a new first time
+    CHECK(fails([&] { trainer.step(); }));  // the first failure of a new window
   }
 }
 
-void test_what_an_all_reduce_throws_changes_nothing() {
+void test_an_exception_in_all_reduce_changes_nothing() {
   Training training = following(3, 1);
   training.run.options.world_size = 2;
   const Expected expected(training);
@@ -280,7 +280,7 @@ void test_losses_that_cannot_be_recorded_are_refused() {
   late.loader().record(all, 4);
 }
 
-void test_what_is_wrong_with_losses_is_told_once() {
+void test_warnings_about_losses_are_given_once() {
   const Expected expected(following(3));
   std::vector<std::string> warnings;
   LoaderOptions options = expected.options();
@@ -293,7 +293,7 @@ void test_what_is_wrong_with_losses_is_told_once() {
   CHECK(warnings.size() == 1 && warnings[0].starts_with("Following follows losses, and none was recorded"));
   loader.record(std::span<const float>(bad));
   loader.record(std::span<const float>(bad));
-  CHECK(warnings.size() == 2 && warnings[1].find("not finite") != std::string::npos);
+  CHECK(warnings.size() == 2 && warnings[1].find("non-finite") != std::string::npos);
   CHECK(loader.state().losses[0].empty());
   const Iteration next = loader.iterate();
   for (int i = 0; i < 7; ++i) {  // two windows
@@ -351,7 +351,7 @@ void test_damaged_states_are_refused() {
   trainer.train_all();
 }
 
-void test_a_batch_of_more_bytes_than_can_be_counted_is_refused() {
+void test_a_batch_with_too_many_bytes_is_refused() {
   const Expected expected(following(3));
   LoaderOptions options = expected.options();
   const std::byte row{};
@@ -360,7 +360,7 @@ void test_a_batch_of_more_bytes_than_can_be_counted_is_refused() {
   CHECK_THROWS(OutOfMemory, Loader(std::move(options)));
 }
 
-void test_options_that_do_not_fit_together_are_refused() {
+void test_inconsistent_options_are_refused() {
   const Expected expected(following(3));
   using Change = std::function<void(LoaderOptions&)>;
   const std::vector<Change> changes{
@@ -390,15 +390,15 @@ void test_options_that_do_not_fit_together_are_refused() {
 int main() {
   using namespace l2m::test;
   test_a_policy_may_fail_once();
-  test_where_a_policy_fails_again_the_proportions_stay();
-  test_what_an_all_reduce_throws_changes_nothing();
+  test_proportions_stay_if_a_policy_fails_again();
+  test_an_exception_in_all_reduce_changes_nothing();
   test_a_seed_is_drawn_once_when_it_is_needed();
   test_a_check_of_the_data_may_fail();
   test_an_iteration_without_end_goes_on_after_a_check_that_failed();
   test_what_an_observer_throws_comes_after_the_update();
   test_losses_that_cannot_be_recorded_are_refused();
-  test_what_is_wrong_with_losses_is_told_once();
+  test_warnings_about_losses_are_given_once();
   test_damaged_states_are_refused();
-  test_a_batch_of_more_bytes_than_can_be_counted_is_refused();
-  test_options_that_do_not_fit_together_are_refused();
+  test_a_batch_with_too_many_bytes_is_refused();
+  test_inconsistent_options_are_refused();
 }

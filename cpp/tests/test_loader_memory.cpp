@@ -16,14 +16,14 @@
 #include "l2m/plan/permutation.hpp"
 #include "loader_runs.hpp"
 
-// Every allocation of every call of a Loader fails once, alone or with all that follow: the call then did nothing, and does all of
-// it when it is called again.
+// Every allocation of every call of a Loader fails once, alone or with all later ones. The failed call must change
+// nothing, and succeed when it is repeated.
 
 namespace l2m::test {
 namespace {
 
-thread_local int allocations_until_failure = -1;  // 0: the next one fails; negative: none does
-thread_local bool all_fail = false;               // from the first that fails on
+thread_local int allocations_until_failure = -1;  // 0: the next one fails; negative: none fails
+thread_local bool all_fail = false;               // all allocations after the failing one fail too
 
 void* allocate(std::size_t size, std::size_t alignment) {
   if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) {
@@ -38,7 +38,7 @@ void* allocate(std::size_t size, std::size_t alignment) {
 }  // namespace
 }  // namespace l2m::test
 
-// Not inline: gcc 12 takes the halves of a pair that it inlines for a mismatch.
+// Not inline: gcc 12 reports inlined pairs of new and delete as a mismatch.
 [[gnu::noinline]] void* operator new(std::size_t size) { return l2m::test::allocate(size, alignof(std::max_align_t)); }
 [[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
   return l2m::test::allocate(size, static_cast<std::size_t>(alignment));
@@ -51,8 +51,8 @@ void* allocate(std::size_t size, std::size_t alignment) {
 namespace l2m::test {
 namespace {
 
-/// Calls again and again, with one more allocation that works each time, until none fails.
-/// @return  how often it failed.
+/// Repeat a call, with one more successful allocation each time, until it succeeds.
+/// @return  number of failures.
 int call_without_memory(const std::function<void()>& call, const std::function<void()>& check_unchanged) {
   for (int works = 0;; ++works) {
     try {
@@ -68,7 +68,7 @@ int call_without_memory(const std::function<void()>& call, const std::function<v
   }
 }
 
-/// Trains to the end. Nothing that fails may change a batch or the state at the end.
+/// Train to the end. Failures must change neither a batch nor the final state.
 void train_without_memory(const Expected& expected) {
   Trainer untouched(expected, expected.options());
   Trainer trainer(expected, expected.options());
@@ -93,7 +93,7 @@ void train_without_memory(const Expected& expected) {
     LoaderState state;
     failures += call_without_memory([&] { state = newest_state(loader); }, [] {});
     const LoaderState after = newest_state(untouched.loader());
-    // A batch of which only other ranks have rows may be consumed later.
+    // A batch that has rows on other ranks only may be consumed later.
     if (loader.total_step() == untouched.loader().total_step()) CHECK(same(state, after));
     if (step % 5 == 4) {
       failures += call_without_memory([&] { loader.load(after); }, [&] { CHECK(same(newest_state(loader), state)); });
@@ -104,7 +104,7 @@ void train_without_memory(const Expected& expected) {
   CHECK(same(newest_state(loader), newest_state(untouched.loader())));
 }
 
-void test_a_call_without_memory_does_nothing() {
+void test_a_call_that_runs_out_of_memory_changes_nothing() {
   for (const std::int64_t lookahead : {0, 2}) {
     train_without_memory(Expected(following(3, lookahead)));
     train_without_memory(Expected(following({}, lookahead)));
@@ -124,8 +124,8 @@ void test_a_call_without_memory_does_nothing() {
   train_without_memory(Expected({one_class}));
 }
 
-/// update() and set_epoch(), in an epoch and between two.
-void test_an_update_without_memory_does_nothing() {
+/// Call update() and set_epoch() during an epoch and between epochs.
+void test_an_update_that_runs_out_of_memory_changes_nothing() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
     for (const std::uint64_t batches : {0U, 3U, 7U, 8U}) {
@@ -202,8 +202,8 @@ int main() {
   using namespace l2m::test;
   for (const bool all : {false, true}) {
     all_fail = all;
-    test_a_call_without_memory_does_nothing();
-    test_an_update_without_memory_does_nothing();
+    test_a_call_that_runs_out_of_memory_changes_nothing();
+    test_an_update_that_runs_out_of_memory_changes_nothing();
     test_a_forked_child_without_memory_can_try_again();
     test_a_pass_is_made_without_memory_too();
   }

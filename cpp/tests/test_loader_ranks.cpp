@@ -13,14 +13,14 @@
 #include "l2m/loader.hpp"
 #include "loader_runs.hpp"
 
-// Several ranks, each with a Loader on a thread of its own.
+// Several ranks, each with a Loader on its own thread.
 
 namespace l2m::test {
 namespace {
 
 constexpr std::int64_t kRanks = 3;
 
-/// Sums losses over the threads that call it.
+/// Sum of losses over the threads that call it.
 class AllReduce {
  public:
   void operator()(std::size_t rank, LossSums& sums) {
@@ -36,14 +36,14 @@ class AllReduce {
   std::vector<LossSums> parts_{std::size_t{kRanks}};
 };
 
-/// What must come of a training on one rank of several.
+/// Return the expected results of a training on one of several ranks.
 std::unique_ptr<Expected> expected_of(Training training, std::int64_t rank, std::int64_t world_size) {
   training.run.options.rank = rank;
   training.run.options.world_size = world_size;
   return std::make_unique<Expected>(std::move(training));
 }
 
-/// A training on all ranks.
+/// Training on all ranks.
 class Ranks {
  public:
   explicit Ranks(const Training& training) {
@@ -56,7 +56,7 @@ class Ranks {
     }
   }
 
-  /// Calls f with each rank's trainer, all at once.
+  /// Call f with the trainer of each rank, concurrently.
   void at_once(const std::function<void(Trainer&)>& f) {
     std::vector<std::thread> threads;
     for (const auto& trainer : trainers_) threads.emplace_back([&f, &trainer] { f(*trainer); });
@@ -69,7 +69,7 @@ class Ranks {
   }
   void load(const std::vector<LoaderState>& states) {
     for (std::int64_t rank = 0; rank < kRanks; ++rank)
-      trainers_[static_cast<std::size_t>(rank)]->load(merged(states, rank, kRanks));
+      trainers_[static_cast<std::size_t>(rank)]->load(merge_states(states, rank, kRanks));
   }
 
  private:
@@ -83,7 +83,7 @@ void test_ranks_follow_the_losses_of_all() {
     Ranks(training).at_once([](Trainer& trainer) { trainer.train_all(); });
 }
 
-void test_merged_states_go_on_on_as_many_ranks_or_on_one() {
+void test_merged_states_resume_on_as_many_ranks_or_on_one() {
   for (const Training& training : {following(3), following(3, 2), following({}, 1)}) {
     const auto expected_alone = expected_of(training, 0, 1);
     Ranks ranks(training);
@@ -94,7 +94,7 @@ void test_merged_states_go_on_on_as_many_ranks_or_on_one() {
       others.load(states);
       others.at_once([](Trainer& trainer) { trainer.train_all(); });
       Trainer alone(*expected_alone, expected_alone->options(), static_cast<std::uint64_t>(training.lookahead));
-      alone.load(merged(states, 0, 1));
+      alone.load(merge_states(states, 0, 1));
       alone.train_all();
     }
   }
@@ -119,7 +119,7 @@ void test_states_of_a_rank_without_rows_are_those_of_the_others() {
           if (lacking.total_step() < full.total_step()) CHECK(lacking.next(of_lacking));
           if (lacking.total_step() != full.total_step()) continue;
           const std::vector<LoaderState> states{newest_state(full), newest_state(lacking)};
-          Loader(first->options()).load(merged(states, 0, 2));
+          Loader(first->options()).load(merge_states(states, 0, 2));
           Loader(second->options()).load(states[1]);
         }
         CHECK(!lacking.next(of_lacking));
@@ -128,12 +128,12 @@ void test_states_of_a_rank_without_rows_are_those_of_the_others() {
   }
 }
 
-void test_states_that_do_not_belong_together_are_refused() {
+void test_states_of_different_runs_are_refused() {
   Ranks ranks(following(3));
   ranks.at_once([](Trainer& trainer) { trainer.train(5); });
   const std::vector<LoaderState> states = ranks.states();
   const auto refuses = [&](std::vector<LoaderState> wrong, std::int64_t world_size) {
-    CHECK_THROWS(std::invalid_argument, merged(std::move(wrong), 0, world_size));
+    CHECK_THROWS(std::invalid_argument, merge_states(std::move(wrong), 0, world_size));
   };
   refuses({}, 3);
   refuses({states[0], states[1]}, 3);
@@ -146,12 +146,13 @@ void test_states_that_do_not_belong_together_are_refused() {
   later = states;
   later[2].losses[0].count[0] = std::int64_t{1} << 60;
   refuses(later, 3);
-  CHECK(same(merged({states[1]}, 1, 3), states[1]));
+  CHECK(same(merge_states({states[1]}, 1, 3), states[1]));
   LossSums sums = states[0].losses[0];
   sums.add(states[1].losses[0]);
   sums.add(states[2].losses[0]);
-  CHECK(merged(states, 0, 3).losses[0] == sums && merged({states[2], states[0], states[1]}, 0, 2).losses[0] == sums);
-  CHECK(merged(states, 1, 3).losses[0].empty());
+  CHECK(merge_states(states, 0, 3).losses[0] == sums &&
+        merge_states({states[2], states[0], states[1]}, 0, 2).losses[0] == sums);
+  CHECK(merge_states(states, 1, 3).losses[0].empty());
 }
 
 }  // namespace
@@ -160,7 +161,7 @@ void test_states_that_do_not_belong_together_are_refused() {
 int main() {
   using namespace l2m::test;
   test_ranks_follow_the_losses_of_all();
-  test_merged_states_go_on_on_as_many_ranks_or_on_one();
+  test_merged_states_resume_on_as_many_ranks_or_on_one();
   test_states_of_a_rank_without_rows_are_those_of_the_others();
-  test_states_that_do_not_belong_together_are_refused();
+  test_states_of_different_runs_are_refused();
 }

@@ -16,7 +16,7 @@ double uniform_in(double low, double high, std::uint64_t i) {
   return low + (high - low) * uniform(RandomStream(7, Purpose::kBatchOrder, 0), i);
 }
 
-/// Whether `got` is within a relative error of what long double gives, or half of the smallest double.
+/// Return whether `got` is within a relative error of the long double, or half the smallest double.
 bool near(double got, long double expected, int bits) {
   return std::abs(got - expected) <= std::ldexp(std::abs(expected), -bits) + std::ldexp(1.0L, -1075);
 }

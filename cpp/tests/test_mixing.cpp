@@ -33,7 +33,7 @@ Values random_values(std::size_t size, std::uint64_t number) {
   return values;
 }
 
-/// Values divided by their sum, both in long double.
+/// Return values divided by their sum, both in long double.
 Values shares_of(const Values& values) {
   long double sum = 0;
   for (const double value : values) sum += value;
@@ -61,7 +61,7 @@ void test_known_step() {
   CHECK(nearly_equal(p, {0.4325, 0.3065, 0.261}));
 }
 
-void test_steps_are_those_of_the_formula() {
+void test_steps_follow_the_formula() {
   for (const std::size_t num_classes : {1U, 2U, 10U, 1000U}) {
     for (std::uint64_t number = 0; number < 20; ++number) {
       Sizes sizes(num_classes, 3);
@@ -90,7 +90,7 @@ void test_steps_are_those_of_the_formula() {
   }
 }
 
-void test_without_losses_proportions_stay() {
+void test_proportions_stay_without_losses() {
   Values p{0.7, 0.2, 0.1};
   learn2mix(p, Values{0, 0, 0}, Sizes{1, 1, 1}, 0.5, 0.2);
   CHECK((p == Values{0.7, 0.2, 0.1}));
@@ -131,7 +131,7 @@ void test_exponentiated_steps() {
                      shares_of({0.5 * std::exp(0.5), 0.25 * std::exp(1.0), 0.25, 0.0})));
 }
 
-void test_gaps_take_the_mean_of_the_others() {
+void test_unknown_losses_become_the_mean_of_the_others() {
   const double nan = std::numeric_limits<double>::quiet_NaN(), huge = std::numeric_limits<double>::max();
   CHECK((without_gaps(Values{1, nan, 4, 9}, Sizes{1, 1, 1, 0}) == Values{1, 2.5, 4, 0}));
   CHECK((without_gaps(Values{huge, nan, huge}, Sizes{1, 1, 1}) == Values{huge, huge, huge}));
@@ -152,7 +152,7 @@ void test_normalizing() {
   CHECK((exact == Values{0.25, 0.0, 0.75}));
 }
 
-void test_bad_proportions_are_refused() {
+void test_invalid_proportions_are_refused() {
   const auto refused = [](const Values& proportions, const Sizes& sizes) {
     Values p = proportions;
     CHECK_THROWS(std::invalid_argument, normalize(p, sizes));
@@ -168,7 +168,7 @@ void test_bad_proportions_are_refused() {
   refused({}, {});
 }
 
-void test_compensated_sum_does_not_lose_the_small() {
+void test_compensated_sums_keep_small_terms() {
   CHECK(compensated_sum(Values{}) == 0);
   CHECK(compensated_sum(Values{1.0, 1e100, 1.0, -1e100}) == 2.0);
   Values many(1'000'000, 1e-16);
@@ -182,12 +182,12 @@ void test_compensated_sum_does_not_lose_the_small() {
 int main() {
   using namespace l2m::test;
   test_known_step();
-  test_steps_are_those_of_the_formula();
-  test_without_losses_proportions_stay();
+  test_steps_follow_the_formula();
+  test_proportions_stay_without_losses();
   test_starts();
   test_exponentiated_steps();
-  test_gaps_take_the_mean_of_the_others();
+  test_unknown_losses_become_the_mean_of_the_others();
   test_normalizing();
-  test_bad_proportions_are_refused();
-  test_compensated_sum_does_not_lose_the_small();
+  test_invalid_proportions_are_refused();
+  test_compensated_sums_keep_small_terms();
 }

@@ -21,9 +21,9 @@
 namespace l2m::test {
 namespace {
 
-constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 9;  // rows of a class that is split
+constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 9;  // rows of a class that is split into buckets
 
-/// An index of classes of the given sizes, their rows interleaved at random.
+/// Index of classes of the given sizes, with randomly interleaved rows.
 struct Classes {
   explicit Classes(const std::vector<std::int64_t>& sizes) {
     for (std::size_t k = 0; k < sizes.size(); ++k)
@@ -51,7 +51,7 @@ std::vector<std::int64_t> ids_of(const RowIds& rows) {
   return rows.visit([](auto ids) { return std::vector<std::int64_t>(ids.begin(), ids.end()); });
 }
 
-void test_permutation_is_that_of_the_reference() {
+void test_permutation_equals_the_reference() {
   constexpr std::int64_t kUnsplit = Permutation::kUnsplitRows;
   for (const std::int64_t size :
        std::initializer_list<std::int64_t>{0, 1, 2, 1000, kUnsplit, kUnsplit + 1, kUnsplit + 2, kUnsplit + 3,
@@ -62,7 +62,7 @@ void test_permutation_is_that_of_the_reference() {
       const RowIds none, target(size, wide);
       Permutation permutation(none, target, 0, size, seed, 0, pass);
       for (; !permutation.done(); permutation.next_stage())
-        for (std::int64_t task = permutation.tasks(); task-- > 0;) permutation.run(task);  // any order will do
+        for (std::int64_t task = permutation.tasks(); task-- > 0;) permutation.run(task);  // any order works
       CHECK(permutation.tasks() == 0);
       CHECK(ids_of(target) == expected);
     }
@@ -89,26 +89,26 @@ void test_permutations_are_uniform() {
 }
 
 void test_large_permutations_are_uniform() {
-  // Of a split class: where a row is says nothing about which it is, nor about its neighbour.
+  // Split class: the position of a row is independent of its id and of its neighbor.
   const std::int64_t size = kSplit;
   const RowIds none, target(size, false);
   shuffle_all(ClassIndex(size), 17, 0, 2, target);
   const auto order = ids_of(target);
   const double mean = static_cast<double>(size - 1) / 2;
   const double variance = (static_cast<double>(size) * static_cast<double>(size) - 1) / 12;
-  double with_position = 0, with_neighbour = 0;
+  double with_position = 0, with_neighbor = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
-    const double centred = static_cast<double>(order[i]) - mean;
-    with_position += centred * (static_cast<double>(i) - mean);
-    with_neighbour += centred * (static_cast<double>(order[(i + 1) % order.size()]) - mean);
+    const double centered = static_cast<double>(order[i]) - mean;
+    with_position += centered * (static_cast<double>(i) - mean);
+    with_neighbor += centered * (static_cast<double>(order[(i + 1) % order.size()]) - mean);
   }
   const double deviation = std::sqrt(static_cast<double>(size));
   CHECK(std::abs(with_position / variance / deviation) < 4);
-  CHECK(std::abs(with_neighbour / variance / deviation) < 4);
+  CHECK(std::abs(with_neighbor / variance / deviation) < 4);
   CHECK(order != iota(size));
 }
 
-void test_all_classes_are_shuffled_as_by_the_reference() {
+void test_shuffling_all_classes_equals_the_reference() {
   const std::vector<std::vector<std::int64_t>> cases = {
       {0, 1, 5, 0, 300, kSplit, 2, 30'000, 0},
       std::vector<std::int64_t>(3000, 1),
@@ -133,7 +133,7 @@ void test_all_classes_are_shuffled_as_by_the_reference() {
   }
 }
 
-/// Passes that threads help to make.
+/// Passes, with threads that call work().
 struct Maker {
   Maker(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, int threads)
       : passes(std::move(index), seed, shuffle, threads > 0) {
@@ -168,7 +168,7 @@ bool is_part(const std::vector<std::int64_t>& part, const std::vector<std::int64
   return std::equal(part.begin(), part.end(), of.begin() + begin);
 }
 
-/// The first passes of each class: [class][pass].
+/// Return the first passes of each class: [class][pass].
 std::vector<ClassRows> orders_of(const Classes& classes, std::uint64_t seed, std::uint64_t passes) {
   std::vector<ClassRows> orders;
   for (std::size_t k = 0; k < classes.rows.size(); ++k) {
@@ -197,24 +197,24 @@ void test_passes_follow_each_other() {
   }
 }
 
-void test_any_pass_can_be_had_at_any_time() {
+void test_any_pass_is_available_at_any_time() {
   const Classes classes({30'000, kSplit, 10});
   const auto orders = orders_of(classes, 4, 4);
   const auto index = classes.index(false);
   for (const int threads : kThreadCounts) {
     Maker maker(index, 4, true, threads);
     maker.passes.prepare(1, 1);
-    maker.passes.prepare(1, 3);  // takes the buffer of pass 1, which may be under way
+    maker.passes.prepare(1, 3);  // takes the buffer of pass 1, which may be in progress
     maker.passes.prepare(0, 0);
     for (const std::uint64_t pass : {1U, 2U, 1U, 0U, 3U}) {
       for (std::size_t k = 0; k < orders.size(); ++k)
         CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
-      maker.passes.prepare(1, pass + 10);  // given up again at once
+      maker.passes.prepare(1, pass + 10);  // cancelled again at once
     }
   }
 }
 
-void test_passes_may_be_given_up_under_way() {
+void test_passes_in_progress_may_be_cancelled() {
   const Classes classes({kSplit, 20'000, 50'000});
   const auto index = classes.index(false);
   const auto expected = reference_permutation(classes.rows[1], 6, 1, 0);
@@ -227,7 +227,7 @@ void test_passes_may_be_given_up_under_way() {
   }
 }
 
-void test_work_is_there_while_passes_are_made() {
+void test_there_is_work_while_passes_are_computed() {
   Passes passes(std::make_shared<const ClassIndex>(kSplit), 3, true, true);
   CHECK(!passes.has_work() && !passes.work());
   passes.prepare(0, 0);
@@ -254,7 +254,7 @@ void test_without_shuffling_rows_ascend() {
     Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
     Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
-      maker.passes.prepare(2, pass);  // must not touch a buffer: there is none
+      maker.passes.prepare(2, pass);  // must not touch a buffer, since there is none
       CHECK(maker.copy(0, pass, 0, 5) == classes.rows[0]);
       CHECK(is_part(maker.copy(2, pass, 100, 900), classes.rows[2], 100));
       CHECK(is_part(one_class.copy(0, pass, 10, 500), iota(1000), 10));
@@ -277,14 +277,14 @@ void test_one_class_of_all_rows_is_shuffled() {
 
 int main() {
   using namespace l2m::test;
-  test_permutation_is_that_of_the_reference();
+  test_permutation_equals_the_reference();
   test_permutations_are_uniform();
   test_large_permutations_are_uniform();
-  test_all_classes_are_shuffled_as_by_the_reference();
+  test_shuffling_all_classes_equals_the_reference();
   test_passes_follow_each_other();
-  test_any_pass_can_be_had_at_any_time();
-  test_passes_may_be_given_up_under_way();
-  test_work_is_there_while_passes_are_made();
+  test_any_pass_is_available_at_any_time();
+  test_passes_in_progress_may_be_cancelled();
+  test_there_is_work_while_passes_are_computed();
   test_without_shuffling_rows_ascend();
   test_one_class_of_all_rows_is_shuffled();
 }

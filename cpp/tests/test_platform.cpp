@@ -11,7 +11,7 @@
 namespace l2m::test {
 namespace {
 
-/// A made-up system with control groups.
+/// Simulated system with cgroups.
 class System {
  public:
   System() { CHECK(mkdtemp(folder_.data()) != nullptr); }
@@ -26,29 +26,29 @@ class System {
     return *this;
   }
 
-  [[nodiscard]] int cpus() const { return granted_cpus(folder_ + "/groups", folder_ + "/membership"); }
+  [[nodiscard]] int cpus() const { return cgroup_cpus(folder_ + "/groups", folder_ + "/membership"); }
 
  private:
   std::string folder_ = "/tmp/l2m_test_platform.XXXXXX";
 };
 
-void test_quotas_of_control_groups() {
+void test_cpu_quotas_of_cgroups() {
   CHECK(System().cpus() == 0);
   CHECK(System().write("membership", "0::/\n").write("groups/cpu.max", "max 100000\n").cpus() == 0);
   CHECK(System().write("membership", "0::/\n").write("groups/cpu.max", "150000 100000\n").cpus() == 2);
   CHECK(System().write("membership", "0::/a/b\n").write("groups/a/b/cpu.max", "300000 100000\n").cpus() == 3);
   CHECK(System().write("membership", "0::/a/b\n").write("groups/a/cpu.max", "50000 100000\n").cpus() == 1);
-  CHECK(System()  // the tightest of the groups around it
+  CHECK(System()  // the tightest quota of its parents applies
             .write("membership", "0::/a/b")
             .write("groups/a/b/cpu.max", "800000 100000")
             .write("groups/a/cpu.max", "400000 100000\n")
             .write("groups/cpu.max", "max 100000\n")
             .cpus() == 4);
-  CHECK(System()  // a container, where the group of the host is not to be seen
+  CHECK(System()  // a container that does not see the group of the host
             .write("membership", "0::/../../host\n")
             .write("groups/cpu.max", "200000 100000\n")
             .cpus() == 2);
-  CHECK(System()  // the first version
+  CHECK(System()  // version 1
             .write("membership", "4:memory:/x\n3:cpu,cpuacct:/a\n")
             .write("groups/cpu,cpuacct/a/cpu.cfs_quota_us", "250000\n")
             .write("groups/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n")
@@ -69,6 +69,6 @@ void test_quotas_of_control_groups() {
 }  // namespace l2m::test
 
 int main() {
-  l2m::test::test_quotas_of_control_groups();
+  l2m::test::test_cpu_quotas_of_cgroups();
   return l2m::usable_cpus() >= 1 ? 0 : 1;
 }

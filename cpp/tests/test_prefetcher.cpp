@@ -33,7 +33,7 @@ constexpr int kPrefetches[] = {0, 1, 2, 4, 9};
 
 SamplerState state_of(Prefetcher& prefetcher) { return prefetcher.state_at(prefetcher.total_step()); }
 
-/// Arrays of random bytes, one for each row size; the second one lies backwards.
+/// Arrays of random bytes, one per row size. The second one has a negative stride.
 class Data {
  public:
   Data(std::int64_t num_rows, std::vector<std::int64_t> row_sizes) {
@@ -67,7 +67,7 @@ class Data {
   std::vector<std::shared_ptr<const Dense>> fields_;
 };
 
-/// A run with its data and all that must come of it.
+/// Run with its data and expected results.
 struct Expected {
   explicit Expected(Run of, std::vector<std::int64_t> row_sizes)
       : run(std::move(of)),
@@ -81,10 +81,10 @@ struct Expected {
   std::vector<Batch> batches;
 };
 
-/// Takes the batches of a run one by one, each checked for being the one expected.
+/// Consumer that takes the batches of a run one by one and compares each with the expected one.
 class Consumer {
  public:
-  /// @param lag  how many steps before it acts a change of proportions is scheduled.
+  /// @param lag  number of steps between scheduling a change of proportions and its effect.
   Consumer(const Expected& expected, int threads, int prefetch, std::uint64_t lag = 0)
       : expected_(expected),
         lag_(lag),
@@ -96,7 +96,7 @@ class Consumer {
   [[nodiscard]] std::uint64_t consumed() const { return prefetcher_.total_step(); }
   [[nodiscard]] const Batch& due() const { return expected_.batches[consumed()]; }
 
-  /// Begins at the next batch, wherever in an epoch it is.
+  /// Begin at the next batch, at any step of an epoch.
   void begin() {
     const Run& run = expected_.run;
     prefetcher_.begin({consumed() / run.steps, static_cast<std::int64_t>(consumed() % run.steps),
@@ -104,16 +104,16 @@ class Consumer {
                       plan_until());
   }
 
-  /// Goes on from before a batch. Changes of proportions that act later are forgotten.
+  /// Resume before a batch. Changes of proportions that take effect later are dropped.
   void go_back_to(std::uint64_t total_step) {
     prefetcher_.set_state(expected_.batches[total_step].before);
     next_change_ = expected_.run.changes.upper_bound(total_step);
   }
 
-  /// Waits for the next batch.
+  /// Wait for the next batch.
   void wait() {
     announce_changes();
-    if (consumed() % 3 == 0) CHECK(state_of(prefetcher_) == due().before);  // often: after several batches
+    if (consumed() % 3 == 0) CHECK(state_of(prefetcher_) == due().before);  // less often than batches
     while (!prefetcher_.wait(50ms)) continue;
   }
 
@@ -144,7 +144,7 @@ class Consumer {
 
   void announce_changes() {
     while (plan_until() != kNever && plan_until() <= consumed() + lag_) {
-      if (plan_until() == consumed()) CHECK(!prefetcher_.wait(0ms));  // whatever the prefetch
+      if (plan_until() == consumed()) CHECK(!prefetcher_.wait(0ms));  // at any prefetch depth
       const auto& [step, proportions] = *next_change_++;
       prefetcher_.schedule(step, proportions, plan_until());
     }
@@ -156,7 +156,7 @@ class Consumer {
   Prefetcher prefetcher_;
 };
 
-/// Classes of many kinds, one of which is shuffled in the background, on the second of three ranks.
+/// Return a run with classes of many kinds, one shuffled in the background, on the second of three ranks.
 const Expected& mixed_run() {
   static const Expected expected = [] {
     const std::vector<std::int64_t> sizes{7, 0, 3, 30'000, 1, 100};
@@ -172,7 +172,7 @@ const Expected& mixed_run() {
   return expected;
 }
 
-/// One class whose epochs end with a short batch.
+/// Return a run with one class whose epochs end with a short batch.
 const Expected& one_class_run() {
   static const Expected expected(Run{.sizes = {5003},
                                      .proportions = {1.0},
@@ -184,7 +184,7 @@ const Expected& one_class_run() {
   return expected;
 }
 
-/// Many classes, so that planning takes long.
+/// Return a run with many classes, so that planning takes long.
 const Expected& many_classes_run() {
   static const Expected expected = [] {
     const std::vector<std::int64_t> sizes(3000, 4);
@@ -198,7 +198,7 @@ const Expected& many_classes_run() {
   return expected;
 }
 
-/// Batches of many chunks.
+/// Return a run with batches of many chunks.
 const Expected& long_rows_run() {
   static const Expected expected(Run{.sizes = {60, 40},
                                      .proportions = {0.5, 0.5},
@@ -209,19 +209,19 @@ const Expected& long_rows_run() {
   return expected;
 }
 
-void test_batches_are_those_of_the_reference() {
+void test_batches_equal_the_reference() {
   for (const Expected* expected : {&mixed_run(), &one_class_run(), &many_classes_run(), &long_rows_run()})
     for (const int threads : kThreadCounts)
       for (const int prefetch : kPrefetches) Consumer(*expected, threads, prefetch).consume_all();
 }
 
-void test_changes_act_at_their_step_whenever_they_are_told() {
+void test_changes_take_effect_at_their_step_whenever_they_are_scheduled() {
   for (const std::uint64_t lag : {1U, 2U, 5U, 60U})
     for (const int threads : {0, 1, 3})
       for (const int prefetch : {0, 1, 4}) Consumer(mixed_run(), threads, prefetch, lag).consume_all();
 }
 
-void test_slow_consumers_get_the_same() {
+void test_slow_consumers_get_the_same_batches() {
   for (const int threads : {1, 2}) {
     Consumer consumer(mixed_run(), threads, 4);
     for (std::size_t i = 0; i < mixed_run().batches.size(); ++i) {
@@ -231,11 +231,11 @@ void test_slow_consumers_get_the_same() {
   }
 }
 
-void test_nothing_lies_beyond_the_end() {
+void test_there_is_no_batch_after_the_end() {
   for (const int threads : kThreadCounts) {
     Consumer consumer(long_rows_run(), threads, 4);
     CHECK(!consumer.prefetcher().wait(0ms));
-    CHECK_THROWS(std::logic_error, consumer.prefetcher().wait(10s));  // never begun
+    CHECK_THROWS(std::logic_error, consumer.prefetcher().wait(10s));  // begin() was not called
     consumer.consume(6);
     CHECK(!consumer.prefetcher().wait(0ms));
     CHECK_THROWS(std::logic_error, consumer.prefetcher().wait(10s));
@@ -243,7 +243,7 @@ void test_nothing_lies_beyond_the_end() {
   }
 }
 
-void test_begin_gives_up_what_lies_ready() {
+void test_begin_drops_prefetched_batches() {
   for (const int threads : kThreadCounts) {
     for (const int prefetch : {0, 1, 4}) {
       Consumer consumer(mixed_run(), threads, prefetch);
@@ -273,7 +273,7 @@ void test_a_batch_is_not_consumed_before_commit() {
   }
 }
 
-void test_restored_at_any_step_the_rest_is_repeated() {
+void test_a_run_restored_at_any_step_repeats_the_rest() {
   for (const int threads : {0, 2}) {
     for (const Expected* expected : {&mixed_run(), &one_class_run()}) {
       Consumer consumer(*expected, threads, 3, 5);
@@ -288,7 +288,7 @@ void test_restored_at_any_step_the_rest_is_repeated() {
   }
 }
 
-void test_a_broken_state_changes_nothing() {
+void test_an_invalid_state_changes_nothing() {
   Consumer consumer(mixed_run(), 2, 4);
   consumer.consume(7);
   SamplerState broken = state_of(consumer.prefetcher());
@@ -298,7 +298,7 @@ void test_a_broken_state_changes_nothing() {
   consumer.consume_all();
 }
 
-void test_blocks_stay_as_they_are() {
+void test_blocks_in_use_do_not_change() {
   const auto& [run, data, index, batches] = one_class_run();
   for (const int threads : kThreadCounts) {
     std::vector<std::vector<Block>> kept;
@@ -313,7 +313,7 @@ void test_blocks_stay_as_they_are() {
   }
 }
 
-void test_blocks_are_used_again() {
+void test_blocks_are_reused() {
   for (const int threads : kThreadCounts) {
     Consumer consumer(mixed_run(), threads, 4);
     std::set<const std::byte*> seen;
@@ -323,7 +323,7 @@ void test_blocks_are_used_again() {
   }
 }
 
-void test_close_drops_what_is_in_flight() {
+void test_close_drops_batches_in_flight() {
   for (const int threads : kThreadCounts) {
     for (const std::uint64_t consumed : {0U, 1U, 7U}) {
       Consumer consumer(long_rows_run(), threads, 4);
@@ -334,7 +334,7 @@ void test_close_drops_what_is_in_flight() {
       prefetcher.close();
       prefetcher.close();
       CHECK_THROWS(std::runtime_error, state_of(prefetcher));
-      CHECK_THROWS(std::runtime_error, prefetcher.forget_before());
+      CHECK_THROWS(std::runtime_error, prefetcher.drop_history());
       CHECK_THROWS(std::runtime_error, consumer.begin());
       CHECK_THROWS(std::runtime_error, prefetcher.wait(0ms));
       CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
@@ -347,7 +347,7 @@ void test_close_drops_what_is_in_flight() {
   }
 }
 
-void test_many_are_begun_and_abandoned() {
+void test_many_prefetchers_are_started_and_abandoned() {
   for (const int threads : kThreadCounts) {
     const int threads_before = std::max(threads, pool_threads());
     for (std::uint64_t i = 0; i < 100; ++i) {
@@ -364,7 +364,7 @@ void test_many_are_begun_and_abandoned() {
   }
 }
 
-void test_several_prefetchers_at_once() {
+void test_several_prefetchers_run_at_once() {
   std::vector<std::thread> owners;
   for (int owner = 0; owner < 4; ++owner) {
     owners.emplace_back([owner] {
@@ -380,17 +380,17 @@ void test_several_prefetchers_at_once() {
   for (std::thread& owner : owners) owner.join();
 }
 
-/// Waits on a thread of its own for a batch whose memory is held back.
-class StuckConsumer {
+/// Consumer that waits, on its own thread, for a batch whose memory is held back.
+class BlockedConsumer {
  public:
-  explicit StuckConsumer(Prefetcher& prefetcher) {
+  explicit BlockedConsumer(Prefetcher& prefetcher) {
     prefetcher.wait(0ms);
     thread_ = std::thread([this, &prefetcher] {
       for (;;) {
         try {
           got_ = prefetcher.wait(24h);
           return;
-        } catch (const std::runtime_error&) {  // the other thread was just looking
+        } catch (const std::runtime_error&) {  // the other thread was polling
           std::this_thread::yield();
         }
       }
@@ -403,12 +403,12 @@ class StuckConsumer {
       }
     }
   }
-  ~StuckConsumer() {
+  ~BlockedConsumer() {
     thread_.join();
     CHECK(got_);
   }
-  StuckConsumer(const StuckConsumer&) = delete;
-  StuckConsumer& operator=(const StuckConsumer&) = delete;
+  BlockedConsumer(const BlockedConsumer&) = delete;
+  BlockedConsumer& operator=(const BlockedConsumer&) = delete;
 
  private:
   bool got_ = false;
@@ -420,7 +420,7 @@ void test_wait_ends_in_time() {
   {
     const HeldBlocks held;
     consumer.begin();
-    HeldBlocks::wait_for_one();  // by the thread; the consumer could be the one otherwise
+    HeldBlocks::wait_for_one();  // by the pool thread; otherwise it could be the consumer
     CHECK(!consumer.prefetcher().wait(0ms));
     CHECK(!consumer.prefetcher().wait(5ms));
   }
@@ -434,7 +434,7 @@ void test_a_second_thread_is_refused() {
   const HeldBlocks held;
   consumer.begin();
   {
-    const StuckConsumer stuck(prefetcher);
+    const BlockedConsumer blocked(prefetcher);
     CHECK_THROWS(std::runtime_error, consumer.begin());
     CHECK_THROWS(std::runtime_error, prefetcher.wait(0ms));
     CHECK_THROWS(std::runtime_error, prefetcher.take_blocks());
@@ -455,7 +455,7 @@ void test_close_waits_for_a_call_of_another_thread() {
   std::atomic<bool> closed = false;
   std::thread closer;
   {
-    const StuckConsumer stuck(consumer.prefetcher());
+    const BlockedConsumer blocked(consumer.prefetcher());
     closer = std::thread([&] {
       consumer.prefetcher().close();
       closed = true;
@@ -468,7 +468,7 @@ void test_close_waits_for_a_call_of_another_thread() {
   CHECK_THROWS(std::runtime_error, consumer.prefetcher().wait(0ms));
 }
 
-void test_a_forked_child_goes_on_by_itself() {
+void test_a_forked_child_continues_independently() {
   for (const int threads : {0, 1, 2, 8}) {
     Consumer consumer(mixed_run(), threads, 4);
     in_child([&] { consumer.consume(25); });  // before the parent began
@@ -491,12 +491,12 @@ void test_a_forked_child_goes_on_by_itself() {
   }
 }
 
-void test_a_child_forked_during_a_call_goes_on_too() {
+void test_a_child_forked_during_a_call_continues() {
   Consumer consumer(mixed_run(), 1, 4);
   const HeldBlocks held;
   consumer.begin();
   {
-    const StuckConsumer stuck(consumer.prefetcher());
+    const BlockedConsumer blocked(consumer.prefetcher());
     in_child([&] {
       HeldBlocks::release();
       consumer.begin();
@@ -508,7 +508,7 @@ void test_a_child_forked_during_a_call_goes_on_too() {
   consumer.consume_all();
 }
 
-void test_an_error_surfaces_at_its_batch() {
+void test_an_error_is_raised_at_its_batch() {
   const Expected& expected = one_class_run();
   for (const int threads : kThreadCounts) {
     for (const int prefetch : {0, 1, 4}) {
@@ -517,8 +517,8 @@ void test_an_error_surfaces_at_its_batch() {
         const std::uint64_t first = failing / expected.run.steps * expected.run.steps;
         consumer.go_back_to(first);
         blocks_until_failure = static_cast<int>(2 * (failing - first) + 1);  // the second field of that batch
-        std::vector<std::vector<Block>> kept;  // so that no batch can use the blocks of another
-        // Several threads ask for the memory of the batches ahead in any order.
+        std::vector<std::vector<Block>> kept;                                // keeps blocks from being reused
+        // Several threads request the memory of the batches ahead in any order.
         const auto about = static_cast<std::uint64_t>(threads < 2 ? 0 : std::max(prefetch, 1) - 1);
         bool failed = false;
         while (!failed) {
@@ -550,23 +550,23 @@ void test_an_error_surfaces_at_its_batch() {
 
 int main() {
   using namespace l2m::test;
-  test_batches_are_those_of_the_reference();
-  test_changes_act_at_their_step_whenever_they_are_told();
-  test_slow_consumers_get_the_same();
-  test_nothing_lies_beyond_the_end();
-  test_begin_gives_up_what_lies_ready();
+  test_batches_equal_the_reference();
+  test_changes_take_effect_at_their_step_whenever_they_are_scheduled();
+  test_slow_consumers_get_the_same_batches();
+  test_there_is_no_batch_after_the_end();
+  test_begin_drops_prefetched_batches();
   test_a_batch_is_not_consumed_before_commit();
-  test_restored_at_any_step_the_rest_is_repeated();
-  test_a_broken_state_changes_nothing();
-  test_blocks_stay_as_they_are();
-  test_blocks_are_used_again();
-  test_close_drops_what_is_in_flight();
-  test_many_are_begun_and_abandoned();
-  test_several_prefetchers_at_once();
+  test_a_run_restored_at_any_step_repeats_the_rest();
+  test_an_invalid_state_changes_nothing();
+  test_blocks_in_use_do_not_change();
+  test_blocks_are_reused();
+  test_close_drops_batches_in_flight();
+  test_many_prefetchers_are_started_and_abandoned();
+  test_several_prefetchers_run_at_once();
   test_wait_ends_in_time();
   test_a_second_thread_is_refused();
   test_close_waits_for_a_call_of_another_thread();
-  test_a_forked_child_goes_on_by_itself();
-  test_a_child_forked_during_a_call_goes_on_too();
-  test_an_error_surfaces_at_its_batch();
+  test_a_forked_child_continues_independently();
+  test_a_child_forked_during_a_call_continues();
+  test_an_error_is_raised_at_its_batch();
 }

@@ -9,7 +9,7 @@
 #include "l2m/run/prefetcher.hpp"
 #include "reference.hpp"
 
-// What a Prefetcher knows of the last batches that were consumed.
+// States and plans that a Prefetcher keeps of the last consumed batches.
 
 namespace l2m::test {
 namespace {
@@ -29,7 +29,7 @@ Run some_run() {
   return run;
 }
 
-/// Checks all that is known after so many batches of a run.
+/// Check all available states and plans after a number of batches of a run.
 void check_known(Prefetcher& prefetcher, const std::vector<Batch>& batches, std::uint64_t began,
                  std::uint64_t lookahead, bool before_changes) {
   const std::uint64_t total = prefetcher.total_step();
@@ -52,7 +52,7 @@ void check_known(Prefetcher& prefetcher, const std::vector<Batch>& batches, std:
   if (total > began) CHECK(std::ranges::equal(prefetcher.plan().value(), batches[total - 1].rows));
 }
 
-void test_states_and_plans_of_the_last_batches_are_known() {
+void test_states_and_plans_of_the_last_batches_are_available() {
   const Run run = some_run();
   const std::vector<Batch> batches = reference_batches_of(run);
   for (const int threads : {0, 2}) {
@@ -78,7 +78,7 @@ void test_states_and_plans_of_the_last_batches_are_known() {
             prefetcher.take_blocks();
             prefetcher.commit();
             if (change != run.changes.end() && change->first == total + 1 && !before_changes) {
-              const auto& [step, proportions] = *change++;  // so that it is in force now
+              const auto& [step, proportions] = *change++;  // so that it takes effect now
               prefetcher.schedule(step, proportions, until());
             }
             check_known(prefetcher, batches, began, lookahead, before_changes);
@@ -111,6 +111,6 @@ void test_a_batch_of_other_ranks_counts_but_has_no_plan() {
 
 int main() {
   using namespace l2m::test;
-  test_states_and_plans_of_the_last_batches_are_known();
+  test_states_and_plans_of_the_last_batches_are_available();
   test_a_batch_of_other_ranks_counts_but_has_no_plan();
 }

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kOnes = ~std::uint64_t{0};
 
-/// kat_vectors of Random123 (philox4x64, 10 rounds).
+/// Known answers from kat_vectors of Random123 (philox4x64, 10 rounds).
 void test_known_answers() {
   struct Known {
     std::array<std::uint64_t, 4> counter;
@@ -38,8 +38,8 @@ void test_known_answers() {
   }
 }
 
-/// np.random.Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(9)
-void test_streams_are_those_of_numpy() {
+/// Words of np.random.Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(9)
+void test_streams_equal_those_of_numpy() {
   struct Known {
     RandomStream stream;
     std::array<std::uint64_t, 9> words;
@@ -62,7 +62,7 @@ void test_streams_are_those_of_numpy() {
     for (std::size_t i = 0; i < words.size(); ++i) CHECK(stream.word(i) == words[i]);
 }
 
-void test_quarters_are_those_of_words() {
+void test_quarters_are_chunks_of_words() {
   const RandomStream stream(1, Purpose::kDue, 2);
   Quarters quarters(stream);
   for (const std::uint64_t index : {0U, 1U, 2U, 3U, 4U, 15U, 16U, 5U, 100U, 101U, 0U}) {
@@ -70,8 +70,8 @@ void test_quarters_are_those_of_words() {
   }
 }
 
-/// np.random.SFC64 with the state [a, b, c, 1], a, b, c = the first words of the stream: random_raw(6)
-void test_sequences_are_those_of_numpy() {
+/// Words of np.random.SFC64 with the state [a, b, c, 1], where a, b, c start the stream: random_raw(6)
+void test_sequences_equal_those_of_numpy() {
   struct Known {
     RandomStream address;
     std::array<std::uint64_t, 6> words;
@@ -104,8 +104,8 @@ void check_dice(std::uint32_t bound, Sfc64 random) {
   }
 }
 
-void test_dice_are_those_of_the_reference() {
-  // Products just above a power of two, where every second word is refused, and others.
+void test_dice_equal_the_reference() {
+  // Products just above a power of two, for which every second word is rejected, and others.
   for (const std::uint32_t bound : {1U, 2U, 3U, 10U, 65536U, 1000003U, (1U << 31) + 1, 0xC0000000U, ~0U})
     check_dice<1>(bound, some_randomness(bound));
   for (const std::uint32_t bound : {2U, 3U, 70'000U, 0xB504F335U, ~0U}) check_dice<2>(bound, some_randomness(bound));
@@ -114,7 +114,7 @@ void test_dice_are_those_of_the_reference() {
 }
 
 void test_dice_are_uniform() {
-  // Of three dice together: 7 * 6 * 5 cells.
+  // Three dice together: 7 * 6 * 5 cells.
   std::array<int, 210> count{};
   Sfc64 random = some_randomness(7);
   for (int i = 0; i < 210'000; ++i) {
@@ -126,7 +126,7 @@ void test_dice_are_uniform() {
   CHECK(chi2 < 277.0);  // p = 0.001 with 209 degrees of freedom
 }
 
-void test_fisher_yates_is_that_of_the_reference() {
+void test_fisher_yates_equals_the_reference() {
   for (const std::uint32_t size :
        {0U, 1U, 2U, 3U, 8U, 9U, 10U, 100U, 127U, 128U, 136U, 1000U, 5000U, 16'407U, 70'000U, 600'000U}) {
     std::vector<std::uint32_t> items(size);
@@ -143,10 +143,10 @@ void test_fisher_yates_is_that_of_the_reference() {
 
 int main() {
   l2m::test::test_known_answers();
-  l2m::test::test_streams_are_those_of_numpy();
-  l2m::test::test_quarters_are_those_of_words();
-  l2m::test::test_sequences_are_those_of_numpy();
-  l2m::test::test_dice_are_those_of_the_reference();
+  l2m::test::test_streams_equal_those_of_numpy();
+  l2m::test::test_quarters_are_chunks_of_words();
+  l2m::test::test_sequences_equal_those_of_numpy();
+  l2m::test::test_dice_equal_the_reference();
   l2m::test::test_dice_are_uniform();
-  l2m::test::test_fisher_yates_is_that_of_the_reference();
+  l2m::test::test_fisher_yates_equals_the_reference();
 }

@@ -21,7 +21,7 @@
 namespace l2m::test {
 namespace {
 
-/// A sampler that threads help with its passes.
+/// Sampler with threads that work on its passes.
 struct Planner {
   Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int threads)
       : sampler(std::move(index), run.options, threads > 0) {
@@ -45,8 +45,8 @@ struct Planner {
   std::vector<std::thread> helpers;
 };
 
-/// All batches of a run from total_step `first` on, with the states before and after them, planned up to `most` at once.
-std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0, std::uint64_t most = 1000) {
+/// Return all batches of a run from total_step `first` on, with the states around them, planned up to `max` at once.
+std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t first = 0, std::uint64_t max = 1000) {
   std::vector<Batch> batches;
   BatchPlans plans;
   for (std::uint64_t total = first; total < run.epochs * run.steps;) {
@@ -54,22 +54,21 @@ std::vector<Batch> batches_of(const Run& run, Planner& planner, std::uint64_t fi
     if (total == first || step == 0) planner.sampler.prepare(epoch);
     const auto changed = run.changes.find(total);
     if (changed != run.changes.end()) planner.sampler.change_proportions(changed->second);
-    std::uint64_t until =
-        total - step + run.steps - (step + 1 < run.steps ? 1 : 0);  // the last batch may be a short one
+    std::uint64_t until = total - step + run.steps - (step + 1 < run.steps ? 1 : 0);  // the last batch may be short
     const auto next_change = run.changes.upper_bound(total);
     if (next_change != run.changes.end()) until = std::min(until, next_change->first);
     SamplerState consumed = planner.sampler.state();
     const SamplerState before = consumed;
-    planner.sampler.plan(epoch, step, static_cast<std::int64_t>(std::min(until - total, most)), run.rows_of_batch(step),
+    planner.sampler.plan(epoch, step, static_cast<std::int64_t>(std::min(until - total, max)), run.rows_of_batch(step),
                          plans);
-    CHECK(plans.size() >= 1 && static_cast<std::uint64_t>(plans.size()) <= std::min(until - total, most));
+    CHECK(plans.size() >= 1 && static_cast<std::uint64_t>(plans.size()) <= std::min(until - total, max));
     for (std::int64_t i = 0; i < plans.size(); ++i, ++total) {
       planner.sampler.arrange(epoch, total % run.steps, plans.rows(i));
       batches.push_back({consumed, {plans.rows(i).begin(), plans.rows(i).end()}, {}});
       plans.advance(consumed, i, i + 1);
       planner.sampler.check(consumed);
       batches.back().after = consumed;
-      SamplerState at_once = before;  // not step by step
+      SamplerState at_once = before;  // advanced in one step
       plans.advance(at_once, 0, i + 1);
       CHECK(at_once == consumed);
     }
@@ -155,16 +154,16 @@ std::vector<Run> large_runs() {
            .steps = 2}};
 }
 
-void test_batches_are_those_of_the_reference() {
+void test_batches_equal_the_reference() {
   auto runs = small_runs();
   std::ranges::copy(large_runs(), std::back_inserter(runs));
   for (const Run& run : runs) {
     const auto expected = reference_batches_of(run);
     const auto narrow = run.index(false), wide = run.index(true);
     for (const int threads : kThreadCounts) {
-      for (const std::uint64_t most : {1U, 3U, 1000U}) {
+      for (const std::uint64_t max : {1U, 3U, 1000U}) {
         Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
-        const auto batches = batches_of(run, planner, 0, most);
+        const auto batches = batches_of(run, planner, 0, max);
         CHECK(batches.size() == expected.size());
         for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
       }
@@ -172,12 +171,12 @@ void test_batches_are_those_of_the_reference() {
   }
 }
 
-void test_restored_at_any_step_the_rest_is_repeated() {
+void test_a_run_restored_at_any_step_repeats_the_rest() {
   for (const Run& run : small_runs()) {
     Planner planner(run, run.index(false), 2);
     const auto initial = planner.sampler.state();
     const auto expected = batches_of(run, planner);
-    // Backwards, so that the planner's buffers hold later passes than it goes on with.
+    // In reverse, so that the planner's buffers hold later passes than those it resumes with.
     for (std::size_t first = expected.size(); first-- > 0;) {
       const auto& before = first == 0 ? initial : expected[first - 1].after;
       planner.sampler.check(before);
@@ -222,9 +221,9 @@ void test_ranks_partition_the_global_plan() {
         CHECK(std::ssize(rows) == 24 / world_size);
         together.insert(together.end(), rows.begin(), rows.end());
         for (std::int32_t k = 0; k < std::ssize(sizes); ++k) {  // every class is spread evenly
-          const auto here = rows_of_class(rows, k);
+          const auto rows_here = rows_of_class(rows, k);
           const auto all = rows_of_class(expected[i].rows, k);
-          CHECK(here == all / world_size || here == all / world_size + 1);
+          CHECK(rows_here == all / world_size || rows_here == all / world_size + 1);
         }
       }
       CHECK(sorted_rows(together) == sorted_rows(expected[i].rows));
@@ -253,8 +252,8 @@ void test_a_short_last_batch_is_shared_by_the_ranks() {
   }
 }
 
-/// No row twice in a batch unless the class is smaller than its quota, and no row of a class k + 2 times before all
-/// others were there k + 1 times.
+/// No batch has a row twice unless the class is smaller than its quota, and no row of a class is drawn k + 2 times
+/// before all others were drawn k + 1 times.
 void test_rows_are_drawn_without_replacement() {
   for (const Run& run : small_runs()) {
     if (run.options.world_size > 1 || (run.options.epoch_is_pass && run.last_batch_rows == run.options.global_batch))
@@ -272,12 +271,13 @@ void test_rows_are_drawn_without_replacement() {
         const std::int64_t size = run.sizes[static_cast<std::size_t>(k)];
         CHECK(in_batch[row] <= (quota + size - 1) / size);
       }
-      std::map<std::int32_t, std::pair<std::int64_t, std::int64_t>> range;  // fewest and most draws of a row by class
+      std::map<std::int32_t, std::pair<std::int64_t, std::int64_t>>
+          range;  // minimum and maximum draws of a row, by class
       for (std::size_t row = 0; row < classes.size(); ++row) {
         const std::int64_t times = drawn[static_cast<std::int64_t>(row)];
-        auto& [fewest, most] = range.try_emplace(classes[row], times, times).first->second;
+        auto& [fewest, max] = range.try_emplace(classes[row], times, times).first->second;
         fewest = std::min(fewest, times);
-        most = std::max(most, times);
+        max = std::max(max, times);
       }
       for (const auto& [k, times] : range) CHECK(times.second - times.first <= 1);
     }
@@ -320,7 +320,7 @@ void test_changing_to_the_same_proportions_changes_nothing() {
   for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
 }
 
-void test_states_that_cannot_be_are_refused() {
+void test_invalid_states_are_refused() {
   const Run run{.sizes = {5, 0, 3}, .proportions = {0.5, 0.0, 0.5}, .options = {.seed = 1, .global_batch = 4}};
   Planner planner(run, run.index(false), 0);
   const ClassRows rows = run.rows();
@@ -347,9 +347,9 @@ void test_states_that_cannot_be_are_refused() {
   };
   check(hold(1, {pass[0]}));
   check(hold(2, {pass[1], pass[0]}));
-  refused(hold(1, {pass[1]}));  // still to come
+  refused(hold(1, {pass[1]}));  // not drawn yet
   refused(hold(2, {pass[0], pass[2]}));
-  refused(hold(1, {pass[0], pass[1]}));  // more than have been looked at
+  refused(hold(1, {pass[0], pass[1]}));  // more than were drawn
   refused([&](SamplerState& state) { state.held[2] = {rows[2][0]}; });
   refused([](SamplerState& state) { state.proportions.push_back(0.0); });
   refused([](SamplerState& state) { state.due.due.pop_back(); });
@@ -384,12 +384,12 @@ void test_states_that_cannot_be_are_refused() {
 
 int main() {
   using namespace l2m::test;
-  test_batches_are_those_of_the_reference();
-  test_restored_at_any_step_the_rest_is_repeated();
+  test_batches_equal_the_reference();
+  test_a_run_restored_at_any_step_repeats_the_rest();
   test_ranks_partition_the_global_plan();
   test_a_short_last_batch_is_shared_by_the_ranks();
   test_rows_are_drawn_without_replacement();
   test_held_rows_come_first_in_the_next_batch();
   test_changing_to_the_same_proportions_changes_nothing();
-  test_states_that_cannot_be_are_refused();
+  test_invalid_states_are_refused();
 }

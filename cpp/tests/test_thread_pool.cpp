@@ -21,19 +21,19 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Keeps a thread of a queue busy until it is released.
-class Obstacle {
+/// Task that keeps a thread of a queue busy until it is released.
+class Blocker {
  public:
-  explicit Obstacle(TaskQueue& queue) {
+  explicit Blocker(TaskQueue& queue) {
     queue.push([state = state_] {
       state->begun.count_down();
       state->released.wait();
     });
     state_->begun.wait();
   }
-  ~Obstacle() { release(); }
-  Obstacle(const Obstacle&) = delete;
-  Obstacle& operator=(const Obstacle&) = delete;
+  ~Blocker() { release(); }
+  Blocker(const Blocker&) = delete;
+  Blocker& operator=(const Blocker&) = delete;
 
   void release() {
     if (!state_->released.try_wait()) state_->released.count_down();
@@ -78,7 +78,7 @@ void test_without_threads_the_caller_runs_the_task() {
   CHECK(ran_on == std::this_thread::get_id());
 }
 
-void test_the_pool_grows_to_the_most_threads_asked_for() {
+void test_the_pool_grows_to_the_largest_number_of_threads() {
   const int before = pool_threads();
   TaskQueue same(before);
   CHECK(pool_threads() == before);
@@ -89,9 +89,9 @@ void test_the_pool_grows_to_the_most_threads_asked_for() {
 }
 
 void test_a_full_queue_makes_the_caller_run_the_task() {
-  std::vector<int> order;  // written by one thread at a time: the caller while the other waits
+  std::vector<int> order;  // written by one thread at a time: the caller, while the other waits
   TaskQueue queue(1, 2);
-  Obstacle obstacle(queue);
+  Blocker blocker(queue);
   std::atomic<int> ran = 0;
   queue.push([&] { order.push_back(2); });
   queue.push([&] {
@@ -100,7 +100,7 @@ void test_a_full_queue_makes_the_caller_run_the_task() {
   });
   queue.push([&] { order.push_back(1); });
   CHECK(order == std::vector{1});
-  obstacle.release();
+  blocker.release();
   wait_for(ran, 1);
   CHECK((order == std::vector{1, 2, 3}));
 }
@@ -127,11 +127,11 @@ void test_the_first_error_is_kept() {
   }
 }
 
-void test_cancel_drops_what_waits_and_waits_for_what_runs() {
+void test_cancel_drops_waiting_tasks_and_waits_for_running_ones() {
   for (const int threads : {1, 2, 3, 8}) {
     std::atomic<int> begun = 0, ended = 0, dropped_ran = 0;
     const auto held_by_tasks = std::make_shared<int>(0);
-    TaskQueue queue(threads, 1'000'000);  // never full: the caller runs none
+    TaskQueue queue(threads, 1'000'000);  // never full, so the caller runs no task
     for (int i = 0; i < threads; ++i) {
       queue.push([&] {
         count_up(begun);
@@ -140,8 +140,8 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
       });
     }
     wait_for(begun, threads);
-    std::vector<std::unique_ptr<Obstacle>> obstacles;
-    for (int i = 0; i < threads; ++i) obstacles.push_back(std::make_unique<Obstacle>(queue));
+    std::vector<std::unique_ptr<Blocker>> blockers;
+    for (int i = 0; i < threads; ++i) blockers.push_back(std::make_unique<Blocker>(queue));
     for (int i = 0; i < 20; ++i) {
       queue.push([&dropped_ran, held_by_tasks] { ++dropped_ran; });
     }
@@ -157,7 +157,7 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
       ignored = held_by_task.use_count() == 1;
     }
     CHECK(!cancelled);
-    for (auto& obstacle : obstacles) obstacle->release();
+    for (auto& blocker : blockers) blocker->release();
     canceller.join();
     CHECK(ended == threads);
     CHECK(held_by_tasks.use_count() == 1);
@@ -170,14 +170,14 @@ void test_cancel_drops_what_waits_and_waits_for_what_runs() {
   inline_queue.push([] { CHECK(false); });
 }
 
-void test_a_thread_that_gets_free_during_cancel_runs_nothing_dropped() {
+void test_a_thread_freed_during_cancel_runs_no_dropped_task() {
   std::atomic<int> dropped_ran = 0;
   TaskQueue queue(1);
-  Obstacle obstacle(queue);
+  Blocker blocker(queue);
   {
-    // The first task dropped frees the only thread, and gives it the time to look for work.
+    // The first dropped task frees the only thread and gives it time to look for work.
     const std::shared_ptr<void> held_by_task(nullptr, [&](void*) {
-      obstacle.release();
+      blocker.release();
       std::this_thread::sleep_for(20ms);
     });
     queue.push([held_by_task] {});
@@ -187,7 +187,7 @@ void test_a_thread_that_gets_free_during_cancel_runs_nothing_dropped() {
   CHECK(dropped_ran == 0);
 }
 
-void test_destruction_waits_for_what_runs() {
+void test_destruction_waits_for_running_tasks() {
   for (int round = 0; round < 200; ++round) {
     std::atomic<int> running = 0;
     {
@@ -251,11 +251,11 @@ void test_parallel_for_inside_tasks_does_not_deadlock() {
 
 void test_parallel_for_needs_no_free_thread() {
   TaskQueue queue(pool_threads());
-  std::vector<std::unique_ptr<Obstacle>> obstacles;
-  for (int i = 0; i < queue.max_threads(); ++i) obstacles.push_back(std::make_unique<Obstacle>(queue));
+  std::vector<std::unique_ptr<Blocker>> blockers;
+  for (int i = 0; i < queue.max_threads(); ++i) blockers.push_back(std::make_unique<Blocker>(queue));
   int sum = 0;
   parallel_for(queue.max_threads() + 1, 100,
-               [&](std::int64_t) { ++sum; });  // grows the pool by nothing: one is the caller
+               [&](std::int64_t) { ++sum; });  // does not grow the pool: one thread is the caller
   CHECK(sum == 100);
 }
 
@@ -265,12 +265,12 @@ void test_owners_share_the_pool() {
   for (int owner = 0; owner < 4; ++owner) {
     owners.emplace_back([owner] {
       const int threads = 1 + owner % 3;
-      std::atomic<int> running = 0, most = 0, ran = 0;
-      TaskQueue queue(threads, 1'000'000);  // never full: the caller runs none
+      std::atomic<int> running = 0, max_running = 0, ran = 0;
+      TaskQueue queue(threads, 1'000'000);  // never full, so the caller runs no task
       for (int i = 0; i < kTasks; ++i) {
         const auto task = [&] {
           const int now = ++running;
-          for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+          for (int seen = max_running; seen < now && !max_running.compare_exchange_weak(seen, now);) continue;
           std::this_thread::yield();
           --running;
           count_up(ran);
@@ -278,15 +278,15 @@ void test_owners_share_the_pool() {
         queue.push(task);
       }
       wait_for(ran, kTasks);
-      CHECK(most <= threads);
+      CHECK(max_running <= threads);
     });
   }
   for (std::thread& owner : owners) owner.join();
 }
 
-void test_a_forked_child_has_threads_of_its_own() {
+void test_a_forked_child_has_its_own_threads() {
   TaskQueue queue(2);
-  Obstacle busy(queue);
+  Blocker busy(queue);
   queue.push([] {});
   const int forks_before = forks();
   for (int round = 0; round < 5; ++round) {
@@ -304,12 +304,12 @@ void test_a_forked_child_has_threads_of_its_own() {
   CHECK(forks() == forks_before);
 }
 
-void test_where_no_thread_can_be_started() {
+void test_an_error_is_raised_if_no_thread_can_be_started() {
 #if defined(__GLIBC__)
   in_child([] {
     pthread_attr_t huge;
     CHECK(pthread_attr_init(&huge) == 0);
-    CHECK(pthread_attr_setstacksize(&huge, std::size_t{1} << 47) == 0);  // more than there are addresses
+    CHECK(pthread_attr_setstacksize(&huge, std::size_t{1} << 47) == 0);  // more than the address space
     CHECK(pthread_setattr_default_np(&huge) == 0);
     CHECK_THROWS(NoThread, TaskQueue(2));
     std::vector<int> visits(100, 0);
@@ -330,17 +330,17 @@ int main() {
   using namespace l2m::test;
   test_every_task_runs_once();
   test_without_threads_the_caller_runs_the_task();
-  test_the_pool_grows_to_the_most_threads_asked_for();
+  test_the_pool_grows_to_the_largest_number_of_threads();
   test_a_full_queue_makes_the_caller_run_the_task();
   test_the_first_error_is_kept();
-  test_cancel_drops_what_waits_and_waits_for_what_runs();
-  test_a_thread_that_gets_free_during_cancel_runs_nothing_dropped();
-  test_destruction_waits_for_what_runs();
+  test_cancel_drops_waiting_tasks_and_waits_for_running_ones();
+  test_a_thread_freed_during_cancel_runs_no_dropped_task();
+  test_destruction_waits_for_running_tasks();
   test_parallel_for_visits_every_index_once();
   test_parallel_for_throws_the_error_of_a_body();
   test_parallel_for_inside_tasks_does_not_deadlock();
   test_parallel_for_needs_no_free_thread();
   test_owners_share_the_pool();
-  test_a_forked_child_has_threads_of_its_own();
-  test_where_no_thread_can_be_started();
+  test_a_forked_child_has_its_own_threads();
+  test_an_error_is_raised_if_no_thread_can_be_started();
 }

@@ -15,7 +15,7 @@
 namespace l2m::test {
 namespace {
 
-/// Sums as a device would keep them.
+/// Source with the sums of a simulated device.
 class FakeSource final : public LossSource {
  public:
   void start_reading() override { ++reads_started; }
@@ -34,7 +34,7 @@ LossSums of(std::int64_t k, double loss) {
   return sums;
 }
 
-/// The sums of each window and batch, in a map.
+/// Reference that keeps the sums of each window and batch in a map.
 class Slow {
  public:
   Slow(std::optional<std::int64_t> every) : every_(every) {}
@@ -55,13 +55,13 @@ class Slow {
   std::map<std::pair<std::int64_t, std::int64_t>, LossSums> sums_;
 };
 
-/// Batches come and go, losses of any of the last ones are recorded, and windows close when the rules say so.
-void test_sums_are_those_of_a_map(std::optional<std::int64_t> every, std::int64_t lookahead, std::uint64_t seed) {
+/// Consume batches, record losses of any of the last ones, and close windows by the rules.
+void test_sums_equal_those_of_a_map(std::optional<std::int64_t> every, std::int64_t lookahead, std::uint64_t seed) {
   const RandomStream random(seed, Purpose::kBatchOrder, static_cast<std::uint64_t>(lookahead));
   constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
   OpenWindows windows(3, every, lookahead);
   Slow slow(every);
-  std::int64_t closed = 0, earliest = 1;  // total step that is known
+  std::int64_t closed = 0, earliest = 1;  // first total step with a known state
   std::uint64_t word = 0;
   const auto dice = [&](std::uint64_t sides) { return static_cast<std::int64_t>(random.word(word++) % sides); };
   for (std::int64_t batch = 0; batch < 60; ++batch) {
@@ -70,25 +70,25 @@ void test_sums_are_those_of_a_map(std::optional<std::int64_t> every, std::int64_
       CHECK(windows.total() == slow.total(closed, kAll));
       CHECK(windows.has_losses() == !slow.total(closed, kAll).empty());
       const bool ends_first = dice(2) == 0;
-      if (ends_first) windows.end();
-      CHECK(windows.has_ended() == ends_first && windows.total() == slow.total(closed, kAll));
+      if (ends_first) windows.close_oldest();
+      CHECK(windows.has_pending() == ends_first && windows.total() == slow.total(closed, kAll));
       windows.drop(every.has_value());
       ++closed;
-      CHECK(!windows.has_ended() && windows.closed() == (every ? closed : 0));
+      CHECK(!windows.has_pending() && windows.applied() == (every ? closed : 0));
     }
     for (std::int64_t n = dice(4); n > 0; --n) {
       const std::int64_t of_batch = std::max<std::int64_t>(batch - dice(static_cast<std::uint64_t>(lookahead) + 1), 0);
-      if (!windows.takes(of_batch)) {
+      if (!windows.accepts(of_batch)) {
         CHECK(every && of_batch / *every < closed);
         continue;
       }
       const LossSums sums = of(dice(3), static_cast<double>(dice(100)));
       LossSlot& slot = windows.slot(of_batch);
       if (dice(2) == 0) {
-        slot.here.add(sums);
+        slot.host.add(sums);
       } else {
-        if (!slot.there) slot.there = std::make_shared<FakeSource>();
-        static_cast<FakeSource&>(*slot.there).sums.add(sums);
+        if (!slot.device) slot.device = std::make_shared<FakeSource>();
+        static_cast<FakeSource&>(*slot.device).sums.add(sums);
       }
       windows.added(of_batch);
       slow.add(closed, of_batch, sums);
@@ -104,45 +104,45 @@ void test_sums_are_those_of_a_map(std::optional<std::int64_t> every, std::int64_
     }
     if (dice(10) == 0) {
       const std::vector<LossSums> open = windows.as_of(batch + 1);
-      windows.restore(windows.closed(), open);
+      windows.restore(windows.applied(), open);
       earliest = batch + 1;
       CHECK(windows.as_of(earliest) == open && !windows.newest());
     }
   }
 }
 
-void test_losses_of_a_window_that_has_ended_go_to_the_next() {
+void test_losses_of_a_closed_window_go_to_the_next() {
   OpenWindows windows(3, 2, 1);
-  windows.slot(1).here.add(of(0, 5));
-  windows.end();
-  CHECK(!windows.takes(1) && windows.takes(2));
-  windows.slot(2).here.add(of(1, 7));
+  windows.slot(1).host.add(of(0, 5));
+  windows.close_oldest();
+  CHECK(!windows.accepts(1) && windows.accepts(2));
+  windows.slot(2).host.add(of(1, 7));
   CHECK(windows.total() == of(0, 5));
   windows.drop(true);
   CHECK(windows.total() == of(1, 7));
 }
 
-void test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends() {
+void test_sums_on_a_device_are_requested_when_their_window_closes() {
   OpenWindows windows(3, 2, 0);
   const auto source = std::make_shared<FakeSource>();
-  CHECK(!windows.is_elsewhere() && !windows.has_losses());
-  windows.slot(0).there = source;
-  CHECK(windows.is_elsewhere() && windows.has_losses() && windows.all_finite());
+  CHECK(!windows.is_on_device() && !windows.has_losses());
+  windows.slot(0).device = source;
+  CHECK(windows.is_on_device() && windows.has_losses() && windows.all_finite());
   source->finite = false;
   CHECK(!windows.all_finite() && source->reads_started == 0);
-  windows.end();
-  CHECK(source->reads_started == 1 && windows.is_elsewhere() && !windows.all_finite());
+  windows.close_oldest();
+  CHECK(source->reads_started == 1 && windows.is_on_device() && !windows.all_finite());
   windows.drop(true);
-  CHECK(!windows.is_elsewhere() && windows.all_finite());
+  CHECK(!windows.is_on_device() && windows.all_finite());
 }
 
-void test_losses_that_were_left_out_elsewhere_are_known_until_their_window_acts() {
+void test_losses_skipped_on_a_device_are_known_until_their_window_is_applied() {
   OpenWindows windows(3, 3, 1);
   const auto source = std::make_shared<FakeSource>();
   source->finite = false;
-  windows.slot(0).there = source;
-  windows.slot(2).here.add(of(0, 5));  // batch 0 is no longer among the last ones
-  CHECK(source.use_count() == 1 && !windows.is_elsewhere() && !windows.all_finite());
+  windows.slot(0).device = source;
+  windows.slot(2).host.add(of(0, 5));  // batch 0 is no longer among the last ones
+  CHECK(source.use_count() == 1 && !windows.is_on_device() && !windows.all_finite());
   windows.drop(true);
   CHECK(windows.all_finite());
 }
@@ -155,7 +155,7 @@ void test_the_newest_batch_with_losses_is_known() {
   CHECK(windows.newest() == 3);
 }
 
-void test_sums_stop_at_the_largest_double() {
+void test_sums_are_clamped_to_the_largest_double() {
   constexpr double kLargest = std::numeric_limits<double>::max();
   LossSums sums = of(0, kLargest);
   sums.add(of(0, kLargest));
@@ -171,14 +171,14 @@ int main() {
   using namespace l2m::test;
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     for (const std::int64_t lookahead : {0, 1, 3}) {
-      test_sums_are_those_of_a_map(3, lookahead, seed);
-      test_sums_are_those_of_a_map(5, lookahead, seed);
-      test_sums_are_those_of_a_map({}, lookahead, seed);
+      test_sums_equal_those_of_a_map(3, lookahead, seed);
+      test_sums_equal_those_of_a_map(5, lookahead, seed);
+      test_sums_equal_those_of_a_map({}, lookahead, seed);
     }
   }
-  test_losses_of_a_window_that_has_ended_go_to_the_next();
-  test_sums_that_are_elsewhere_are_asked_for_when_their_window_ends();
-  test_losses_that_were_left_out_elsewhere_are_known_until_their_window_acts();
+  test_losses_of_a_closed_window_go_to_the_next();
+  test_sums_on_a_device_are_requested_when_their_window_closes();
+  test_losses_skipped_on_a_device_are_known_until_their_window_is_applied();
   test_the_newest_batch_with_losses_is_known();
-  test_sums_stop_at_the_largest_double();
+  test_sums_are_clamped_to_the_largest_double();
 }

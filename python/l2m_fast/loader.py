@@ -345,7 +345,7 @@ class Loader:
     @property
     def class_losses(self) -> Floats:
         """Last known mean loss of each class, float64, shape `[num_classes]`; NaN before the first loss of a class."""
-        self._core.settle()
+        self._core.apply_pending()
         return self._core.class_losses
 
     @property
@@ -386,7 +386,7 @@ class Loader:
         training), `proportions` (the new ones), `class_losses` (the losses used) and `counts` (number of losses
         recorded per class).
         """
-        self._core.settle()
+        self._core.apply_pending()
         return self._recorder.snapshot()
 
     @property

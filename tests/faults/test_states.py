@@ -33,7 +33,7 @@ def test_held_rows_that_were_never_reached_are_refused() -> None:
         print(sum(len(batch) for batch in loader))
         """
     out = run("import warnings; warnings.simplefilter('ignore')\n" + program.replace("\n        ", "\n"))
-    assert out == "the state is broken: 1 rows of class 0 are held after 0 of its pass\n50\n"
+    assert out == "the state is invalid: class 0 holds 1 rows after drawing 0 rows of its pass\n50\n"
 
 
 @pytest.mark.parametrize("key", ["passes", "positions", "held"])
@@ -64,7 +64,7 @@ def test_a_held_row_that_is_still_ahead_is_refused(shuffle: bool) -> None:
     seen = [row for row in loader.batch_rows.tolist() if CLASSES[row] == 2]
     to_come = sorted(set(np.flatnonzero(CLASSES == 2).tolist()) - set(seen) - drawn)
     for row in to_come:
-        with pytest.raises(ValueError, match=f"row {row} of class 2 is held and still to come"):
+        with pytest.raises(ValueError, match=f"row {row} of class 2 is held, but not drawn yet"):
             loader.load_state_dict({**state, "held": [[2, [row]]]})
     for row in seen:
         loader.load_state_dict({**state, "held": [[2, [row]]]})

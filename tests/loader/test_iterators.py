@@ -23,7 +23,7 @@ def test_a_newer_iterator_makes_the_first_one_raise(num_threads: int) -> None:
     assert (loader.epoch, loader.step) == (0, 2)
     batch = next(second)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="this iterator has ended: a later one"):
+        with pytest.raises(RuntimeError, match="this iterator has ended: a newer one"):
             next(first)
     assert (loader.epoch, loader.step) == (1, 1)
     assert len([batch, *second]) == N // 20

@@ -82,7 +82,7 @@ def test_non_finite_losses_are_skipped_with_one_warning() -> None:
     loader = make()
     batches = iter(loader)
     next(batches)
-    with pytest.warns(RuntimeWarning, match="not finite were recorded; they are left out") as caught:
+    with pytest.warns(RuntimeWarning, match="non-finite losses were recorded; they are excluded") as caught:
         loader.record([math.nan, 2.0, math.inf, 4.0, -math.inf], classes=[0, 0, 1, 1, 3])
     assert len(caught) == 1
     loader.record([math.nan], classes=[0])
@@ -93,7 +93,7 @@ def test_non_finite_losses_are_skipped_with_one_warning() -> None:
 
 def test_a_non_finite_class_loss_is_skipped_for_its_class() -> None:
     loader = make()
-    with pytest.warns(RuntimeWarning, match="not finite"):
+    with pytest.warns(RuntimeWarning, match="non-finite"):
         loader.record(ClassLoss(np.array([math.nan, 2.0, 0.0, math.inf]), np.array([3, 1, 0, 1])))
     assert loader.state_dict()["window_counts"][0] == [0, 1, 0, 0]
     assert loader.state_dict()["window_sums"][0] == [0, 2, 0, 0]
@@ -102,7 +102,7 @@ def test_a_non_finite_class_loss_is_skipped_for_its_class() -> None:
 def test_a_window_without_any_finite_loss_changes_nothing() -> None:
     loader = make()
     for _ in loader:
-        with pytest.warns(RuntimeWarning, match="not finite") if loader.step == 1 else nullcontext():
+        with pytest.warns(RuntimeWarning, match="non-finite") if loader.step == 1 else nullcontext():
             loader.record(np.full(6, math.nan))
     assert loader.proportions.tolist() == START.tolist()
     assert np.isnan(loader.class_losses).all()

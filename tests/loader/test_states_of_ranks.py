@@ -90,7 +90,7 @@ def test_pending_losses_of_the_other_ranks_are_restored() -> None:
         loader.record(losses_of(next(iter(loader))))
     (whole,) = _ranks(1, [])
     before = whole.state_dict()
-    with pytest.raises(ValueError, match=r"rank 1 of 2, cannot go on as rank 0 of 1 alone"):
+    with pytest.raises(ValueError, match=r"rank 1 of 2, cannot resume as rank 0 of 1 alone"):
         whole.load_state_dict(ranks[1].state_dict())
     assert whole.state_dict() == before
 
@@ -104,7 +104,7 @@ def test_a_list_must_contain_the_states_of_all_ranks_at_the_same_step() -> None:
         (states[:2], r"each of the 3 ranks once \(got ranks \[0, 1\]\)"),
         ([states[0], states[0], states[1]], r"got ranks \[0, 0, 1\]"),
         ([*states, states[0]], r"got ranks \[0, 0, 1, 2\]"),
-        ([*states[:2], later], "not of one moment: step, total_step differ"),
+        ([*states[:2], later], "saved at different steps: step, total_step differ"),
     ):
         with pytest.raises(ValueError, match=message):
             whole.load_state_dict(given)

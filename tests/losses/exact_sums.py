@@ -22,8 +22,8 @@ class Twin(DeviceClassLoss):
         import _testing  # imported here, because tests/gpu imports this file without that module
 
         bits = losses.view(torch.int16) if losses.dtype == torch.bfloat16 else losses
-        count, unusual = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
-        _testing.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), unusual.numpy())
+        count, skipped = self._integers[: self.num_classes], self._integers[self.num_classes :][:2]
+        _testing.add_exact_class_loss(bits.numpy(), classes.numpy(), self._sum.numpy(), count.numpy(), skipped.numpy())
 
 
 def totals(device: str, num_classes: int = NUM_CLASSES) -> DeviceClassLoss:

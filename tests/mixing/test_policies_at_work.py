@@ -201,7 +201,7 @@ def test_group_dro_continues_after_a_share_became_0() -> None:
 # ---- properties
 
 
-@pytest.mark.filterwarnings("ignore:losses that are not finite", "ignore:the mean loss of a class is negative")
+@pytest.mark.filterwarnings("ignore:non-finite losses", "ignore:the mean loss of a class is negative")
 @settings(max_examples=150, deadline=None)
 @given(
     losses=st.lists(

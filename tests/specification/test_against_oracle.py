@@ -252,7 +252,7 @@ _ACTION = st.one_of(
 
 
 @pytest.mark.filterwarnings(
-    "ignore:losses that are not finite",
+    "ignore:non-finite losses",
     "ignore:the mean loss of a class is negative",
     "ignore:a batch of .* repeats rows",
     "ignore:shuffle=False with classes=",

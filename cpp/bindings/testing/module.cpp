@@ -1,5 +1,5 @@
-// The Python module `_testing`: parts of the core that tests and benchmarks call and the package does not.
-// Only `make build` builds it; it is no part of a wheel.
+// The Python module `_testing`: parts of the core that only tests and benchmarks call.
+// Built by `make build`; not part of the wheel.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -21,7 +21,7 @@ namespace py = pybind11;
 using bindings::Array;
 using bindings::mutable_view;
 
-/// The order of the rows of every class in one pass, class after class, as 32-bit ids.
+/// Row order of every class in one pass, class after class, as 32-bit ids.
 class Pass {
  public:
   Pass(const std::optional<Array<std::int16_t>>& classes, std::int64_t num_classes, std::int64_t num_rows)
@@ -44,12 +44,12 @@ class Pass {
 };
 
 void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
-                          Array<std::int64_t> count, Array<std::int64_t> unusual) {
-  if (losses.size() != classes.size() || sum.size() != count.size() || unusual.size() != 2)
-    throw py::value_error("losses and classes, and sum and count, must have one length, and unusual have 2 values");
+                          Array<std::int64_t> count, Array<std::int64_t> skipped) {
+  if (losses.size() != classes.size() || sum.size() != count.size() || skipped.size() != 2)
+    throw py::value_error("losses and classes, and sum and count, must have equal lengths, and skipped 2 values");
   bindings::with_floats("losses", losses, [&](auto values) {
     bindings::with_integers("classes", classes, [&](auto class_ids) {
-      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(unusual));
+      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(skipped));
     });
   });
 }
@@ -58,22 +58,23 @@ void add_exact_class_loss(const py::array& losses, const py::array& classes, Arr
 
 PYBIND11_MODULE(_testing, m) {
   m.doc() = "Parts of the core for tests and benchmarks.";
-  py::classh<Pass>(m, "Pass", py::buffer_protocol(), "Row ids of one pass of every class, class after class; a buffer.")
+  py::classh<Pass>(m, "Pass", py::buffer_protocol(),
+                   "Buffer of the row ids of one pass of every class, class after class.")
       .def(py::init<const std::optional<Array<std::int16_t>>&, std::int64_t, std::int64_t>(), py::arg("classes"),
            py::arg("num_classes"), py::arg("num_rows"))
       .def("shuffle", &Pass::shuffle, py::arg("seed"), py::arg("number"), py::arg("num_threads"),
-           "Make the pass of this number, as the loader does in the background.")
+           "Compute the pass of this number, as the loader does in the background.")
       .def_buffer(&Pass::rows);
   m.def(
       "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
-      py::arg("count").noconvert(), py::arg("unusual").noconvert(),
+      py::arg("count").noconvert(), py::arg("skipped").noconvert(),
       "Add to each sum the double nearest to the exact sum of its losses, as the CUDA kernel does.\n\n"
       "Args:\n"
-      "    losses: float16, float32, float64, or int16 that holds the bits of bfloat16; [n].\n"
+      "    losses: float16, float32, float64, or the bits of bfloat16 as int16; [n].\n"
       "    classes: Integers; [n].\n"
       "    sum: float64, [K], added to in place.\n"
       "    count: int64, [K], added to in place.\n"
-      "    unusual: int64, [2], added to in place: losses skipped for a class out of range, and for not being finite.");
+      "    skipped: int64, [2], added to in place: losses skipped for a class out of range, and for being non-finite.");
 }
 
 }  // namespace l2m::testing

@@ -23,12 +23,12 @@
 
 namespace l2m {
 
-/// An update of the proportions.
+/// One update of the proportions.
 struct UpdateRecord {
   std::uint64_t epoch;
-  std::uint64_t total_step;              ///< batches consumed when it was due
-  std::span<const double> proportions;   ///< [K] the new ones
-  std::span<const double> class_losses;  ///< [K] with which they were made
+  std::uint64_t total_step;              ///< batches consumed when the update was due
+  std::span<const double> proportions;   ///< [K] the new proportions
+  std::span<const double> class_losses;  ///< [K] class losses that the policy received
   std::span<const std::int64_t> counts;  ///< [K] losses recorded in the window
 };
 
@@ -37,47 +37,47 @@ struct LoaderOptions {
   Fields fields;
   std::shared_ptr<const Policy> mixing;  ///< null: Proportional
   std::string mixing_name = "the mixing policy";
-  std::int64_t batch_size = 1;  ///< rows of a batch of this rank
+  std::int64_t batch_size = 1;  ///< rows per batch on this rank
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
-  bool has_classes = false;  ///< else epochs are passes over the rows, the short last batch included
+  bool has_classes = false;  ///< false: an epoch is one pass over the rows, including a short last batch
   bool shuffle = true;
-  bool grouped = false;    ///< rows of a batch stay grouped by class
-  bool drop_last = false;  ///< without classes: leave out a short last batch
+  bool grouped = false;    ///< group the rows of a batch by class
+  bool drop_last = false;  ///< without classes: drop a short last batch
   std::optional<std::int64_t> steps_per_epoch;
-  std::optional<std::uint64_t> total_steps;  ///< of the training, for policies that want to know
-  std::optional<std::int64_t> update_every;  ///< steps of a window of losses; nothing: an epoch
-  std::int64_t lookahead = 0;                ///< batches taken beyond the one whose losses are recorded
+  std::optional<std::uint64_t> total_steps;  ///< length of the training, for schedules
+  std::optional<std::int64_t> update_every;  ///< steps per loss window; nullopt: one window per epoch
+  std::int64_t lookahead = 0;                ///< batches the caller may take beyond the one whose losses it records
   std::optional<std::uint64_t> seed;
-  std::function<std::uint64_t()> draw_seed;  ///< where there is no seed: called once, before anything is random
+  std::function<std::uint64_t()> draw_seed;  ///< called once if there is no seed, before the first random draw
   int prefetch = 4;
   int num_threads = 0;
-  std::shared_ptr<BatchDestination> destination;     ///< null: memory of the process
-  std::function<void(LossSums&)> all_reduce;         ///< sums over all ranks; null: there is nothing to sum
-  std::function<void()> check;                       ///< called before an epoch begins: checks the data
-  std::function<void(const std::string&)> warn;      ///< null: nobody is told
+  std::shared_ptr<BatchDestination> destination;     ///< null: host memory
+  std::function<void(LossSums&)> all_reduce;         ///< sums over all ranks in place; null: nothing to reduce
+  std::function<void()> check;                       ///< called before an epoch begins, to check the data
+  std::function<void(const std::string&)> warn;      ///< null: warnings are dropped
   std::function<void(const UpdateRecord&)> observe;  ///< called after each update
 };
 
-/// What asks a loader for batches.
+/// Handle of one iteration over a loader.
 struct Iteration {
-  std::uint64_t number;  ///< the newest one that asked has the loader
-  bool forever;          ///< beyond the end of its epoch
+  std::uint64_t number;  ///< only the newest iteration that requested a batch may continue
+  bool forever;          ///< continue with the next epoch instead of ending
 };
 
-/// The whole loader: epochs, windows of losses, proportions that follow them, batches made ahead, and what a saved state holds.
+/// Data loader: epochs, loss windows, mixing, prefetching and the saved state.
 ///
-/// A batch is handed over in steps, so that a caller who holds a lock need not hold it while it waits:
+/// next() returns the next batch. A caller that must not wait while holding a lock can take the same steps one by one:
 ///
 ///     if (!loader.prepare(iteration)) break;          // the epoch has ended
-///     while (!loader.wait(50ms)) {}                   // for the batch
+///     while (!loader.wait(50ms)) {}                   // until the batch is ready
 ///     while (!(batch = loader.take())) loader.wait(50ms);
-///     loader.commit();                                // it is consumed
+///     loader.commit();                                // the batch is consumed
 ///
-/// or by next(). Whatever is thrown leaves the loader as it was before the call or after it. One thread at a time may call.
+/// Every call is atomic, even if it throws. Not thread-safe: one call at a time.
 class Loader {
  public:
-  /// @throws std::invalid_argument  options do not fit together.  @throws NoThread
+  /// @throws std::invalid_argument  options are inconsistent.  @throws NoThread
   explicit Loader(LoaderOptions options);
   ~Loader();
   Loader(const Loader&) = delete;
@@ -85,98 +85,98 @@ class Loader {
 
   // ---- iteration
 
-  /// Batches of an epoch of this rank.
-  [[nodiscard]] std::int64_t size() const { return own_steps_; }
-  /// A new iteration, which begins the next epoch, or goes on in a restored one, when it is first asked for a batch.
-  /// @param forever  then it goes on with the epoch after that, and so on.
-  /// @throws std::invalid_argument  it cannot: windows are epochs and lookahead > 0, or this rank never has rows.
+  /// Return the number of batches per epoch on this rank.
+  [[nodiscard]] std::int64_t size() const { return rank_steps_; }
+  /// Create an iteration. Its first request for a batch begins the next epoch, or resumes a restored one.
+  /// @param forever  continue with the following epochs without end.
+  /// @throws std::invalid_argument  forever, and either windows are epochs with lookahead > 0 or this rank has no rows.
   Iteration iterate(bool forever = false);
-  /// Does what is due before the next batch. Returns false where the epoch has ended.
-  /// @throws std::runtime_error  a newer iteration or load() took the place of this one, or the loader is closed.
+  /// Do the work that is due before the next batch. Return false if the epoch has ended.
+  /// @throws std::runtime_error  a newer iteration or load() replaced this one, or the loader is closed.
   bool prepare(const Iteration& iteration);
-  /// Waits for the batch, `timeout` at most (0: only looks). Returns whether it is there.
+  /// Wait for the next batch for at most `timeout` (0: poll). Return whether it is ready.
   bool wait(std::chrono::milliseconds timeout) { return prefetcher_->wait(timeout); }
-  /// The batch, for which wait() was true. Without blocks where a destination has it, first of those that were sent.
-  /// Nothing: wait again and call this again.
+  /// Take the next batch, for which wait() returned true. Its blocks are empty if it was sent to the destination.
+  /// If nullopt, wait and call again.
   std::optional<FilledBatch> take();
-  /// The rows of the batch, for which wait() was true.
+  /// Return the rows of the next batch, for which wait() returned true.
   [[nodiscard]] BatchPlan due() { return prefetcher_->due(); }
-  /// Consumes the batch.
+  /// Consume the batch.
   void commit();
-  /// Makes what lies ready anew, the batch too.
+  /// Discard the prefetched batches, including the next one, and prepare them again.
   void retry();
-  /// Drops what lies ready, and stops reading the fields until the next wait().
+  /// Discard the prefetched batches and stop reading the fields until the next wait().
   void suspend();
-  /// All of this. Nothing: the epoch has ended.
+  /// Prepare, wait for, take and commit the next batch. Return nullopt if the epoch has ended.
   std::optional<FilledBatch> next(const Iteration& iteration);
 
   // ---- losses
 
-  /// Adds the losses of the rows of a batch, in their order.
-  /// @param step  its total step, counted from 0; one of the last lookahead + 1 yielded, by default the last.
-  /// @throws std::invalid_argument  the length differs.  @throws std::runtime_error  there is no such batch, or its window is closed.
+  /// Add the losses of the rows of a batch, in row order.
+  /// @param step  total step of the batch, from 0: one of the last lookahead + 1 yielded; default: the last one.
+  /// @throws std::invalid_argument  wrong length.  @throws std::runtime_error  unknown batch, or its window is closed.
   template <class Loss>
   void record(std::span<const Loss> losses, std::optional<std::uint64_t> step = {});
-  /// Adds losses of given classes.
+  /// Add losses of the given classes.
   template <class Loss, class Class>
   void record(std::span<const Loss> losses, std::span<const Class> classes, std::optional<std::uint64_t> step = {});
-  /// Adds sums; of a class whose sum is not finite, neither sum nor count.
+  /// Add loss sums and counts, skipping classes whose sum is non-finite.
   void record(const LossSums& sums, std::optional<std::uint64_t> step = {});
-  /// The class of each row of a batch, whose number must be that of the losses. Valid until the next call.
+  /// Return the class of each row of a batch, which must have `num_losses` rows. Valid until the next call.
   std::span<const std::int32_t> classes_of(std::optional<std::uint64_t> step, std::size_t num_losses);
-  /// Where losses of a batch are added. To be followed by recorded().
+  /// Return the slot to which losses of a batch are added. Call recorded() afterwards.
   LossSlot& slot(std::optional<std::uint64_t> step);
   void recorded(std::optional<std::uint64_t> step, bool all_finite);
 
-  /// Closes the window, which is the epoch; it acts from the next epoch to begin.
+  /// Close the window now (windows that are epochs only). It takes effect from the next epoch.
   void update();
 
-  // ---- what there is to see
+  // ---- inspection
 
   [[nodiscard]] std::uint64_t epoch() const;
   [[nodiscard]] std::int64_t step() const;
   [[nodiscard]] std::uint64_t total_step() const { return prefetcher_->total_step(); }
-  /// How often batches were begun anew: at the beginning of an epoch and after load().
+  /// Return how many times batches were started: once per epoch and after each load().
   [[nodiscard]] std::uint64_t epochs_begun() const { return epochs_begun_; }
   [[nodiscard]] int num_threads() const { return std::max(options_.num_threads, 1); }
   [[nodiscard]] std::optional<std::uint64_t> seed() const { return options_.seed; }
   [[nodiscard]] const std::vector<double>& proportions() const { return prefetcher_->proportions(); }
-  /// Last known mean loss of each class; NaN where there was none yet.
+  /// Return the last known mean loss of each class; NaN if none is known yet.
   [[nodiscard]] const std::vector<double>& class_losses() const { return class_losses_; }
-  /// The rows of a batch as they were yielded, by default of the last. Nothing: none was.
+  /// Return the rows of a yielded batch, by default of the last one; nullopt if there is none.
   [[nodiscard]] std::optional<BatchPlan> plan(std::optional<std::uint64_t> step = {}) const {
     return prefetcher_->plan(step);
   }
-  /// Has a window that has ended act now, and waits for losses that are elsewhere.
-  void settle();
+  /// Apply the closed window that is still pending, if any. Waits for losses on a device.
+  void apply_pending();
 
   // ---- state
 
-  /// The run just after the batch `step`, by default the last one with losses, no more than lookahead batches back.
-  /// @throws std::invalid_argument  that state is not known any more, or not yet.
+  /// Return the state just after batch `step`; default: the last batch with losses, at most lookahead batches back.
+  /// @throws std::invalid_argument  the state after that batch is not available.
   LoaderState state(std::optional<std::uint64_t> step = {});
-  /// Goes on from a state at the next iteration. @throws std::invalid_argument  it cannot be a state of this loader; nothing changes.
+  /// Resume from a state at the next iteration. @throws std::invalid_argument  it does not fit; nothing changes.
   void load(LoaderState state);
-  /// Makes the next iteration epoch `epoch`; the running one, if any, goes on until then.
+  /// Make the next iteration start epoch `epoch`; a running epoch continues until then.
   void set_epoch(std::uint64_t epoch);
 
-  /// Stops the threads and frees what was prefetched. Idempotent; batches stay valid.
+  /// Stop the threads and free prefetched batches. Idempotent; batches in use stay valid.
   void close();
   /// @throws std::runtime_error  the loader is closed.
   void check_usable() const;
 
  private:
-  static constexpr const char* kNotFiniteText =
-      "losses that are not finite were recorded; they are left out of the class losses";
-  enum Warning : unsigned { kNotFinite = 1, kNegative = 2 };
+  static constexpr const char* kNonFiniteText =
+      "non-finite losses were recorded; they are excluded from the class losses";
+  enum Warning : unsigned { kNonFinite = 1, kNegative = 2 };
   struct Epoch {
     std::uint64_t number;
     std::uint64_t began;  // total step
   };
-  /// What there is to tell of a window that acted.
-  struct Acted {
+  /// Window that was applied and not yet reported to the observer.
+  struct AppliedWindow {
     std::uint64_t epoch, total_step;
-    std::vector<double> class_losses;  // with which the proportions were made
+    std::vector<double> class_losses;  // used for the proportions
     std::vector<std::int64_t> counts;
     bool updated, all_finite, negative;
     std::string failure;  // of the policy, if any
@@ -192,10 +192,10 @@ class Loader {
   void check_counts() const;
   void finish_epoch();
   void close_windows();
-  void act(bool at_once);
-  void tell();
-  Policy::Update updated(const LossSums& sums, std::span<const double> known);
-  void adopt(const std::vector<double>& proportions);
+  void apply_window(bool at_once);
+  void report_applied();
+  Policy::Update run_policy(const LossSums& sums, std::span<const double> known);
+  void apply_proportions(const std::vector<double>& proportions);
   void schedule(std::int64_t closed, const std::vector<double>& proportions);
   [[nodiscard]] std::uint64_t plan_until() const;
   void consume_empty();
@@ -204,54 +204,54 @@ class Loader {
   [[nodiscard]] std::int64_t batch_of(std::optional<std::uint64_t> step) const;
   void warn(const std::string& what) const;
   void warn_once(Warning warning, const std::string& what);
-  void warn_where_losses_lack();
+  void warn_if_losses_are_missing();
   void check(const LoaderState& state) const;
-  /// Whether the window of an epoch stays open after its end, until the next epoch begins.
-  [[nodiscard]] bool stays_open() const { return !options_.update_every && options_.lookahead > 0; }
-  /// Whether proportions come into force when a batch is requested, rather than when the one before it was consumed.
-  [[nodiscard]] bool adopts_late() const {
-    return stays_open() || (options_.lookahead > 0 && options_.lookahead == options_.update_every);
+  /// Return whether the window of an epoch stays open until the next epoch begins.
+  [[nodiscard]] bool window_stays_open() const { return !options_.update_every && options_.lookahead > 0; }
+  /// Return whether proportions take effect when a batch is requested, not when the one before it is consumed.
+  [[nodiscard]] bool applies_on_request() const {
+    return window_stays_open() || (options_.lookahead > 0 && options_.lookahead == options_.update_every);
   }
   [[nodiscard]] std::int64_t step_in_epoch() const {
     return ended_ ? steps_ : static_cast<std::int64_t>(total_step() - epoch_began_);
   }
-  [[nodiscard]] bool has_ended() const { return !iterating_ && step_in_epoch() == steps_; }
+  [[nodiscard]] bool epoch_has_ended() const { return !iterating_ && step_in_epoch() == steps_; }
 
   LoaderOptions options_;
   std::vector<std::int64_t> class_sizes_;
   Policy::Kind kind_ = Policy::Kind::kFixed;
-  std::int64_t steps_ = 0;      // batches of an epoch
-  std::int64_t own_steps_ = 0;  // of these, the ones in which this rank has rows
+  std::int64_t steps_ = 0;       // batches per epoch
+  std::int64_t rank_steps_ = 0;  // those in which this rank has rows
   std::int64_t last_batch_rows_ = 0;
-  std::vector<std::shared_ptr<LentPool>> pools_;  // of a destination's memory, one for each field
-  std::int64_t sent_ = 0;                         // batches that a destination has, from the next on
-  bool cautious_ = false;                         // it had no room for several
+  std::vector<std::shared_ptr<LentPool>> pools_;  // memory of the destination, one pool per field
+  std::int64_t sent_ = 0;                         // batches held by the destination, from the next one on
+  bool send_singly_ = false;                      // it had no space for several batches
   std::unique_ptr<Prefetcher> prefetcher_;
 
   std::uint64_t epoch_ = 0;
   std::uint64_t epoch_began_ = 0;            // total step
-  std::deque<Epoch> epochs_;                 // before it, as far as states reach back
-  std::optional<std::uint64_t> next_epoch_;  // where it is not the next number
-  std::uint64_t iterations_ = 0;             // begun
-  std::uint64_t newest_ = 0;                 // of these, the newest that was asked for a batch
+  std::deque<Epoch> epochs_;                 // earlier epochs, as far back as states are available
+  std::optional<std::uint64_t> next_epoch_;  // set_epoch() target, unless it is the next number
+  std::uint64_t iterations_ = 0;             // created so far
+  std::uint64_t newest_ = 0;                 // the newest one that requested a batch
   bool iterating_ = false;
-  bool ended_ = false;          // the epoch was left, and is finished when the next one begins
-  std::uint64_t earliest_ = 0;  // total step before which states are not known
+  bool ended_ = false;          // the epoch has ended and is finished when the next one begins
+  std::uint64_t earliest_ = 0;  // total step before which no state is available
   std::uint64_t epochs_begun_ = 0;
-  std::uint64_t run_until_ = 0;              // total step up to which nothing is due before a batch
-  std::uint64_t counted_until_ = kMaxCount;  // total step up to which a state can hold what is counted
+  std::uint64_t run_until_ = 0;              // total step until which a batch needs no other work
+  std::uint64_t counted_until_ = kMaxCount;  // total step until which all counts fit in a state
 
   OpenWindows windows_;
-  std::uint64_t wait_until_ = 0;  // total step at which a window that has ended acts
-  std::uint64_t ended_in_ = 0;    // the epoch in which it has
-  bool updated_ = false;          // the window of this epoch was closed by update()
-  std::uint64_t open_from_ = 0;   // total step from which on the window that is an epoch takes losses
+  std::uint64_t apply_by_ = 0;       // total step at which the pending window is applied at the latest
+  std::uint64_t pending_epoch_ = 0;  // epoch in which the pending window was closed
+  bool updated_ = false;             // update() has closed the window of this epoch
+  std::uint64_t open_from_ = 0;      // total step from which the window of the epoch accepts losses
   std::vector<double> next_proportions_, class_losses_, memory_;
-  bool policy_failed_ = false;  // on the window that is to act
-  std::optional<Acted> untold_;
-  bool may_lack_losses_ = false;
+  bool policy_failed_ = false;  // on the window to be applied next
+  std::optional<AppliedWindow> unreported_;
+  bool may_miss_losses_ = false;
   unsigned warned_ = 0;
-  std::vector<std::int32_t> classes_;  // of a batch, for record()
+  std::vector<std::int32_t> classes_;  // classes of a batch, for record()
   bool closed_ = false;
 };
 
@@ -262,7 +262,7 @@ void Loader::record(std::span<const Loss> losses, std::optional<std::uint64_t> s
 
 template <class Loss, class Class>
 void Loader::record(std::span<const Loss> losses, std::span<const Class> classes, std::optional<std::uint64_t> step) {
-  LossSums& sums = slot(step).here;
+  LossSums& sums = slot(step).host;
   const std::int64_t skipped = class_loss(losses, classes, sums.sum, sums.count, num_threads());
   recorded(step, skipped == 0);
 }

@@ -6,12 +6,12 @@
 namespace l2m {
 namespace {
 
-// log(2) in two parts; the first has 32 zeros at its end, so that its multiples by exponents are exact.
+// log(2) in two parts. The first ends in 32 zero bits, so that its products with exponents are exact.
 constexpr double kLog2High = 0x1.62e42fee00000p-1;
 constexpr double kLog2Low = 0x1.a39ef35793c76p-33;
 constexpr double kHalfRoot = 0x1.6a09e667f3bcdp-1;  // sqrt(1/2)
 
-/// exp(x) - 1 for |x| <= log(2) / 2: the Taylor series.
+/// Return exp(x) - 1 for |x| <= log(2) / 2, by its Taylor series.
 double expm1_near_0(double x) {
   double sum = 0;
   for (int n = 15; n >= 2; --n) sum = (sum + 1) * (x / n);
@@ -27,7 +27,7 @@ double log(double x) {
     mantissa *= 2;
     --exponent;
   }
-  // log(m) = 2 atanh(f) with f = (m - 1) / (m + 1): the series of odd powers.
+  // log(m) = 2 atanh(f) with f = (m - 1) / (m + 1): a series of odd powers.
   const double f = (mantissa - 1) / (mantissa + 1);
   const double square = f * f;
   double sum = 0;
@@ -38,7 +38,7 @@ double log(double x) {
 double exp(double x) {
   if (x > 709.7) return std::numeric_limits<double>::infinity();
   if (!(x >= -745.2)) return 0;
-  const double multiple = std::floor(x * 0x1.71547652b82fep+0 + 0.5);  // of log(2)
+  const double multiple = std::floor(x * 0x1.71547652b82fep+0 + 0.5);  // multiple of log(2)
   const double rest = (x - multiple * kLog2High) - multiple * kLog2Low;
   return std::ldexp(1 + expm1_near_0(rest), static_cast<int>(multiple));
 }

@@ -19,7 +19,7 @@ namespace l2m {
 
 namespace {
 
-/// The content of a small file; empty where it cannot be read.
+/// Return the content of a small file, or an empty string if it cannot be read.
 std::string content_of(const std::string& path) {
   std::string content;
   if (std::FILE* const file = std::fopen(path.c_str(), "re"); file != nullptr) {
@@ -30,8 +30,8 @@ std::string content_of(const std::string& path) {
   return content;
 }
 
-/// CPUs that one group grants; infinity without a limit.
-double granted_by(const std::string& folder, bool second_version) {
+/// Return the CPU quota of one cgroup; infinity if unlimited.
+double cgroup_quota(const std::string& folder, bool second_version) {
   double quota = -1, period = 0;
   if (second_version) {
     if (std::sscanf(content_of(folder + "/cpu.max").c_str(), "%lf %lf", &quota, &period) != 2) quota = -1;  // "max ..."
@@ -44,7 +44,7 @@ double granted_by(const std::string& folder, bool second_version) {
 
 }  // namespace
 
-int granted_cpus(const std::string& root, const std::string& membership) {
+int cgroup_cpus(const std::string& root, const std::string& membership) {
   double granted = HUGE_VAL;
   const std::string groups = content_of(membership);
   for (std::size_t begin = 0; begin < groups.size();) {
@@ -57,12 +57,12 @@ int granted_cpus(const std::string& root, const std::string& membership) {
     controllers.append(line, first + 1, second - first - 1).push_back(',');
     const bool second_version = controllers == ",,";
     if (!second_version && controllers.find(",cpu,") == std::string::npos) continue;
-    // A group is limited by those around it as well. Inside a container the path may be one of the host, and not be there.
+    // The limits of all parent groups apply. Inside a container, the path may be that of the host and not exist.
     std::string path = line.substr(second + 1);
     for (bool more = true; more;) {
       more = !path.empty();
       for (const std::string& mount : {root, root + "/cpu", root + "/cpu,cpuacct", root + "/unified"})
-        granted = std::min(granted, granted_by(mount + path, second_version));
+        granted = std::min(granted, cgroup_quota(mount + path, second_version));
       path.erase(more ? path.rfind('/') : 0);
     }
   }
@@ -74,7 +74,7 @@ int usable_cpus() {
 #if defined(__linux__)
   cpu_set_t cpus;
   if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) count = CPU_COUNT(&cpus);
-  if (const int granted = granted_cpus("/sys/fs/cgroup", "/proc/self/cgroup"); granted > 0)
+  if (const int granted = cgroup_cpus("/sys/fs/cgroup", "/proc/self/cgroup"); granted > 0)
     count = std::min(count, granted);
 #endif
   return std::max(count, 1);
@@ -84,7 +84,7 @@ void at_fork_in_child(void (*handler)()) {
 #if defined(__unix__) || defined(__APPLE__)
   pthread_atfork(nullptr, nullptr, handler);
 #else
-  (void)handler;  // no fork, no child
+  (void)handler;  // no fork on this system
 #endif
 }
 
@@ -93,7 +93,7 @@ void prefer_large_pages(void* data, std::size_t size) {
   constexpr std::uintptr_t kPage = 4096;
   const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
   const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / kPage * kPage;
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // failure is harmless
 #else
   (void)data;
   (void)size;

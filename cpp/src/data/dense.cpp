@@ -14,23 +14,23 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kLine = 64;  // bytes the processor fetches at a time, nearly everywhere
+constexpr std::int64_t kLine = 64;  // size of a cache line on nearly all processors
 
-// Rows are requested this far ahead of their copy, which covers the latency of memory with as many requests as are
-// useful; within a few percent of the best distance for rows of 64, 784 and 3072 bytes (AMD EPYC, 2026-11).
+// Rows are prefetched this far ahead of their copy, which hides the memory latency with as many requests as are useful:
+// within a few percent of the best distance for rows of 64, 784 and 3072 bytes (AMD EPYC, 2026-11).
 constexpr std::int64_t kAheadBytes = 8192;
-constexpr std::int64_t kMostRowsAhead = 64;
+constexpr std::int64_t kMaxRowsAhead = 64;
 
-// Bytes that are written around the cache at a time, to a multiple of as many.
+// Size of a non-temporal store, and alignment that it requires, in bytes.
 constexpr std::int64_t kWord = 16;
 #if defined(__SSE2__)
-constexpr bool kCanWriteAroundCache = true;
+constexpr bool kHasNonTemporalStores = true;
 #else
-constexpr bool kCanWriteAroundCache = false;
+constexpr bool kHasNonTemporalStores = false;
 #endif
 
 std::size_t rows_ahead(std::int64_t row_size) {
-  return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMostRowsAhead));
+  return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMaxRowsAhead));
 }
 
 bool may_straddle(const std::byte* data, std::int64_t stride, std::int64_t row_size) {
@@ -40,11 +40,11 @@ bool may_straddle(const std::byte* data, std::int64_t stride, std::int64_t row_s
   return kLine - std::max<std::int64_t>(alignment, 1) + row_size > lines * kLine;
 }
 
-/// Copies whole words.
+/// Copy whole words.
 template <Writes kWrites>
 inline void copy_words(std::byte* to, const std::byte* from, std::int64_t size) {
 #if defined(__SSE2__)
-  if constexpr (kWrites == Writes::kAroundCache) {
+  if constexpr (kWrites == Writes::kNonTemporal) {
     for (std::int64_t at = 0; at < size; at += kWord)
       _mm_stream_si128(reinterpret_cast<__m128i*>(to + at),
                        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
@@ -54,14 +54,14 @@ inline void copy_words(std::byte* to, const std::byte* from, std::int64_t size) 
   std::memcpy(to, from, static_cast<std::size_t>(size));
 }
 
-/// Makes sure that what was written around the cache is seen before whatever is written after.
-void end_writes_around_cache() {
+/// Order non-temporal stores before all later stores.
+void fence_non_temporal_stores() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-/// Copies a row line by line, requesting a line of the coming row with each, so that the requests spread evenly.
+/// Copy a row line by line and prefetch one line of a later row with each, so that requests are spread evenly.
 template <bool kMayStraddle, Writes kWrites>
 inline void copy_row(std::byte* to, const std::byte* from, const std::byte* coming, std::int64_t size) {
   std::int64_t at = 0;
@@ -72,7 +72,7 @@ inline void copy_row(std::byte* to, const std::byte* from, const std::byte* comi
   if (kMayStraddle) __builtin_prefetch(coming + size - 1);
   if (at == size) return;
   __builtin_prefetch(coming + at);
-  if (kWrites == Writes::kAroundCache) {
+  if (kWrites == Writes::kNonTemporal) {
     copy_words<kWrites>(to + at, from + at, size - at);
   } else if (size > kLine) {
     std::memcpy(to + size - kLine, from + size - kLine, kLine);
@@ -81,8 +81,8 @@ inline void copy_row(std::byte* to, const std::byte* from, const std::byte* comi
   }
 }
 
-/// Copies rows of `size` bytes, of a size known to the compiler in a few moves; the first of them have been requested.
-/// While the last ones are copied, the first rows of `next`, the field to be copied then, are requested.
+/// Copy rows of `size` bytes, which takes a few moves if the compiler knows the size. The first rows are prefetched
+/// already. While the last rows are copied, the first rows of the field `next` are prefetched.
 template <bool kMayStraddle, Writes kWrites, class Size>
 void copy_rows(const Dense& field, BatchPlan plan, std::byte* out, Size size, const Field* next) {
   const std::size_t inside = plan.size() - std::min(rows_ahead(size), plan.size());
@@ -109,15 +109,15 @@ void Dense::request(BatchPlan plan) const {
 
 void Dense::copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const {
   const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(row_size_);
-  const bool around = kCanWriteAroundCache && writes == Writes::kAroundCache && place % kWord == 0;
+  const bool non_temporal = kHasNonTemporalStores && writes == Writes::kNonTemporal && place % kWord == 0;
   const auto copy_sized = [&](auto size) {
-    if (around) {
-      copy_rows<true, Writes::kAroundCache>(*this, plan, out, size, next);
-      end_writes_around_cache();
+    if (non_temporal) {
+      copy_rows<true, Writes::kNonTemporal>(*this, plan, out, size, next);
+      fence_non_temporal_stores();
     } else if (may_straddle_) {
-      copy_rows<true, Writes::kToCache>(*this, plan, out, size, next);
+      copy_rows<true, Writes::kCached>(*this, plan, out, size, next);
     } else {
-      copy_rows<false, Writes::kToCache>(*this, plan, out, size, next);
+      copy_rows<false, Writes::kCached>(*this, plan, out, size, next);
     }
   };
   switch (row_size_) {

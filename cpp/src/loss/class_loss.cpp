@@ -13,18 +13,18 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kPartLosses = 1 << 16;  // long against the start of a task
+constexpr std::int64_t kPartLosses = 1 << 16;  // long compared to the start of a task
 constexpr std::int64_t kMaxParts = 32;
 constexpr std::size_t kLanes = 2;
-constexpr std::size_t kMostInLanes = 4096;  // classes: beyond, the lanes would not stay in the cache
+constexpr std::size_t kMaxClassesInLanes = 4096;  // maximum number of classes for which the lanes stay in the cache
 
-/// A sum stays at the largest numbers rather than become infinite, which no later loss and no saved state could undo.
+/// Add to a sum and clamp it: an infinite sum would be lost for all later losses and saved states.
 void add_to(double& sum, double x) {
   constexpr double kLargest = std::numeric_limits<double>::max();
   sum = std::clamp(sum + x, -kLargest, kLargest);
 }
 
-/// Adds losses to one set of sums; returns how many were not finite.
+/// Add losses to the sums in order. Return the number of non-finite losses, which are skipped.
 template <class Loss, class Class>
 std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> classes, double* sum,
                           std::int64_t* count) {
@@ -42,14 +42,14 @@ std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> c
   return skipped;
 }
 
-/// Side by side, so that one addition of two doubles does for both.
+/// Sum and count side by side, so that one SIMD addition updates both.
 struct Total {
   double sum = 0.0;
   double count = 0.0;
 };
 
-/// Adds losses, finite or not, to totals[k + lane * lane_stride]; those of a class out of range to class `num_classes`.
-/// Where the stride is not 0, losses of one class that follow each other need not wait for each other's sum.
+/// Add all losses, finite or not, to totals[k + lane * lane_stride]; those of an invalid class go to class
+/// `num_classes`. With a stride > 0, consecutive losses of one class do not wait for each other's sum.
 template <class Loss, class Class>
 void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, std::size_t num_classes, Total* totals,
                   std::size_t lane_stride) {
@@ -82,13 +82,13 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
                         std::span<std::int64_t> count, int num_threads) {
   if (losses.size() != classes.size())
     throw std::invalid_argument(
-        message("losses and classes must have one length (got ", losses.size(), " and ", classes.size(), ")"));
+        message("losses and classes must have equal lengths (got ", losses.size(), " and ", classes.size(), ")"));
   if (sum.size() != count.size())
     throw std::invalid_argument(
-        message("sum and count must have one length (got ", sum.size(), " and ", count.size(), ")"));
+        message("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(), ")"));
   const std::size_t num_classes = sum.size();
 
-  // The parts depend on n and K alone, so the sums do too.
+  // The partition depends on n and K only, so the bits of the sums do too.
   const auto n = static_cast<std::int64_t>(losses.size());
   const std::int64_t parts = std::clamp<std::int64_t>(
       n / std::max<std::int64_t>(kPartLosses, static_cast<std::int64_t>(num_classes)), 1, kMaxParts);
@@ -104,7 +104,7 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
   std::vector<std::int64_t> part_count(part_sum.size(), 0);
   std::atomic<std::int64_t> skipped{0};
   parallel_for(num_threads, parts, [&](std::int64_t part) {
-    const std::size_t lane_stride = num_classes < kMostInLanes ? num_classes + 1 : 0;
+    const std::size_t lane_stride = num_classes < kMaxClassesInLanes ? num_classes + 1 : 0;
     std::vector<Total> totals(num_classes + 1 + (kLanes - 1) * lane_stride);
     const std::size_t begin = begin_of(part);
     const auto my_losses = losses.subspan(begin, begin_of(part + 1) - begin);
@@ -112,17 +112,17 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
     add_in_lanes(my_losses, my_classes, num_classes, totals.data(), lane_stride);
     double* const my_sum = &part_sum[static_cast<std::size_t>(part) * num_classes];
     std::int64_t* const my_count = &part_count[static_cast<std::size_t>(part) * num_classes];
-    bool usual = true;
+    bool valid = true;
     for (std::size_t lane = 0; lane < (lane_stride == 0 ? 1 : kLanes); ++lane) {
       const std::span<const Total> of_lane(&totals[lane * lane_stride], num_classes + 1);
       for (std::size_t k = 0; k < num_classes; ++k) {
         my_sum[k] += of_lane[k].sum;
         my_count[k] += static_cast<std::int64_t>(of_lane[k].count);
-        usual &= std::isfinite(my_sum[k]);
+        valid &= std::isfinite(my_sum[k]);
       }
-      usual &= of_lane[num_classes].count == 0.0;
+      valid &= of_lane[num_classes].count == 0.0;
     }
-    if (usual) return;
+    if (valid) return;
     check_classes(my_classes, begin, num_classes);
     std::fill_n(my_sum, num_classes, 0.0);
     std::fill_n(my_count, num_classes, 0);

@@ -17,15 +17,15 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kBlockLogits = 1 << 15;  // 40 to 100 us of work
-constexpr std::size_t kLanes = 8;               // a loop over as many is vectorised, the sum it makes always the same
-constexpr std::size_t kChunk = 4096;            // numbers that are summed before they are added to a double
+constexpr std::size_t kLanes = 8;               // of vectorized loops; fixed, so that sums always have the same bits
+constexpr std::size_t kChunk = 4096;            // values summed before they are added to a double
 
-/// e^x for x <= 0 and what rounding may lie above, to a unit in the last place; 0 where it is below the normal numbers.
+/// Return e^x for x <= 0 (plus rounding errors), accurate to one unit in the last place; 0 below the normal floats.
 float exponential(float x) {
   constexpr float kRound = 0x1.8p23F;  // a float this large has no fraction: the addition rounds to an integer
   const float shifted = x * 0x1.715476p0F + kRound;
   const float n = shifted - kRound;
-  const float r = (x - n * 0x1.63p-1F) - n * -0x1.bd0106p-13F;  // x - n log 2, of which the first part is exact
+  const float r = (x - n * 0x1.63p-1F) - n * -0x1.bd0106p-13F;  // x - n log 2, whose first part is exact
   float p = 1.9875691500e-4F;                                   // Cephes' polynomial on [-log(2) / 2, log(2) / 2]
   p = p * r + 1.3981999507e-3F;
   p = p * r + 8.3334519073e-3F;
@@ -39,7 +39,7 @@ float exponential(float x) {
 }
 double exponential(double x) { return std::exp(x); }
 
-/// Sum of numbers, as many as a multiple of kLanes.
+/// Return the sum of values, whose number is a multiple of kLanes.
 template <class R>
 double sum_of(std::span<const R> x) {
   double total = 0.0;
@@ -53,7 +53,7 @@ double sum_of(std::span<const R> x) {
   return total;
 }
 
-/// The largest of numbers, as many as a multiple of kLanes, at least kLanes; NaN is passed over.
+/// Return the largest value, ignoring NaN. The number of values is a positive multiple of kLanes.
 template <class R>
 R largest_of(std::span<const R> x) {
   R lanes[kLanes];
@@ -64,7 +64,7 @@ R largest_of(std::span<const R> x) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-/// The targets with what is the same for every row.
+/// Targets together with the constants that all rows share.
 struct Prepared {
   explicit Prepared(const Targets& given) : targets(given.targets), ignore_index(given.ignore_index) {
     num_columns = static_cast<std::size_t>(given.num_columns);
@@ -72,7 +72,7 @@ struct Prepared {
     if (weight.empty()) weight.assign(num_columns, 1.0);
     of_target = 1.0 - given.label_smoothing;
     of_column = given.label_smoothing / static_cast<double>(num_columns);
-    // Without smoothing, the weight of a class that no row has is not used, even if it is not finite.
+    // Without smoothing, the weight of a class without rows is not used, even if it is non-finite.
     if (smooths()) sum_of_weights = std::accumulate(weight.begin(), weight.end(), 0.0);
   }
 
@@ -90,23 +90,23 @@ struct Prepared {
   double sum_of_weights = 0.0;
 };
 
-/// The sum of -weight * lp over all columns; `smoothed` is the sum of weight * (x - the largest x).
+/// Return the sum of -weight * lp over all columns, where `smoothed` is the sum of weight * (x - max(x)).
 ///
-/// As -lp >= 0, a sum of weights that is not finite decides alone; `smoothed` is then NaN where torch's sum need not be.
+/// Since -lp >= 0, a non-finite sum of weights determines the result; `smoothed` may then be NaN where torch's sum is
+/// not.
 double of_all_columns(double sum_of_weights, double log_sum, double smoothed) {
   if (!std::isfinite(sum_of_weights)) return sum_of_weights * (1.0 + log_sum);
   return sum_of_weights * log_sum - smoothed;
 }
 
 template <class... Other>
-void check(const Targets& given, std::size_t num_logits, const Other&... one_a_row) {
+void check(const Targets& given, std::size_t num_logits, const Other&... per_row) {
   const std::size_t n = given.targets.size();
   if (given.num_columns < 1 || num_logits != n * static_cast<std::size_t>(given.num_columns))
-    throw std::invalid_argument(
-        message("there must be at least one column and one logit for each target and column (got ", n, " targets, ",
-                given.num_columns, " columns, ", num_logits, " logits)"));
-  if (((one_a_row.size() != n) || ...))
-    throw std::invalid_argument(message("all must have one value for each of the ", n, " rows"));
+    throw std::invalid_argument(message("logits must have ", n, " rows of at least one column (got ", given.num_columns,
+                                        " columns and ", num_logits, " logits)"));
+  if (((per_row.size() != n) || ...))
+    throw std::invalid_argument(message("classes and log_sum_exp must have one value for each of the ", n, " rows"));
   if (!given.weight.empty() && static_cast<std::int64_t>(given.weight.size()) != given.num_columns)
     throw std::invalid_argument(message("weight must have one value for each of the ", given.num_columns,
                                         " columns (got ", given.weight.size(), ")"));
@@ -118,8 +118,8 @@ void check(const Targets& given, std::size_t num_logits, const Other&... one_a_r
   }
 }
 
-/// Calls body(row, numbers of the row) for each row that is not ignored. The numbers are a copy, filled up to a multiple
-/// of kLanes by minus infinity, whose exponential is 0.
+/// Call body(row, values) for each row that is not ignored. The values are a copy, padded to a multiple of kLanes with
+/// minus infinity, whose exponential is 0.
 template <class Logit, class Body>
 void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int num_threads, const Body& body) {
   using R = Wide<Logit>;
@@ -167,7 +167,7 @@ MeanLoss cross_entropy(const Targets& targets, std::span<const Logit> logits, st
       losses[row] += prepared.of_column * of_all_columns(prepared.sum_of_weights, log_sum, smoothed);
   });
 
-  // What has no loss is NaN, which class_loss() leaves out, whatever its class.
+  // Ignored rows have the loss NaN, which class_loss() skips. Their class may be invalid, so it becomes 0.
   std::vector<std::int64_t> classes_of_losses(classes.begin(), classes.end());
   double total = 0.0;
   double total_weight = 0.0;

@@ -8,15 +8,15 @@
 namespace l2m {
 template <class Loss, class Class>
 void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
-                          std::span<std::int64_t> count, std::span<std::int64_t> unusual) {
+                          std::span<std::int64_t> count, std::span<std::int64_t> skipped) {
   std::vector<std::int64_t> digits(sum.size() * kSumDigits);
   for (std::size_t i = 0; i < losses.size(); ++i) {
     const auto k = static_cast<std::uint64_t>(classes[i]);
     const Pieces loss = pieces_of(widen(losses[i]));
     if (k >= count.size()) {
-      ++unusual[0];
+      ++skipped[0];
     } else if (!std::isfinite(loss.piece[0])) {
-      ++unusual[1];
+      ++skipped[1];
     } else {
       for (int p = 0; p < loss.count; ++p) {
         const HalfDigits x = half_digits(loss.piece[p]);

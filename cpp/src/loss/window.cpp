@@ -21,20 +21,20 @@ bool LossSums::empty() const {
 }
 
 LossSums LossSlot::total() const {
-  LossSums sums(here.sum.size());
-  sums.add(here);
-  if (there) sums.add(there->read());
+  LossSums sums(host.sum.size());
+  sums.add(host);
+  if (device) sums.add(device->read());
   return sums;
 }
 
-bool LossSlot::all_finite() const { return !left_out && (!there || there->all_finite()); }
+bool LossSlot::all_finite() const { return !skipped && (!device || device->all_finite()); }
 
-void LossSlot::bring_here() {
-  if (!there) return;
+void LossSlot::move_to_host() {
+  if (!device) return;
   LossSums sums = total();
-  left_out = !all_finite();
-  here = std::move(sums);
-  there.reset();
+  skipped = !all_finite();
+  host = std::move(sums);
+  device.reset();
 }
 
 OpenWindows::OpenWindows(std::size_t num_classes, std::optional<std::int64_t> every, std::int64_t lookahead)
@@ -42,23 +42,23 @@ OpenWindows::OpenWindows(std::size_t num_classes, std::optional<std::int64_t> ev
   windows_.emplace_back(num_classes);
 }
 
-std::size_t OpenWindows::place_of(std::int64_t batch) const {
+std::size_t OpenWindows::index_of(std::int64_t batch) const {
   return every_ && batch >= 0 ? static_cast<std::size_t>(std::max<std::int64_t>(batch / *every_ - first_open(), 0)) : 0;
 }
 
-LossSlot& OpenWindows::window(std::size_t place) {
-  while (windows_.size() <= place) windows_.emplace_back(num_classes_);
-  return windows_[place];
+LossSlot& OpenWindows::window(std::size_t index) {
+  while (windows_.size() <= index) windows_.emplace_back(num_classes_);
+  return windows_[index];
 }
 
 LossSlot& OpenWindows::slot(std::int64_t batch) {
-  if (lookahead_ == 0) return window(place_of(batch));
+  if (lookahead_ == 0) return window(index_of(batch));
   for (; !batches_.empty() && batches_.front().first < batch - lookahead_; batches_.pop_front()) {
     auto& [old, slot] = batches_.front();
-    slot.bring_here();
-    LossSlot& whole = window(place_of(old));
-    whole.here.add(slot.here);
-    whole.left_out = whole.left_out || slot.left_out;
+    slot.move_to_host();
+    LossSlot& whole = window(index_of(old));
+    whole.host.add(slot.host);
+    whole.skipped = whole.skipped || slot.skipped;
   }
   auto at = std::ranges::find_if(batches_, [&](const auto& entry) { return entry.first >= batch; });
   if (at == batches_.end() || at->first != batch) at = batches_.emplace(at, batch, LossSlot(num_classes_));
@@ -67,24 +67,24 @@ LossSlot& OpenWindows::slot(std::int64_t batch) {
 
 template <class F>
 void OpenWindows::for_oldest(F&& f) const {
-  if (ended_) {
-    for (const LossSlot& part : *ended_) f(part);
+  if (pending_) {
+    for (const LossSlot& part : *pending_) f(part);
     return;
   }
   f(windows_.front());
   for (const auto& [batch, slot] : batches_)
-    if (place_of(batch) == 0) f(slot);
+    if (index_of(batch) == 0) f(slot);
 }
 
 bool OpenWindows::has_losses() const {
   bool has = false;
-  for_oldest([&](const LossSlot& slot) { has = has || slot.there != nullptr || !slot.here.empty(); });
+  for_oldest([&](const LossSlot& slot) { has = has || slot.device != nullptr || !slot.host.empty(); });
   return has;
 }
 
-bool OpenWindows::is_elsewhere() const {
+bool OpenWindows::is_on_device() const {
   bool is = false;
-  for_oldest([&](const LossSlot& slot) { is = is || slot.there != nullptr; });
+  for_oldest([&](const LossSlot& slot) { is = is || slot.device != nullptr; });
   return is;
 }
 
@@ -94,16 +94,16 @@ bool OpenWindows::all_finite() const {
   return all;
 }
 
-void OpenWindows::end() {
+void OpenWindows::close_oldest() {
   std::vector<LossSlot> parts;
   for_oldest([&](const LossSlot& slot) {
-    if (slot.there) slot.there->start_reading();
+    if (slot.device) slot.device->start_reading();
     parts.push_back(slot);
   });
-  window(1);  // so that nothing is left to fail
-  std::erase_if(batches_, [&](const auto& entry) { return place_of(entry.first) == 0; });
+  window(1);  // first, because it may throw
+  std::erase_if(batches_, [&](const auto& entry) { return index_of(entry.first) == 0; });
   windows_.pop_front();
-  ended_ = std::move(parts);
+  pending_ = std::move(parts);
 }
 
 LossSums OpenWindows::total() const {
@@ -119,38 +119,38 @@ LossSums OpenWindows::total() const {
   return sums;
 }
 
-void OpenWindows::drop(bool counts) noexcept {
-  if (ended_) {
-    ended_.reset();
+void OpenWindows::drop(bool count) noexcept {
+  if (pending_) {
+    pending_.reset();
   } else {
-    std::erase_if(batches_, [&](const auto& entry) { return place_of(entry.first) == 0; });
+    std::erase_if(batches_, [&](const auto& entry) { return index_of(entry.first) == 0; });
     if (windows_.size() > 1) {
       windows_.pop_front();
     } else {
-      std::ranges::fill(windows_.front().here.sum, 0.0);
-      std::ranges::fill(windows_.front().here.count, 0);
-      windows_.front().there.reset();
-      windows_.front().left_out = false;
+      std::ranges::fill(windows_.front().host.sum, 0.0);
+      std::ranges::fill(windows_.front().host.count, 0);
+      windows_.front().device.reset();
+      windows_.front().skipped = false;
     }
   }
-  if (counts) ++closed_;
+  if (count) ++applied_;
 }
 
 std::vector<LossSums> OpenWindows::as_of(std::int64_t total_step) const {
   std::vector<LossSums> open;
-  for (std::size_t place = 0; place <= place_of(total_step - 1); ++place)
-    open.push_back(place < windows_.size() ? windows_[place].total() : LossSums(num_classes_));
+  for (std::size_t index = 0; index <= index_of(total_step - 1); ++index)
+    open.push_back(index < windows_.size() ? windows_[index].total() : LossSums(num_classes_));
   for (const auto& [batch, slot] : batches_)
-    if (batch < total_step) open[place_of(batch)].add(slot.total());
+    if (batch < total_step) open[index_of(batch)].add(slot.total());
   return open;
 }
 
-void OpenWindows::restore(std::int64_t closed, std::vector<LossSums> open) {
+void OpenWindows::restore(std::int64_t applied, std::vector<LossSums> open) {
   std::deque<LossSlot> windows;
-  for (LossSums& sums : open) windows.emplace_back(num_classes_).here = std::move(sums);
+  for (LossSums& sums : open) windows.emplace_back(num_classes_).host = std::move(sums);
   windows_ = std::move(windows);
-  closed_ = closed;
-  ended_.reset();
+  applied_ = applied;
+  pending_.reset();
   batches_.clear();
   newest_.reset();
 }

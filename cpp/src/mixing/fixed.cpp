@@ -8,7 +8,7 @@
 namespace l2m {
 namespace {
 
-/// The shares of classes whose rows count as amount_of(rows); those without rows get none.
+/// Return the shares of classes, where amount_of(rows) is the amount of a class. Empty classes have none.
 template <class F>
 std::vector<double> shares_of(std::span<const std::int64_t> class_sizes, F&& amount_of) {
   std::vector<double> amounts;
@@ -34,7 +34,7 @@ std::vector<double> Temperature::initial(std::span<const std::int64_t> class_siz
 std::vector<double> EffectiveNumber::initial(std::span<const std::int64_t> class_sizes) const {
   if (beta_ == 0) return Proportional().initial(class_sizes);
   const double log_beta = log(beta_);
-  // (1 - beta^n) / (1 - beta) without loss of digits where beta is near 1.
+  // (1 - beta^n) / (1 - beta), without cancellation for beta near 1.
   return shares_of(class_sizes, [&](double n) { return n / (expm1(n * log_beta) / (beta_ - 1)); });
 }
 

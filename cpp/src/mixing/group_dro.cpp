@@ -13,7 +13,7 @@ std::vector<double> GroupDro::initial(std::span<const std::int64_t> class_sizes)
 }
 
 Policy::Update GroupDro::update(const Window& window) const {
-  // The largest loss is taken off all: the same shares, and exp() cannot overflow. What has become 0, by underflow too, stays 0.
+  // Subtracting the largest loss keeps exp() from overflowing and does not change the shares. A share of 0 stays 0.
   double largest = 0;
   for (std::size_t k = 0; k < window.proportions.size(); ++k)
     if (window.proportions[k] > 0) largest = std::max(largest, window.class_losses[k]);

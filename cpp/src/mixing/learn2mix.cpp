@@ -31,7 +31,7 @@ Policy::Update Learn2Mix::update(const Window& window) const {
   std::vector<double> proportions(window.proportions.begin(), window.proportions.end());
   std::vector<double> losses(window.class_losses.begin(), window.class_losses.end());
   double total = compensated_sum(losses);
-  if (!std::isfinite(total)) {  // losses near the largest double: their shares are those of smaller ones
+  if (!std::isfinite(total)) {  // scaling does not change the shares
     for (double& loss : losses) loss *= 0x1p-64;
     total = compensated_sum(losses);
   }

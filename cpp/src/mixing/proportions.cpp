@@ -41,7 +41,7 @@ std::vector<double> without_gaps(std::span<const double> class_losses, std::span
     if (class_sizes[k] > 0 && !std::isnan(class_losses[k])) known.push_back(class_losses[k]);
   double scale = 1;
   double sum = compensated_sum(known);
-  if (!std::isfinite(sum)) {  // of losses near the largest double
+  if (!std::isfinite(sum)) {  // losses near the largest double
     scale = 0x1p64;
     for (double& loss : known) loss /= scale;
     sum = compensated_sum(known);

@@ -10,16 +10,16 @@
 namespace l2m {
 namespace {
 
-constexpr std::size_t kMostTimes = std::numeric_limits<std::uint32_t>::max() / 2;
-constexpr std::size_t kTimesOfBucket = 16;
-constexpr std::int64_t kMostBatches = 1 << 30;
+constexpr std::size_t kMaxTimes = std::numeric_limits<std::uint32_t>::max() / 2;
+constexpr std::size_t kTimesPerBucket = 16;
+constexpr std::int64_t kMaxBatches = 1 << 30;
 constexpr std::int32_t kNoCandidate = -1;
 constexpr std::int32_t kNotServed = std::numeric_limits<std::int32_t>::max();
 
 constexpr std::int32_t kInterval = 1 << 16;  // in units of an offset
 constexpr double kOffset = 1.0 / kInterval;
 
-/// The offset of the visit after one at `offset`: up to half an interval away, reflected at the ends of the interval.
+/// Return the offset of the next visit: up to half an interval away, reflected at the ends of the interval.
 std::uint16_t next_offset(std::uint16_t offset, std::int32_t quarter) {
   std::int32_t moved = offset + quarter - kInterval / 2;
   if (moved < 0) moved = -1 - moved;
@@ -27,7 +27,7 @@ std::uint16_t next_offset(std::uint16_t offset, std::int32_t quarter) {
   return static_cast<std::uint16_t>(moved);
 }
 
-/// Intervals between two visits that follow each other.
+/// Return the time between two consecutive visits, in intervals.
 double intervals_between(std::uint16_t offset, std::uint16_t next) { return (kInterval + next - offset) * kOffset; }
 
 }  // namespace
@@ -38,7 +38,7 @@ Apportioner::Share Apportioner::share(double proportion) const {
   const double rows = proportion * static_cast<double>(batch_size_);
   const double whole = std::floor(rows);
   const double fraction = rows - whole;
-  // Less would be due in more steps than a double can count.
+  // A smaller fraction would be due after more steps than a double can count.
   return {static_cast<std::int64_t>(whole), fraction < 0x1p-500 ? 0.0 : fraction};
 }
 
@@ -79,8 +79,8 @@ void Apportioner::set(std::span<const double> proportions) {
     fraction_.push_back(fraction);
     extra_ -= whole;
   }
-  // Proportions sum to 1 within K * 2^-53, so their fractions sum to extra_ within far less than 1: there are always
-  // at least extra_ classes with a fraction, and never more whole rows than the batch has.
+  // Proportions sum to 1 within K * 2^-53, so the fractions sum to extra_ within much less than 1. Hence at least
+  // extra_ classes have a fraction, and the whole rows never exceed the batch.
 }
 
 void Quotas::clear() {
@@ -89,16 +89,16 @@ void Quotas::clear() {
   batch.clear();
 }
 
-void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas) {
+void Apportioner::next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas) {
   quotas.clear();
   if (extra_ == 0) {
     for (std::size_t i = 0; i < class_ids_.size(); ++i) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
-    quotas.num_batches = most_batches;
+    quotas.num_batches = max_batches;
     return;
   }
-  const auto most = static_cast<std::int32_t>(std::min<std::int64_t>(most_batches, kMostBatches));
-  quotas.num_batches = find_candidates(step, most, due, quotas) ? serve_candidates(most, quotas) : 0;
-  if (quotas.num_batches == 0) return next_one(due, quotas);
+  const auto limit = static_cast<std::int32_t>(std::min<std::int64_t>(max_batches, kMaxBatches));
+  quotas.num_batches = find_candidates(step, limit, due, quotas) ? serve_candidates(limit, quotas) : 0;
+  if (quotas.num_batches == 0) return next_single(due, quotas);
 
   std::erase_if(quotas.classes, [&](Quotas::Class& of) {
     while (of.end > of.begin && quotas.batch[of.end - 1] >= quotas.num_batches) --of.end;
@@ -111,19 +111,19 @@ void Apportioner::next(std::uint64_t step, std::int64_t most_batches, DueTimes& 
   });
 }
 
-/// Lists the times before the end of the batches at which classes are due; false where there are too many.
+/// List the due times up to the end of the batches. Return false if there are too many.
 ///
-/// Each class's are followed, and the first class's preceded, by a time that is no candidate.
-bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas) {
-  // Of the rows left over before a time there are as many as steps, to within some, so that nearly all batches fill.
+/// A time that is not a candidate precedes those of the first class and follows those of each class.
+bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, const DueTimes& due, Quotas& quotas) {
+  // Until a time, about as many extra rows are due as there are steps, so nearly all batches can be filled.
   const auto now = static_cast<double>(step);
-  const double horizon = now + static_cast<double>(most_batches + 1);
-  const auto expected = static_cast<std::size_t>(extra_ * (most_batches + 1));
-  const std::size_t most_times = std::min(4 * (class_ids_.size() + expected), kMostTimes);
-  const std::size_t num_buckets = expected / kTimesOfBucket + 1;
-  const double buckets_a_step = static_cast<double>(num_buckets) / static_cast<double>(most_batches + 2);
+  const double horizon = now + static_cast<double>(max_batches + 1);
+  const auto expected = static_cast<std::size_t>(extra_ * (max_batches + 1));
+  const std::size_t max_times = std::min(4 * (class_ids_.size() + expected), kMaxTimes);
+  const std::size_t num_buckets = expected / kTimesPerBucket + 1;
+  const double buckets_per_step = static_cast<double>(num_buckets) / static_cast<double>(max_batches + 2);
   const auto bucket_of = [&](double time) {
-    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_a_step, 0.0));
+    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_per_step, 0.0));
     return static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1));
   };
   std::vector<double>& times = quotas.due;
@@ -136,19 +136,19 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
       if (whole_[i] > 0) quotas.classes.push_back({class_ids_[i], whole_[i], 0, 0});
       continue;
     }
-    if (size > most_times) return false;  // hardly so in training, but a state may come from anywhere
-    // One extra row at most in each batch, and the time after them.
-    const std::size_t most_size = size + static_cast<std::size_t>(most_batches) + 1;
-    if (most_size > quotas.offset.size()) {  // the last to grow: it may lack where memory did
-      times.resize(2 * most_size);
-      quotas.offset.resize(2 * most_size);
+    if (size > max_times) return false;  // rare in training, but a restored state may have any due times
+    // At most one extra row per batch, and the due time after them.
+    const std::size_t max_size = size + static_cast<std::size_t>(max_batches) + 1;
+    if (max_size > quotas.offset.size()) {  // the last to grow, so it is short if memory ran out
+      times.resize(2 * max_size);
+      quotas.offset.resize(2 * max_size);
     }
     Quarters quarter(RandomStream(seed_, Purpose::kDue, k));
     std::uint64_t visit = due.visits[k];
     std::uint16_t offset = due.offsets[k];
     const double interval = 1.0 / fraction_[i];
     const std::size_t begin = size;
-    for (std::int32_t n = 0; n < most_batches && time < horizon; ++n) {
+    for (std::int32_t n = 0; n < max_batches && time < horizon; ++n) {
       quotas.offset[size] = offset;
       times[size++] = time;
       ++bucket_end_[bucket_of(time) + 1];
@@ -174,30 +174,30 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t most_batches,
   return true;
 }
 
-/// Serves the candidates by time and class, extra_ of them in each batch and none of a class twice; returns how many
-/// batches are complete.
-std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& quotas) {
+/// Serve the candidates by time and class: extra_ per batch, at most one per class. Return the number of complete
+/// batches.
+std::int32_t Apportioner::serve_candidates(std::int32_t max_batches, Quotas& quotas) {
   std::int32_t batch = 0;
   std::int64_t served = 0;
-  // What comes before a class's first is no candidate, which is as good as served.
+  // The entry before the first candidate of a class is kNoCandidate, which counts as served.
   const auto serve = [&, batch_of = quotas.batch.data()](std::uint32_t i) {
     if (batch_of[i - 1] >= batch) return false;
     batch_of[i] = batch;
     ++served;
     return true;
   };
-  deferred_.clear();  // their classes have had one in this batch, so all of them find room in the next
+  deferred_.clear();  // their classes were served in this batch, so all of them fit in the next
   std::size_t begin = 0;
   for (const std::size_t end : bucket_end_) {
     const std::span bucket = std::span(order_).subspan(begin, end - begin);
     begin = end;
-    // Order counts only where a batch may be full before the bucket is empty.
+    // The order matters only if a batch may fill up within this bucket.
     if (served + std::ssize(bucket) >= extra_)
       std::ranges::sort(bucket, {}, [&](std::uint32_t i) { return std::pair(quotas.due[i], i); });
     for (const std::uint32_t i : bucket) {
       if (!serve(i)) deferred_.push_back(i);
       while (served == extra_) {
-        if (++batch == most_batches) return batch;
+        if (++batch == max_batches) return batch;
         served = 0;
         std::erase_if(deferred_, serve);
       }
@@ -206,8 +206,8 @@ std::int32_t Apportioner::serve_candidates(std::int32_t most_batches, Quotas& qu
   return batch;
 }
 
-/// The rule as it is stated, for one batch.
-void Apportioner::next_one(DueTimes& due, Quotas& quotas) {
+/// Apply the rule literally, to a single batch.
+void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
   quotas.clear();
   quotas.due.clear();
   quotas.offset.clear();

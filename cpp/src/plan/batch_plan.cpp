@@ -7,7 +7,7 @@ namespace l2m {
 
 void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to) const {
   if (from == to) return;
-  HeldRows held;  // where each class was left; first, so that nothing fails halfway
+  HeldRows held;  // collected first, so that nothing fails halfway
   for (const Turn& turn : turns_)
     if (turn.batch >= from && turn.batch < to) held[turn.class_id] = turn.held;
   state.total_step += static_cast<std::uint64_t>(to - from);
@@ -37,9 +37,9 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
     state.drawn[k] += whole * (to - from) + (last - first);
   }
   while (!held.empty()) {
-    auto left = held.extract(held.begin());
-    state.held.erase(left.key());
-    if (!left.mapped().empty()) state.held.insert(std::move(left));
+    auto entry = held.extract(held.begin());
+    state.held.erase(entry.key());
+    if (!entry.mapped().empty()) state.held.insert(std::move(entry));
   }
 }
 

@@ -21,14 +21,14 @@ bool needs_wide_ids(std::int64_t data_rows) {
   return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
 }
 
-/// The ids of `rows`, checked.
+/// Return the ids of `rows` after checking them.
 std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
   std::vector<bool> taken(static_cast<std::size_t>(data_rows));
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
       throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
     if (taken[static_cast<std::size_t>(row)])
-      throw std::invalid_argument(message("rows must not repeat (got ", row, " twice)"));
+      throw std::invalid_argument(message("rows must be unique (got ", row, " twice)"));
     taken[static_cast<std::size_t>(row)] = true;
   }
   return {rows.begin(), rows.end()};
@@ -59,14 +59,15 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
     return classes.empty() ? 0 : static_cast<std::int64_t>(classes[static_cast<std::size_t>(row)]);
   };
 
-  // Every part counts its classes, then puts its rows behind those of the parts before it: ascending for any parts.
-  const std::int64_t rows_a_part = std::max<std::int64_t>({num_classes, 1 << 16, num_rows / std::max(num_threads, 1)});
-  const std::int64_t parts = std::max<std::int64_t>((num_rows + rows_a_part - 1) / rows_a_part, 1);
+  // Each part counts its classes, then places its rows after those of earlier parts, so the order is ascending.
+  const std::int64_t rows_per_part =
+      std::max<std::int64_t>({num_classes, 1 << 16, num_rows / std::max(num_threads, 1)});
+  const std::int64_t parts = std::max<std::int64_t>((num_rows + rows_per_part - 1) / rows_per_part, 1);
   std::vector<std::int64_t> next(static_cast<std::size_t>(parts * num_classes), 0);
   const auto for_rows_of = [&](std::int64_t part, auto&& visit) {
-    const std::int64_t end = std::min((part + 1) * rows_a_part, num_rows);
+    const std::int64_t end = std::min((part + 1) * rows_per_part, num_rows);
     std::int64_t* const part_next = next.data() + part * num_classes;
-    for (std::int64_t i = part * rows_a_part; i < end; ++i) visit(row_at(i), part_next);
+    for (std::int64_t i = part * rows_per_part; i < end; ++i) visit(row_at(i), part_next);
   };
 
   parallel_for(num_threads, parts, [&](std::int64_t part) {
@@ -110,9 +111,9 @@ bool ClassIndex::contains(std::int64_t k, std::int64_t row) const {
 }
 
 std::uint64_t ClassIndex::fingerprint(int num_threads) const {
-  // Philox as a hash: each word is mixed with its position, so the order of the parts does not matter and they add up.
-  const auto hash = [](std::uint64_t what, std::uint64_t position, std::uint64_t value) {
-    return RandomStream(what, Purpose::kShuffle, value).word(position * 4);
+  // Philox as a hash. Each word is hashed with its position, so that the hashes of parts can be added in any order.
+  const auto hash = [](std::uint64_t kind, std::uint64_t position, std::uint64_t value) {
+    return RandomStream(kind, Purpose::kShuffle, value).word(position * 4);
   };
   std::uint64_t sum = hash(0, 0, identity_ ? 1 : 0);
   for (std::size_t k = 0; k < offsets_.size(); ++k) sum += hash(1, k, static_cast<std::uint64_t>(offsets_[k]));

@@ -11,10 +11,10 @@
 namespace l2m {
 namespace {
 
-constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us: not worth a task
-constexpr std::int64_t kMostTasks = 64;     // of a stage, so that the counts of rows in buckets stay few
+constexpr std::int64_t kInlineRows = 8192;  // shuffled within about 16 us, too short for a task
+constexpr std::int64_t kMaxTasks = 64;      // per stage, which bounds the memory for bucket counts
 
-std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -22,10 +22,9 @@ Permutation::Permutation(const RowIds& source, const RowIds& target, std::int64_
                          std::uint64_t seed, std::uint64_t class_id, std::uint64_t pass)
     : source_(&source), target_(&target), offset_(offset), size_(size), seed_(seed), class_id_(class_id), pass_(pass) {
   if (size <= kUnsplitRows) return;
-  bucket_bits_ =
-      std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(divided_up(size, kBucketRows)))), 16);
-  rows_a_task_ = divided_up(divided_up(size, kMostTasks), kPartRows) * kPartRows;
-  next_.resize(static_cast<std::size_t>(divided_up(size, rows_a_task_)) << bucket_bits_, 0);
+  bucket_bits_ = std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(ceil_div(size, kBucketRows)))), 16);
+  rows_per_task_ = ceil_div(ceil_div(size, kMaxTasks), kPartRows) * kPartRows;
+  next_.resize(static_cast<std::size_t>(ceil_div(size, rows_per_task_)) << bucket_bits_, 0);
   bucket_.resize((std::size_t{1} << bucket_bits_) + 1);
   stage_ = Stage::kCount;
 }
@@ -34,7 +33,7 @@ std::int64_t Permutation::tasks() const {
   switch (stage_) {
     case Stage::kCount:
     case Stage::kScatter:
-      return divided_up(size_, rows_a_task_);
+      return ceil_div(size_, rows_per_task_);
     case Stage::kSwap:
       return std::int64_t{1} << bucket_bits_;
     case Stage::kDone:
@@ -62,11 +61,11 @@ void Permutation::next_stage() {
   stage_ = static_cast<Stage>(static_cast<int>(stage_) + 1);
 }
 
-/// Calls visit(row position, its bucket, i) for the rows of a task, of which four in a row have i = 0 .. 3.
+/// Call visit(position, bucket, i) for the rows of a task, where i = 0 .. 3 cycles over consecutive rows.
 template <class Visit>
 void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
-  const std::int64_t end = std::min((task + 1) * rows_a_task_, size_);
-  for (std::int64_t row = task * rows_a_task_; row < end;) {
+  const std::int64_t end = std::min((task + 1) * rows_per_task_, size_);
+  for (std::int64_t row = task * rows_per_task_; row < end;) {
     Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(row / kPartRows)));
     const std::int64_t end_of_part = std::min(row + kPartRows, end);
     for (; row < end_of_part; row += 4) {
@@ -85,8 +84,8 @@ void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
 
 void Permutation::count(std::int64_t task) {
   std::int64_t* const count = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
-  // Four counters a bucket: with few buckets, one would have to wait for its last increment at nearly every row. It does where
-  // there is no memory: a task that was begun must end, since others wait for it.
+  // Four counters per bucket: with few buckets, a single one would stall on its previous increment at nearly every row.
+  // Without memory for them, one per bucket: a task that has begun must end, since others wait for it.
   std::vector<std::int64_t> counts;
   try {
     counts.resize(std::size_t{4} << bucket_bits_, 0);
@@ -140,7 +139,7 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
   const auto permutation = [&](std::int64_t k) {
     return Permutation(index.rows(), target, index.offset(k), index.size(k), seed, static_cast<std::uint64_t>(k), pass);
   };
-  // Classes of one task share a task until it is worth one; the others are split among the threads one by one.
+  // Small classes are grouped until they are worth a task; large classes are split among the threads one by one.
   std::vector<std::int64_t> first_of_task;
   std::int64_t rows = Permutation::kUnsplitRows;
   for (std::int64_t k = 0; k < index.num_classes(); ++k) {
@@ -195,42 +194,42 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const
           pass};
 }
 
-/// Sees to it that the buffer of the pass holds it.
+/// Complete the pass in its buffer, and start on the next one.
 void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
-  const std::size_t here = buffer(class_id, pass);
+  const std::size_t index = buffer(class_id, pass);
   if (index_->size(class_id) <= kInlineRows) {
     permutation(class_id, pass).run(0);
   } else {
     prepare(class_id, pass);
-    finish(*pending_.extract(here).mapped());
+    finish(*pending_.extract(index).mapped());
   }
-  made_[here] = pass + 1;
+  made_[index] = pass + 1;
   if (in_background_) prepare(class_id, pass + 1);
 }
 
 void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (!shuffle_ || index_->size(class_id) <= kInlineRows) return;
-  const std::size_t here = buffer(class_id, pass);
-  if (made_[here] == pass + 1) return;
-  std::shared_ptr<Job>& job = pending_[here];
+  const std::size_t index = buffer(class_id, pass);
+  if (made_[index] == pass + 1) return;
+  std::shared_ptr<Job>& job = pending_[index];
   if (job && job->pass == pass) return;
   auto fresh = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
   if (job) cancel(*std::exchange(job, nullptr));
-  made_[here] = 0;  // whatever else the buffer held is given up
+  made_[index] = 0;  // drop what the buffer held
   const std::scoped_lock lock(mutex_);
   jobs_.push_back(fresh);
   ++open_jobs_;
   job = std::move(fresh);
 }
 
-/// Works on a job until it is done.
+/// Work on a job until it is done.
 void Passes::finish(Job& job) {
   std::unique_lock lock(mutex_);
   while (!job.permutation.done())
     if (!run_task(job, lock)) progress_.wait(lock);
 }
 
-/// Stops a job; its buffer holds garbage afterwards.
+/// Cancel a job. Its buffer has unspecified content afterwards.
 void Passes::cancel(Job& job) {
   std::unique_lock lock(mutex_);
   if (job.next < job.permutation.tasks()) --open_jobs_;
@@ -238,7 +237,7 @@ void Passes::cancel(Job& job) {
   progress_.wait(lock, [&] { return job.next == job.finished; });
 }
 
-/// Runs one task of a job without the lock, if one is to be had.
+/// Run one task of a job without the lock, if any is available. Return whether one was.
 bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
   if (job.cancelled || job.next == job.permutation.tasks()) return false;
   const std::int64_t task = job.next++;
@@ -259,7 +258,7 @@ bool Passes::work() {
   std::unique_lock lock(mutex_);
   std::erase_if(jobs_, [](const auto& job) { return job->cancelled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {
-    const std::shared_ptr<Job> job = candidate;  // stays when jobs_ changes
+    const std::shared_ptr<Job> job = candidate;  // keeps the job alive if jobs_ changes
     if (run_task(*job, lock)) return true;
   }
   return false;

@@ -12,20 +12,20 @@ bool holds(const SamplerState& state, std::int64_t class_id) {
 
 }  // namespace
 
-/// Draws what a class gives to the batches.
+/// Draw the rows of one class for all batches.
 void RowDrawer::draw(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
   quota.whole == 0 ? draw_extras(quota, state, plans) : draw_wholes(quota, state, plans);
   state.drawn[static_cast<std::size_t>(quota.class_id)] +=
       quota.whole * plans.size() + static_cast<std::int64_t>(quota.end - quota.begin);
 }
 
-/// Of a class that has one row in some batches: no batch can have a row twice, so passes simply follow each other.
+/// Draw for a class with at most one row per batch. No batch can get a row twice, so passes simply follow each other.
 void RowDrawer::draw_extras(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
   const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
   Cursor& cursor = state.cursors[static_cast<std::size_t>(quota.class_id)];
   const std::int64_t size = index_->size(quota.class_id);
   for (std::size_t i = quota.begin; i < quota.end;) {
-    if (holds(state, quota.class_id)) {  // from when it had more
+    if (holds(state, quota.class_id)) {  // left from a larger quota
       draw_for_batch(quota.class_id, 1, batch_of[i++], state, plans);
       continue;
     }
@@ -42,7 +42,7 @@ void RowDrawer::draw_extras(const Quotas::Class& quota, SamplerState& state, Bat
   }
 }
 
-/// Of a class that has rows in every batch.
+/// Draw for a class with rows in every batch.
 void RowDrawer::draw_wholes(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans) {
   const std::vector<std::int32_t>& batch_of = plans.quotas_.batch;
   Cursor& cursor = state.cursors[static_cast<std::size_t>(quota.class_id)];
@@ -70,7 +70,7 @@ void RowDrawer::draw_wholes(const Quotas::Class& quota, SamplerState& state, Bat
   }
 }
 
-/// Draws the next `count` rows of a class for one batch, whatever may happen on the way.
+/// Draw the next `count` rows of a class for one batch, handling held rows and the end of a pass.
 void RowDrawer::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, SamplerState& state,
                                BatchPlans& plans) {
   Cursor& cursor = state.cursors[static_cast<std::size_t>(class_id)];
@@ -86,15 +86,15 @@ void RowDrawer::draw_for_batch(std::int64_t class_id, std::int64_t count, std::i
   if (!held.empty()) state.held[class_id] = std::move(held);
 }
 
-/// The general case: rows are held over, or a pass ends in this batch.
+/// Draw rows one by one, for batches with held rows or in which a pass ends.
 void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor,
                                 std::vector<std::int64_t>& held) {
   const std::int64_t size = index_->size(class_id);
-  // A round takes every row of the class at most once; a quota larger than the class takes several rounds.
-  std::size_t round = 0;                                        // where it began in drawn_
-  std::vector<std::int64_t> waiting = std::exchange(held, {});  // held from before the round
-  std::size_t waited = 0;                                       // of those, how many have been drawn
-  std::vector<std::int64_t> tail;  // what the round had when the pass ended, sorted: the new pass may repeat it
+  // A round takes every row of the class at most once. A quota larger than the class takes several rounds.
+  std::size_t round = 0;                                        // begin of the round in drawn_
+  std::vector<std::int64_t> waiting = std::exchange(held, {});  // rows held since before the round
+  std::size_t waited = 0;                                       // number of them drawn so far
+  std::vector<std::int64_t> tail;  // sorted rows of the round when the pass ended, which the new pass may repeat
   while (std::ssize(drawn_) < count) {
     if (std::ssize(drawn_) - static_cast<std::int64_t>(round) == size) {
       round = drawn_.size();

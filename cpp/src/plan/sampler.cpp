@@ -15,24 +15,24 @@ namespace {
 
 constexpr double kMaxDue = 0x1p512;  // fractions are at least 2^-500
 
-constexpr std::size_t kAhead = 16;  // classes whose cursor is fetched ahead of their turn
+constexpr std::size_t kAhead = 16;  // classes whose cursor is prefetched before their turn
 
-// Rows planned together: some of every class where there are not too many, and few enough to stay in a cache until they
+// Rows planned together: several per class unless there are many classes, and few enough to stay in a cache until they
 // are copied.
-constexpr std::int64_t kRowsOfClass = 16;
-constexpr std::int64_t kFewestRows = 8192;
-constexpr std::int64_t kMostRows = 131072;
+constexpr std::int64_t kRowsPerClass = 16;
+constexpr std::int64_t kMinRows = 8192;
+constexpr std::int64_t kMaxRows = 131072;
 
 std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows) {
-  const std::int64_t rows = std::clamp(kRowsOfClass * std::min(num_classes, kMostRows), kFewestRows, kMostRows);
+  const std::int64_t rows = std::clamp(kRowsPerClass * std::min(num_classes, kMaxRows), kMinRows, kMaxRows);
   return std::max<std::int64_t>(rows / global_rows, 1);
 }
 
-/// Rows from a batch to the next in the memory of plans: an odd number of cache lines, since all batches are written to
-/// at once, and at a power of two they would drive each other out of the cache.
-std::size_t rows_apart(std::int64_t most_rows) {
-  constexpr std::size_t kRowsOfLine = 64 / sizeof(PlannedRow);
-  return ((static_cast<std::size_t>(most_rows) + kRowsOfLine - 1) / kRowsOfLine | 1) * kRowsOfLine;
+/// Return the distance between batches in the memory of plans, in rows. It is an odd number of cache lines: all batches
+/// are written at once, and would evict each other from the cache at a power of two.
+std::size_t row_stride(std::int64_t max_rows) {
+  constexpr std::size_t kRowsPerLine = 64 / sizeof(PlannedRow);
+  return ((static_cast<std::size_t>(max_rows) + kRowsPerLine - 1) / kRowsPerLine | 1) * kRowsPerLine;
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 void Sampler::check_proportions(std::span<const double> proportions) const {
   if (std::ssize(proportions) != drawer_.index().num_classes())
     throw std::invalid_argument(
-        message("there must be ", drawer_.index().num_classes(), " proportions (got ", proportions.size(), ")"));
+        message("proportions must have ", drawer_.index().num_classes(), " values (got ", proportions.size(), ")"));
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
@@ -73,7 +73,7 @@ void Sampler::check_proportions(std::span<const double> proportions) const {
       throw std::invalid_argument(
           message("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)"));
   }
-  // Normalized ones do so to the last bits; far from that the quotas of a large batch would not add up.
+  // Normalized proportions sum to 1 within rounding. Otherwise, the quotas of a large batch would not add up.
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-12))
     throw std::invalid_argument(message("proportions must sum to 1 within 1e-12 (got ", sum, ")"));
@@ -83,7 +83,7 @@ namespace {
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message("the state is broken: ", parts...));
+  throw std::invalid_argument(message("the state is invalid: ", parts...));
 }
 
 }  // namespace
@@ -102,31 +102,32 @@ void Sampler::check(const SamplerState& state) {
       refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
     if (state.drawn[k] < 0 || state.drawn[k] > kMaxCount)
       refuse("drawn must be in [0, ", kMaxCount, "] for class ", k, " (got ", state.drawn[k], ")");
-    // Far from where pass + 1 and the like would wrap.
+    // Far below the point where pass + 1 and the like overflow.
     if (std::max({state.cursors[k].pass, state.due.visits[k], state.total_step}) > std::uint64_t{kMaxCount})
       refuse("passes, visits and total_step must be at most ", kMaxCount);
     if (!(std::abs(state.due.due[k]) <= kMaxDue))
       refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
   for (const auto& [class_id, rows] : state.held) {
-    if (class_id < 0 || class_id >= drawer_.index().num_classes()) refuse("rows are held of class ", class_id);
+    if (class_id < 0 || class_id >= drawer_.index().num_classes())
+      refuse("class ", class_id, " holds rows, but does not exist");
     check_held(class_id, rows, state.cursors[static_cast<std::size_t>(class_id)]);
   }
 }
 
-/// Refuses held rows that are not among the rows of the pass that were passed over.
+/// Check that held rows belong to the class and were skipped in its current pass.
 void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor) {
   for (const std::int64_t row : held)
-    if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, which is not of class ", class_id);
+    if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, but not of class ", class_id);
   std::vector<std::int64_t> sorted(held.begin(), held.end());
   std::ranges::sort(sorted);
   if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
   if (std::ssize(held) > cursor.position)
-    refuse(held.size(), " rows of class ", class_id, " are held after ", cursor.position, " of its pass");
+    refuse("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position, " rows of its pass");
   drawer_.passes().visit(class_id, cursor.pass, [&](auto row_at) {
     for (std::int64_t i = cursor.position; i < drawer_.index().size(class_id); ++i)
       if (std::ranges::binary_search(sorted, row_at(i)))
-        refuse("row ", row_at(i), " of class ", class_id, " is held and still to come");
+        refuse("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
   });
 }
 
@@ -144,7 +145,7 @@ void Sampler::prepare(std::uint64_t epoch) {
     drawer_.passes().prepare(static_cast<std::int64_t>(k), state_.cursors[k].pass);
 }
 
-void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_batches, std::int64_t global_rows,
+void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_batches, std::int64_t global_rows,
                    BatchPlans& plans) {
   plans.turns_.clear();
   plans.pass_.reset();
@@ -154,17 +155,17 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t most_ba
     state_.held.erase(0);
   }
 
-  most_batches = std::min(most_batches, batches_at_once(drawer_.index().num_classes(), global_rows));
+  max_batches = std::min(max_batches, batches_at_once(drawer_.index().num_classes(), global_rows));
   Quotas& quotas = plans.quotas_;
   if (drawer_.index().num_classes() == 1) {
     quotas.clear();
-    quotas.num_batches = most_batches;
+    quotas.num_batches = max_batches;
     quotas.classes.push_back({0, global_rows, 0, 0});
   } else {
-    apportioner_.next(state_.total_step, most_batches, state_.due, quotas);
+    apportioner_.next(state_.total_step, max_batches, state_.due, quotas);
   }
   const auto num_batches = static_cast<std::size_t>(quotas.num_batches);
-  const std::size_t stride = rows_apart((global_rows + options_.world_size - 1) / options_.world_size);
+  const std::size_t stride = row_stride((global_rows + options_.world_size - 1) / options_.world_size);
   plans.rows_.resize(num_batches * stride);
   drawer_.dealer().begin(num_batches);
   for (std::size_t i = 0; i < num_batches; ++i) {

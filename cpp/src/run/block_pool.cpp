@@ -28,7 +28,7 @@ std::byte* HeapPool::take_memory() {
 }
 
 void HeapPool::give_back(std::byte* data) noexcept {
-  // Never waits: in a forked child the lock may be held for ever by a thread that does not exist there.
+  // Does not block: in a forked child, the lock may be held forever by a thread that does not exist there.
   if (mutex_.try_lock()) {
     const bool keep = idle_.size() < max_idle_;
     if (keep) idle_.push_back(data);
@@ -53,7 +53,7 @@ std::size_t LentPool::lent() {
 std::byte* LentPool::take_memory() {
   const std::scoped_lock lock(mutex_);
   if (idle_.empty())
-    throw std::logic_error("all pinned memory is in use: a forked child cannot go on with what its parent pinned");
+    throw std::logic_error("all pinned memory is in use: a forked child cannot use the memory that its parent pinned");
   std::byte* const data = idle_.back();
   idle_.pop_back();
   return data;

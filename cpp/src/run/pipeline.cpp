@@ -14,45 +14,44 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::microseconds kHurry{50};  // a few times what it costs to wake a thread
+constexpr std::chrono::microseconds kQuickReturn{50};  // a few times the cost of waking a thread
 
-// What a thread copies at a time: long against a claim, short against a batch.
+// Bytes that a thread copies at a time: long compared to a claim, short compared to a batch.
 constexpr std::int64_t kChunkBytes = 128 << 10;
 
-// Larger batches are written around the cache. Some of them are in flight, and the rows that they are made of pass through
-// the cache, too: of 32 MB that few cores share they need more than there is (AMD EPYC of family 25, 2026-11).
-constexpr std::int64_t kMostCachedBytes = 2'700'000;
+// Larger batches are written with non-temporal stores: the batches in flight and their source rows do not fit in a
+// cache of 32 MB shared by a few cores (AMD EPYC of family 25, 2026-11).
+constexpr std::int64_t kMaxCachedBytes = 2'700'000;
 
-// Of a batch: what can be counted, and aligned.
-constexpr std::int64_t kMostBytes = std::int64_t{1} << 62;
+constexpr std::int64_t kMaxBytes = std::int64_t{1} << 62;  // of a batch: can be counted and aligned
 
-constexpr int kClaimsOfVisit = 64;  // then other loaders get their turn with a thread
+constexpr int kClaimsPerVisit = 64;  // after which the thread serves other loaders
 
 }  // namespace
 
-Pipeline::Pipeline(const PipelineSettings& settings)
-    : settings_(settings),
-      lazy_(settings.num_threads == 0 || settings.prefetch == 0),
-      ahead_(lazy_ ? 1 : settings.prefetch),
-      most_busy_(std::max(settings.num_threads, 1)),
-      rows_(settings.sampler.global_batch / settings.sampler.world_size),
-      queue_(settings.num_threads),
-      sampler_(settings.index, settings.sampler, settings.num_threads > 0),
+Pipeline::Pipeline(const PipelineOptions& options)
+    : options_(options),
+      lazy_(options.num_threads == 0 || options.prefetch == 0),
+      ahead_(lazy_ ? 1 : options.prefetch),
+      max_busy_(std::max(options.num_threads, 1)),
+      rows_(options.sampler.global_batch / options.sampler.world_size),
+      queue_(options.num_threads),
+      sampler_(options.index, options.sampler, options.num_threads > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
-  planned_.reserve(2);  // so that to add one cannot fail
-  pools_ = settings.pools;
-  for (const auto& field : settings.fields) {
-    if (std::max(field->row_size(), field->row_cost()) > kMostBytes / rows_ - std::max(row_bytes_, row_cost_))
+  planned_.reserve(2);  // so that adding an entry cannot fail
+  pools_ = options.pools;
+  for (const auto& field : options.fields) {
+    if (std::max(field->row_size(), field->row_cost()) > kMaxBytes / rows_ - std::max(row_bytes_, row_cost_))
       throw OutOfMemory("a batch", rows_, static_cast<double>(rows_) * static_cast<double>(field->row_size()));
     row_bytes_ += field->row_size();
     row_cost_ += field->row_cost();
-    if (!settings.pools.empty()) continue;
+    if (!options.pools.empty()) continue;
     pools_.push_back(std::make_shared<HeapPool>(static_cast<std::size_t>(rows_ * field->row_size()),
-                                                static_cast<std::size_t>(settings.prefetch) + 2));
+                                                static_cast<std::size_t>(options.prefetch) + 2));
   }
   const std::int64_t chunks = std::clamp<std::int64_t>(rows_ * row_cost_ / kChunkBytes, 1, rows_);
   chunk_rows_ = (rows_ + chunks - 1) / chunks;
-  writes_ = rows_ * row_bytes_ > kMostCachedBytes ? Writes::kAroundCache : Writes::kToCache;
+  writes_ = rows_ * row_bytes_ > kMaxCachedBytes ? Writes::kNonTemporal : Writes::kCached;
 }
 
 Pipeline::~Pipeline() {
@@ -65,7 +64,7 @@ void Pipeline::start(const EpochRange& range, const SamplerState& state, const S
   stop();
   sampler_.restore(state);
   sampler_.prepare(range.epoch);
-  Lock lock = locked_soon(mutex_);
+  Lock lock = spin_locked(mutex_);
   range_ = range;
   schedule_ = schedule;
   plan_until_ = plan_until;
@@ -74,7 +73,7 @@ void Pipeline::start(const EpochRange& range, const SamplerState& state, const S
   planned_.clear();
   for (Slot& slot : slots_) slot = {};
   stopping_ = failed_ = false;
-  call_threads(lock);
+  wake_worker(lock);
 }
 
 void Pipeline::check(const SamplerState& state) {
@@ -83,36 +82,36 @@ void Pipeline::check(const SamplerState& state) {
 }
 
 void Pipeline::extend_schedule(Scheduled scheduled, std::uint64_t plan_until) {
-  Lock lock = locked_soon(mutex_);
+  Lock lock = spin_locked(mutex_);
   schedule_.push_back(std::move(scheduled));
   plan_until_ = plan_until;
-  call_threads(lock);
+  wake_worker(lock);
 }
 
 bool Pipeline::wait(std::chrono::milliseconds timeout) {
-  Lock lock = locked_soon(mutex_);
+  Lock lock = spin_locked(mutex_);
   const Slot& slot = slots_[slot_of(taken_)];
   const auto began = Clock::now();
-  hurried_ = began - left_ < kHurry;
+  returned_quickly_ = began - last_take_ < kQuickReturn;
   if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
   waiting_ = true;
   if (taken_ == planned_step_ && !planning_ && !can_plan()) {
     waiting_ = false;
     throw std::logic_error("there is no batch to wait for");
   }
-  call_threads(lock);
+  wake_worker(lock);
   const auto deadline = began + timeout;
-  auto patience = began + kPatience;
+  auto spin_until = began + kSpinTime;
   bool in_time = true;
   while (slot.stage != Stage::kReady && in_time) {
-    const Claim claimed = busy_ < most_busy_ ? claim(Worker::kConsumer) : Claim{Claim::What::kNothing};
-    if (claimed.what != Claim::What::kNothing) {
+    const Claim claimed = busy_ < max_busy_ ? claim(Worker::kConsumer) : Claim{Claim::Kind::kNothing};
+    if (claimed.kind != Claim::Kind::kNothing) {
       run(claimed, lock);
-      patience = Clock::now() + kPatience;
-    } else if (Clock::now() < patience) {  // the batch is all but there: not worth a sleep
+      spin_until = Clock::now() + kSpinTime;
+    } else if (Clock::now() < spin_until) {  // the batch is nearly ready: not worth a sleep
       lock.unlock();
       std::this_thread::yield();
-      lock_soon(lock);
+      spin_then_lock(lock);
     } else {
       sleeping_ = true;
       in_time = changed_.wait_until(lock, deadline) == std::cv_status::no_timeout;
@@ -124,28 +123,28 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
 }
 
 bool Pipeline::ready(std::int64_t ahead) {
-  const Lock lock = locked_soon(mutex_);
+  const Lock lock = spin_locked(mutex_);
   if (ahead >= ahead_ || taken_ + ahead >= opened_) return false;
   const Slot& slot = slots_[slot_of(taken_ + ahead)];
   return slot.stage == Stage::kReady && !slot.batch.error;
 }
 
 void Pipeline::next(std::vector<std::shared_ptr<BatchPlans>>& unneeded) {
-  Lock lock = locked_soon(mutex_);
+  Lock lock = spin_locked(mutex_);
   unneeded.clear();
   Slot& slot = slots_[slot_of(taken_)];
   slot.batch.plans.reset();
   slot.stage = Stage::kFree;
   ++taken_;
   filled_ = std::max(filled_, taken_);
-  left_ = Clock::now();
-  // Threads are called for several batches at once where they can be.
-  const std::int64_t lying_ready = opened_ - taken_ - settings_.taken_ahead;
-  if (lying_ready <= (ahead_ - settings_.taken_ahead + 1) / 3) call_threads(lock);
+  last_take_ = Clock::now();
+  // Wake workers for several batches at once if possible.
+  const std::int64_t ready = opened_ - taken_ - options_.taken_ahead;
+  if (ready <= (ahead_ - options_.taken_ahead + 1) / 3) wake_worker(lock);
 }
 
 bool Pipeline::can_plan() const {
-  // One lot of plans is made ahead of the one whose batches are being opened.
+  // One group of plans is made ahead of the one whose batches are being opened.
   return may_work() && !planning_ && !failed_ && planned_.size() < 2 && planned_step_ < range_.num_steps &&
          planned_total_step_ < plan_until_;
 }
@@ -164,27 +163,27 @@ bool Pipeline::can_fill() {
   return false;
 }
 
-/// A consumer that waits takes the place of a thread. So does one that comes back so soon that a thread can be spared, but
-/// for the last: it may be away for longer this time.
-int Pipeline::pool_threads_wanted() const {
-  if (waiting_) return settings_.num_threads - 1;
-  return hurried_ ? std::max(settings_.num_threads - 1, 1) : settings_.num_threads;
+/// Return the maximum number of pool threads. A waiting consumer replaces one thread. So does a consumer that returns
+/// quickly, unless that thread is the last: the consumer may be away for longer this time.
+int Pipeline::max_pool_threads() const {
+  if (waiting_) return options_.num_threads - 1;
+  return returned_quickly_ ? std::max(options_.num_threads - 1, 1) : options_.num_threads;
 }
 
-/// What to do next; whoever claims it has to run() it.
+/// Claim the next piece of work. The claimant must run() it.
 Pipeline::Claim Pipeline::claim(Worker worker) {
   const Claim claimed = next_claim(worker);
-  if (claimed.what != Claim::What::kNothing) ++busy_;
+  if (claimed.kind != Claim::Kind::kNothing) ++busy_;
   return claimed;
 }
 
 Pipeline::Claim Pipeline::next_claim(Worker worker) {
-  using enum Claim::What;
-  // The consumer leaves to the threads what takes longer than a batch: it would come too late for the next one.
+  using enum Claim::Kind;
+  // The consumer leaves work that takes longer than a batch to the threads, since it would be late for the next batch.
   const bool has_time = worker == Worker::kThread;
   const bool shuffles = has_time && !stopping_ && sampler_.passes().has_work();
-  if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // however much there is to copy, passes get ready in time
-  // While another thread copies: the next plans should be there before it has run out of batches.
+  if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // passes are ready in time, however much there is to copy
+  // Plan while another thread copies: the next plans should exist before that thread runs out of batches.
   if (has_time && can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
   if (can_fill()) {
     for (std::int64_t step = filled_;; ++step) {
@@ -208,65 +207,65 @@ Pipeline::Claim Pipeline::next_claim(Worker worker) {
   return {kNothing};
 }
 
-/// Does what was claimed, without the lock.
+/// Run a claim without the lock.
 void Pipeline::run(const Claim& claim, Lock& lock) {
-  switch (claim.what) {
-    case Claim::What::kPlan:
+  switch (claim.kind) {
+    case Claim::Kind::kPlan:
       plan(lock);
       break;
-    case Claim::What::kOpen:
+    case Claim::Kind::kOpen:
       open(claim.step, lock);
       break;
-    case Claim::What::kFill:
+    case Claim::Kind::kFill:
       fill(slots_[slot_of(claim.step)], claim.chunk, lock);
       break;
-    case Claim::What::kShuffle:
+    case Claim::Kind::kShuffle:
       lock.unlock();
       sampler_.passes().work();
-      lock_soon(lock);
+      spin_then_lock(lock);
       break;
-    case Claim::What::kNothing:
+    case Claim::Kind::kNothing:
       break;
   }
   --busy_;
   if (stopping_) changed_.notify_all();
 }
 
-/// Plans the next batches.
+/// Plan the next batches.
 void Pipeline::plan(Lock& lock) {
-  std::vector<double> proportions;  // that come into force, if any
+  std::vector<double> proportions;  // new ones that take effect now, if any
   while (!schedule_.empty() && schedule_.front().step <= planned_total_step_) {
-    // One of an earlier step was scheduled twice, and is in force.
+    // Proportions of an earlier step were scheduled twice and have taken effect.
     if (schedule_.front().step == planned_total_step_) proportions = std::move(schedule_.front().proportions);
     schedule_.pop_front();
   }
   const std::int64_t step = planned_step_;
   const bool last = step + 1 == range_.num_steps;
-  const std::int64_t rows = last ? range_.last_batch_rows : settings_.sampler.global_batch;
-  std::uint64_t most = last ? 1 : static_cast<std::uint64_t>(range_.num_steps - 1 - step);
-  most = std::min(most, plan_until_ - planned_total_step_);
-  if (!schedule_.empty()) most = std::min(most, schedule_.front().step - planned_total_step_);
+  const std::int64_t rows = last ? range_.last_batch_rows : options_.sampler.global_batch;
+  std::uint64_t max_batches = last ? 1 : static_cast<std::uint64_t>(range_.num_steps - 1 - step);
+  max_batches = std::min(max_batches, plan_until_ - planned_total_step_);
+  if (!schedule_.empty()) max_batches = std::min(max_batches, schedule_.front().step - planned_total_step_);
   std::exception_ptr error;
   std::shared_ptr<BatchPlans> plans;
   try {
     plans = spare_plans();
     lock.unlock();
     if (!proportions.empty()) sampler_.change_proportions(std::move(proportions));
-    sampler_.plan(range_.epoch, static_cast<std::uint64_t>(step), static_cast<std::int64_t>(most), rows, *plans);
+    sampler_.plan(range_.epoch, static_cast<std::uint64_t>(step), static_cast<std::int64_t>(max_batches), rows, *plans);
   } catch (...) {
     error = std::current_exception();
   }
-  if (!lock.owns_lock()) lock_soon(lock);
+  if (!lock.owns_lock()) spin_then_lock(lock);
   planning_ = false;
   failed_ = error != nullptr;
   const std::int64_t size = error ? 1 : plans->size();
   planned_.push_back({std::move(plans), step, step + size, error});
   planned_step_ += size;
   planned_total_step_ += static_cast<std::uint64_t>(size);
-  call_threads(lock);
+  wake_worker(lock);
 }
 
-/// Makes a planned batch ready to be filled, and fills it if it is small.
+/// Prepare a planned batch for filling, and fill it if it is small.
 void Pipeline::open(std::int64_t step, Lock& lock) {
   Slot& slot = slots_[slot_of(step)];
   lock.unlock();
@@ -285,7 +284,7 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
       chunks = 0;
     }
   }
-  lock_soon(lock);
+  spin_then_lock(lock);
   if (chunks <= 1) {
     make_ready(slot);
     return;
@@ -293,10 +292,10 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
   slot.stage = Stage::kFilling;
   slot.chunks = slot.unfinished = chunks;
   slot.next_chunk = 0;
-  call_threads(lock);
+  wake_worker(lock);
 }
 
-/// Takes the memory of a batch.
+/// Take the memory of a batch.
 void Pipeline::take_blocks(Batch& batch) const {
   try {
     for (const auto& pool : pools_) batch.blocks.push_back(pool->take());
@@ -313,7 +312,7 @@ void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
   } catch (...) {
     error = std::current_exception();
   }
-  lock_soon(lock);
+  spin_then_lock(lock);
   if (error && !slot.batch.error) slot.batch.error = error;
   if (--slot.unfinished == 0) make_ready(slot);
 }
@@ -323,9 +322,9 @@ void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk) const {
   const std::int64_t begin = chunk * chunk_rows_;
   const std::int64_t count = std::min(chunk_rows_, std::ssize(rows) - begin);
   std::vector<std::byte*> outs;
-  for (std::size_t f = 0; f < settings_.fields.size(); ++f)
-    outs.push_back(slot.batch.blocks[f].data() + begin * settings_.fields[f]->row_size());
-  copy_fields(settings_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs,
+  for (std::size_t f = 0; f < options_.fields.size(); ++f)
+    outs.push_back(slot.batch.blocks[f].data() + begin * options_.fields[f]->row_size());
+  copy_fields(options_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs,
               writes_);
 }
 
@@ -334,38 +333,38 @@ void Pipeline::make_ready(Slot& slot) {
   if (sleeping_) changed_.notify_all();
 }
 
-/// Sees to it that somebody does what there is to do; one thread calls the next.
-void Pipeline::call_threads(Lock& lock) {
+/// Wake a worker if there is work. Each worker wakes the next one.
+void Pipeline::wake_worker(Lock& lock) {
   if (!can_plan() && !can_open() && !can_fill() && !(may_work() && sampler_.passes().has_work())) return;
-  if (sleeping_ && busy_ < most_busy_) changed_.notify_all();
-  if (threads_ >= pool_threads_wanted()) return;
+  if (sleeping_ && busy_ < max_busy_) changed_.notify_all();
+  if (threads_ >= max_pool_threads()) return;
   ++threads_;
   lock.unlock();
   bool called = true;
   try {
     queue_.push([this] { work(); });
-  } catch (const std::bad_alloc&) {  // then whoever waits does the work
+  } catch (const std::bad_alloc&) {  // the consumer does the work while it waits
     called = false;
   }
-  lock_soon(lock);
+  spin_then_lock(lock);
   if (!called) --threads_;
 }
 
-/// Task: one claim after the other, until there is nothing to do.
+/// Run claims until there is no work; a task of the pool.
 void Pipeline::work() {
-  Lock lock = locked_soon(mutex_);
-  for (int claims = 0; claims < kClaimsOfVisit && threads_ <= pool_threads_wanted() && busy_ < most_busy_; ++claims) {
+  Lock lock = spin_locked(mutex_);
+  for (int claims = 0; claims < kClaimsPerVisit && threads_ <= max_pool_threads() && busy_ < max_busy_; ++claims) {
     const Claim claimed = claim(Worker::kThread);
-    if (claimed.what == Claim::What::kNothing) break;
-    call_threads(lock);
+    if (claimed.kind == Claim::Kind::kNothing) break;
+    wake_worker(lock);
     run(claimed, lock);
   }
   --threads_;
-  call_threads(lock);
+  wake_worker(lock);
 }
 
 void Pipeline::stop() {
-  Lock lock = locked_soon(mutex_);
+  Lock lock = spin_locked(mutex_);
   stopping_ = true;
   changed_.wait(lock, [this] { return busy_ == 0; });
 }

@@ -23,9 +23,9 @@ class Prefetcher::Use {
       if (prefetcher.closed_) throw std::runtime_error("the loader is closed");
       if (forked) {
         prefetcher.suspended_ = true;
-        auto pipeline = std::make_unique<Pipeline>(prefetcher.settings_);
+        auto pipeline = std::make_unique<Pipeline>(prefetcher.options_);
         std::swap(prefetcher.pipeline_, pipeline);
-        (void)pipeline.release();  // its locks and threads are the parent's
+        (void)pipeline.release();  // its locks and threads belong to the parent
       }
     } catch (...) {
       if (forked) prefetcher.forks_ = before;  // the next call tries again
@@ -41,10 +41,10 @@ class Prefetcher::Use {
   Prefetcher& prefetcher_;
 };
 
-Prefetcher::Prefetcher(PipelineSettings settings, std::vector<double> proportions, std::int64_t lookahead,
+Prefetcher::Prefetcher(PipelineOptions options, std::vector<double> proportions, std::int64_t lookahead,
                        bool before_changes)
-    : settings_(std::move(settings)),
-      pipeline_(std::make_unique<Pipeline>(settings_)),
+    : options_(std::move(options)),
+      pipeline_(std::make_unique<Pipeline>(options_)),
       lookahead_(static_cast<std::uint64_t>(lookahead)),
       before_changes_(before_changes),
       forks_(forks()),
@@ -62,7 +62,7 @@ void Prefetcher::begin(const EpochRange& range, std::uint64_t plan_until) {
 
 void Prefetcher::restart() {
   suspended_ = true;
-  settle(oldest());
+  advance_state(oldest());
   if (state_.total_step == total_step_ && changed_.empty()) {
     pipeline_->start(range_, state_, schedule_, plan_until_);
   } else {
@@ -73,16 +73,16 @@ void Prefetcher::restart() {
   suspended_ = false;
 }
 
-/// Brings state_ up to `total_step`.
-void Prefetcher::settle(std::uint64_t total_step) {
+/// Advance state_ to `total_step`, and drop the history before it.
+void Prefetcher::advance_state(std::uint64_t total_step) {
   advance(state_, total_step, !before_changes_);
   for (; !consumed_.empty() && consumed_.front().end <= total_step; consumed_.pop_front())
     if (consumed_.front().plans) unneeded_.push_back(std::move(consumed_.front().plans));
   while (!changed_.empty() && changed_.front().step < total_step + (before_changes_ ? 0 : 1)) changed_.pop_front();
 }
 
-/// Moves a state from where state_ is up to `to`. Where memory runs out, it stays in between, and can be moved on.
-/// @param changes  also those of the proportions that act from `to` on.
+/// Advance a copy of state_ (or state_ itself) to `to`. If memory runs out, it stops in between and can be resumed.
+/// @param changes  include proportions that take effect at `to`.
 void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) const {
   auto change = std::ranges::find_if(changed_, [&](const Scheduled& of) { return of.step >= state.total_step; });
   const auto apply_changes = [&] {
@@ -175,7 +175,7 @@ void Prefetcher::commit() {
   const Pipeline::Batch& batch = pipeline_->due(0);
   const std::int64_t index = batch.index;
   if (consumed_.empty() || consumed_.back().plans != batch.plans) {
-    settle(oldest());
+    advance_state(oldest());
     consumed_.push_back({total_step_, total_step_, batch.plans, index});
   }
   if (!batch.plans->rows(index).empty()) {
@@ -229,13 +229,13 @@ void Prefetcher::set_state(SamplerState state) {
   yielded_.clear();
 }
 
-void Prefetcher::forget_before() {
+void Prefetcher::drop_history() {
   const Use use(*this);
-  settle_all();
+  advance_to_now();
 }
 
-/// Brings state_ up to what was consumed, with the proportions that act from now on.
-void Prefetcher::settle_all() {
+/// Advance state_ to the batches consumed, with the proportions that take effect now.
+void Prefetcher::advance_to_now() {
   advance(state_, total_step_, true);
   consumed_.clear();
   changed_.clear();
@@ -245,7 +245,7 @@ void Prefetcher::start_passes(std::uint64_t pass) {
   const Use use(*this);
   pipeline_->stop();
   suspended_ = true;
-  settle_all();
+  advance_to_now();
   for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
   state_.held.clear();
 }

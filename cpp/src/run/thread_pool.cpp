@@ -18,7 +18,7 @@ namespace l2m {
 
 class ThreadPool {
  public:
-  /// The pool of this process. Never destroyed: at exit its threads sleep, and no destructor has to join them.
+  /// Return the pool of this process. It is never destroyed, so that no destructor has to join threads at exit.
   static ThreadPool& instance() {
     ThreadPool* pool = current_.load();
     while (pool == nullptr) {
@@ -28,13 +28,13 @@ class ThreadPool {
     return *pool;
   }
 
-  /// In a forked child: its own pool is made when it is needed; the parent's is forgotten.
+  /// Abandon the pool of the parent in a forked child, which creates its own on first use.
   static void forget() { current_.store(nullptr); }
 
   void add(TaskQueue* queue) {
     const std::scoped_lock lock(mutex_);
     start_threads(queue->max_threads_);
-    queues_.push_back(queue);  // last: where no thread can be had, the queue is not made
+    queues_.push_back(queue);  // last, because starting threads may throw
   }
 
   void remove(TaskQueue* queue) {
@@ -49,24 +49,24 @@ class ThreadPool {
 
   std::mutex& mutex() { return mutex_; }
 
-  /// Whether a thread should be woken for the queue: one sleeps, and there is work for it. With the mutex held.
+  /// Return whether to wake a thread for the queue: it has work, and a thread sleeps. Requires the mutex.
   [[nodiscard]] bool should_wake(const TaskQueue& queue) const { return asleep_ > 0 && may_run(queue); }
-  /// Without the mutex, which the thread takes first of all.
+  /// Wake one thread. Call without the mutex, which the thread locks first.
   void wake_one() { work_arrived_.notify_one(); }
 
  private:
-  /// Starts as many threads as there are to be, or as can be had. With the mutex held.
+  /// Start threads until there are `wanted`, or until the system refuses. Requires the mutex.
   void start_threads(int wanted) {
     try {
       for (; threads_ < wanted; ++threads_) std::thread([this] { work(); }).detach();
     } catch (const std::system_error& error) {
       if (threads_ == 0)
-        throw NoThread(message("no thread can be started, and up to ", wanted, " were wanted (", error.what(),
-                               "): num_threads=0 needs none"));
+        throw NoThread(message("cannot start a thread (wanted ", wanted, ": ", error.what(),
+                               "); num_threads=0 works without threads"));
     }
   }
 
-  /// What a cancelled queue still holds is dropped, and never run by a thread that gets free meanwhile.
+  /// Return whether a task of the queue may run now. Tasks of a cancelled queue are never started.
   static bool may_run(const TaskQueue& queue) {
     return !queue.tasks_.empty() && !queue.cancelled_ && queue.running_ < queue.max_threads_;
   }
@@ -74,13 +74,13 @@ class ThreadPool {
   void work() {
     using Clock = std::chrono::steady_clock;
     std::unique_lock lock(mutex_);
-    Clock::time_point patience{};
+    Clock::time_point spin_until{};
     for (;;) {
       TaskQueue* queue = next_queue();
-      if (queue == nullptr && Clock::now() < patience) {
+      if (queue == nullptr && Clock::now() < spin_until) {
         lock.unlock();
         std::this_thread::yield();
-        lock_soon(lock);
+        spin_then_lock(lock);
         continue;
       }
       if (queue == nullptr) {
@@ -93,18 +93,18 @@ class ThreadPool {
         const Task task = std::move(queue->tasks_.front());
         queue->tasks_.pop_front();
         ++queue->running_;
-        const bool wake = should_wake(*queue);  // one wakes the next, so that no push has to wake many
+        const bool wake = should_wake(*queue);  // each thread wakes the next, so that a push wakes only one
         lock.unlock();
         if (wake) wake_one();
         queue->run(task);
-      }  // what the task holds dies here, outside the lock
-      patience = Clock::now() + kPatience;
-      lock_soon(lock);
+      }  // destroys the task outside the lock
+      spin_until = Clock::now() + kSpinTime;
+      spin_then_lock(lock);
       if (--queue->running_ == 0) queue->idle_.notify_all();
     }
   }
 
-  /// A queue with a task that may run now, the queues taking turns.
+  /// Return a queue with a task that may run now, round-robin; null if there is none.
   TaskQueue* next_queue() {
     for (std::size_t i = 0; i < queues_.size(); ++i) {
       TaskQueue* queue = queues_[++turn_ % queues_.size()];
@@ -134,7 +134,7 @@ TaskQueue::~TaskQueue() {
 }
 
 void TaskQueue::push(Task task) {
-  std::unique_lock lock = locked_soon(pool_->mutex());
+  std::unique_lock lock = spin_locked(pool_->mutex());
   if (cancelled_) return;
   if (max_threads_ == 0 || tasks_.size() >= capacity_) {
     lock.unlock();
@@ -164,7 +164,7 @@ void TaskQueue::cancel() {
       const Task dropped = std::move(tasks_.front());
       tasks_.pop_front();
       lock.unlock();
-    }  // it dies outside the lock
+    }  // destroys the task outside the lock
     lock.lock();
   }
   idle_.wait(lock, [this] { return running_ == 0; });
@@ -193,7 +193,7 @@ void parallel_for(int num_threads, std::int64_t count, const std::function<void(
   std::optional<TaskQueue> queue;
   try {
     queue.emplace(helpers);
-  } catch (const NoThread&) {  // then the caller does it all
+  } catch (const NoThread&) {  // the caller does all the work
     return parallel_for(1, count, body);
   }
   for (int i = 0; i < helpers; ++i) queue->push(share);
@@ -203,7 +203,7 @@ void parallel_for(int num_threads, std::int64_t count, const std::function<void(
   } catch (...) {
     error = std::current_exception();
   }
-  queue->cancel();  // helpers that never got a thread are not needed any more
+  queue->cancel();  // helpers without a thread are no longer needed
   if (!error) error = queue->first_error();
   if (error) std::rethrow_exception(error);
 }

@@ -1,9 +1,9 @@
 #pragma once
 
-// Of CUDA's language and runtime what the kernels use, on the CPU: a thread of the host for a thread of a block, so that
-// kernels are tested, and watched by sanitizers, where there is no device. Blocks run one after the other. A test
-// includes the kernels' source. What C++ has no syntax for, the kernels do without: they are launched by
-// cudaLaunchKernelEx(), and the only shared memory is that of launch.cuh.
+// The parts of the CUDA language and runtime that the kernels use, on the CPU, with one host thread per CUDA thread. So
+// kernels can be tested, also under sanitizers, without a device. Blocks run one after the other. A test includes the
+// source of the kernels, which avoids syntax that C++ lacks: kernels are launched by cudaLaunchKernelEx(), and the only
+// shared memory is that of launch.cuh.
 
 #include <algorithm>
 #include <atomic>
@@ -33,7 +33,7 @@ using std::log;
 struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct alignas(16) [[gnu::may_alias]] uint4 {  // may lie over anything
+struct alignas(16) [[gnu::may_alias]] uint4 {  // may alias any type
   unsigned x, y, z, w;
 };
 struct dim3 {
@@ -52,8 +52,8 @@ struct cudaLaunchConfig_t {
 
 inline constexpr int kWarp = 32;
 inline constexpr int kMultiprocessors = 1;
-inline constexpr int kSharedBytes = 64 << 10;  // as devices of compute capability 7.5 have
-// Whatever a block finds in shared memory, others left it there.
+inline constexpr int kSharedBytes = 64 << 10;  // as on devices of compute capability 7.5
+// Initial content of shared memory, which is unspecified on a device.
 inline constexpr int kGarbage = 0xA5;
 
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }
@@ -75,14 +75,14 @@ inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
-/// What the threads of a warp have in common.
+/// State shared by the threads of a warp.
 struct Warp {
   explicit Warp(std::ptrdiff_t size) : barrier(size) {}
   std::barrier<> barrier;
   std::uint64_t slots[2][kWarp] = {};
 };
 
-/// What the threads of a block have in common.
+/// State shared by the threads of a block.
 struct BlockOfThreads {
   explicit BlockOfThreads(int size) : barrier(size) {
     for (int begin = 0; begin < size; begin += kWarp)
@@ -111,10 +111,10 @@ inline int __syncthreads_or(int vote) {
   return is_any ? 1 : 0;
 }
 inline void __syncwarp(unsigned = ~0U) { cuda_on_cpu::warp->barrier.arrive_and_wait(); }
-inline void __threadfence() {}  // atomics order all
+inline void __threadfence() {}  // all atomics are sequentially consistent
 
-/// The value of lane `threadIdx.x ^ mask`; all lanes of the warp take part. Shuffles take turns with two rows of slots, so
-/// that nobody writes where somebody may still read.
+/// Return the value of lane `threadIdx.x ^ mask`. All lanes of the warp must call. Shuffles alternate between two rows
+/// of slots, so that no thread writes a slot that another may still read.
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = kWarp) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t));

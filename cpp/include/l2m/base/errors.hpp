@@ -9,7 +9,7 @@
 
 namespace l2m {
 
-/// Message of an error: what was wrong, what was given, what is allowed, put together from its parts.
+/// Concatenate the parts of an error message: what was wrong, what was given, what is allowed.
 template <class... Parts>
 std::string message(const Parts&... parts) {
   std::ostringstream text;
@@ -17,16 +17,16 @@ std::string message(const Parts&... parts) {
   return text.str();
 }
 
-/// A text of at most 200 bytes; a longer one is cut between two characters of UTF-8, and ends in "...".
+/// Return a text of at most 200 bytes: a longer one is cut between two UTF-8 characters and ends in "...".
 inline std::string shortened(const std::string& text) {
-  constexpr std::size_t kMost = 200;
-  if (text.size() <= kMost) return text;
-  std::size_t end = kMost - 3;
+  constexpr std::size_t kMaxBytes = 200;
+  if (text.size() <= kMaxBytes) return text;
+  std::size_t end = kMaxBytes - 3;
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
   return text.substr(0, end) + "...";
 }
 
-/// Out of memory, with what it was wanted for. Allocates nothing itself.
+/// Out-of-memory error that says what the memory was for. Its constructor does not allocate.
 class OutOfMemory : public std::bad_alloc {
  public:
   OutOfMemory(const char* what_for, std::int64_t rows, double bytes) noexcept {

@@ -4,34 +4,35 @@
 #include <cmath>
 #include <cstdint>
 
-// Also compiled for the device, where the same arithmetic runs.
+// Also compiled as device code.
 #if defined(__CUDACC__)
 #define L2M_HOST_DEVICE __host__ __device__
 #else
 #define L2M_HOST_DEVICE
 #endif
 
-/// Sums of floats without rounding: integers, which may be added in any order and give the same bits.
+/// Exact sums of floats: integers, which give the same bits in any order of addition.
 ///
-/// A finite float is m * 2^(p - 149) with |m| < 2^24 and p in [0, 253]. A sum is a number of 9 digits in base 2^32, digit
-/// i counting 2^(32 i - 149), each kept in 64 signed bits, so that 2^31 floats may be added before a digit overflows.
+/// A finite float is m * 2^(p - 149) with |m| < 2^24 and p in [0, 253]. A sum has 9 digits in base 2^32; digit i has
+/// the weight 2^(32 i - 149). Each digit is a signed 64-bit integer, so 2^31 floats can be added before a digit
+/// overflows.
 namespace l2m {
 
 inline constexpr int kSumDigits = 9;
 
-/// What a float adds: up to three digits in base 2^16, of one sign, the first of them counting 2^(16 first - 149).
+/// Digits of one float: up to three in base 2^16, with one sign. The first has the weight 2^(16 first - 149).
 struct HalfDigits {
   int first = 0;
   std::int32_t digit[3] = {0, 0, 0};
 
-  /// The digit of a sum to which digit i belongs, and what it adds there.
+  /// Return the digit of a sum to which digit i belongs (place) and the value to add there.
   [[nodiscard]] L2M_HOST_DEVICE int place(int i) const { return (first + i) / 2; }
   [[nodiscard]] L2M_HOST_DEVICE std::int64_t value(int i) const {
     return std::int64_t{digit[i]} * ((first + i) % 2 == 0 ? 1 : 65536);
   }
 };
 
-/// @param x  finite.
+/// Split a float into digits. @param x  finite.
 L2M_HOST_DEVICE inline HalfDigits half_digits(float x) {
 #if defined(__CUDA_ARCH__)
   const std::uint32_t bits = __float_as_uint(x);
@@ -49,7 +50,7 @@ L2M_HOST_DEVICE inline HalfDigits half_digits(float x) {
   return digits;
 }
 
-/// A loss as floats that add up to it, the first being the nearest: three hold every bit of a double from 2^-149 up.
+/// Floats that add up to one loss, nearest first. Three hold every bit of a double down to 2^-149.
 struct Pieces {
   int count = 1;
   float piece[3] = {0, 0, 0};
@@ -63,11 +64,11 @@ L2M_HOST_DEVICE inline Pieces pieces_of(double x) {
   return {3, {first, second, static_cast<float>(rest - static_cast<double>(second))}};
 }
 
-/// The double nearest to a sum, ties to even.
+/// Return the double nearest to a sum, ties to even.
 ///
 /// @param digits  [kSumDigits]
 L2M_HOST_DEVICE inline double nearest_double(const std::int64_t* digits) {
-  // To digits of 32 bits, the last one signed and carrying what is beyond them all.
+  // Convert to 32-bit digits; the last one is signed and takes the remaining carry.
   std::uint32_t words[kSumDigits + 2];
   std::int64_t carry = 0;
   for (int i = 0; i < kSumDigits; ++i) {
@@ -88,7 +89,7 @@ L2M_HOST_DEVICE inline double nearest_double(const std::int64_t* digits) {
   }
   int top = kSumDigits + 1;
   while (top > 1 && words[top] == 0) --top;
-  // The first 64 bits, the last of them also saying whether any follow: more than rounding to 53 needs.
+  // The leading 64 bits, with the last bit set if any nonzero bit follows: enough to round to 53 bits.
   std::uint64_t high = (std::uint64_t{words[top]} << 32) | words[top - 1];
   std::uint32_t rest = top > 1 ? words[top - 2] : 0;
   int place = 32 * (top - 1);

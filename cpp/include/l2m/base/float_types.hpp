@@ -5,7 +5,7 @@
 
 namespace l2m {
 
-/// IEEE 754 half precision and bfloat16, as they lie in memory.
+/// IEEE 754 half precision and bfloat16, by their bits.
 struct Float16 {
   std::uint16_t bits;
 };
@@ -13,7 +13,7 @@ struct BFloat16 {
   std::uint16_t bits;
 };
 
-// Without branches, so that loops over them are vectorised. Rounding is to nearest, ties to even.
+// Free of branches, so that loops over them can be vectorized. Rounding is to nearest, ties to even.
 
 inline double widen(double x) { return x; }
 inline float widen(float x) { return x; }
@@ -26,7 +26,7 @@ inline float widen(Float16 x) {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special | (x.bits & 0x8000U) << 16);
 }
 
-/// In what one computes with a Float.
+/// Type in which to compute with a Float.
 template <class Float>
 using Wide = decltype(widen(Float{}));
 
@@ -45,11 +45,11 @@ template <>
 inline Float16 round_to<Float16>(float x) {
   constexpr std::uint32_t kInfinity = 0x7F800000;
   constexpr std::uint32_t kSmallestNormal = 0x38800000;  // 2^-14
-  constexpr std::uint32_t kBeyondLargest = 0x477FF000;   // 65520, which rounds to infinity
+  constexpr std::uint32_t kBeyondLargest = 0x477FF000;   // 65520, the smallest float that rounds to infinity
   const auto bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   const std::uint32_t normal = (magnitude - (112U << 23) + 0xFFF + (magnitude >> 13 & 1)) >> 13;
-  // At 0.5 a float's last bit is worth 2^-24, a half's smallest number: the addition rounds.
+  // At 0.5 the last bit of a float has the weight 2^-24, the smallest half: the addition rounds.
   const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3F000000U;
   const std::uint32_t special = magnitude > kInfinity ? 0x7E00 : 0x7C00;
   const std::uint32_t finite = magnitude < kSmallestNormal ? subnormal : normal;

@@ -4,10 +4,10 @@
 
 namespace l2m {
 
-/// The largest count in a saved state: every integer up to it is exact as a double, as which some readers of JSON take it.
+/// Largest count in a saved state. Integers up to it are exact as doubles, as which some JSON readers parse them.
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;
 
-/// The largest epoch that may be asked for: far enough below for all epochs and passes that may follow.
+/// Largest epoch that can be requested, which leaves room to count the epochs and passes that follow.
 inline constexpr std::uint64_t kMaxEpoch = std::uint64_t{1} << 52;
 
 }  // namespace l2m

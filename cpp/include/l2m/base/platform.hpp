@@ -3,22 +3,22 @@
 #include <cstddef>
 #include <string>
 
-/// The few things the core needs that the standard library lacks; the only file that knows an operating system.
+/// Operating-system functions that the standard library lacks. No other file depends on the operating system.
 namespace l2m {
 
-/// CPUs this process may use, at least 1: those it may run on, and no more than its control groups grant it time for.
+/// Return the number of CPUs this process may use, at least 1: its affinity, limited by the quota of its cgroups.
 int usable_cpus();
 
-/// CPUs that the control groups of a process (cgroups of either version) grant it time for, rounded up; 0: no limit.
+/// Return the CPU quota of the cgroups of a process (version 1 or 2), rounded up; 0 if unlimited.
 ///
-/// @param root        where the hierarchies of control groups are mounted: /sys/fs/cgroup.
-/// @param membership  a file like /proc/self/cgroup.
-int granted_cpus(const std::string& root, const std::string& membership);
+/// @param root        mount point of the cgroup hierarchies: /sys/fs/cgroup.
+/// @param membership  file in the format of /proc/self/cgroup.
+int cgroup_cpus(const std::string& root, const std::string& membership);
 
-/// Calls `handler` in every child of fork(), before fork() returns there. Handlers live as long as the process.
+/// Call `handler` in every forked child, before fork() returns there. Handlers cannot be removed.
 void at_fork_in_child(void (*handler)());
 
-/// Asks for large pages behind `size` bytes at `data`: fewer page faults and address look-ups for large arrays.
+/// Request huge pages for `size` bytes at `data`, which reduces page faults and TLB misses for large arrays.
 void prefer_large_pages(void* data, std::size_t size);
 
 }  // namespace l2m

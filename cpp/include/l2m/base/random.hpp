@@ -8,17 +8,17 @@
 #include <type_traits>
 #include <utility>
 
-/// Addressed randomness: every random number has an address, so nothing depends on who drew what before.
+/// Addressed randomness: every random number has an address, so that results do not depend on the order of draws.
 ///
-/// Addresses are those of Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A stream is
-/// (seed, purpose, a, b, c); its words equal NumPy's
-/// `Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(n)`, which is the witness in the tests.
+/// The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A stream is
+/// addressed by (seed, purpose, a, b, c). Its words equal NumPy's
+/// `Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(n)`, against which the tests compare them.
 namespace l2m {
 
-/// What a stream of random numbers is for; the second word of the key.
+/// Purpose of a random stream; the second word of its key.
 enum class Purpose : std::uint64_t {
   kShuffle = 1,     ///< a = class, b = pass, c = bucket: swaps inside the bucket
-  kDue = 2,         ///< a = class; 16-bit quarter number `visit`
+  kDue = 2,         ///< a = class; 16-bit chunk number `visit`
   kRankOffset = 3,  ///< a = epoch, b = step
   kBatchOrder = 4,  ///< a = epoch, b = step, c = rank
   kBucket = 5,      ///< a = class, b = pass, c = part: bucket of each row of the part
@@ -29,9 +29,9 @@ class RandomStream {
   RandomStream(std::uint64_t seed, Purpose purpose, std::uint64_t a, std::uint64_t b = 0, std::uint64_t c = 0)
       : key_{seed, static_cast<std::uint64_t>(purpose)}, address_{a, b, c} {}
 
-  /// Words 4 * block to 4 * block + 3 of the stream.
+  /// Return words 4 * block to 4 * block + 3 of the stream.
   [[nodiscard]] std::array<std::uint64_t, 4> block(std::uint64_t block) const {
-    std::array<std::uint64_t, 4> x{block + 1, address_[0], address_[1], address_[2]};  // + 1: NumPy counts first
+    std::array<std::uint64_t, 4> x{block + 1, address_[0], address_[1], address_[2]};  // as NumPy: + 1 first
     std::uint64_t key0 = key_[0];
     std::uint64_t key1 = key_[1];
     for (int round = 0; round < 10; ++round) {
@@ -60,16 +60,16 @@ class RandomStream {
   std::array<std::uint64_t, 3> address_;
 };
 
-/// The 16-bit quarters of a stream's words, low ones first; neighbors cost one block together.
+/// 16-bit chunks of a stream's words, lowest first. Neighboring chunks share one block.
 class Quarters {
  public:
-  static constexpr std::uint64_t kOfBlock = 16;
+  static constexpr std::uint64_t kPerBlock = 16;
 
   explicit Quarters(const RandomStream& stream) : stream_(stream) {}
 
   std::int32_t operator()(std::uint64_t index) {
-    if (index / kOfBlock != block_) {
-      block_ = index / kOfBlock;
+    if (index / kPerBlock != block_) {
+      block_ = index / kPerBlock;
       words_ = stream_.block(block_);
     }
     return static_cast<std::int32_t>((words_[index / 4 % 4] >> (16 * (index % 4))) & 0xFFFF);
@@ -81,10 +81,10 @@ class Quarters {
   std::array<std::uint64_t, 4> words_;
 };
 
-/// SFC64 (Doty-Humphrey 2010, "PractRand"): words one after the other, much faster than Philox.
+/// SFC64 (Doty-Humphrey 2010, "PractRand"): a sequential generator, much faster than Philox.
 ///
-/// For loops that use up many words in order. It begins at an address: the first three words of a stream are its
-/// a, b and c, and the counter is 1. NumPy's `SFC64`, set to that state, is the witness in the tests.
+/// For loops that consume many words in order. The first three words of a stream give its a, b and c; the counter
+/// starts at 1. The tests compare it with NumPy's `SFC64` set to the same state.
 class Sfc64 {
  public:
   explicit Sfc64(const RandomStream& stream) {
@@ -107,12 +107,12 @@ class Sfc64 {
   std::uint64_t counter_ = 1;
 };
 
-constexpr int kMostDice = 8;
+constexpr int kMaxDice = 8;
 
-/// Throws `kDice` dice, of bound, bound - 1, ... sides, the product of which must be below 2^64.
+/// Throw `kDice` dice with bound, bound - 1, ... sides, whose product must be below 2^64.
 ///
-/// Independent uniform integers in [0, sides) from one word, hardly ever more. Brackett-Rozinsky, Lemire 2024, "Batched
-/// ranged random integer generation".
+/// Returns independent uniform integers in [0, sides), nearly always from a single word. Brackett-Rozinsky, Lemire
+/// 2024, "Batched ranged random integer generation".
 template <int kDice>
 std::array<std::uint32_t, kDice> throw_dice(std::uint32_t bound, Sfc64& random) {
   std::array<std::uint32_t, kDice> dice;
@@ -131,14 +131,14 @@ std::array<std::uint32_t, kDice> throw_dice(std::uint32_t bound, Sfc64& random) 
   }
 }
 
-/// Puts items bound - 1, bound - 2, ... in their places, kDice * kThrows at a time, down to the bounds for which a throw
-/// has more dice; returns the bound that is left.
+/// Place items bound - 1, bound - 2, ..., kDice * kThrows at a time, down to the bounds for which one throw has more
+/// dice. Return the remaining bound.
 ///
-/// A throw has 58 / bit_width(bound) dice, at least 1 and at most kMostDice: so many that seldom a word is thrown away.
+/// A throw has 58 / bit_width(bound) dice, between 1 and kMaxDice, so that words are rarely rejected.
 template <int kDice, int kThrows, class Item>
 std::uint32_t place_items(Item* items, std::uint32_t bound, Sfc64& random) {
-  constexpr std::uint32_t kLeast = kDice == kMostDice ? kMostDice + 1 : std::uint32_t{1} << (58 / (kDice + 1));
-  for (; bound >= kLeast + kDice * (kThrows - 1); bound -= kDice * kThrows) {
+  constexpr std::uint32_t kMinBound = kDice == kMaxDice ? kMaxDice + 1 : std::uint32_t{1} << (58 / (kDice + 1));
+  for (; bound >= kMinBound + kDice * (kThrows - 1); bound -= kDice * kThrows) {
     std::array<std::uint32_t, kDice> dice[kThrows];
     for (std::uint32_t t = 0; t < kThrows; ++t) {
       dice[t] = throw_dice<kDice>(bound - t * kDice, random);
@@ -151,19 +151,19 @@ std::uint32_t place_items(Item* items, std::uint32_t bound, Sfc64& random) {
   return bound;
 }
 
-/// Puts items in a uniformly random order (Fisher, Yates 1938; Durstenfeld 1964), at most 2^32 - 1 of them.
+/// Shuffle at most 2^32 - 1 items uniformly (Fisher, Yates 1938; Durstenfeld 1964).
 template <class Item>
 void fisher_yates(std::span<Item> items, Sfc64 random) {
   auto bound = static_cast<std::uint32_t>(items.size());
   const auto place = [&]<int kDice>(std::integral_constant<int, kDice>) {
-    // Throws of few dice are those of many items, which lie beyond the nearest caches: eight throws ahead, 1.4 times as
+    // Throws of few dice occur with many items, which exceed the nearest caches. Eight throws ahead are 1.4 times as
     // fast for 500,000 items of 4 bytes (AMD EPYC, 2026-11).
     if (kDice <= 3) bound = place_items<kDice, 8>(items.data(), bound, random);
     bound = place_items<kDice, 1>(items.data(), bound, random);
   };
   [&]<int... kDice>(std::integer_sequence<int, kDice...>) {
     (place(std::integral_constant<int, 1 + kDice>{}), ...);
-  }(std::make_integer_sequence<int, kMostDice>{});
+  }(std::make_integer_sequence<int, kMaxDice>{});
   for (; bound > 1; --bound) std::swap(items[bound - 1], items[throw_dice<1>(bound, random)[0]]);
 }
 

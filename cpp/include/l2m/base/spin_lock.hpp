@@ -6,12 +6,12 @@
 
 namespace l2m {
 
-/// How long a thread looks out for work before it sleeps: about what a sleep and a wake-up would take.
-constexpr std::chrono::microseconds kPatience{20};
+/// Time that a thread spins for work before it sleeps: about the cost of a sleep and a wake-up.
+constexpr std::chrono::microseconds kSpinTime{20};
 
-/// Locks a mutex that is only ever held for a fraction of a microsecond: tries for a while before it sleeps, which
-/// would take longer than the wait.
-inline void lock_soon(std::unique_lock<std::mutex>& lock) {
+/// Lock a mutex that is only ever held for a fraction of a microsecond. Spins first, because sleeping takes longer than
+/// the wait.
+inline void spin_then_lock(std::unique_lock<std::mutex>& lock) {
   for (int i = 0; i < 100; ++i) {
     if (lock.try_lock()) return;
     if (i % 10 == 9) std::this_thread::yield();
@@ -19,9 +19,9 @@ inline void lock_soon(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-inline std::unique_lock<std::mutex> locked_soon(std::mutex& mutex) {
+inline std::unique_lock<std::mutex> spin_locked(std::mutex& mutex) {
   std::unique_lock lock(mutex, std::defer_lock);
-  lock_soon(lock);
+  spin_then_lock(lock);
   return lock;
 }
 

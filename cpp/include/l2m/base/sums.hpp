@@ -5,7 +5,7 @@
 
 namespace l2m {
 
-/// Neumaier's compensated sum (1974), from left to right: right to the last bits also for a million proportions.
+/// Neumaier's compensated sum (1974), left to right. Accurate to the last bits even for a million proportions.
 class CompensatedSum {
  public:
   void add(double x) {

@@ -4,15 +4,15 @@
 
 namespace l2m {
 
-/// Rows of one size in memory: row i is the row_size bytes at data + i * stride.
+/// Rows of equal size in memory: row i is the row_size bytes at data + i * stride.
 ///
-/// Cost: that of memcpy from random addresses, whose latency is hidden by prefetching.
+/// A copy costs as much as memcpy from random addresses, with the latency hidden by prefetching.
 class Dense final : public Field {
  public:
-  /// @param data      outlives the field.
-  /// @param stride    bytes from a row to the next; any sign.
+  /// @param data      must outlive the field.
+  /// @param stride    bytes between consecutive rows, of any sign.
   /// @param row_size  bytes, > 0.
-  /// @throws std::invalid_argument  there is no address or no row.
+  /// @throws std::invalid_argument  data is null or row_size <= 0.
   Dense(const std::byte* data, std::int64_t stride, std::int64_t row_size);
 
   [[nodiscard]] std::int64_t row_size() const override { return row_size_; }
@@ -25,7 +25,7 @@ class Dense final : public Field {
   const std::byte* data_;
   std::int64_t stride_;
   std::int64_t row_size_;
-  bool may_straddle_;  // rows may lie in one line of the cache more than their size needs
+  bool may_straddle_;  // rows may touch one cache line more than their size requires
 };
 
 }  // namespace l2m

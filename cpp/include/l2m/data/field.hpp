@@ -10,35 +10,37 @@
 
 namespace l2m {
 
-/// Where copies go: to the cache, as is usual; or straight to memory, where the processor can, the place is aligned to 16
-/// bytes and rows are multiples of as many. That saves reading what is overwritten, and pays where batches are so large
-/// that the cache has lost them before they are used.
-enum class Writes { kToCache, kAroundCache };
+/// Kind of stores that a copy uses.
+///
+/// Non-temporal stores bypass the cache, which saves reading the lines that are overwritten. They pay off for batches
+/// so large that they would leave the cache before they are used. They require an output aligned to 16 bytes and rows
+/// of a multiple of 16 bytes; otherwise, and on processors without them, copies fall back to kCached.
+enum class Writes { kCached, kNonTemporal };
 
-/// One array of the data: what it puts into a batch for each planned row. Any thread may call, several at once.
+/// Array of the data that contributes one item per row to a batch. Thread-safe.
 class Field {
  public:
   virtual ~Field() = default;
 
-  /// Bytes of a row in a batch, > 0.
+  /// Return the number of bytes per row in a batch, > 0.
   [[nodiscard]] virtual std::int64_t row_size() const = 0;
-  /// Bytes whose copy takes as long as a row of this field.
+  /// Return the cost of a row, as the number of bytes whose copy takes as long.
   [[nodiscard]] virtual std::int64_t row_cost() const { return row_size(); }
 
-  /// Writes the planned rows one after the other to `out`, which has plan.size() * row_size() bytes. The caller vouches for the
-  /// row ids.
+  /// Copy the planned rows one after the other to `out`, which has plan.size() * row_size() bytes. Row ids are not
+  /// checked.
   ///
-  /// @param next  the field that is copied then, of which the first rows are requested meanwhile; null: there is none.
+  /// @param next  field to be copied next, whose first rows are prefetched meanwhile; may be null.
   virtual void copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const = 0;
 
-  /// Requests the first rows of a plan from memory.
+  /// Prefetch the first rows of a plan.
   virtual void request(BatchPlan /*plan*/) const {}
 };
 
 using Fields = std::vector<std::shared_ptr<const Field>>;
 
-/// Copies the planned rows of every field f to outs[f].
+/// Copy the planned rows of every field f to outs[f].
 void copy_fields(const Fields& fields, BatchPlan plan, std::span<std::byte* const> outs,
-                 Writes writes = Writes::kToCache);
+                 Writes writes = Writes::kCached);
 
 }  // namespace l2m

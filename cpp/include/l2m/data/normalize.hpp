@@ -5,17 +5,17 @@
 
 namespace l2m {
 
-/// Rows of bytes that become floats: (x - mean) / std of their channel, computed in float and rounded once to Float.
+/// Rows of bytes converted to floats: (x - mean) / std of their channel, computed in float and rounded once to Float.
 ///
-/// A row is [outer, channels, inner] bytes. The result of each byte in each channel is looked up.
+/// A row is [outer, channels, inner] bytes. Each value comes from a lookup table.
 template <class Float>
 class Normalize final : public Field {
  public:
-  /// @param bytes  whose row size is a multiple of channels * inner.
-  /// @param mean   [channels], finite.
-  /// @param std    [channels], > 0.
-  /// @param inner  bytes of one channel that lie side by side.
-  /// @throws std::invalid_argument  sizes do not fit.
+  /// @param bytes  source rows; their size must be a multiple of channels * inner.
+  /// @param mean   [channels] finite.
+  /// @param std    [channels] > 0.
+  /// @param inner  consecutive bytes of one channel.
+  /// @throws std::invalid_argument  sizes do not match.
   Normalize(Dense bytes, std::span<const float> mean, std::span<const float> std, std::int64_t inner);
 
   [[nodiscard]] std::int64_t row_size() const override {

@@ -4,7 +4,7 @@
 
 namespace l2m {
 
-/// The ids of the rows, std::int64_t each.
+/// Ids of the rows, as std::int64_t.
 class RowIdField final : public Field {
  public:
   [[nodiscard]] std::int64_t row_size() const override { return sizeof(std::int64_t); }

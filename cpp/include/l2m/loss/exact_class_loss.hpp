@@ -7,15 +7,15 @@
 
 namespace l2m {
 
-/// What the CUDA kernel does, on the CPU and in one thread: adds to each class's sum the double nearest to the sum of its
-/// losses, whatever their order.
+/// Add to the sum of each class the double nearest to the exact sum of its losses, independent of their order.
 ///
-/// @param losses   [n] Float16, BFloat16, float or double, n < 2^29; those that are not finite (as a float) are skipped.
-/// @param classes  [n] those out of [0, K) are skipped.
+/// Single-threaded CPU reference of the CUDA kernel.
+/// @param losses   [n] Float16, BFloat16, float or double, n < 2^29; losses that are non-finite as a float are skipped.
+/// @param classes  [n] losses of a class outside [0, K) are skipped.
 /// @param sum      [K] added to.   @param count  [K] added to.
-/// @param unusual  [2] added to: losses skipped for their class, and for not being finite.
+/// @param skipped  [2] added to: losses skipped because of their class, and because they are non-finite.
 template <class Loss, class Class>
 void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
-                          std::span<std::int64_t> count, std::span<std::int64_t> unusual);
+                          std::span<std::int64_t> count, std::span<std::int64_t> skipped);
 
 }  // namespace l2m

@@ -18,96 +18,97 @@ struct LossSums {
   std::vector<double> sum;          ///< [K]
   std::vector<std::int64_t> count;  ///< [K]
 
-  /// Adds others; sums that would not be finite stop at the largest double, and counts at kMaxCount.
+  /// Add other sums. Sums are clamped to finite doubles, counts to kMaxCount.
   void add(const LossSums& other);
   [[nodiscard]] bool empty() const;
   bool operator==(const LossSums&) const = default;
 };
 
-/// Sums of losses that are made elsewhere, such as on a GPU.
+/// Loss sums computed on another device, such as a GPU.
 class LossSource {
  public:
   virtual ~LossSource() = default;
-  /// Has the sums brought here, without waiting for them.
+  /// Start copying the sums to the host, without blocking.
   virtual void start_reading() = 0;
-  /// Waits for the sums of all losses added so far.
+  /// Return the sums of all losses added so far. Blocks.
   virtual LossSums read() = 0;
-  /// Whether none of them was left out for not being finite. Waits likewise.
+  /// Return whether no loss was skipped for being non-finite. Blocks.
   virtual bool all_finite() = 0;
 };
 
-/// Where losses are added: sums here, and at most one source elsewhere.
+/// Accumulator of losses: sums on the host, and at most one source on a device.
 struct LossSlot {
-  explicit LossSlot(std::size_t num_classes) : here(num_classes) {}
-  LossSums here;
-  std::shared_ptr<LossSource> there;
-  bool left_out = false;  ///< a source that was here before left out losses that are not finite
+  explicit LossSlot(std::size_t num_classes) : host(num_classes) {}
+  LossSums host;
+  std::shared_ptr<LossSource> device;
+  bool skipped = false;  ///< an earlier source skipped non-finite losses
 
-  /// Waits for the source, as do the others.
+  /// Return the sums of both. Blocks until those of the source are there, as the other functions do.
   [[nodiscard]] LossSums total() const;
-  /// Whether no source left out a loss for not being finite.
+  /// Return whether no source skipped a non-finite loss.
   [[nodiscard]] bool all_finite() const;
-  /// Adds the sums of the source to those here, and lets go of it. What is thrown changes nothing.
-  void bring_here();
+  /// Add the sums of the source to those on the host, and drop the source. Nothing changes if this throws.
+  void move_to_host();
 };
 
-/// The losses of the windows that have not acted yet. With lookahead, those of the last batches are kept apart, so that a state
-/// can leave them out.
+/// Loss windows that have not been applied yet.
 ///
-/// A batch is named by its total step, counted from 0; what comes before the first batch is named -1.
+/// A window is closed when it accepts no more losses, and pending until it is applied. With lookahead, the losses of
+/// the last batches are kept apart, so that a state can leave them out. A batch is identified by its total step,
+/// counted from 0; losses before the first batch have the step -1.
 class OpenWindows {
  public:
-  /// @param every  steps of a window; nothing: windows end when they are closed.
+  /// @param every  steps per window; nullopt: windows end when they are applied.
   OpenWindows(std::size_t num_classes, std::optional<std::int64_t> every, std::int64_t lookahead);
 
-  /// Number of windows that acted.
-  [[nodiscard]] std::int64_t closed() const { return closed_; }
-  /// Whether the window of a batch takes losses yet.
-  [[nodiscard]] bool takes(std::int64_t batch) const { return !every_ || batch / *every_ >= first_open(); }
+  /// Return the number of windows applied so far.
+  [[nodiscard]] std::int64_t applied() const { return applied_; }
+  /// Return whether the window of a batch still accepts losses.
+  [[nodiscard]] bool accepts(std::int64_t batch) const { return !every_ || batch / *every_ >= first_open(); }
 
-  /// Where the losses of a batch are added; those of a window that has ended go to the next. Valid until the next call.
+  /// Return the slot for the losses of a batch; those of a closed window go to the next one. Valid until the next call.
   LossSlot& slot(std::int64_t batch);
-  /// To be called when losses of a batch were added.
+  /// Note that losses of a batch were added.
   void added(std::int64_t batch) { newest_ = newest_ ? std::max(*newest_, batch) : batch; }
-  /// The newest batch with losses, since the run began or was restored.
+  /// Return the newest batch with losses since the run began or was restored.
   [[nodiscard]] std::optional<std::int64_t> newest() const { return newest_; }
 
-  /// Whether any loss, here or elsewhere, was added to the oldest window.
+  /// Return whether the oldest window has any losses.
   [[nodiscard]] bool has_losses() const;
-  /// Whether losses of the oldest window are elsewhere.
-  [[nodiscard]] bool is_elsewhere() const;
-  /// Ends the oldest window before it acts, and has sums that are elsewhere brought here: losses go to the next one from now on.
-  void end();
-  [[nodiscard]] bool has_ended() const { return ended_.has_value(); }
-  /// The sums of the oldest window. Waits for those that are elsewhere.
+  /// Return whether the oldest window has losses on a device.
+  [[nodiscard]] bool is_on_device() const;
+  /// Close the oldest window and start copying its sums from the device. From now on, losses go to the next window.
+  void close_oldest();
+  [[nodiscard]] bool has_pending() const { return pending_.has_value(); }
+  /// Return the sums of the oldest window. Blocks if some are on a device.
   [[nodiscard]] LossSums total() const;
-  /// Whether no loss that was summed elsewhere was left out of it for not being finite. Waits likewise.
+  /// Return whether no loss of the oldest window was skipped on a device for being non-finite. Blocks as total() does.
   [[nodiscard]] bool all_finite() const;
-  /// Forgets the oldest window, which has acted. @param counts  whether it counts as closed.
-  void drop(bool counts) noexcept;
+  /// Drop the oldest window, which has been applied. @param count  whether to count it as applied.
+  void drop(bool count) noexcept;
 
-  /// The sums of each open window as of `total_step`, without those of later batches. No window has ended. Waits for those that are
-  /// elsewhere.
+  /// Return the sums of each open window as of `total_step`, without later batches. No window may be pending. Blocks if
+  /// some are on a device.
   [[nodiscard]] std::vector<LossSums> as_of(std::int64_t total_step) const;
-  /// Goes on after `closed` windows, with the sums of open ones.
-  void restore(std::int64_t closed, std::vector<LossSums> open);
+  /// Resume after `applied` windows, with the sums of the open ones.
+  void restore(std::int64_t applied, std::vector<LossSums> open);
 
  private:
-  [[nodiscard]] std::int64_t first_open() const { return closed_ + (ended_ ? 1 : 0); }
-  /// Place among the open windows that have not ended.
-  [[nodiscard]] std::size_t place_of(std::int64_t batch) const;
-  LossSlot& window(std::size_t place);
-  /// Calls f with every slot of the oldest window, in the order in which they add up.
+  [[nodiscard]] std::int64_t first_open() const { return applied_ + (pending_ ? 1 : 0); }
+  /// Return the index of a batch's window among those that are not closed.
+  [[nodiscard]] std::size_t index_of(std::int64_t batch) const;
+  LossSlot& window(std::size_t index);
+  /// Call f with every slot of the oldest window, in the order of summation.
   template <class F>
   void for_oldest(F&& f) const;
 
   std::size_t num_classes_;
   std::optional<std::int64_t> every_;
   std::int64_t lookahead_;
-  std::int64_t closed_ = 0;
-  std::optional<std::vector<LossSlot>> ended_;             // the oldest window, in parts
-  std::deque<LossSlot> windows_;                           // at least one
-  std::deque<std::pair<std::int64_t, LossSlot>> batches_;  // with lookahead: the last ones with losses, ascending
+  std::int64_t applied_ = 0;
+  std::optional<std::vector<LossSlot>> pending_;           // slots of the oldest window, if it is pending
+  std::deque<LossSlot> windows_;                           // never empty
+  std::deque<std::pair<std::int64_t, LossSlot>> batches_;  // with lookahead: the last batches with losses, ascending
   std::optional<std::int64_t> newest_;
 };
 

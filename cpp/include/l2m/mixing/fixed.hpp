@@ -6,25 +6,25 @@
 
 namespace l2m {
 
-/// A policy that keeps its initial proportions.
+/// Base of policies that keep their initial proportions.
 class FixedPolicy : public Policy {
  public:
   [[nodiscard]] Kind kind() const final { return Kind::kFixed; }
 };
 
-/// Classical training: every class keeps its share of the data.
+/// Policy of classical training: each class keeps its share of the data.
 class Proportional final : public FixedPolicy {
  public:
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 };
 
-/// Every class that has rows gets the same share.
+/// Policy with equal proportions for all nonempty classes.
 class Balanced final : public FixedPolicy {
  public:
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 };
 
-/// Given proportions.
+/// Policy with given proportions.
 class Static final : public FixedPolicy {
  public:
   explicit Static(std::vector<double> p) : p_(std::move(p)) {}
@@ -34,7 +34,7 @@ class Static final : public FixedPolicy {
   std::vector<double> p_;
 };
 
-/// Temperature sampling: p ~ n^(1/t). @param t  above 0; infinity is Balanced.
+/// Temperature sampling: p ~ n^(1/t). @param t  > 0; infinity equals Balanced.
 class Temperature final : public FixedPolicy {
  public:
   explicit Temperature(double t) : t_(t) {}
@@ -44,8 +44,8 @@ class Temperature final : public FixedPolicy {
   double t_;
 };
 
-/// Class-balanced weights of Cui et al. 2019 (arXiv 1901.05555, eq. 2), as a sampler: p ~ n (1 - beta) / (1 - beta^n).
-/// @param beta  in [0, 1): 0 is Proportional.
+/// Class-balanced weights of Cui et al. 2019 (arXiv 1901.05555, eq. 2) as a sampler: p ~ n (1 - beta) / (1 - beta^n).
+/// @param beta  in [0, 1); 0 equals Proportional.
 class EffectiveNumber final : public FixedPolicy {
  public:
   explicit EffectiveNumber(double beta) : beta_(beta) {}

@@ -4,20 +4,20 @@
 
 namespace l2m {
 
-/// Proportions step towards the loss shares: p <- p + mixing_rate * (L / sum L - p).
+/// Learn2Mix (arXiv 2412.16482, Algorithm 2): p <- p + mixing_rate * (L / sum L - p).
 ///
-/// Learn2Mix (arXiv 2412.16482), Algorithm 2. All losses 0: the proportions stay, where the paper divides 0 by 0.
+/// If all losses are 0, the proportions stay unchanged, where the paper divides 0 by 0.
 class Learn2Mix final : public Policy {
  public:
   enum class Start { kProportional, kBalanced };
 
   /// @param mixing_rate  gamma in the paper, in (0, 1].
-  /// @param min_share    least share of a class that has rows, at the start and after every step:
+  /// @param min_share    minimum share of each nonempty class, at the start and after every step:
   ///                     p <- min_share + (1 - K_nonempty * min_share) * p.
   Learn2Mix(double mixing_rate, double min_share, Start start)
       : mixing_rate_(mixing_rate), min_share_(min_share), start_(start) {}
 
-  /// @throws std::invalid_argument  min_share is above 1 / (classes that have rows).
+  /// @throws std::invalid_argument  min_share exceeds 1 / K_nonempty.
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
   [[nodiscard]] Update update(const Window& window) const override;
 

@@ -6,12 +6,12 @@
 
 namespace l2m {
 
-/// When each class is due for one row more than its whole quota.
+/// Times at which each class is due for one row more than its whole quota.
 struct DueTimes {
-  std::vector<std::uint64_t> visits;   ///< [K] extra rows it has had
-  std::vector<std::uint16_t> offsets;  ///< [K] where in its interval the next one is due; unit: 2^-16 of the interval
-  /// [K] When the next one is due; unit: steps since the beginning of training. Of a class whose quotas are whole: how much
-  /// of a row it must still become entitled to until then.
+  std::vector<std::uint64_t> visits;   ///< [K] extra rows served so far
+  std::vector<std::uint16_t> offsets;  ///< [K] next due time within its interval; unit: 2^-16 intervals
+  /// [K] Next due time, in steps since the beginning of training. For a class whose quotas are whole: the fraction of a
+  /// row that it still has to earn.
   std::vector<double> due;
 
   bool operator==(const DueTimes&) const = default;
@@ -19,51 +19,52 @@ struct DueTimes {
 
 /// Whole rows of each class in consecutive batches.
 struct Quotas {
-  /// In every batch `whole` rows, and in the batches batch[begin] .. batch[end - 1] one more.
+  /// `whole` rows in every batch, and one more in each of the batches batch[begin] .. batch[end - 1].
   struct Class {
     std::int64_t class_id;
     std::int64_t whole;
     std::size_t begin, end;
   };
   std::int64_t num_batches = 0;
-  std::vector<Class> classes;  ///< ascending; those that have rows
-  // Of extra rows, class after class and ascending in each; between the classes there may be others, which say nothing.
+  std::vector<Class> classes;  ///< ascending; only classes that have rows
+  // One entry per extra row, by class, then ascending. Entries between the ranges of two classes have no meaning.
   std::vector<std::int32_t> batch;
-  std::vector<double> due;            ///< when the class was due for it; due[end] is when it is due again
-  std::vector<std::uint16_t> offset;  ///< likewise
+  std::vector<double> due;            ///< time at which the class was due; due[end] is its next due time
+  std::vector<std::uint16_t> offset;  ///< the same for offsets
 
   void clear();
 };
 
-/// Turns proportions into whole rows of each class, batch after batch.
+/// Converter of proportions to whole rows of each class, batch after batch.
 ///
-/// Every class gets floor(proportion * batch_size) rows; each row left over goes to a class that has been due longest,
-/// ties to the smaller class id. A class is due once in every interval of 1 / (fractional part) steps, at an offset that
-/// starts uniform and then moves by up to half an interval from one visit to the next, reflected at both ends: so it stays
-/// uniform, no two due times are more than 1.5 intervals apart, and which classes meet in a batch varies.
-/// sum(quota) == batch_size always, and drift stays bounded forever. Addressed by (seed, class, visit).
+/// Every class gets floor(proportion * batch_size) rows. Each remaining row goes to the class that has been due
+/// longest; ties go to the smaller class id. A class is due once in every interval of 1 / (fractional part) steps. Its
+/// offset within the interval starts uniform and moves by up to half an interval from one visit to the next, reflected
+/// at both ends. So the offset stays uniform, due times are at most 1.5 intervals apart, and the classes that share a
+/// batch vary. sum(quota) == batch_size always, and drift stays bounded. Randomness is addressed by (seed, class,
+/// visit).
 ///
-/// Differs on purpose from the Learn2Mix reference, which floors and so shrinks batches.
+/// The Learn2Mix reference implementation rounds down instead, which shrinks batches.
 class Apportioner {
  public:
   /// @param batch_size  rows of a (global) batch, in [1, 2^31).
   Apportioner(std::uint64_t seed, std::int64_t batch_size);
 
-  /// Due times of classes that have had no extra row yet.
+  /// Initialize the due times of classes that have had no extra row yet.
   void start(std::span<const double> proportions, std::uint64_t step, DueTimes& due) const;
 
-  /// Carries due times over a change of proportions before the batch of `step`: what is owed stays owed, also where a class
-  /// gets no extra rows for a while.
+  /// Convert due times to new proportions before the batch of `step`. A class keeps the fraction of a row it has
+  /// earned, even if it gets no extra rows for a while.
   void change(std::span<const double> from, std::span<const double> to, std::uint64_t step, DueTimes& due) const;
 
-  /// Takes proportions (normalised) for the next() calls to come. O(K).
+  /// Set the (normalized) proportions for subsequent next() calls. O(K).
   void set(std::span<const double> proportions);
 
-  /// The quotas of the batches from `step` on, and moves the due times on: of at least one and at most `most_batches`
-  /// batches, most often of nearly as many. How many they are changes nothing about each of them.
+  /// Compute the quotas of the batches from `step` on and advance the due times.
   ///
-  /// O(K + rows left over in the batches), without allocation once it has run for some time.
-  void next(std::uint64_t step, std::int64_t most_batches, DueTimes& due, Quotas& quotas);
+  /// Returns between one and `max_batches` batches, usually almost `max_batches`. The quotas of a batch do not depend
+  /// on how many are computed together. O(K + extra rows), without allocation after some calls.
+  void next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas);
 
  private:
   struct Share {
@@ -71,23 +72,23 @@ class Apportioner {
     double fraction;
   };
   [[nodiscard]] Share share(double proportion) const;
-  bool find_candidates(std::uint64_t step, std::int32_t most_batches, const DueTimes& due, Quotas& quotas);
-  std::int32_t serve_candidates(std::int32_t most_batches, Quotas& quotas);
-  void next_one(DueTimes& due, Quotas& quotas);
+  bool find_candidates(std::uint64_t step, std::int32_t max_batches, const DueTimes& due, Quotas& quotas);
+  std::int32_t serve_candidates(std::int32_t max_batches, Quotas& quotas);
+  void next_single(DueTimes& due, Quotas& quotas);
 
   const std::uint64_t seed_;
   const std::int64_t batch_size_;
-  std::int64_t extra_ = 0;  // rows left over in every batch
-  // Of the classes with a share, ascending:
+  std::int64_t extra_ = 0;  // extra rows per batch
+  // For each class with a share, ascending:
   std::vector<std::int64_t> class_ids_;
   std::vector<std::int64_t> whole_;
   std::vector<double> fraction_;
 
-  // Of next(): times at which classes are due are candidates, listed in Quotas::due; those of about one time are a bucket.
+  // Scratch of next(). Candidates are due times, listed in Quotas::due; a bucket holds those of about the same time.
   std::vector<std::uint32_t> bucket_end_;  // in order_
-  std::vector<std::uint32_t> order_;       // candidates, bucket after bucket, and in a bucket by class
+  std::vector<std::uint32_t> order_;       // candidates by bucket, and by class within a bucket
   std::vector<std::uint32_t> deferred_;
-  std::vector<std::pair<double, std::size_t>> waiting_;  // of next_one()
+  std::vector<std::pair<double, std::size_t>> waiting_;  // scratch of next_single()
 };
 
 }  // namespace l2m

@@ -10,7 +10,7 @@
 
 namespace l2m {
 
-/// An array of row ids: 32 bits each where the number of rows allows, 64 bits beyond. Not initialised.
+/// Uninitialized array of row ids: 32 bits each if the number of rows allows, else 64 bits.
 class RowIds {
  public:
   RowIds() = default;
@@ -18,7 +18,7 @@ class RowIds {
 
   [[nodiscard]] bool wide() const { return wide_; }
 
-  /// Calls f with the ids as a span of std::uint32_t or std::uint64_t and returns what it returns.
+  /// Return f(ids), where ids is a span of std::uint32_t or std::uint64_t.
   template <class F>
   decltype(auto) visit(F&& f) const {
     if (wide_) return f(std::span(reinterpret_cast<std::uint64_t*>(bytes_.get()), size_));
@@ -35,19 +35,18 @@ class RowIds {
   std::unique_ptr<std::byte[], Free> bytes_;
 };
 
-/// The rows of each class, ascending unless they are kept as given: rows[offsets[k]] .. rows[offsets[k + 1]] are those of
-/// class k.
+/// Rows of each class: rows[offsets[k]] .. rows[offsets[k + 1] - 1] belong to class k, ascending unless as_given.
 class ClassIndex {
  public:
-  /// One class of all `num_rows` rows: row i is at position i, and nothing is stored.
+  /// Create an index with one class of all `num_rows` rows. Row i is at position i; nothing is stored.
   explicit ClassIndex(std::int64_t num_rows);
 
-  /// Parallel counting sort of rows by class.
+  /// Sort rows by class, with a parallel counting sort.
   ///
-  /// @param classes      [data rows] class of each row of the data, in [0, num_classes); empty: all rows in one class.
-  /// @param data_rows    rows of the data.
-  /// @param rows         ids of the rows to take, without repeats, in any order; nothing: all rows.
-  /// @param wide         64-bit row ids also where 32 bits would do.
+  /// @param classes      [data_rows] class of each row of the data, in [0, num_classes); empty: one class.
+  /// @param data_rows    number of rows of the data.
+  /// @param rows         ids of the rows to use, unique, in any order; nullopt: all rows.
+  /// @param wide         use 64-bit row ids even if 32 bits suffice.
   /// @param as_given     keep the order of `rows`; only without classes.
   /// @throws std::invalid_argument  a class is out of range or a row repeats.
   /// @throws std::out_of_range      a row id is outside [0, data_rows).
@@ -63,15 +62,15 @@ class ClassIndex {
 
   void prefetch_offset(std::int64_t k) const { __builtin_prefetch(&offsets_[static_cast<std::size_t>(k)]); }
 
-  /// Whether a row of the data is one of class k. O(log size), or O(size) where rows are as given.
+  /// Return whether a row of the data belongs to class k. O(log size), or O(size) if as_given.
   [[nodiscard]] bool contains(std::int64_t k, std::int64_t row) const;
 
-  /// Whether position i simply is row i; then rows() is empty.
+  /// Return whether row i is at position i for all i; rows() is then empty.
   [[nodiscard]] bool identity() const { return identity_; }
   [[nodiscard]] const RowIds& rows() const { return rows_; }
   [[nodiscard]] bool wide() const { return wide_; }
 
-  /// 64 bits that tell one assignment of rows to classes from another; the same for any number of threads.
+  /// Return a 64-bit hash of the assignment of rows to classes, the same for any number of threads.
   [[nodiscard]] std::uint64_t fingerprint(int num_threads) const;
 
  private:

@@ -7,7 +7,7 @@
 
 namespace l2m {
 
-/// Gives the rows of each batch to the ranks in turn, and keeps those of this rank.
+/// Distributor of the rows of each batch over the ranks, round-robin. It stores those of this rank.
 class Dealer {
  public:
   Dealer(std::int64_t rank, std::int64_t world_size) : rank_(rank), world_size_(world_size) {}
@@ -16,13 +16,13 @@ class Dealer {
     next_.resize(num_batches);
     next_rank_.assign(num_batches, 0);
   }
-  /// @param rows  where the rows of this rank go.   @param rank  gets the first row.
+  /// @param rows  output for the rows of this rank.   @param rank  rank that gets the first row.
   void begin_batch(std::size_t batch, PlannedRow* rows, std::int64_t rank) {
     next_[batch] = rows;
     next_rank_[batch] = rank;
   }
 
-  /// Deals the next `count` rows of a class, row_at(0) to row_at(count - 1).
+  /// Deal the next `count` rows of a class: row_at(0) .. row_at(count - 1).
   template <class RowAt>
   void deal(std::int64_t batch, std::int64_t class_id, std::int64_t count, RowAt&& row_at) {
     const auto b = static_cast<std::size_t>(batch);
@@ -39,7 +39,7 @@ class Dealer {
     next_rank_[b] = (next_rank_[b] + count) % world_size_;
   }
 
-  /// Deals the next row of a class.
+  /// Deal the next row of a class.
   void deal(std::int64_t batch, std::int64_t class_id, std::int64_t row) {
     const auto b = static_cast<std::size_t>(batch);
     if (world_size_ > 1) {
@@ -54,7 +54,7 @@ class Dealer {
 
  private:
   const std::int64_t rank_, world_size_;
-  // Of each batch:
+  // For each batch:
   std::vector<PlannedRow*> next_;
   std::vector<std::int64_t> next_rank_;
 };

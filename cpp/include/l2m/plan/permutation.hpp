@@ -14,28 +14,29 @@
 
 namespace l2m {
 
-/// One permutation of the rows of one class, made in stages of independent tasks.
+/// Permutation of the rows of one class, computed in stages of independent tasks.
 ///
-/// Uniform over all permutations and a function of (seed, class, pass) alone. Up to kUnsplitRows rows: Fisher-Yates.
-/// Beyond: Rao-Sandelius - every row goes to a random bucket, then Fisher-Yates inside each bucket - so that threads
-/// share the work and the swaps stay in the cache. Memory beyond the target: at most 64 * 8 bytes a bucket.
+/// Uniform over all permutations, and a function of (seed, class, pass) only. Up to kUnsplitRows rows it is a
+/// Fisher-Yates shuffle. Larger classes use Rao-Sandelius: each row goes to a random bucket, then each bucket is
+/// shuffled, so that threads share the work and the swaps stay in the cache. Scratch memory: at most 64 * 8 bytes per
+/// bucket.
 class Permutation {
  public:
-  // About 1 ms of work: making buckets of fewer rows costs more than swaps gain by a smaller range.
+  // About 1 ms of work. With fewer rows, splitting into buckets costs more than the smaller range of swaps saves.
   static constexpr std::int64_t kUnsplitRows = 1 << 19;
-  static constexpr std::int64_t kBucketRows = 1 << 17;  // on average, at most, unless there are 2^33 rows
-  static constexpr std::int64_t kPartRows = 1 << 16;    // their buckets are drawn from one stream
+  static constexpr std::int64_t kBucketRows = 1 << 17;  // maximum of the mean, up to 2^33 rows
+  static constexpr std::int64_t kPartRows = 1 << 16;    // rows whose buckets come from one random stream
 
   /// @param source  rows of the class, ascending; empty: row i is i.
-  /// @param target  where the permutation is written; both outlive this object.
+  /// @param target  output for the permutation. Both outlive this object.
   Permutation(const RowIds& source, const RowIds& target, std::int64_t offset, std::int64_t size, std::uint64_t seed,
               std::uint64_t class_id, std::uint64_t pass);
 
   [[nodiscard]] bool done() const { return stage_ == Stage::kDone; }
-  /// Tasks of this stage, each of which may run on any thread at any time before the next stage.
+  /// Return the number of tasks of the current stage. They may run on any thread, in any order.
   [[nodiscard]] std::int64_t tasks() const;
   void run(std::int64_t task);
-  /// To be called once, when all tasks of this stage have run.
+  /// Enter the next stage. Call once, after all tasks of this stage have run.
   void next_stage();
 
  private:
@@ -51,27 +52,27 @@ class Permutation {
   std::int64_t offset_, size_;
   std::uint64_t seed_, class_id_, pass_;
   int bucket_bits_ = 0;
-  std::int64_t rows_a_task_ = 0;
+  std::int64_t rows_per_task_ = 0;
   Stage stage_ = Stage::kSwap;
-  std::vector<std::int64_t> next_;    // [tasks, buckets] rows of the task in the bucket, then where its next one goes
-  std::vector<std::int64_t> bucket_;  // [buckets + 1] where each bucket begins
+  std::vector<std::int64_t> next_;    // [tasks, buckets] number of rows, then position of the next one
+  std::vector<std::int64_t> bucket_;  // [buckets + 1] begin of each bucket
 };
 
-/// Writes the permutations of one pass of every class of `index` to `target`, laid out as in the index.
+/// Write the permutations of one pass of every class of `index` to `target`, which has the layout of the index.
 void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass, int num_threads,
                  const RowIds& target);
 
-/// The row order of the current and of the next pass of every class.
+/// Row order of the current and the next pass of every class.
 ///
-/// The next pass of a class is made in the background while the current one is used, so that no batch waits for a
-/// whole permutation; classes of few rows are shuffled when they are needed. Two buffers, row ids wide each; none
-/// without shuffling. One thread at a time may use it, but for work().
+/// The next pass of a class is computed in the background while the current one is used, so that no batch waits for a
+/// whole permutation. Small classes are shuffled on demand. Memory: two buffers of row ids; none without shuffling.
+/// Not thread-safe, except work().
 class Passes {
  public:
-  /// @param in_background  whether other threads call work(), so that passes are made ahead.
+  /// @param in_background  other threads call work(), so that passes are computed ahead.
   Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background);
 
-  /// Calls f(row_at), where row_at(i) is row i of a pass of a class, and starts on the pass after it.
+  /// Call f(row_at), where row_at(i) is row i of a pass of a class, and start on the pass after it.
   template <class F>
   void visit(std::int64_t class_id, std::uint64_t pass, F&& f) {
     if (!shuffle_ && index_->identity()) {
@@ -84,24 +85,24 @@ class Passes {
     });
   }
 
-  /// Brings what visit() will touch into the cache: first where a class is, and when that is there, where its rows are.
+  /// Prefetch what visit() reads into the cache: first the offset of a class; once that has arrived, its rows.
   void prefetch_class(std::int64_t class_id) const;
   void prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const;
 
-  /// Starts on a pass of a class unless it is there, under way, or of too few rows to be worth a task.
+  /// Start on a pass of a class unless it is complete, in progress, or too small to be worth a task.
   void prepare(std::int64_t class_id, std::uint64_t pass);
 
-  /// Runs one task of the passes that are being made, if one is to be had. Any thread may call.
+  /// Run one task of the passes in progress, if any is available. Thread-safe.
   bool work();
-  /// Whether work() would probably find a task.
+  /// Return whether work() would probably find a task.
   [[nodiscard]] bool has_work() const { return open_jobs_.load(std::memory_order_relaxed) > 0; }
 
  private:
   struct Job {
     Permutation permutation;
     std::uint64_t pass;
-    std::int64_t next = 0;      // tasks of the stage handed out
-    std::int64_t finished = 0;  // tasks of the stage that have run
+    std::int64_t next = 0;      // tasks of the stage that were handed out
+    std::int64_t finished = 0;  // tasks of the stage that have completed
     bool cancelled = false;
   };
 
@@ -118,14 +119,14 @@ class Passes {
   const std::uint64_t seed_;
   const bool shuffle_;
   const bool in_background_;
-  RowIds order_[2];                                                // pass p of every class is in order_[p % 2]
-  std::vector<std::uint64_t> made_;                                // [2 K] pass + 1 that a buffer holds, 0: none
-  std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: begun and not yet known to be done
+  RowIds order_[2];                                                // order_[p % 2] holds pass p of every class
+  std::vector<std::uint64_t> made_;                                // [2 K] pass + 1 in each buffer; 0: none
+  std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: jobs that may still be running
 
-  std::mutex mutex_;  // guards all below and the counters of every job
+  std::mutex mutex_;  // guards the members below and the counters of every job
   std::condition_variable progress_;
-  std::deque<std::shared_ptr<Job>> jobs_;  // not done, nor given up
-  std::atomic<int> open_jobs_{0};          // of those, how many have a task to hand out; written with the mutex held
+  std::deque<std::shared_ptr<Job>> jobs_;  // neither done nor cancelled
+  std::atomic<int> open_jobs_{0};          // those with tasks to hand out; written with the mutex held
 };
 
 }  // namespace l2m

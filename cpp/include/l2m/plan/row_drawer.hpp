@@ -12,23 +12,23 @@
 
 namespace l2m {
 
-/// Draws the rows of quotas from the passes of the classes.
+/// Source of rows for quotas, drawn from the passes of the classes.
 ///
-/// Without replacement inside a class, over epochs too; a row that the batch already has is held for the class's next batch,
-/// unless the class is smaller than its quota. One thread at a time, but for passes().
+/// Draws without replacement within a class, across epochs too. A row that the batch already has is held for the next
+/// batch of its class, unless the class is smaller than its quota. Not thread-safe, except passes().
 class RowDrawer {
  public:
-  /// @param in_background  whether other threads work on the passes.
+  /// @param in_background  other threads work on the passes.
   RowDrawer(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background,
             std::int64_t rank, std::int64_t world_size)
       : index_(std::move(index)), passes_(index_, seed, shuffle, in_background), dealer_(rank, world_size) {}
 
   [[nodiscard]] const ClassIndex& index() const { return *index_; }
   [[nodiscard]] Passes& passes() { return passes_; }
-  /// Where the rows of this rank go.
+  /// Return the dealer that collects the rows of this rank.
   [[nodiscard]] Dealer& dealer() { return dealer_; }
 
-  /// Draws what a class gives to the batches, and moves the state on.
+  /// Draw the rows of a class for all batches and advance the state.
   void draw(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans);
 
  private:
@@ -41,7 +41,7 @@ class RowDrawer {
   const std::shared_ptr<const ClassIndex> index_;
   Passes passes_;
   Dealer dealer_;
-  std::vector<std::int64_t> drawn_;  // by draw_for_batch()
+  std::vector<std::int64_t> drawn_;  // scratch of draw_for_batch()
 };
 
 }  // namespace l2m

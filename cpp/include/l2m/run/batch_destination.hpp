@@ -8,30 +8,30 @@
 
 namespace l2m {
 
-/// The memory of a batch, one block for each field, of which the first `num_rows` rows are filled.
+/// Memory of a batch: one block per field, with the first `num_rows` rows filled.
 struct FilledBatch {
   std::vector<Block> blocks;
   std::int64_t num_rows = 0;
 };
 
-/// Where batches go, if not to memory of the process: pinned memory, or a device that they are sent to ahead of time.
+/// Destination of batches other than host memory: pinned memory, or a device to which they are sent ahead of time.
 class BatchDestination {
  public:
   virtual ~BatchDestination() = default;
 
-  /// Memory with room for a full batch of a field, to be taken over with the batch that is filled in it.
+  /// Lend memory for a full batch of a field. The destination gets it back with the batch.
   virtual std::byte* lend(std::size_t field) = 0;
 
-  /// Batches on their way at most, that which is handed over included. 0: nothing is sent.
+  /// Return the maximum number of batches in flight, including the one being handed over. 0: batches are not sent.
   [[nodiscard]] virtual std::int64_t ahead() const { return 0; }
-  /// More are sent where fewer than this are on their way.
+  /// Return the number of batches in flight below which more are sent.
   [[nodiscard]] virtual std::int64_t refill() const { return 0; }
-  /// Begins to send batches, all or none. Returns false where there is no room for them now.
-  /// @param must  nothing is on its way: without room, this throws.
+  /// Start sending batches, all or none. Return false if there is no memory for them now.
+  /// @param must  throw instead of returning false; set if no batch is in flight.
   virtual bool send(std::vector<FilledBatch>& /*batches*/, bool /*must*/) { return true; }
-  /// The first of the batches that were sent has been handed over.
+  /// Note that the first batch in flight has been handed over.
   virtual void handed_over() noexcept {}
-  /// Forgets batches that are on their way.
+  /// Drop the batches in flight.
   virtual void drop() noexcept {}
 };
 

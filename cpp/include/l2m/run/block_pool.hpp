@@ -8,12 +8,12 @@
 
 namespace l2m {
 
-/// Where the memory of batches comes from: blocks of one size.
+/// Source of batch memory, in blocks of one size.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
   virtual ~BlockPool() = default;
 
-  /// A block's single owner; it may outlive whoever made the pool, and die on any thread.
+  /// Owner of one block. It may outlive the creator of the pool and be destroyed on any thread.
   class Block {
    public:
     Block() = default;
@@ -27,7 +27,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
       if (data_ != nullptr) pool_->give_back(data_);
     }
     [[nodiscard]] std::byte* data() const { return data_; }
-    /// Takes the memory away from its pool.
+    /// Detach the memory from its pool and return it.
     std::byte* release() {
       pool_->forget();
       return std::exchange(data_, nullptr);
@@ -40,7 +40,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
     std::shared_ptr<BlockPool> pool_;
   };
 
-  /// A block with any content.
+  /// Take a block with unspecified content.
   /// @throws std::bad_alloc
   Block take() { return {take_memory(), shared_from_this()}; }
 
@@ -52,11 +52,12 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
 
 using Block = BlockPool::Block;
 
-/// Memory of the process, aligned to 64 bytes, that is used again when its last user is gone: fresh memory costs page faults.
+/// Host memory, aligned to 64 bytes. Blocks are reused when their last user is gone, because fresh memory costs page
+/// faults.
 class HeapPool final : public BlockPool {
  public:
   /// @param block_size  bytes.
-  /// @param max_idle    blocks kept while nobody uses them; those beyond are freed.
+  /// @param max_idle    unused blocks to keep; others are freed.
   HeapPool(std::size_t block_size, std::size_t max_idle) : block_size_(block_size), max_idle_(max_idle) {}
   ~HeapPool() override;
   HeapPool(const HeapPool&) = delete;
@@ -72,16 +73,16 @@ class HeapPool final : public BlockPool {
   std::vector<std::byte*> idle_;
 };
 
-/// Memory that somebody lends, such as pinned memory: a block is for one use, and its last user takes it away.
+/// Memory lent by the caller, such as pinned memory. Each block is used once and leaves the pool with its last user.
 class LentPool final : public BlockPool {
  public:
-  /// Lends memory that has room for a batch, and outlives the pool or is released before.
+  /// Lend memory for one batch, which must outlive the pool unless it is released before.
   void lend(std::byte* data);
-  /// Blocks that were lent and not taken away.
+  /// Return the number of blocks that are lent and not released.
   std::size_t lent();
 
  private:
-  /// @throws std::logic_error  all that was lent is in use.
+  /// @throws std::logic_error  all lent memory is in use.
   std::byte* take_memory() override;
   void give_back(std::byte* data) noexcept override;
   void forget() override;

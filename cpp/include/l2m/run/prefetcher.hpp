@@ -14,95 +14,94 @@
 
 namespace l2m {
 
-/// Hands batches over that a pipeline plans and fills ahead, and keeps the state of what was consumed.
+/// Prefetcher of batches that keeps the state of what was consumed, however many batches are ready ahead.
 ///
-/// The state is that of what was consumed, whatever lies ready ahead: the plans of the batches know what each of them
-/// changed. A batch's error surfaces when that batch is due; the same batch is tried again afterwards. A batch is
-/// consumed by commit().
+/// commit() consumes a batch and applies the state changes recorded in its plan. An error surfaces when its batch is
+/// due; the same batch is then tried again.
 ///
 /// One thread at a time may call; a second one gets std::runtime_error, as does a call after close(). A forked child
-/// goes on by itself, with threads of its own.
+/// continues independently, with its own threads.
 class Prefetcher {
  public:
-  /// @param lookahead       batches before the last one consumed whose states and plans are kept.
-  /// @param before_changes  state_at() tells the state before proportions that act from then on come into force.
-  Prefetcher(PipelineSettings settings, std::vector<double> proportions, std::int64_t lookahead = 0,
+  /// @param lookahead       number of batches before the last consumed one whose states and plans are kept.
+  /// @param before_changes  state_at() excludes new proportions that take effect at that very step.
+  Prefetcher(PipelineOptions options, std::vector<double> proportions, std::int64_t lookahead = 0,
              bool before_changes = false);
-  /// Closes.
+  /// Close the prefetcher.
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// Gives up what lies ready and begins with `range`, from the consumed state.
+  /// Drop the prefetched batches and start on `range` from the consumed state.
   ///
-  /// @param plan_until  batches of this total_step and later wait for proportions, see schedule().
+  /// @param plan_until  batches from this total_step on wait for proportions, see schedule().
   void begin(const EpochRange& range, std::uint64_t plan_until);
 
-  /// Says with which proportions (normalized) the batches from total_step `step` on are planned.
+  /// Set the proportions (normalized) of the batches from total_step `step` on.
   ///
-  /// @param step        >= total_step(), and not yet planned.
-  /// @throws std::invalid_argument  these are no proportions of the classes; nothing changes.
-  /// @param plan_until  batches of this total_step and later wait for the next call.
+  /// @param step        >= total_step(), not planned yet.
+  /// @param plan_until  batches from this total_step on wait for the next call.
+  /// @throws std::invalid_argument  the proportions are invalid for these classes; nothing changes.
   void schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until);
 
-  /// Waits for the next batch, `timeout` at most (0: only looks, at once). Returns whether it is there.
+  /// Wait for the next batch for at most `timeout` (0: poll). Return whether it is ready.
   bool wait(std::chrono::milliseconds timeout);
 
-  /// Whether the batch `ahead` of the next is there, without an error. Never waits.
+  /// Return whether the batch `ahead` of the next one is ready and without error. Does not block.
   bool ready(std::int64_t ahead);
-  /// The blocks of the batch `ahead` of the next, for which wait() or ready() was true: one for each field, of which the rows
-  /// of the batch are filled. Throws what went wrong with the batch. The batch is not consumed before commit().
+  /// Take the blocks of the batch `ahead` of the next one, for which wait() or ready() returned true: one per field,
+  /// with the rows of the batch filled. Throws the error of the batch, if any. commit() consumes the batch.
   std::vector<Block> take_blocks(std::int64_t ahead = 0);
-  /// Rows of the batch `ahead` of the next, for which wait() or ready() was true.
+  /// Return the number of rows of the batch `ahead` of the next one, for which wait() or ready() returned true.
   std::int64_t num_rows(std::int64_t ahead = 0);
-  /// The plan of the next batch, for which wait() was true.
+  /// Return the plan of the next batch, for which wait() returned true.
   [[nodiscard]] BatchPlan due();
-  /// Drops what lies ready, the next batch too, and stops copying. The next wait() makes it anew.
+  /// Drop the prefetched batches, including the next one, and stop copying. The next wait() prepares them again.
   void suspend();
-  /// Consumes the next batch, for which wait() was true.
+  /// Consume the next batch, for which wait() returned true.
   void commit();
-  /// Consumes a batch after the range that begin() got, of which only other ranks have rows. There is one class.
-  /// @param pass  that the batch begins, if any.
+  /// Consume a batch after the range of begin() that has rows on other ranks only. Requires a single class.
+  /// @param pass  pass that the batch begins, if any.
   void commit_empty(std::int64_t global_rows, std::optional<std::uint64_t> pass);
 
-  /// The plan of batch `step`, one of the last lookahead + 1 consumed, or by default of the last; those without rows are passed
-  /// over. Nothing: there is none. Valid until the next call.
+  /// Return the plan of batch `step`, one of the last lookahead + 1 consumed batches with rows; default: the last one.
+  /// Returns nullopt if there is none. Valid until the next call.
   [[nodiscard]] std::optional<BatchPlan> plan(std::optional<std::uint64_t> step = {}) const;
 
-  /// The last batch consumed that had rows, since the run began or set_state(); counted from 0.
+  /// Return the last consumed batch that had rows since the run began or set_state(), counted from 0.
   [[nodiscard]] std::optional<std::uint64_t> newest() const {
     return yielded_.empty() ? std::nullopt : std::optional(yielded_.back().step);
   }
-  /// Batches consumed since the beginning of training.
+  /// Return the number of batches consumed since the beginning of training.
   [[nodiscard]] std::uint64_t total_step() const { return total_step_; }
-  /// The proportions of the next batch.
+  /// Return the proportions of the next batch.
   [[nodiscard]] const std::vector<double>& proportions() const { return proportions_; }
-  /// The state when `total_step` batches were consumed. @param total_step  in [oldest(), total_step()].
+  /// Return the state after `total_step` batches. @param total_step  in [oldest(), total_step()].
   [[nodiscard]] SamplerState state_at(std::uint64_t total_step);
-  /// The first total_step that state_at() still knows.
+  /// Return the smallest total_step for which state_at() is available.
   [[nodiscard]] std::uint64_t oldest() const;
 
-  /// Goes on from `state` at the next begin(). @throws std::invalid_argument  it cannot be one of these data; nothing changes.
+  /// Resume from `state` at the next begin(). @throws std::invalid_argument  it does not fit the data; nothing changes.
   void set_state(SamplerState state);
-  /// Makes this state the oldest known, with the proportions that act from now on in force.
-  void forget_before();
-  /// Makes every class start a fresh pass, addressed by `pass`, at the next begin().
+  /// Make the current state, including proportions that take effect now, the oldest one available.
+  void drop_history();
+  /// Make every class start a new pass, addressed by `pass`, at the next begin().
   void start_passes(std::uint64_t pass);
 
-  /// Drops what lies ready and stops its threads, once a call of another thread has returned. Idempotent; blocks stay
-  /// valid, and plan(), proportions() and total_step() may be called.
+  /// Drop the prefetched batches and stop the threads, after a call on another thread has returned. Idempotent. Blocks
+  /// stay valid, and plan(), proportions() and total_step() may still be called.
   void close();
 
  private:
-  class Use;  // one call: refuses a second thread, replaces a pipeline that a fork left without threads
+  class Use;  // scope of one call: refuses a second thread, and rebuilds the pipeline in a forked child
 
-  /// Consecutive batches that were consumed.
+  /// Consecutive consumed batches.
   struct Consumed {
     std::uint64_t begin, end;                // total steps
-    std::shared_ptr<BatchPlans> plans;       // null: one batch of which only other ranks have rows
-    std::int64_t index;                      // of the first in the plans
+    std::shared_ptr<BatchPlans> plans;       // null: one batch that has rows on other ranks only
+    std::int64_t index;                      // of the first batch within the plans
     std::int64_t global_rows = 0;            // of a batch without plans
-    std::optional<std::uint64_t> pass = {};  // that such a batch begins
+    std::optional<std::uint64_t> pass = {};  // that a batch without plans begins
   };
   struct Yielded {
     std::uint64_t step;
@@ -111,12 +110,12 @@ class Prefetcher {
   };
 
   void restart();
-  void settle(std::uint64_t total_step);
-  void settle_all();
+  void advance_state(std::uint64_t total_step);
+  void advance_to_now();
   void advance(SamplerState& state, std::uint64_t to, bool changes) const;
   void apply_schedule();
 
-  PipelineSettings settings_;
+  PipelineOptions options_;
   std::unique_ptr<Pipeline> pipeline_;
   const std::uint64_t lookahead_;
   const bool before_changes_;
@@ -124,16 +123,16 @@ class Prefetcher {
   std::atomic<bool> closed_{false};
   std::atomic<int> forks_;
 
-  // Enough to begin a pipeline anew at the next batch.
-  SamplerState state_;             // lags behind by consumed_ and changed_
+  // State from which the pipeline restarts at the next batch:
+  SamplerState state_;             // before consumed_ and changed_
   std::deque<Consumed> consumed_;  // since state_
-  Schedule changed_;               // proportions that came into force since state_
+  Schedule changed_;               // proportions that took effect since state_
   std::vector<double> proportions_;
   std::uint64_t total_step_ = 0;
   EpochRange range_;
-  Schedule schedule_;  // that acts from batches not yet consumed
+  Schedule schedule_;  // that takes effect at batches not consumed yet
   std::uint64_t plan_until_ = 0;
-  std::vector<Yielded> yielded_;  // the last lookahead + 1 that had rows
+  std::vector<Yielded> yielded_;  // the last lookahead + 1 batches with rows
   std::vector<std::shared_ptr<BatchPlans>> unneeded_;
   bool suspended_ = false;
 };

@@ -14,35 +14,35 @@ namespace l2m {
 
 using Task = std::function<void()>;
 
-/// A queue wants threads and the system grants none.
+/// Error raised if a queue needs threads and the system cannot start any.
 class NoThread : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-/// A bounded queue of tasks that the process-wide thread pool works off for one owner.
+/// Bounded queue of tasks that one owner submits to the process-wide thread pool.
 ///
-/// The pool is made on first use, grows to the largest `max_threads` any queue asked for and lives as long as the
-/// process; at most `max_threads` of its threads work on one queue at a time. max_threads = 0 runs every task in
-/// the caller. A forked child finds queues made before the fork without threads, and with locks that threads may hold that
-/// do not exist there: it may only forget them, neither use nor destroy them. See forks().
+/// The pool is created on first use, grows to the largest `max_threads` of any queue, and lives as long as the process.
+/// At most `max_threads` of its threads work on one queue at a time; with max_threads = 0 every task runs in the
+/// caller. In a forked child, queues created before the fork have no threads, and their locks may be held by threads
+/// that do not exist. The child must neither use nor destroy them, only leak them. See forks().
 class TaskQueue {
  public:
-  /// @param capacity  tasks that may wait; a push to a full queue runs the task in the caller instead.
+  /// @param capacity  maximum number of waiting tasks; beyond it, push() runs the task in the caller.
   /// @throws NoThread
   explicit TaskQueue(int max_threads, std::size_t capacity = 1024);
-  /// Cancels.
+  /// Cancel the queue.
   ~TaskQueue();
   TaskQueue(const TaskQueue&) = delete;
   TaskQueue& operator=(const TaskQueue&) = delete;
 
-  /// Runs `task` soon on some thread. Thread-safe. Ignored after cancel().
+  /// Run `task` soon on some thread. Thread-safe. Ignored after cancel().
   void push(Task task);
 
-  /// Drops the tasks that wait and returns when those that run have ended. Idempotent; the queue stays empty.
+  /// Drop the waiting tasks and return when the running ones have ended. Idempotent; the queue stays empty.
   void cancel();
 
-  /// The first exception that a task threw, or null.
+  /// Return the first exception that a task threw, or null.
   [[nodiscard]] std::exception_ptr first_error() const;
 
   [[nodiscard]] int max_threads() const { return max_threads_; }
@@ -55,7 +55,7 @@ class TaskQueue {
   const std::size_t capacity_;
   class ThreadPool* const pool_;
 
-  // Below: guarded by the pool's mutex.
+  // Guarded by the mutex of the pool:
   std::deque<Task> tasks_;
   int running_ = 0;
   bool cancelled_ = false;
@@ -63,17 +63,17 @@ class TaskQueue {
   std::condition_variable idle_;
 };
 
-/// Calls body(i) for every i in [0, count), on the caller and up to num_threads - 1 threads of the pool, as far as threads
-/// can be started.
+/// Call body(i) for every i in [0, count), on the caller and up to num_threads - 1 pool threads, as far as available.
 ///
-/// Which thread gets which i is not determined: bodies write to places of their own. Returns when all are done; the
-/// first exception is kept, stops the rest and is thrown.
+/// The assignment of indices to threads is unspecified. Returns when all calls are done. The first exception stops the
+/// remaining calls and is rethrown.
 void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
 
-/// Forks between the process that loaded the library and this one: a change means that queues were left behind.
+/// Return the number of forks between the process that loaded the library and this one. A change means that this is a
+/// forked child, which must abandon existing queues.
 int forks();
 
-/// Threads the pool of this process has now.
+/// Return the number of threads that the pool of this process has now.
 int pool_threads();
 
 }  // namespace l2m
