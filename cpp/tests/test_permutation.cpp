@@ -209,12 +209,12 @@ void test_any_pass_is_available_at_any_time() {
     for (const std::uint64_t pass : {1U, 2U, 1U, 0U, 3U}) {
       for (std::size_t k = 0; k < orders.size(); ++k)
         CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
-      maker.passes.prepare(1, pass + 10);  // cancelled again at once
+      maker.passes.prepare(1, pass + 10);  // canceled again at once
     }
   }
 }
 
-void test_passes_in_progress_may_be_cancelled() {
+void test_passes_in_progress_may_be_canceled() {
   const Classes classes({kSplit, 20'000, 50'000});
   const auto index = classes.index(false);
   const auto expected = reference_permutation(classes.rows[1], 6, 1, 0);
@@ -283,7 +283,7 @@ int main() {
   test_shuffling_all_classes_equals_the_reference();
   test_passes_follow_each_other();
   test_any_pass_is_available_at_any_time();
-  test_passes_in_progress_may_be_cancelled();
+  test_passes_in_progress_may_be_canceled();
   test_there_is_work_while_passes_are_computed();
   test_without_shuffling_rows_ascend();
   test_one_class_of_all_rows_is_shuffled();

@@ -146,17 +146,17 @@ void test_cancel_drops_waiting_tasks_and_waits_for_running_ones() {
       queue.push([&dropped_ran, held_by_tasks] { ++dropped_ran; });
     }
     CHECK(held_by_tasks.use_count() == 21);
-    std::atomic<bool> cancelled = false;
+    std::atomic<bool> canceled = false;
     std::thread canceller([&] {
       queue.cancel();
-      cancelled = true;
+      canceled = true;
     });
     for (bool ignored = false; !ignored; std::this_thread::yield()) {
       const auto held_by_task = std::make_shared<int>(0);
       queue.push([held_by_task] {});
       ignored = held_by_task.use_count() == 1;
     }
-    CHECK(!cancelled);
+    CHECK(!canceled);
     for (auto& blocker : blockers) blocker->release();
     canceller.join();
     CHECK(ended == threads);

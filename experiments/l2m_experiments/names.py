@@ -15,7 +15,7 @@ def lookup(kind: str, name: str, items: Mapping[str, T]) -> T:
     """Return the item of the given name.
 
     Args:
-        kind: What the items are, in the singular, for the message.
+        kind: Singular noun for the items, used in the message.
         name: The name the user gave.
         items: All items by name.
 

@@ -231,7 +231,7 @@ def test_an_output_folder_that_cannot_be_created_is_refused_before_any_work(
     assert f"runs cannot be written to {tmp_path / 'file'}" in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["nothing"], ["demo", "--seeds", "many"], ["demo", "--colour"]])
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["demo", "--seeds", "many"], ["demo", "--color"]])
 def test_invalid_arguments_are_reported_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -253,7 +253,7 @@ def test_an_interrupt_ends_with_one_line_and_130(
 
 @pytest.fixture(scope="module")
 def classical(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """A run of classical training with 4 epochs on digits."""
+    """Return a run of classical training with 4 epochs on digits."""
     out = tmp_path_factory.mktemp("demo")
     options = {
         "data": None,

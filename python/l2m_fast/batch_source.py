@@ -82,7 +82,7 @@ class BatchSource:
 
     @property
     def in_order(self) -> bool:
-        """Whether rows are delivered in the order of the data, without randomness."""
+        """True if rows are delivered in the order of the data, without randomness."""
         return self.classless and not self.shuffle
 
     def core_loader(self, **kwargs: Any) -> _core.Loader:

@@ -329,7 +329,7 @@ class Loader:
 
     @property
     def drop_last(self) -> bool:
-        """Whether a short last batch is dropped."""
+        """True if a short last batch is dropped."""
         return self._source.drop_last
 
     @property

@@ -233,13 +233,13 @@ void Passes::finish(Job& job) {
 void Passes::cancel(Job& job) {
   std::unique_lock lock(mutex_);
   if (job.next < job.permutation.tasks()) --open_jobs_;
-  job.cancelled = true;
+  job.canceled = true;
   progress_.wait(lock, [&] { return job.next == job.finished; });
 }
 
 /// Run one task of a job without the lock, if any is available. Return whether one was.
 bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
-  if (job.cancelled || job.next == job.permutation.tasks()) return false;
+  if (job.canceled || job.next == job.permutation.tasks()) return false;
   const std::int64_t task = job.next++;
   if (job.next == job.permutation.tasks()) --open_jobs_;
   lock.unlock();
@@ -248,7 +248,7 @@ bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
   if (++job.finished == job.permutation.tasks()) {
     job.permutation.next_stage();
     job.next = job.finished = 0;
-    if (!job.cancelled && !job.permutation.done()) ++open_jobs_;
+    if (!job.canceled && !job.permutation.done()) ++open_jobs_;
   }
   progress_.notify_all();
   return true;
@@ -256,7 +256,7 @@ bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
 
 bool Passes::work() {
   std::unique_lock lock(mutex_);
-  std::erase_if(jobs_, [](const auto& job) { return job->cancelled || job->permutation.done(); });
+  std::erase_if(jobs_, [](const auto& job) { return job->canceled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {
     const std::shared_ptr<Job> job = candidate;  // keeps the job alive if jobs_ changes
     if (run_task(*job, lock)) return true;

@@ -66,9 +66,9 @@ class ThreadPool {
     }
   }
 
-  /// Return whether a task of the queue may run now. Tasks of a cancelled queue are never started.
+  /// Return whether a task of the queue may run now. Tasks of a canceled queue are never started.
   static bool may_run(const TaskQueue& queue) {
-    return !queue.tasks_.empty() && !queue.cancelled_ && queue.running_ < queue.max_threads_;
+    return !queue.tasks_.empty() && !queue.canceled_ && queue.running_ < queue.max_threads_;
   }
 
   void work() {
@@ -135,7 +135,7 @@ TaskQueue::~TaskQueue() {
 
 void TaskQueue::push(Task task) {
   std::unique_lock lock = spin_locked(pool_->mutex());
-  if (cancelled_) return;
+  if (canceled_) return;
   if (max_threads_ == 0 || tasks_.size() >= capacity_) {
     lock.unlock();
     run(task);
@@ -158,7 +158,7 @@ void TaskQueue::run(const Task& task) {
 
 void TaskQueue::cancel() {
   std::unique_lock lock(pool_->mutex());
-  cancelled_ = true;
+  canceled_ = true;
   while (!tasks_.empty()) {
     {
       const Task dropped = std::move(tasks_.front());

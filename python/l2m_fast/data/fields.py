@@ -65,7 +65,7 @@ class Field:
 
     @property
     def on_cuda(self) -> bool:
-        """Whether the array is on a CUDA device."""
+        """True if the array is on a CUDA device."""
         return getattr(self.array, "is_cuda", False)
 
     @property

@@ -103,7 +103,7 @@ class Passes {
     std::uint64_t pass;
     std::int64_t next = 0;      // tasks of the stage that were handed out
     std::int64_t finished = 0;  // tasks of the stage that have completed
-    bool cancelled = false;
+    bool canceled = false;
   };
 
   [[nodiscard]] static std::size_t buffer(std::int64_t class_id, std::uint64_t pass) {
@@ -125,7 +125,7 @@ class Passes {
 
   std::mutex mutex_;  // guards the members below and the counters of every job
   std::condition_variable progress_;
-  std::deque<std::shared_ptr<Job>> jobs_;  // neither done nor cancelled
+  std::deque<std::shared_ptr<Job>> jobs_;  // neither done nor canceled
   std::atomic<int> open_jobs_{0};          // those with tasks to hand out; written with the mutex held
 };
 

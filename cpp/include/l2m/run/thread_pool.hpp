@@ -58,7 +58,7 @@ class TaskQueue {
   // Guarded by the mutex of the pool:
   std::deque<Task> tasks_;
   int running_ = 0;
-  bool cancelled_ = false;
+  bool canceled_ = false;
   std::exception_ptr first_error_;
   std::condition_variable idle_;
 };
