@@ -141,7 +141,7 @@ def test_diverged_training_continues_and_is_recorded_as_such(tmp_path: Path) -> 
 
     task = replace(task_of(), kind="regression", load=load, model=lambda _: torch.nn.Linear(4, 1))
     options = options_of(tmp_path, seeds=1)
-    with pytest.warns(RuntimeWarning, match="losses that are not finite"):
+    with pytest.warns(RuntimeWarning, match="non-finite losses"):
         runs.execute(runs.plan([(task, Classical)], options), options)
     (record,) = records.read_all(tmp_path)
     assert not math.isfinite(record.points[-1].test_error)

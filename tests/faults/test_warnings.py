@@ -105,6 +105,6 @@ def test_what_a_policy_says_is_cut_between_characters(text: str) -> None:
     next(batches), next(batches)
     with pytest.raises(ValueError, match=text.encode("utf-8", "replace").decode()[:1].replace("?", ".")):
         next(batches)
-    with pytest.warns(RuntimeWarning, match=r"the proportions stay: ValueError: .{10,200}\.\.\.$"):
+    with pytest.warns(RuntimeWarning, match=r"the proportions stay unchanged: ValueError: .{10,200}\.\.\.$"):
         next(batches)
     assert loader.total_step == 3

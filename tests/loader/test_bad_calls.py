@@ -86,7 +86,7 @@ def test_record_with_classes_works_before_any_batch() -> None:
 
 def test_update_is_refused_with_update_every() -> None:
     loader = make(classes=CLASSES, update_every=2)
-    with pytest.raises(RuntimeError, match=r"update_every=None: this loader updates every 2 steps"):
+    with pytest.raises(RuntimeError, match=r"update\(\) requires update_every=None \(got 2\)"):
         loader.update()
     assert len(list(loader)) == 4
 
