@@ -118,7 +118,10 @@ class OracleLoader:
 
     @property
     def proportions(self) -> Floats:
-        """Proportions of the next batch, shape `[K]`."""
+        """Proportions of the next batch as far as they are known, shape `[K]`."""
+        # With the longest lookahead, the window before may already be closed: by the state that was restored.
+        if self._every == self._lookahead and self._total_step == (self._windows + 1) * self._every:
+            return self._next_proportions
         return self._progress.proportions
 
     def _has_ended(self) -> bool:
