@@ -231,11 +231,6 @@ void Prefetcher::set_state(SamplerState state) {
 
 void Prefetcher::drop_history() {
   const Use use(*this);
-  advance_to_now();
-}
-
-/// Advance state_ to the batches consumed, with the proportions that take effect now.
-void Prefetcher::advance_to_now() {
   advance(state_, total_step_, true);
   consumed_.clear();
   changed_.clear();
@@ -245,7 +240,7 @@ void Prefetcher::start_passes(std::uint64_t pass) {
   const Use use(*this);
   pipeline_->stop();
   suspended_ = true;
-  advance_to_now();
+  advance_state(total_step_);
   for (Cursor& cursor : state_.cursors) cursor = {.pass = pass, .position = 0};
   state_.held.clear();
 }

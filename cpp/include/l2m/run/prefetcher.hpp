@@ -111,7 +111,6 @@ class Prefetcher {
 
   void restart();
   void advance_state(std::uint64_t total_step);
-  void advance_to_now();
   void advance(SamplerState& state, std::uint64_t to, bool changes) const;
   void apply_schedule();
 
