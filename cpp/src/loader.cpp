@@ -213,6 +213,7 @@ void Loader::finish_epoch() {
   }
   run_until_ = 0;
   if (next_epoch_) {
+    if (!options_.update_every) prefetcher_->drop_history();  // states have the new proportions
     prefetcher_->start_passes(*next_epoch_);
     earliest_ = total_step();
     epochs_.clear();
