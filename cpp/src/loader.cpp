@@ -57,6 +57,8 @@ void Loader::check_options() const {
   if (o.steps_per_epoch) in_range("steps_per_epoch", *o.steps_per_epoch, 1, kMaxCount);
   if (o.update_every) in_range("update_every", *o.update_every, 1, kMaxCount);
   in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
+  in_range("memory_rows of the policy", o.mixing->memory_rows(), 0,
+           std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     throw std::invalid_argument(
         message("classes must be given, because ", o.mixing_name, " follows class losses (got none)"));

@@ -103,6 +103,10 @@ class Expected {
   std::map<std::uint64_t, Proportions> changes;  // new proportions, by total step
   std::vector<SamplerState> states;              // after each number of batches, before changes that take effect then
 
+  [[nodiscard]] const std::vector<PlannedRow>& batch(std::uint64_t step) const {
+    return batches.at(static_cast<std::size_t>(step));
+  }
+
   [[nodiscard]] LoaderOptions options(int num_threads = 0, int prefetch = 4) const {
     const SamplerOptions& sampler = training.run.options;
     LoaderOptions options;
@@ -223,7 +227,7 @@ class Trainer {
   }
 
   void check(const FilledBatch& batch, std::uint64_t step) const {
-    const std::vector<PlannedRow>& rows = expected_.batches.at(step);
+    const std::vector<PlannedRow>& rows = expected_.batch(step);
     CHECK(std::ranges::equal(loader_.plan().value(), rows));
     CHECK(batch.num_rows == std::ssize(rows) && batch.blocks.size() == 1);
     for (std::size_t i = 0; i < rows.size(); ++i)
@@ -240,7 +244,7 @@ class Trainer {
  private:
   void record_until(std::uint64_t end) {
     for (; recorded_ < end; ++recorded_) {
-      const std::vector<float> losses = losses_of(expected_.batches[recorded_], recorded_);
+      const std::vector<float> losses = losses_of(expected_.batch(recorded_), recorded_);
       if (losses.empty()) continue;
       const std::span<const float> values = losses;
       if (delay_ == 0) {

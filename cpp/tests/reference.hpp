@@ -43,18 +43,17 @@ inline double uniform(const RandomStream& stream, std::uint64_t index) {
 
 /// Return unbiased integers below each of `sides`: the digits of a word in that mixed base.
 inline std::vector<std::uint64_t> reference_dice(const std::vector<std::uint64_t>& sides, Sfc64& random) {
-  __extension__ using Wide = unsigned __int128;
-  Wide product = 1;
-  for (const std::uint64_t n : sides) product *= n;
+  std::uint64_t all_sides = 1;
+  for (const std::uint64_t n : sides) all_sides *= n;
   for (;;) {
-    Wide rest = random();
+    std::uint64_t rest = random();
     std::vector<std::uint64_t> dice;
     for (const std::uint64_t n : sides) {
-      rest *= n;
-      dice.push_back(static_cast<std::uint64_t>(rest >> 64));
-      rest &= ~std::uint64_t{0};
+      const Product die = portable_product(rest, n);
+      dice.push_back(die.high);
+      rest = die.low;
     }
-    if (rest >= (Wide{1} << 64) % product) return dice;
+    if (rest >= (0 - all_sides) % all_sides) return dice;  // 2^64 modulo all_sides
   }
 }
 
@@ -67,7 +66,7 @@ void reference_fisher_yates(std::span<T> items, Sfc64 random) {
     for (std::size_t i = 0; i < count; ++i) sides.push_back(bound - i);
     for (const std::uint64_t die : reference_dice(sides, random)) {
       --bound;
-      std::swap(items[bound], items[die]);
+      std::swap(items[bound], items[static_cast<std::size_t>(die)]);
     }
   }
 }
@@ -98,7 +97,8 @@ inline std::vector<std::int64_t> reference_permutation(const std::vector<std::in
     std::uint64_t word = 0;
     for (std::uint64_t i = 0; i < Permutation::kPartRows && part * Permutation::kPartRows + i < size; ++i) {
       if (i % 4 == 0) word = random();
-      buckets[(word & 0xFFFF) >> (16 - bits)].push_back(rows[part * Permutation::kPartRows + i]);
+      const auto bucket = static_cast<std::size_t>((word & 0xFFFF) >> (16 - bits));
+      buckets[bucket].push_back(rows[static_cast<std::size_t>(part * Permutation::kPartRows + i)]);
       word >>= 16;
     }
   }

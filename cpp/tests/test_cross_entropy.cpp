@@ -7,6 +7,7 @@
 #include <limits>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -240,6 +241,20 @@ void test_no_rows() {
   CHECK(made.count == std::vector<std::int64_t>(3, 0));
 }
 
+/// Products of rows and columns that overflow to the number of logits, 0.
+void test_logits_of_another_size_are_refused() {
+  for (const auto& [rows, columns] :
+       {std::pair{std::size_t{65'536}, std::int64_t{65'536}}, {std::size_t{4}, std::int64_t{1} << 62}}) {
+    Case<float> made{.num_columns = columns,
+                     .logits = {},
+                     .targets = std::vector<std::int64_t>(rows),
+                     .classes = std::vector<std::int64_t>(rows),
+                     .weight = {}};
+    CHECK_THROWS(std::invalid_argument, made.forward(1));
+    CHECK_THROWS(std::invalid_argument, made.backward(1.0, 1));
+  }
+}
+
 template <class Change>
 void test_is_refused(const Change& change, bool gradient_too = true) {
   auto made = random_case<float>(20, 4, true, 0.1);
@@ -266,6 +281,7 @@ int main() {
   test_smoothing_uses_every_weight();
   test_the_mean_is_nan_for_a_total_weight_of_0();
   test_no_rows();
+  test_logits_of_another_size_are_refused();
   test_is_refused([](auto& made) { made.targets[7] = 4; });
   test_is_refused([](auto& made) { made.targets[7] = -2; });
   test_is_refused([](auto& made) { made.num_columns = 0; });

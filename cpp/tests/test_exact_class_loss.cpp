@@ -1,6 +1,7 @@
 #include "l2m/loss/exact_class_loss.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -13,7 +14,28 @@
 namespace l2m::test {
 namespace {
 
-__extension__ using Wide = __int128;
+/// Integer of 128 bits in two's complement.
+struct Wide {
+  std::int64_t high = 0;
+  std::uint64_t low = 0;
+
+  /// Add m * 2^shift. @param shift  in [0, 63].
+  void add(std::int64_t m, int shift) {
+    const std::uint64_t before = low;
+    low += static_cast<std::uint64_t>(m) << shift;
+    high += (m >> 1 >> (63 - shift)) + (low < before ? 1 : 0);
+  }
+
+  /// Return the nearest double.
+  [[nodiscard]] double rounded() const {
+    if (high < 0) return -Wide{low == 0 ? -high : ~high, 0 - low}.rounded();
+    if (high == 0) return static_cast<double>(low);
+    const int shift = std::countl_zero(static_cast<std::uint64_t>(high));
+    const std::uint64_t top = static_cast<std::uint64_t>(high) << shift | low >> 1 >> (63 - shift);
+    const bool follows = low << shift != 0;  // such bits break ties
+    return std::ldexp(static_cast<double>(top | (follows ? 1 : 0)), 64 - shift);
+  }
+};
 
 struct Totals {
   explicit Totals(std::size_t num_classes) : sum(num_classes), count(num_classes), skipped(2) {}
@@ -40,14 +62,14 @@ void test_sums_equal_those_of_integers() {
   for (int offset = -149; offset <= 127 - 23 - 60; ++offset) {
     for (const int size : {0, 1, 2, 3, 100, 5000}) {
       std::vector<float> losses;
-      Wide sum = 0;
+      Wide sum;
       for (int i = 0; i < size; ++i) {
         const auto m = static_cast<std::int32_t>(random() % (1U << 25)) - (1 << 24);
         const auto shift = static_cast<int>(random() % 61);
         losses.push_back(std::ldexp(static_cast<float>(m), offset + shift));
-        sum += static_cast<Wide>(m) << shift;
+        sum.add(m, shift);
       }
-      CHECK(sum_of(losses) == std::ldexp(static_cast<double>(sum), offset));
+      CHECK(sum_of(losses) == std::ldexp(sum.rounded(), offset));
     }
   }
 }

@@ -180,7 +180,10 @@ void test_bytes_become_floats() {
   CHECK_THROWS(std::invalid_argument, Normalize<float>(bytes, three, five, 1));
   CHECK_THROWS(std::invalid_argument, Normalize<float>(bytes, three, three, 5));
   CHECK_THROWS(std::invalid_argument, Dense(nullptr, 12, 12));
+  CHECK_THROWS(std::invalid_argument, Normalize<float>(bytes, three, three, std::int64_t{1} << 62));
+  CHECK_THROWS(std::invalid_argument, Normalize<float>(bytes, std::vector(4, 1.0F), three, std::int64_t{1} << 62));
   CHECK_THROWS(std::invalid_argument, Dense(data.get(), 12, 0));
+  CHECK_THROWS(std::invalid_argument, Dense(data.get(), 12, std::int64_t{1} << 57));
 }
 
 }  // namespace

@@ -107,7 +107,7 @@ void test_states_reach_back_as_far_as_the_lookahead() {
   const Expected expected(following(4, 3));
   Trainer trainer(expected, expected.options());
   trainer.train(12);
-  for (const std::uint64_t step : {8U, 9U, 10U, 11U}) {
+  for (const std::size_t step : {8U, 9U, 10U, 11U}) {
     const LoaderState state = trainer.loader().state(step);
     CHECK(state.sampler.total_step == step + 1);
     CHECK(state.sampler.drawn == expected.states[step + 1].drawn);

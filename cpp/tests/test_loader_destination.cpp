@@ -106,7 +106,7 @@ class Receiver {
     }
     check(*batch, step);
     loader_.commit();
-    const std::vector<float> losses = losses_of(expected_.batches[step], step);
+    const std::vector<float> losses = losses_of(expected_.batch(step), step);
     loader_.record(std::span<const float>(losses));
     return true;
   }
@@ -121,7 +121,7 @@ class Receiver {
       CHECK(batch.blocks.size() == 1 && destination_->owns(batch.blocks[0].data()));
       std::memcpy(ids.data(), batch.blocks[0].data(), 8 * ids.size());
     }
-    const std::vector<PlannedRow>& rows = expected_.batches[step];
+    const std::vector<PlannedRow>& rows = expected_.batch(step);
     CHECK(std::ranges::equal(loader_.due(), rows) && batch.num_rows == std::ssize(rows));
     CHECK(std::ranges::equal(ids, rows, {}, {}, &PlannedRow::row));
   }

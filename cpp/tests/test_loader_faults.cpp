@@ -201,7 +201,7 @@ void test_an_iteration_without_end_goes_on_after_a_check_that_failed() {
   for (std::uint64_t step = 0; step < expected.training.total_steps(); ++step) {
     if (step % 7 == 0) CHECK(fails([&] { (void)loader.next(iteration); }));
     CHECK(loader.next(iteration) && loader.epoch() == step / 7);
-    loader.record(std::span<const float>(losses_of(expected.batches[step], step)));
+    loader.record(std::span<const float>(losses_of(expected.batch(step), step)));
   }
 }
 
@@ -360,6 +360,38 @@ void test_a_batch_with_too_many_bytes_is_refused() {
   CHECK_THROWS(OutOfMemory, Loader(std::move(options)));
 }
 
+/// Sizes of batches whose low 32 bits are small, or 0.
+void test_a_batch_beyond_the_address_space_is_refused() {
+  const std::vector<std::byte> row(65'536);
+  for (const std::int64_t batch_size : {32'768, 65'536, 65'537}) {
+    for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{65'536}, {32'768, 32'768}, {65'535, 1}}) {
+      LoaderOptions options;
+      options.index = std::make_shared<const ClassIndex>(65'537);
+      for (const std::int64_t size : sizes) options.fields.push_back(std::make_shared<Dense>(row.data(), 0, size));
+      options.batch_size = batch_size;
+      options.seed = 1;
+      if constexpr (sizeof(void*) == 4) {
+        CHECK_THROWS(OutOfMemory, Loader(std::move(options)));
+      } else {
+        CHECK(Loader(std::move(options)).size() > 0);  // memory is taken for the first batch
+      }
+    }
+  }
+}
+
+/// Policy with a memory of any size.
+class Remembering final : public FixedPolicy {
+ public:
+  explicit Remembering(std::int64_t rows) : rows_(rows) {}
+  [[nodiscard]] std::int64_t memory_rows() const override { return rows_; }
+  [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
+    return Proportional().initial(class_sizes);
+  }
+
+ private:
+  std::int64_t rows_;
+};
+
 void test_inconsistent_options_are_refused() {
   const Expected expected(following(3));
   using Change = std::function<void(LoaderOptions&)>;
@@ -375,6 +407,8 @@ void test_inconsistent_options_are_refused() {
       [](LoaderOptions& o) { o.lookahead = -1; },
       [](LoaderOptions& o) { o.has_classes = false; },
       [](LoaderOptions& o) { o.seed.reset(); },
+      [](LoaderOptions& o) { o.mixing = std::make_shared<Remembering>(-1); },
+      [](LoaderOptions& o) { o.mixing = std::make_shared<Remembering>(std::int64_t{1} << 62); },
       [](LoaderOptions& o) { o.mixing = std::make_shared<Static>(std::vector<double>(6, 1.0 / 6)); },
   };
   for (const Change& change : changes) {
@@ -400,5 +434,6 @@ int main() {
   test_warnings_about_losses_are_given_once();
   test_damaged_states_are_refused();
   test_a_batch_with_too_many_bytes_is_refused();
+  test_a_batch_beyond_the_address_space_is_refused();
   test_inconsistent_options_are_refused();
 }

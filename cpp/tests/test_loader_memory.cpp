@@ -86,7 +86,7 @@ void train_without_memory(const Expected& expected) {
       continue;
     }
     trainer.check(*batch, step);
-    const std::vector<float> losses = losses_of(expected.batches[step], step);
+    const std::vector<float> losses = losses_of(expected.batch(step), step);
     const LoaderState before = newest_state(loader);
     failures += call_without_memory([&] { loader.record(std::span<const float>(losses), step); },
                                     [&] { CHECK(same(newest_state(loader), before)); });

@@ -165,7 +165,7 @@ struct Maker {
 };
 
 bool is_part(const std::vector<std::int64_t>& part, const std::vector<std::int64_t>& of, std::int64_t begin) {
-  return std::equal(part.begin(), part.end(), of.begin() + begin);
+  return std::equal(part.begin(), part.end(), of.begin() + static_cast<std::ptrdiff_t>(begin));
 }
 
 /// Return the first passes of each class: [class][pass].
@@ -185,9 +185,9 @@ void test_passes_follow_each_other() {
   const auto narrow = classes.index(false), wide = classes.index(true);
   for (const int threads : kThreadCounts) {
     Maker maker(threads % 2 == 0 ? narrow : wide, 21, true, threads);
-    for (std::uint64_t pass = 0; pass < 3; ++pass) {
+    for (std::size_t pass = 0; pass < 3; ++pass) {
       for (std::size_t k = 0; k < orders.size(); ++k) {
-        const auto size = std::ssize(orders[k][pass]);
+        const std::int64_t size = std::ssize(orders[k][pass]);
         for (std::int64_t begin = 0, count = 0; begin < size; begin += count) {
           count = std::min(size - begin, size / 3 + 1);
           CHECK(is_part(maker.copy(k, pass, begin, count), orders[k][pass], begin));
@@ -206,7 +206,7 @@ void test_any_pass_is_available_at_any_time() {
     maker.passes.prepare(1, 1);
     maker.passes.prepare(1, 3);  // takes the buffer of pass 1, which may be in progress
     maker.passes.prepare(0, 0);
-    for (const std::uint64_t pass : {1U, 2U, 1U, 0U, 3U}) {
+    for (const std::size_t pass : {1U, 2U, 1U, 0U, 3U}) {
       for (std::size_t k = 0; k < orders.size(); ++k)
         CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
       maker.passes.prepare(1, pass + 10);  // canceled again at once
@@ -267,7 +267,7 @@ void test_one_class_of_all_rows_is_shuffled() {
     const ClassRows orders{reference_permutation(iota(size), 2, 0, 0), reference_permutation(iota(size), 2, 0, 1)};
     for (const int threads : kThreadCounts) {
       Maker maker(std::make_shared<const ClassIndex>(size), 2, true, threads);
-      for (std::uint64_t pass = 0; pass < 2; ++pass) CHECK(maker.copy(0, pass, 0, size) == orders[pass]);
+      for (std::size_t pass = 0; pass < 2; ++pass) CHECK(maker.copy(0, pass, 0, size) == orders[pass]);
     }
   }
 }

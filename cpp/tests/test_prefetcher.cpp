@@ -75,6 +75,10 @@ struct Expected {
         index(run.index(false)),
         batches(reference_batches_of(run)) {}
 
+  [[nodiscard]] const Batch& batch(std::uint64_t total_step) const {
+    return batches.at(static_cast<std::size_t>(total_step));
+  }
+
   Run run;
   Data data;
   std::shared_ptr<const ClassIndex> index;
@@ -94,7 +98,7 @@ class Consumer {
 
   Prefetcher& prefetcher() { return prefetcher_; }
   [[nodiscard]] std::uint64_t consumed() const { return prefetcher_.total_step(); }
-  [[nodiscard]] const Batch& due() const { return expected_.batches[consumed()]; }
+  [[nodiscard]] const Batch& due() const { return expected_.batch(consumed()); }
 
   /// Begin at the next batch, at any step of an epoch.
   void begin() {
@@ -106,7 +110,7 @@ class Consumer {
 
   /// Resume before a batch. Changes of proportions that take effect later are dropped.
   void go_back_to(std::uint64_t total_step) {
-    prefetcher_.set_state(expected_.batches[total_step].before);
+    prefetcher_.set_state(expected_.batch(total_step).before);
     next_change_ = expected_.run.changes.upper_bound(total_step);
   }
 
@@ -477,7 +481,7 @@ void test_a_forked_child_continues_independently() {
       const auto kept = consumer.next();
       in_child([&] {
         consumer.consume(12);
-        mixed_run().data.check(kept, mixed_run().batches[consumer.consumed() - 13].rows);
+        mixed_run().data.check(kept, mixed_run().batch(consumer.consumed() - 13).rows);
       });
       in_child([&] {
         consumer.wait();
@@ -537,7 +541,7 @@ void test_an_error_is_raised_at_its_batch() {
         CHECK(consumer.consumed() <= failing + about && consumer.consumed() + about >= failing);
         CHECK(blocks_until_failure == -1);
         CHECK(state_of(consumer.prefetcher()) == consumer.due().before);
-        for (std::size_t i = 0; i < kept.size(); ++i) expected.data.check(kept[i], expected.batches[first + i].rows);
+        for (std::size_t i = 0; i < kept.size(); ++i) expected.data.check(kept[i], expected.batch(first + i).rows);
         consumer.consume(8);  // that batch first
       }
     }

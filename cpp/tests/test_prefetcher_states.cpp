@@ -30,20 +30,20 @@ Run some_run() {
 }
 
 /// Check all available states and plans after a number of batches of a run.
-void check_known(Prefetcher& prefetcher, const std::vector<Batch>& batches, std::uint64_t began,
-                 std::uint64_t lookahead, bool before_changes) {
-  const std::uint64_t total = prefetcher.total_step();
-  const std::uint64_t low = std::max(began, total - std::min(total, lookahead));
+void check_known(Prefetcher& prefetcher, const std::vector<Batch>& batches, std::size_t began, std::size_t lookahead,
+                 bool before_changes) {
+  const auto total = static_cast<std::size_t>(prefetcher.total_step());
+  const std::size_t low = std::max(began, total - std::min(total, lookahead));
   CHECK(prefetcher.oldest() == low);
-  for (std::uint64_t step = std::max<std::uint64_t>(low, 1); step <= total; ++step) {
+  for (std::size_t step = std::max<std::size_t>(low, 1); step <= total; ++step) {
     if (before_changes) {
       CHECK(prefetcher.state_at(step) == batches[step - 1].after);
     } else if (step < batches.size()) {
       CHECK(prefetcher.state_at(step) == batches[step].before);
     }
   }
-  const std::uint64_t first = std::max(began, total - std::min(total, lookahead + 1));
-  for (std::uint64_t step = 0; step < batches.size(); ++step) {
+  const std::size_t first = std::max(began, total - std::min(total, lookahead + 1));
+  for (std::size_t step = 0; step < batches.size(); ++step) {
     const std::optional<BatchPlan> plan = prefetcher.plan(step);
     CHECK(plan.has_value() == (step >= first && step < total));
     if (plan) CHECK(std::ranges::equal(*plan, batches[step].rows));
@@ -56,14 +56,14 @@ void test_states_and_plans_of_the_last_batches_are_available() {
   const Run run = some_run();
   const std::vector<Batch> batches = reference_batches_of(run);
   for (const int threads : {0, 2}) {
-    for (const std::uint64_t lookahead : {0U, 1U, 2U, 5U, 12U}) {
+    for (const std::size_t lookahead : {0U, 1U, 2U, 5U, 12U}) {
       for (const bool before_changes : {false, true}) {
         Prefetcher prefetcher({run.index(false), {}, run.options, 4, threads}, run.proportions,
                               static_cast<std::int64_t>(lookahead), before_changes);
-        for (const std::uint64_t began : {0U, 13U}) {
+        for (const std::size_t began : {0U, 13U}) {
           if (began > 0) prefetcher.set_state(batches[began].before);
           auto change = run.changes.upper_bound(began);
-          for (std::uint64_t total = began; total < batches.size(); ++total) {
+          for (std::size_t total = began; total < batches.size(); ++total) {
             const auto until = [&] { return change == run.changes.end() ? kNever : change->first; };
             if (total == began || total % run.steps == 0)
               prefetcher.begin({total / run.steps, static_cast<std::int64_t>(total % run.steps),

@@ -38,6 +38,24 @@ void test_known_answers() {
   }
 }
 
+void test_products_of_halves_equal_those_of_the_processor() {
+  CHECK(portable_product(kOnes, kOnes) == Product{kOnes - 1, 1});
+  CHECK(portable_product(kOnes, 0) == Product{0, 0});
+  CHECK(portable_product(1U << 31, 0xFFFFFFFF00000000U) == Product{0x7FFFFFFFU, 0x8000000000000000U});
+  CHECK(portable_product(0xFFFFFFFFU, 0x100000001U) == Product{0, kOnes});
+  // Each half of a factor is small, any number, or close to 2^32.
+  Sfc64 random = some_randomness(1);
+  const auto some_half = [&] {
+    constexpr std::uint64_t kHalf = 0xFFFFFFFFU;
+    const std::uint64_t word = random();
+    return word % 3 == 0 ? word >> 62 : word % 3 == 1 ? word >> 32 : kHalf - (word >> 62);
+  };
+  for (int i = 0; i < 100'000; ++i) {
+    const std::uint64_t a = some_half() << 32 | some_half(), b = some_half() << 32 | some_half();
+    CHECK(portable_product(a, b) == product(a, b));
+  }
+}
+
 /// Words of np.random.Philox(key=[seed, purpose], counter=[0, a, b, c]).random_raw(9)
 void test_streams_equal_those_of_numpy() {
   struct Known {
@@ -126,11 +144,17 @@ void test_dice_are_uniform() {
   CHECK(chi2 < 277.0);  // p = 0.001 with 209 degrees of freedom
 }
 
+/// Not inline: gcc 12 would warn of swaps in a vector larger than 32 bits can address.
+[[gnu::noinline]] std::vector<std::uint32_t> ascending(std::uint32_t size) {
+  std::vector<std::uint32_t> items(size);
+  std::iota(items.begin(), items.end(), 0U);
+  return items;
+}
+
 void test_fisher_yates_equals_the_reference() {
   for (const std::uint32_t size :
        {0U, 1U, 2U, 3U, 8U, 9U, 10U, 100U, 127U, 128U, 136U, 1000U, 5000U, 16'407U, 70'000U, 600'000U}) {
-    std::vector<std::uint32_t> items(size);
-    std::iota(items.begin(), items.end(), 0U);
+    std::vector<std::uint32_t> items = ascending(size);
     std::vector<std::uint32_t> expected = items;
     fisher_yates(std::span(items), some_randomness(size));
     reference_fisher_yates(std::span(expected), some_randomness(size));
@@ -143,6 +167,7 @@ void test_fisher_yates_equals_the_reference() {
 
 int main() {
   l2m::test::test_known_answers();
+  l2m::test::test_products_of_halves_equal_those_of_the_processor();
   l2m::test::test_streams_equal_those_of_numpy();
   l2m::test::test_quarters_are_chunks_of_words();
   l2m::test::test_sequences_equal_those_of_numpy();

@@ -29,6 +29,8 @@ constexpr bool kHasNonTemporalStores = true;
 constexpr bool kHasNonTemporalStores = false;
 #endif
 
+constexpr std::int64_t kMaxRowSize = std::int64_t{1} << 56;  // leaves room for converted rows and their cost
+
 std::size_t rows_ahead(std::int64_t row_size) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(kAheadBytes / row_size, 2, kMaxRowsAhead));
 }
@@ -97,8 +99,8 @@ void copy_rows(const Dense& field, BatchPlan plan, std::byte* out, Size size, co
 
 Dense::Dense(const std::byte* data, std::int64_t stride, std::int64_t row_size)
     : data_(data), stride_(stride), row_size_(row_size), may_straddle_(may_straddle(data, stride, row_size)) {
-  if (data == nullptr || row_size <= 0)
-    throw std::invalid_argument(message("a field must have an address and rows of at least one byte (got ",
+  if (data == nullptr || row_size <= 0 || row_size > kMaxRowSize)
+    throw std::invalid_argument(message("a field must have an address and rows of 1 to ", kMaxRowSize, " bytes (got ",
                                         data == nullptr ? "no address" : "an address", " and ", row_size, ")"));
 }
 

@@ -10,7 +10,8 @@ namespace l2m {
 template <class Float>
 Normalize<Float>::Normalize(Dense bytes, std::span<const float> mean, std::span<const float> std, std::int64_t inner)
     : bytes_(bytes), channels_(std::ssize(mean)), inner_(inner) {
-  if (mean.empty() || mean.size() != std.size() || inner < 1 || bytes_.row_size() % (channels_ * inner) != 0)
+  if (mean.empty() || mean.size() != std.size() || inner < 1 || inner > bytes_.row_size() / channels_ ||
+      bytes_.row_size() % (channels_ * inner) != 0)
     throw std::invalid_argument(message("rows must have a multiple of channels * inner bytes (got ", bytes_.row_size(),
                                         " bytes, ", mean.size(), " means, ", std.size(), " stds and inner ", inner,
                                         ")"));

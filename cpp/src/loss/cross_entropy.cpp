@@ -102,7 +102,8 @@ double of_all_columns(double sum_of_weights, double log_sum, double smoothed) {
 template <class... Other>
 void check(const Targets& given, std::size_t num_logits, const Other&... per_row) {
   const std::size_t n = given.targets.size();
-  if (given.num_columns < 1 || num_logits != n * static_cast<std::size_t>(given.num_columns))
+  const auto columns = static_cast<std::uint64_t>(given.num_columns);
+  if (given.num_columns < 1 || num_logits % columns != 0 || num_logits / columns != n)  // the product may overflow
     throw std::invalid_argument(message("logits must have ", n, " rows of at least one column (got ", given.num_columns,
                                         " columns and ", num_logits, " logits)"));
   if (((per_row.size() != n) || ...))

@@ -11,13 +11,14 @@ void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> c
                           std::span<std::int64_t> count, std::span<std::int64_t> skipped) {
   std::vector<std::int64_t> digits(sum.size() * kSumDigits);
   for (std::size_t i = 0; i < losses.size(); ++i) {
-    const auto k = static_cast<std::uint64_t>(classes[i]);
+    const auto class_id = static_cast<std::uint64_t>(classes[i]);
     const Pieces loss = pieces_of(widen(losses[i]));
-    if (k >= count.size()) {
+    if (class_id >= count.size()) {
       ++skipped[0];
     } else if (!std::isfinite(loss.piece[0])) {
       ++skipped[1];
     } else {
+      const auto k = static_cast<std::size_t>(class_id);
       for (int p = 0; p < loss.count; ++p) {
         const HalfDigits x = half_digits(loss.piece[p]);
         for (int d = 0; d < 3; ++d) digits[k * kSumDigits + static_cast<std::size_t>(x.place(d))] += x.value(d);

@@ -1,6 +1,7 @@
 #include "l2m/run/pipeline.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <thread>
@@ -23,7 +24,9 @@ constexpr std::int64_t kChunkBytes = 128 << 10;
 // cache of 32 MB shared by a few cores (AMD EPYC of family 25, 2026-11).
 constexpr std::int64_t kMaxCachedBytes = 2'700'000;
 
-constexpr std::int64_t kMaxBytes = std::int64_t{1} << 62;  // of a batch: can be counted and aligned
+// Of a batch: can be counted, aligned and addressed.
+constexpr std::int64_t kMaxBytes =
+    std::min<std::int64_t>(std::int64_t{1} << 62, std::numeric_limits<std::ptrdiff_t>::max());
 
 constexpr int kClaimsPerVisit = 64;  // after which the thread serves other loaders
 
@@ -42,7 +45,8 @@ Pipeline::Pipeline(const PipelineOptions& options)
   pools_ = options.pools;
   for (const auto& field : options.fields) {
     if (std::max(field->row_size(), field->row_cost()) > kMaxBytes / rows_ - std::max(row_bytes_, row_cost_))
-      throw OutOfMemory("a batch", rows_, static_cast<double>(rows_) * static_cast<double>(field->row_size()));
+      throw OutOfMemory("a batch", rows_,
+                        static_cast<double>(rows_) * static_cast<double>(row_bytes_ + field->row_size()));
     row_bytes_ += field->row_size();
     row_cost_ += field->row_cost();
     if (!options.pools.empty()) continue;

@@ -8,6 +8,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "l2m/base/product.hpp"
+
 /// Addressed randomness: every random number has an address, so that results do not depend on the order of draws.
 ///
 /// The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A stream is
@@ -35,8 +37,8 @@ class RandomStream {
     std::uint64_t key0 = key_[0];
     std::uint64_t key1 = key_[1];
     for (int round = 0; round < 10; ++round) {
-      const Product p0 = multiply(0xD2E7470EE14C6C93U, x[0]);
-      const Product p1 = multiply(0xCA5A826395121157U, x[2]);
+      const Product p0 = product(0xD2E7470EE14C6C93U, x[0]);
+      const Product p1 = product(0xCA5A826395121157U, x[2]);
       x = {p1.high ^ x[1] ^ key0, p1.low, p0.high ^ x[3] ^ key1, p0.low};
       key0 += 0x9E3779B97F4A7C15U;
       key1 += 0xBB67AE8584CAA73BU;
@@ -45,15 +47,6 @@ class RandomStream {
   }
 
   [[nodiscard]] std::uint64_t word(std::uint64_t index) const { return block(index / 4)[index % 4]; }
-
-  struct Product {
-    std::uint64_t high, low;
-  };
-  static Product multiply(std::uint64_t a, std::uint64_t b) {
-    __extension__ using Wide = unsigned __int128;
-    const Wide product = static_cast<Wide>(a) * b;
-    return {static_cast<std::uint64_t>(product >> 64), static_cast<std::uint64_t>(product)};
-  }
 
  private:
   std::array<std::uint64_t, 2> key_;
@@ -118,15 +111,18 @@ std::array<std::uint32_t, kDice> throw_dice(std::uint32_t bound, Sfc64& random) 
   std::array<std::uint32_t, kDice> dice;
   for (;;) {
     std::uint64_t rest = random();
-    std::uint64_t product = 1;
+    std::uint64_t all_sides = 1;
     for (std::uint32_t i = 0; i < kDice; ++i) {
       std::uint64_t sides = bound - i;
+#if defined(__SIZEOF_INT128__)
       __asm__("" : "+r"(sides));  // gcc 12 would count `sides` down in 128 bits, 1.5 times as slow
-      product *= sides;
-      dice[i] = static_cast<std::uint32_t>(RandomStream::multiply(rest, sides).high);
-      rest *= sides;  // the low half of that product
+#endif
+      all_sides *= sides;
+      const Product die = product(rest, sides);
+      dice[i] = static_cast<std::uint32_t>(die.high);
+      rest = die.low;
     }
-    if (rest >= product || rest >= (0 - product) % product) [[likely]]
+    if (rest >= all_sides || rest >= (0 - all_sides) % all_sides) [[likely]]
       return dice;
   }
 }

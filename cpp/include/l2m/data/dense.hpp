@@ -11,8 +11,8 @@ class Dense final : public Field {
  public:
   /// @param data      must outlive the field.
   /// @param stride    bytes between consecutive rows, of any sign.
-  /// @param row_size  bytes, > 0.
-  /// @throws std::invalid_argument  data is null or row_size <= 0.
+  /// @param row_size  bytes, in [1, 2^56].
+  /// @throws std::invalid_argument  data is null or row_size is out of range.
   Dense(const std::byte* data, std::int64_t stride, std::int64_t row_size);
 
   [[nodiscard]] std::int64_t row_size() const override { return row_size_; }
