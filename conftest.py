@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+
+with suppress(ModuleNotFoundError):  # absent where only the tests of a GPU run
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # a slow machine is no failure
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
