@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -8,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "l2m/base/threads.hpp"
 #include "l2m/plan/batch_plan.hpp"
 #include "l2m/run/block_pool.hpp"
 #include "l2m/run/pipeline.hpp"
@@ -118,9 +118,9 @@ class Prefetcher {
   std::unique_ptr<Pipeline> pipeline_;
   const std::uint64_t lookahead_;
   const bool before_changes_;
-  std::atomic<bool> in_use_{false};
-  std::atomic<bool> closed_{false};
-  std::atomic<int> forks_;
+  Atomic<bool> in_use_{false};
+  Atomic<bool> closed_{false};
+  Atomic<int> forks_;
 
   // State from which the pipeline restarts at the next batch:
   SamplerState state_;             // before consumed_ and changed_
