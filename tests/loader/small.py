@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+import pytest
 
 from l2m_fast import Learn2Mix, Loader
 
@@ -79,6 +79,7 @@ class Spy:
 
 
 def through_torch(state: Any) -> Any:
+    torch = pytest.importorskip("torch")
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
