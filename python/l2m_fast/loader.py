@@ -66,7 +66,7 @@ class Loader:
 
     The data must stay at the same memory address. `share_memory_()`, which a torch DataLoader with spawned workers
     also calls on the tensors of its dataset, moves a tensor and frees the old memory. Between batches, the loader
-    detects this and raises an error. While its threads read ahead, it can crash the process, which no reader can
+    detects this and raises an error. A move while its threads read ahead can crash the process, which no reader can
     prevent. Call `share_memory_()` before creating the loader: a shared tensor does not move again.
 
     Only one consumer may iterate at a time. To stop the threads early, close the loader or use it as a context manager.
@@ -92,8 +92,8 @@ class Loader:
         order: Order of the rows inside a batch: "shuffled" or "grouped" (by class).
         drop_last: If True, drop the last batch if it is short. Has no effect with `classes`, where all batches are
             full.
-        steps_per_epoch: Number of batches per epoch, all of them full. None: N // (batch_size * world_size), at least
-            one, plus the short last batch if there are no classes.
+        steps_per_epoch: Number of batches per epoch, all of them full. None: n // (batch_size * world_size) for n rows
+            to draw from, at least one, plus the short last batch if there are no classes.
         update_every: Number of steps per loss window, counted across epochs. Window w takes effect from the first
             batch of window w + 2. None: each epoch is a window and takes effect from the next epoch.
         total_steps: Number of batches in the whole training, for policies that depend on it.
@@ -257,8 +257,8 @@ class Loader:
             losses: Loss of each row of the batch, shape `[batch_size]`; float16, bfloat16, float32 or float64.
                 Gradients are ignored. Non-finite losses are skipped, with one warning. CUDA losses are summed on their
                 device without blocking the host; the host waits for the sums half a window after the window ends, or
-                at its end if `all_reduce` is called then. The result of `class_loss()` or `cross_entropy()` over all
-                classes is also accepted.
+                at its end with `all_reduce` or a policy written in Python. The result of `class_loss()` or
+                `cross_entropy()` over all classes is also accepted.
             classes: Class of each loss, integers, shape `[n]`, on the CPU or on the device of the losses. If given,
                 `losses` may have any length n. None: the classes of the batch.
             step: Step of the batch, as delivered by `include=("step",)`: one of the last `lookahead + 1` batches
@@ -310,9 +310,9 @@ class Loader:
     def update(self) -> None:
         """Close the loss window now, so that it takes effect from the next epoch.
 
-        Called automatically at the end of an epoch with recorded losses. Losses recorded after the loop over an epoch,
-        as in the reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after
-        recording them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
+        Called automatically at the end of every epoch. Losses recorded after the loop over an epoch, as in the
+        reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after recording
+        them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
         the epoch does not close another one.
 
         Raises:

@@ -136,7 +136,7 @@ class Loader {
   [[nodiscard]] std::uint64_t epoch() const;
   [[nodiscard]] std::int64_t step() const;
   [[nodiscard]] std::uint64_t total_step() const { return prefetcher_->total_step(); }
-  /// Return how many times batches were started: once per epoch and after each load().
+  /// Return how many times an epoch was begun or resumed.
   [[nodiscard]] std::uint64_t epochs_begun() const { return epochs_begun_; }
   [[nodiscard]] int num_threads() const { return std::max(options_.num_threads, 1); }
   [[nodiscard]] std::optional<std::uint64_t> seed() const { return options_.seed; }
@@ -238,7 +238,7 @@ class Loader {
   bool ended_ = false;          // the epoch has ended and is finished when the next one begins
   std::uint64_t earliest_ = 0;  // total step before which no state is available
   std::uint64_t epochs_begun_ = 0;
-  std::uint64_t run_until_ = 0;              // total step until which a batch needs no other work
+  std::uint64_t run_until_ = 0;              // total step until which prepare() has no work
   std::uint64_t counted_until_ = kMaxCount;  // total step until which all counts fit in a state
 
   OpenWindows windows_;
