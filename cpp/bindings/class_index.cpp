@@ -50,9 +50,7 @@ void register_class_index(py::module_& m) {
             for (std::int64_t k = 0; k < self.num_classes(); ++k) sizes.mutable_at(k) = self.size(k);
             return sizes;
           },
-          "Number of rows of each class, int64 [K].")
-      .def("fingerprint", &ClassIndex::fingerprint, py::arg("num_threads"), py::call_guard<ReleasedGil>(),
-           "Return a 64-bit hash of the assignment of rows to classes.");
+          "Number of rows of each class, int64 [K].");
 }
 
 }  // namespace l2m::bindings

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "py_loader.hpp"
 #include "py_policy.hpp"
 #include "register.hpp"
+#include "released_gil.hpp"
 
 namespace l2m::bindings {
 namespace {
@@ -68,18 +70,18 @@ py::custom_type_setup gc_support(Traverse, Clear) {
 
 using WatchedTuple = std::tuple<std::string, py::object, std::uintptr_t>;
 using OutputTuple = std::tuple<py::object, int, int, std::vector<std::int64_t>>;
-using PolicyTuple = std::tuple<py::object, std::string, std::int64_t>;
+using PolicyTuple = std::tuple<py::object, std::string, std::int64_t, std::string>;
 
 std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::shared_ptr<HeldObjects>& held) {
   if (py::isinstance<Policy>(policy)) return policy.cast<std::shared_ptr<Policy>>();
   using enum Policy::Kind;
-  const auto [object, kind, memory_rows] = policy.cast<PolicyTuple>();
+  const auto [object, kind, memory_rows, description] = policy.cast<PolicyTuple>();
   held->policy = object;
   return std::make_shared<PythonPolicy>(held,
                                         kind == "fixed"      ? kFixed
                                         : kind == "schedule" ? kSchedule
                                                              : kFollowsLosses,
-                                        memory_rows);
+                                        memory_rows, description);
 }
 
 LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
@@ -110,7 +112,8 @@ void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& h
 }
 
 std::unique_ptr<PyLoader> make_loader(
-    std::shared_ptr<ClassIndex> index, const std::vector<std::shared_ptr<Field>>& fields, py::object owner,
+    std::shared_ptr<ClassIndex> index, const std::vector<std::shared_ptr<Field>>& fields,
+    const std::vector<std::shared_ptr<Field>>& described_fields, py::object owner,
     const std::vector<WatchedTuple>& watched, const std::vector<OutputTuple>& outputs, py::object build,
     py::object from_dlpack, py::object from_numpy, py::object destination, std::vector<std::string> include,
     const py::object& policy, std::string policy_name, py::object all_reduce, py::object draw_seed, py::object warn,
@@ -130,6 +133,7 @@ std::unique_ptr<PyLoader> make_loader(
   LoaderOptions options;
   options.index = std::move(index);
   options.fields.assign(fields.begin(), fields.end());
+  options.described_fields = describe({described_fields.begin(), described_fields.end()});
   options.mixing = policy_of(policy, held);
   options.mixing_name = std::move(policy_name);
   options.batch_size = batch_size;
@@ -175,6 +179,12 @@ py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
       *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
 }
 
+/// Compute the fingerprint, which the first time reads the class of every row.
+void hash_classes(PyLoader& self) {
+  const ReleasedGil released;
+  self.core().fingerprint();
+}
+
 /// Wrap a call that changes the loader in a guard.
 template <class Result, class... Args>
 auto guarded(Result (*call)(PyLoader&, Args...)) {
@@ -201,21 +211,22 @@ void register_loader(py::module_& m) {
   };
   py::classh<PyLoader>(m, "Loader", "Data loader, see l2m/loader.hpp.", gc_support<PyLoader>(traverse, clear))
       .def(
-          py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("owner"),
-          py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"), py::arg("from_numpy"),
-          py::arg("destination"), py::arg("include"), py::arg("policy"), py::arg("policy_name"), py::arg("all_reduce"),
-          py::arg("draw_seed"), py::arg("warn"), py::arg("check"), py::arg("observe"), py::arg("batch_size"),
-          py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"),
-          py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"),
-          py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("described_fields"),
+          py::arg("owner"), py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"),
+          py::arg("from_numpy"), py::arg("destination"), py::arg("include"), py::arg("policy"), py::arg("policy_name"),
+          py::arg("all_reduce"), py::arg("draw_seed"), py::arg("warn"), py::arg("check"), py::arg("observe"),
+          py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"),
+          py::arg("grouped"), py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"),
+          py::arg("update_every"), py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
           "Create a loader.\n\n"
           "Args:\n"
           "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"
+          "    described_fields: Fields of complete batches, for saved states.\n"
           "    watched: (name, array or data_ptr method of a tensor, address) of each array; a moved array is an error.\n"
           "    outputs: (numpy dtype or None, DLPack type code, DLPack bits, shape of a row) of each field.\n"
           "    build: Function that returns a batch for the list of its arrays and extra entries.\n"
-          "    policy: A Policy, or (policy, kind, rows of its memory), where kind is \"fixed\", \"schedule\" or\n"
-          "        \"follows losses\". initial(class_sizes) returns float64 [K]; update(proportions, class_losses,\n"
+          "    policy: A Policy, or (policy, kind, rows of its memory, description), where kind is \"fixed\", \"schedule\"\n"
+          "        or \"follows losses\". initial(class_sizes) returns float64 [K]; update(proportions, class_losses,\n"
           "        class_sizes, counts, rows_drawn, passes, step, total_steps, memory) returns float64 [K] and the new\n"
           "        memory or None.\n"
           "    destination: None, or an object with lend(f), ahead, refill, send(batches) and receive(sent), see\n"
@@ -257,17 +268,18 @@ void register_loader(py::module_& m) {
       .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window of the epoch now.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))
-      .def("state", guarded(+[](PyLoader& self, Step step) { return to_dict(self.core().state(step)); }),
-           py::arg("step"), "Return the state of what was consumed, without version and fingerprint.")
-      .def("load", guarded(+[](PyLoader& self, const py::object& read, std::int64_t rank, std::int64_t world_size) {
-             self.core().check_usable();
-             std::vector<LoaderState> states;
-             for (const py::handle dict : py::list(read()))
-               states.push_back(to_state(py::reinterpret_borrow<py::dict>(dict)));
-             self.load(merge_states(std::move(states), rank, world_size));
+      .def("state", guarded(+[](PyLoader& self, Step step) {
+             hash_classes(self);
+             return to_dict(self.core().state(step));
            }),
-           py::arg("states"), py::arg("rank"), py::arg("world_size"),
-           "Resume from one state or from those of all ranks, as returned by `states()`.")
+           py::arg("step"), "Return the state of what was consumed.")
+      .def("load", guarded(+[](PyLoader& self, const py::object& state) {
+             self.core().check_usable();
+             std::vector<LoaderState> states = to_states(state);
+             hash_classes(self);
+             self.load(std::move(states));
+           }),
+           py::arg("state"), "Resume from one state, or from the list of those of all ranks.")
       .def(
           "apply_pending",
           [](PyLoader& self) {
@@ -288,6 +300,25 @@ void register_loader(py::module_& m) {
           "rows", [](PyLoader& self) { return rows_of(self, false); }, "Row ids of the last batch, int64.")
       .def_property_readonly(
           "classes", [](PyLoader& self) { return rows_of(self, true); }, "Classes of the last batch, int64.");
+
+  m.def(
+      "state_to_bytes",
+      [](const py::object& state) {
+        const LoaderState converted = to_state(state);
+        py::bytes bytes(nullptr, encoded_size(converted));
+        encode(converted, std::as_writable_bytes(std::span(PyBytes_AS_STRING(bytes.ptr()), encoded_size(converted))));
+        return bytes;
+      },
+      py::arg("state"), "Return the bytes of a state.");
+  m.def(
+      "state_from_bytes",
+      [](const py::buffer& data) {
+        const py::buffer_info info = data.request();
+        if (!PyBuffer_IsContiguous(info.view(), 'C')) throw py::value_error("data must be contiguous (got strides)");
+        return to_dict(
+            decode({static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)}));
+      },
+      py::arg("data"), "Return the state of some bytes.");
 
   py::classh<Iterator>(
       m, "Iteration", "Iterator over one epoch, or over all following ones.",

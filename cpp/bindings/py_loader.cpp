@@ -214,8 +214,8 @@ void PyLoader::record(const py::array& losses, const std::optional<py::array>& c
   core_.recorded(step, skipped == 0);
 }
 
-void PyLoader::load(LoaderState state) {
-  core_.load(std::move(state));
+void PyLoader::load(std::vector<LoaderState> states) {
+  core_.load(std::move(states));
   arrays_ = py::list();
 }
 

@@ -70,7 +70,7 @@ class PyLoader {
   py::object next(const Iteration& iteration);
   void record(const py::array& losses, const std::optional<py::array>& classes, std::optional<std::uint64_t> step);
 
-  void load(LoaderState state);
+  void load(std::vector<LoaderState> states);
   /// Close the loader. During a call, of any thread, it takes effect when that call ends.
   void close();
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,10 +18,11 @@ namespace l2m::bindings {
 /// Policy written in Python: held.policy, whose methods return checked types and shapes.
 class PythonPolicy final : public Policy {
  public:
-  PythonPolicy(std::shared_ptr<HeldObjects> held, Kind kind, std::int64_t memory_rows)
-      : held_(std::move(held)), kind_(kind), memory_rows_(memory_rows) {}
+  PythonPolicy(std::shared_ptr<HeldObjects> held, Kind kind, std::int64_t memory_rows, std::string description)
+      : held_(std::move(held)), kind_(kind), memory_rows_(memory_rows), description_(std::move(description)) {}
 
   [[nodiscard]] Kind kind() const override { return kind_; }
+  [[nodiscard]] std::string describe() const override { return description_; }
   [[nodiscard]] std::int64_t memory_rows() const override { return memory_rows_; }
   [[nodiscard]] bool uses_rows() const override { return true; }
 
@@ -48,6 +50,7 @@ class PythonPolicy final : public Policy {
   const std::shared_ptr<HeldObjects> held_;
   const Kind kind_;
   const std::int64_t memory_rows_;
+  const std::string description_;
 };
 
 }  // namespace l2m::bindings

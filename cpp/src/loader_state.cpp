@@ -9,6 +9,7 @@
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 #include "l2m/base/sums.hpp"
+#include "l2m/base/text.hpp"
 #include "l2m/loader.hpp"
 #include "l2m/mixing/proportions.hpp"
 
@@ -26,30 +27,6 @@ void check_range(const char* name, std::int64_t value, std::int64_t low, std::in
 
 void check_length(const char* name, std::size_t size, std::size_t wanted) {
   if (size != wanted) refuse(name, " of the state must have ", wanted, " values (got ", size, ")");
-}
-
-/// Return the names of the entries that differ between the states of two ranks; empty if they agree.
-std::string differing_entries(const LoaderState& a, const LoaderState& b) {
-  std::string names;
-  const auto compare = [&](const char* name, bool equal) {
-    if (!equal) names += (names.empty() ? "" : ", ") + std::string(name);
-  };
-  compare("drawn", a.sampler.drawn == b.sampler.drawn);
-  compare("due", a.sampler.due == b.sampler.due);
-  compare("epoch", a.epoch == b.epoch);
-  compare("held", a.sampler.held == b.sampler.held);
-  compare("memory", a.memory == b.memory);
-  compare("next_epoch", a.next_epoch == b.next_epoch);
-  compare("next_proportions", a.next_proportions == b.next_proportions);
-  compare("positions", a.sampler.cursors == b.sampler.cursors);
-  compare("proportions", a.sampler.proportions == b.sampler.proportions);
-  compare("seed", a.seed == b.seed);
-  compare("step", a.step == b.step);
-  compare("total_step", a.sampler.total_step == b.sampler.total_step);
-  compare("updated", a.updated == b.updated);
-  compare("windows", a.windows == b.windows && a.losses.size() == b.losses.size());
-  compare("world_size", a.world_size == b.world_size);
-  return names;
 }
 
 }  // namespace
@@ -85,7 +62,7 @@ LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std
              ranks.size() > 20 ? ", ...])" : "])");
     }
     for (const LoaderState& state : states | std::views::drop(1))
-      if (const std::string names = differing_entries(first, state); !names.empty())
+      if (const std::string names = differing_members(first, state); !names.empty())
         refuse("rank states were saved at different steps: ", names, " differ");
   }
   for (std::size_t w = 0; w < first.losses.size(); ++w) {
@@ -122,7 +99,51 @@ std::uint64_t step_of_largest_count(const SamplerState& state, std::int64_t rows
          (kMaxCount - std::min(largest, std::uint64_t{kMaxCount})) / static_cast<std::uint64_t>(rows_of_batch + 1);
 }
 
+std::string to_text(const std::optional<std::int64_t>& number) { return number ? std::to_string(*number) : "none"; }
+std::string to_text(bool value) { return value ? "true" : "false"; }
+
+/// Check that a state was saved by a loader with the same data, options and policy.
+void check_fingerprint(const Fingerprint& theirs, const Fingerprint& ours) {
+  std::string differences;
+  const auto compare = [&](const std::string& name, const std::string& in_state, const std::string& here) {
+    if (in_state == here) return;
+    differences += (differences.empty() ? "" : "; ") + name + ": " + shortened(in_state) + " in the state, " +
+                   shortened(here) + " here";
+  };
+  for (const auto& [name, value] : ours) {
+    const auto entry = std::ranges::find(theirs, name, &Fingerprint::value_type::first);
+    compare(name, entry == theirs.end() ? "nothing" : entry->second, value);
+  }
+  compare("entries", std::to_string(theirs.size()), std::to_string(ours.size()));
+  if (!differences.empty())
+    refuse("the state must be from a loader with the same data and options (got ", differences, ")");
+}
+
 }  // namespace
+
+const Fingerprint& Loader::fingerprint() {
+  if (!fingerprint_.empty()) return fingerprint_;
+  const LoaderOptions& o = options_;
+  std::string fields = o.described_fields;
+  if (fields.empty()) fields = describe(o.fields);
+  // The index is hashed only on request, because that reads the class of every row.
+  const std::string classes = to_hex(o.index->fingerprint(num_threads()));
+  Fingerprint all = {
+      {"rows", std::to_string(o.index->num_rows())},
+      {"num_classes", std::to_string(o.index->num_classes())},
+      {"classes", o.has_classes ? classes : "none, rows " + classes},
+      {"fields", fields},
+      {"global_batch", std::to_string(o.batch_size * o.world_size)},
+      {"order", o.grouped ? "grouped" : "shuffled"},
+      {"shuffle", to_text(o.shuffle)},
+      {"drop_last", to_text(o.drop_last)},
+      {"steps_per_epoch", to_text(o.steps_per_epoch)},
+      {"update_every", to_text(o.update_every)},
+      {"lookahead", std::to_string(o.lookahead)},
+      {"mixing", o.mixing->describe()},
+  };
+  return fingerprint_ = std::move(all);
+}
 
 LoaderState Loader::state(std::optional<std::uint64_t> step) {
   check_usable();
@@ -141,6 +162,7 @@ LoaderState Loader::state(std::optional<std::uint64_t> step) {
     at = std::clamp(static_cast<std::uint64_t>(*windows_.newest() + 1), low, high);
   }
   LoaderState state;
+  state.fingerprint = fingerprint();
   state.seed = *options_.seed;
   state.rank = options_.rank;
   state.world_size = options_.world_size;
@@ -212,7 +234,15 @@ void Loader::check(const LoaderState& state) const {
 }
 
 void Loader::load(LoaderState state) {
+  std::vector<LoaderState> states;
+  states.push_back(std::move(state));
+  load(std::move(states));
+}
+
+void Loader::load(std::vector<LoaderState> states) {
   check_usable();
+  for (const LoaderState& state : states) check_fingerprint(state.fingerprint, fingerprint());
+  LoaderState state = merge_states(std::move(states), options_.rank, options_.world_size);
   check(state);
   const std::optional<std::uint64_t> seed = std::exchange(options_.seed, state.seed);
   std::uint64_t counted_until = 0;

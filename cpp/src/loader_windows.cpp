@@ -22,7 +22,7 @@ constexpr double kLargest = std::numeric_limits<double>::max();
 
 // ---- recording
 
-/// Return the batch whose losses are recorded, and check it if it was named.
+/// Return the batch whose losses are recorded, and check it if `step` is given.
 std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
   const auto last = static_cast<std::int64_t>(total_step()) - 1;
   if (!step) return prefetcher_->newest() ? static_cast<std::int64_t>(*prefetcher_->newest()) : last;
@@ -59,7 +59,7 @@ LossSlot& Loader::slot(std::optional<std::uint64_t> step) {
 }
 
 void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
-  // A trailing batch that has rows on other ranks only counts with the last one.
+  // A trailing batch with rows on other ranks only is covered by the losses of the batch before it.
   windows_.added(static_cast<std::int64_t>(step.value_or(total_step() - 1)));
   may_miss_losses_ = false;
   if (!all_finite) warn_once(kNonFinite, kNonFiniteText);
@@ -135,7 +135,7 @@ void Loader::close_windows() {
     } else if (requested < due) {
       return;
     } else if (windows_.is_on_device() && !options_.all_reduce && !options_.mixing->uses_rows()) {
-      // Losses on a device get half a window more to arrive, as long as the new proportions are not in use. With
+      // Losses on a device get half a window more to arrive, unless the new proportions are needed earlier. With
       // several ranks, windows are applied at once: at the same batch on each, even if one of them saves its state in
       // between.
       apply_by_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.applied() + 2) * every - 1));
@@ -166,7 +166,7 @@ void Loader::apply_window(bool at_once) {
   std::vector<double> class_losses = class_losses_;
   bool recorded = false, negative = false;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {
-    // NaN: the sums of ranks exceed a double, with both signs.
+    // NaN if the sums of the ranks overflow to infinities of both signs.
     if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
     const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
     negative = negative || mean < 0;
@@ -210,7 +210,7 @@ void Loader::apply_window(bool at_once) {
   unreported_ = std::move(applied);
 }
 
-/// Call the observer and give the warnings of the last window applied. They may throw, so all else is done before.
+/// Call the observer and give the warnings of the last window applied. They may throw, so everything else comes first.
 void Loader::report_applied() {
   if (!unreported_) return;
   const AppliedWindow applied = std::move(*unreported_);
@@ -237,7 +237,7 @@ Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> 
   window.memory = memory_;
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
-  // Losses are not reduced for a schedule: what one rank knows would make its proportions differ from the others.
+  // Losses are not reduced for a schedule, so each rank knows only its own, and its proportions would differ.
   const bool has_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
   const std::vector<double> no_losses(has_losses ? 0 : known.size());
   const std::vector<std::int64_t> no_counts(no_losses.size());

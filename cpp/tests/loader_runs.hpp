@@ -26,6 +26,7 @@ namespace l2m::test {
 /// Policy that follows the losses and remembers them.
 class Following : public Policy {
  public:
+  [[nodiscard]] std::string describe() const override { return "Following()"; }
   [[nodiscard]] std::int64_t memory_rows() const override { return 1; }
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return Proportional().initial(class_sizes);
@@ -45,6 +46,7 @@ class Following : public Policy {
 /// Policy that moves from Proportional to Balanced over the training, without losses.
 class Schedule final : public Policy {
  public:
+  [[nodiscard]] std::string describe() const override { return "Schedule()"; }
   [[nodiscard]] Kind kind() const override { return Kind::kSchedule; }
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return Proportional().initial(class_sizes);
@@ -269,9 +271,9 @@ inline LoaderState newest_state(Loader& loader) {
 
 inline bool same(const LoaderState& a, const LoaderState& b) {
   const auto equal = [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); };
-  return a.seed == b.seed && a.rank == b.rank && a.world_size == b.world_size && a.epoch == b.epoch &&
-         a.next_epoch == b.next_epoch && a.step == b.step && a.updated == b.updated && a.windows == b.windows &&
-         a.sampler == b.sampler && a.next_proportions == b.next_proportions &&
+  return a.fingerprint == b.fingerprint && a.seed == b.seed && a.rank == b.rank && a.world_size == b.world_size &&
+         a.epoch == b.epoch && a.next_epoch == b.next_epoch && a.step == b.step && a.updated == b.updated &&
+         a.windows == b.windows && a.sampler == b.sampler && a.next_proportions == b.next_proportions &&
          std::ranges::equal(a.class_losses, b.class_losses, equal) && a.losses == b.losses && a.memory == b.memory;
 }
 

@@ -160,7 +160,7 @@ int main() {
   test_at_most_max_idle_blocks_are_kept();
   test_blocks_may_outlive_the_creator_of_the_pool();
   test_blocks_move();
-  test_blocks_are_returned_on_any_thread();
+  if (l2m::kHasThreads) test_blocks_are_returned_on_any_thread();
   test_out_of_memory_is_reported();
   test_lent_memory_is_reused_until_it_is_released();
   CHECK(blocks_alive == 0);

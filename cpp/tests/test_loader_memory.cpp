@@ -157,7 +157,7 @@ void test_a_forked_child_without_memory_can_try_again() {
     std::optional<FilledBatch> batch;
     const int failures = call_without_memory([&] { batch = trainer.loader().next(trainer.iteration()); },
                                              [&] { CHECK(loader.total_step() == 4 && !batch); });
-    CHECK(failures > 10 && batch);
+    CHECK(batch && (!kHasThreads || failures > 10));  // threads are started anew
     trainer.check(*batch, 4);
     trainer.record();
     trainer.train_all();
@@ -205,6 +205,6 @@ int main() {
     test_a_call_that_runs_out_of_memory_changes_nothing();
     test_an_update_that_runs_out_of_memory_changes_nothing();
     test_a_forked_child_without_memory_can_try_again();
-    test_a_pass_is_made_without_memory_too();
+    if (l2m::kHasThreads) test_a_pass_is_made_without_memory_too();
   }
 }

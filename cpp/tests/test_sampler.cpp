@@ -26,7 +26,7 @@ struct Planner {
   Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int threads)
       : sampler(std::move(index), run.options, threads > 0) {
     sampler.restore(sampler.initial_state(run.proportions));
-    for (int i = 0; i < threads; ++i) helpers.emplace_back([this] { help(); });
+    for (int i = 0; i < usable_threads(threads); ++i) helpers.emplace_back([this] { help(); });
   }
   ~Planner() {
     done = true;

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from l2m_experiments.errors import InputError
+from l2m_experiments.user_input import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

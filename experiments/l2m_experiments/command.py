@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from l2m_experiments import runs
-from l2m_experiments.errors import InputError
 from l2m_experiments.methods import METHODS, method
 from l2m_experiments.studies import STUDIES, study
 from l2m_experiments.tasks import TASKS, task
+from l2m_experiments.user_input import InputError
 
 
 def run(arguments: Namespace, say: Callable[[str], None]) -> None:

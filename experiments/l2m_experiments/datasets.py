@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from l2m_experiments.errors import InputError
 from l2m_experiments.files import locate, read_bytes, read_idx
 from l2m_experiments.formats import (
     LabeledImages,
@@ -26,6 +25,7 @@ from l2m_experiments.formats import (
     read_pickles,
     read_reviews,
 )
+from l2m_experiments.user_input import InputError
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from l2m_experiments import datasets, models, records, runs
-from l2m_experiments.errors import InputError
 from l2m_experiments.imbalance import long_tail, shuffled_rows
 from l2m_experiments.method import class_sizes
 from l2m_experiments.methods import METHODS
@@ -25,6 +24,7 @@ from l2m_experiments.report import headline, report
 from l2m_experiments.rows import labeled
 from l2m_experiments.task import Protocol, Rows, Task, TaskData
 from l2m_experiments.tasks import digits
+from l2m_experiments.user_input import InputError
 from l2m_fast import Learn2Mix, Loader
 
 COMPARED = ("learn2mix", "classical", "balanced")

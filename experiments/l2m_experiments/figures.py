@@ -109,7 +109,8 @@ def curves(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure:
     A curve ends at the end of the first run of its method.
     """
     named = {method for task in results for method in leading_methods(task, results)}
-    figure = Figure(figsize=(_WIDTH, 0.6 + 1.4 * len(results) + 0.2 * math.ceil(len(named) / 4)), layout="constrained")
+    height = 2.6 if len(results) == 1 else 1.4 * len(results)
+    figure = Figure(figsize=(_WIDTH, 0.6 + height + 0.2 * math.ceil(len(named) / 4)), layout="constrained")
     rows = figure.subplots(len(results), len(_CURVES), squeeze=False)
     for task, panels in zip(results, rows, strict=True):
         kind, leading = task.first.kind, leading_methods(task, results)
@@ -157,13 +158,14 @@ def proportions(results: Sequence[TaskResults]) -> Figure | None:
     if not moving:
         return None
     alone = len(moving) == 1
-    per_row = 3 if alone else max(len(means) for _, means in moving)
+    most = max(len(means) for _, means in moving)
+    per_row = min(3, most) if alone else most
     cells = [
         (task, dict(list(means.items())[i : i + per_row]))
         for task, means in moving
         for i in range(0, len(means), per_row)
     ]
-    figure = Figure(figsize=(_WIDTH, 0.8 + (2.0 if alone else 1.5) * len(cells)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 0.8 + (2.4 if alone else 1.5) * len(cells)), layout="constrained")
     rows = figure.subplots(len(cells), per_row, squeeze=False, sharey="row")
     for panels, (task, means) in zip(rows, cells, strict=True):
         names = task.first.class_names

@@ -22,7 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from l2m_experiments.errors import InputError
+from l2m_experiments.user_input import InputError
 
 
 @dataclass(frozen=True)

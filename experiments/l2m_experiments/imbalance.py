@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from l2m_experiments.errors import InputError
+from l2m_experiments.user_input import InputError
 
 Sizes = tuple[int, ...]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from l2m_experiments.errors import InputError
+from l2m_experiments.user_input import InputError
 
 
 def lenet(num_classes: int) -> nn.Module:

@@ -18,8 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from l2m_experiments.errors import InputError
 from l2m_experiments.task import Kind
+from l2m_experiments.user_input import InputError
 
 _PACKED = ".jsonl.xz"
 

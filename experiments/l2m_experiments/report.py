@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from l2m_experiments import figures, tables
-from l2m_experiments.errors import InputError
 from l2m_experiments.page import Block, Details, Heading, Picture, Text, html, markdown, pictures, plain
 from l2m_experiments.records import Record, read_studies
 from l2m_experiments.results import BASELINE, OURS, Axis, Measure, TaskResults, by_task
+from l2m_experiments.user_input import InputError
 
 
 def report(folder: Path, out: Path) -> list[Path]:

@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from l2m_experiments.errors import InputError
 from l2m_experiments.methods import METHODS
 from l2m_experiments.records import Config, Point, Record, differences
 from l2m_experiments.statistics import FloatArray, hedges_g, holm, welch
+from l2m_experiments.user_input import InputError
 
 FRACTIONS = (0.25, 0.5, 1.0)  # as in the paper
 LEVEL = 0.05  # significance level of a family of comparisons

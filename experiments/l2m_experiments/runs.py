@@ -16,11 +16,11 @@ import torch
 from tqdm import tqdm
 
 from l2m_experiments import machine, records
-from l2m_experiments.errors import InputError
 from l2m_experiments.method import Method, class_sizes
 from l2m_experiments.records import Config, Record
 from l2m_experiments.task import Task, TaskData
 from l2m_experiments.training import BudgetKind, train
+from l2m_experiments.user_input import InputError
 
 Pair = tuple[Task, Callable[[], Method]]
 

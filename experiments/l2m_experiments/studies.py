@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from l2m_experiments import imbalance, models
-from l2m_experiments.errors import InputError
 from l2m_experiments.method import Method
 from l2m_experiments.methods import Balanced, Classical, Learn2Mix
-from l2m_experiments.names import lookup
 from l2m_experiments.rows import Pattern
 from l2m_experiments.runs import Pair
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
+from l2m_experiments.user_input import InputError, lookup
 
 Study = Callable[[Task], Iterable[Pair]]
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from l2m_experiments.errors import InputError
 from l2m_experiments.method import Batches, Method, Start
 from l2m_experiments.records import Point
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
+from l2m_experiments.user_input import InputError
 
 BudgetKind = Literal["epochs", "seconds"]
 

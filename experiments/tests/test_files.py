@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2m_experiments import datasets
-from l2m_experiments.errors import InputError
 from l2m_experiments.files import FILES, DataFile, locate
 from l2m_experiments.formats import read_cifar, read_image_folders, read_jpeg_pack, read_reviews
+from l2m_experiments.user_input import InputError
 
 CONTENT = b"some,columns\n1,2\n"
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

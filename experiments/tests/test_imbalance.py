@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from l2m_experiments import imbalance
-from l2m_experiments.errors import InputError
+from l2m_experiments.user_input import InputError
 
 
 def test_linear_gives_the_papers_imagenette() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from l2m_experiments.errors import InputError
 from l2m_experiments.methods import METHODS, Learn2Mix, method
 from l2m_experiments.task import Kind
+from l2m_experiments.user_input import InputError
 from made_up_batches import SIZES, counts_of, data_of, epoch_of, start_of, task_of
 
 KINDS: tuple[Kind, ...] = ("classification", "regression", "reconstruction")

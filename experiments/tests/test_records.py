@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from l2m_experiments import cli, tables
-from l2m_experiments.errors import InputError
 from l2m_experiments.page import markdown
 from l2m_experiments.records import pack, read_all, read_studies, write
 from l2m_experiments.report import headline, report
 from l2m_experiments.results import by_task
+from l2m_experiments.user_input import InputError
 from made_up_runs import around, run, runs
 
 RUNS = [

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from l2m_experiments import cli, figures, tables
-from l2m_experiments.errors import InputError
 from l2m_experiments.records import Record, write
 from l2m_experiments.results import by_task
+from l2m_experiments.user_input import InputError
 from made_up_runs import around, only, run, runs
 
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from l2m_experiments import cli, records, runs, studies, tasks
-from l2m_experiments.errors import InputError
 from l2m_experiments.method import Method
 from l2m_experiments.methods import METHODS, Classical, Learn2Mix
 from l2m_experiments.records import Config, Record
 from l2m_experiments.runs import Budget
 from l2m_experiments.training import train
+from l2m_experiments.user_input import InputError
 from made_up_task import options_of, task_of
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -10,8 +10,8 @@ import pytest
 
 from fake_datasets import fake_images
 from l2m_experiments import cli, datasets, records, runs, studies, tasks
-from l2m_experiments.errors import InputError
 from l2m_experiments.task import Task, TaskData
+from l2m_experiments.user_input import InputError
 from made_up_task import data_of, task_of
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

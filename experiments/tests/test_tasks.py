@@ -11,9 +11,9 @@ import torch
 
 from fake_datasets import fake_images
 from l2m_experiments import datasets, models
-from l2m_experiments.errors import InputError
 from l2m_experiments.task import Rows, Task, TaskData
 from l2m_experiments.tasks import TASKS, Preset, task
+from l2m_experiments.user_input import InputError
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

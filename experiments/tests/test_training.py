@@ -13,10 +13,10 @@ import torch
 
 from fake_datasets import use_fake_datasets
 from l2m_experiments import records, runs, tasks
-from l2m_experiments.errors import InputError
 from l2m_experiments.methods import METHODS, Classical, method
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
 from l2m_experiments.training import OPTIMIZERS, BudgetKind, train
+from l2m_experiments.user_input import InputError
 from made_up_task import CPU, data_of, options_of, task_of, without_targets
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

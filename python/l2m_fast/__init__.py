@@ -20,6 +20,7 @@ from l2m_fast.mixing import (
     Temperature,
     Window,
 )
+from l2m_fast.state import state_from_bytes, state_to_bytes
 
 __all__ = [
     "Balanced",
@@ -38,4 +39,6 @@ __all__ = [
     "build_info",
     "class_loss",
     "cross_entropy",
+    "state_from_bytes",
+    "state_to_bytes",
 ]

@@ -121,6 +121,7 @@ class BatchSource:
         return _core.Loader(
             index=self.index,
             fields=core_fields,
+            described_fields=[field.to_core() for field in self.fields],
             owner=(self.fields, self.index),
             watched=[field.watched for field in self.fields],
             outputs=outputs,
@@ -144,22 +145,6 @@ class BatchSource:
             num_threads=self.num_threads,
             **kwargs,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Return the fingerprint entries for saved states."""
-        return {
-            "rows": self.index.num_rows,
-            "num_classes": len(self.index.class_sizes),
-            "classes": f"{self.index.fingerprint(max(self.num_threads, 1)):016x}",
-            "fields": [field.describe() for field in self.fields],
-            "global_batch": self.global_batch,
-            "order": "grouped" if self.grouped else "shuffled",
-            "shuffle": self.shuffle,
-            "drop_last": self.drop_last,
-            "steps_per_epoch": self.steps_per_epoch,
-            "update_every": self.update_every,
-            "lookahead": self.lookahead,
-        }
 
 
 def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, list[str] | None]:

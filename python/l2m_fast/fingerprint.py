@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,11 @@ import numpy as np
 
 _MAX_NUMBERS = 16  # longer arrays are represented by their digest
 _MAX_DEPTH = 16
+
+
+def description(value: Any) -> str:
+    """Return the fingerprint of a value as a text, equal for equal fingerprints."""
+    return json.dumps(by_value(value), sort_keys=True)
 
 
 def by_value(value: Any, parents: tuple[int, ...] = ()) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import multiprocessing.context
 import sys
 import weakref
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from l2m_fast import state
 from l2m_fast._checks import checked_bool, checked_int, shortened, warn
 from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_about_epochs
 from l2m_fast.batch_source import batch_source
 from l2m_fast.data.fields import DataView, Format
 from l2m_fast.distributed import shared_state, summed_over_ranks
-from l2m_fast.fingerprint import by_value
 from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
 from l2m_fast.losses.class_loss import is_device_class_loss
 from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
 from l2m_fast.mixing import MixingPolicy, core_policy
+from l2m_fast.state import MAX_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +64,7 @@ class Loader:
 
     The data must stay at the same memory address. `share_memory_()`, which a torch DataLoader with spawned workers
     also calls on the tensors of its dataset, moves a tensor and frees the old memory. Between batches, the loader
-    detects this and raises an error. While its threads read ahead, it can crash the process, which no reader can
+    detects this and raises an error. A move while its threads read ahead can crash the process, which no reader can
     prevent. Call `share_memory_()` before creating the loader: a shared tensor does not move again.
 
     Only one consumer may iterate at a time. To stop the threads early, close the loader or use it as a context manager.
@@ -92,8 +90,8 @@ class Loader:
         order: Order of the rows inside a batch: "shuffled" or "grouped" (by class).
         drop_last: If True, drop the last batch if it is short. Has no effect with `classes`, where all batches are
             full.
-        steps_per_epoch: Number of batches per epoch, all of them full. None: N // (batch_size * world_size), at least
-            one, plus the short last batch if there are no classes.
+        steps_per_epoch: Number of batches per epoch, all of them full. None: n // (batch_size * world_size) for n rows
+            to draw from, at least one, plus the short last batch if there are no classes.
         update_every: Number of steps per loss window, counted across epochs. Window w takes effect from the first
             batch of window w + 2. None: each epoch is a window and takes effect from the next epoch.
         total_steps: Number of batches in the whole training, for policies that depend on it.
@@ -142,8 +140,6 @@ class Loader:
         "_class_sizes",
         "_core",
         "_data",
-        "_fingerprint_of_data",
-        "_fingerprint_of_mixing",
         "_labels",
         "_mixing",
         "_recorder",
@@ -189,9 +185,6 @@ class Loader:
         self._class_sizes = self._source.index.class_sizes
         warn_about_epochs(self._source)
         self._mixing = checked_mixing(mixing, all_reduce, self._source)
-        self._fingerprint_of_mixing = by_value(self._mixing)
-        # Computed on demand, because it reads the class of every row.
-        self._fingerprint_of_data: dict[str, Any] | None = None
         self._core = self._new_core(checked_seed(seed, self._source), all_reduce)
 
     def _new_core(self, seed: int | None, all_reduce: Callable[[Floats], object] | None) -> _core.Loader:
@@ -257,8 +250,8 @@ class Loader:
             losses: Loss of each row of the batch, shape `[batch_size]`; float16, bfloat16, float32 or float64.
                 Gradients are ignored. Non-finite losses are skipped, with one warning. CUDA losses are summed on their
                 device without blocking the host; the host waits for the sums half a window after the window ends, or
-                at its end if `all_reduce` is called then. The result of `class_loss()` or `cross_entropy()` over all
-                classes is also accepted.
+                at its end with `all_reduce` or a policy written in Python. The result of `class_loss()` or
+                `cross_entropy()` over all classes is also accepted.
             classes: Class of each loss, integers, shape `[n]`, on the CPU or on the device of the losses. If given,
                 `losses` may have any length n. None: the classes of the batch.
             step: Step of the batch, as delivered by `include=("step",)`: one of the last `lookahead + 1` batches
@@ -310,9 +303,9 @@ class Loader:
     def update(self) -> None:
         """Close the loss window now, so that it takes effect from the next epoch.
 
-        Called automatically at the end of an epoch with recorded losses. Losses recorded after the loop over an epoch,
-        as in the reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after
-        recording them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
+        Called automatically at the end of every epoch. Losses recorded after the loop over an epoch, as in the
+        reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after recording
+        them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
         the epoch does not close another one.
 
         Raises:
@@ -447,15 +440,11 @@ class Loader:
         shared = checked_bool("shared", shared)
         if step is not None:
             step = checked_int("step", step, 0, MAX_COUNT)
-        described = {
-            "version": state.VERSION,
-            "fingerprint": self._fingerprint(),
-            **self._core.state(step),
-        }
+        own = self._core.state(step)
         source = self._source
         if not shared or source.world_size == 1:
-            return described
-        return shared_state(described, self._arguments["all_reduce"], source.rank, source.world_size)
+            return own
+        return shared_state(own, self._arguments["all_reduce"], source.rank, source.world_size)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Restore a saved state, so that the next iteration resumes in the middle of its epoch or begins the next one.
@@ -472,8 +461,7 @@ class Loader:
             ValueError: The state is invalid, has another version, or was saved by a loader with other data or options,
                 which the message names. The loader is unchanged.
         """
-        read = partial(state.checked, state_dict, self._fingerprint())
-        self._core.load(read, self._source.rank, self._source.world_size)
+        self._core.load(state_dict)
         self._recorder.clear()
 
     def set_epoch(self, epoch: int) -> None:
@@ -482,17 +470,7 @@ class Loader:
         If that is the next epoch anyway, nothing changes. Otherwise every class begins a new pass that depends on
         `epoch`.
         """
-        self._core.set_epoch(checked_int("epoch", epoch, 0, state.MAX_EPOCH))
-
-    def _fingerprint(self) -> dict[str, Any]:
-        if self._fingerprint_of_data is None:
-            self._fingerprint_of_data = self._source.describe()
-        return copy.deepcopy(
-            {
-                **self._fingerprint_of_data,
-                "mixing": self._fingerprint_of_mixing,
-            }
-        )
+        self._core.set_epoch(checked_int("epoch", epoch, 0, MAX_EPOCH))
 
     # ---- copies
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from l2m_fast import _core
 from l2m_fast._checks import checked_int, shortened
+from l2m_fast.fingerprint import description
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -278,13 +279,16 @@ def kind_of(policy: object) -> Kind:
     return "schedule" if getattr(policy, "schedule", False) else "follows losses"
 
 
-def core_policy(policy: Any, num_classes: int) -> _core.Policy | tuple[object, Kind, int]:
-    """Return a policy of the core, or an adapter of one written in Python with its kind and number of memory rows."""
+def core_policy(policy: Any, num_classes: int) -> _core.Policy | tuple[object, Kind, int, str]:
+    """Return a policy of the core, or an adapter of one written in Python with its properties.
+
+    These are its kind, its number of memory rows, and a description by value for saved states.
+    """
     if type(policy) in _BUILT_IN:  # a subclass may override anything
         built_in: _core.Policy = policy.to_core(num_classes)
         return built_in
     rows = checked_int("memory_rows of the mixing policy", getattr(policy, "memory_rows", 0), 0, _MAX_MEMORY_ROWS)
-    return _PythonPolicy(policy, num_classes, rows), kind_of(policy), rows
+    return _PythonPolicy(policy, num_classes, rows), kind_of(policy), rows, description(policy)
 
 
 class _PythonPolicy:

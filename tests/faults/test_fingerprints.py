@@ -194,8 +194,8 @@ def test_a_fingerprint_survives_json(value: Any) -> None:
 def test_modifying_a_state_does_not_change_the_loader() -> None:
     loader = make(Learn2Mix(0.5))
     state = loader.state_dict()
-    state["fingerprint"]["mixing"]["Learn2Mix"]["mixing_rate"] = 0.25
-    state["fingerprint"]["fields"][0][0] = "float32"
+    state["fingerprint"]["mixing"] = "Learn2Mix()"
+    state["fingerprint"].pop("fields")
     assert loader.state_dict() == make(Learn2Mix(0.5)).state_dict()
 
 

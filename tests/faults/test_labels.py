@@ -51,7 +51,7 @@ def name_of_case(value: object) -> str:
 # ---- strings
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     labels=st.lists(
         st.sampled_from(["", "a", "a\0", "a\0b", "b", "é", "\uffff", "\U0001f600"]) | st.text(), min_size=1

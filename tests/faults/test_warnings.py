@@ -85,7 +85,7 @@ def test_an_update_whose_warning_is_an_error_acts_in_the_next_epoch() -> None:
         with pytest.raises(RuntimeWarning, match="negative"):
             loader.update()
     assert loader.proportions.tolist() != before.tolist()
-    assert loader.state_dict()["memory"][0][0] == 2.0
+    assert loader.state_dict()["memory"][0] == 2.0
 
 
 @pytest.mark.parametrize("options", WINDOWS, ids=str)

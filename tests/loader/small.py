@@ -1,4 +1,4 @@
-"""A small loader, runs of it, and the formats in which its states are saved."""
+"""A small loader, its losses and runs of it, and the formats in which its states are saved."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+import pytest
 
 from l2m_fast import Learn2Mix, Loader
 
 N = 40
 CLASSES = np.repeat([0, 1, 3], [20, 12, 8])  # class 2 has no rows
 STEPS = 6
+SIZES = np.array([20, 12, 0, 8])
+START = SIZES / N
 
 
 def make(**options: Any) -> Loader:
@@ -48,7 +50,36 @@ def drive(loader: Loader, steps: int) -> list[Any]:
     return seen
 
 
+def stepped(proportions: Any, losses: Any, rate: float = 0.5) -> Any:
+    """Return proportions after one step of Algorithm 2 of the paper."""
+    return np.asarray(proportions) + rate * (np.asarray(losses) / np.sum(losses) - np.asarray(proportions))
+
+
+def record_means(loader: Loader, *means: float) -> None:
+    """Record one loss for each of the classes 0, 1 and 3."""
+    loader.record(np.array(means), classes=[0, 1, 3][: len(means)])
+
+
+class Spy:
+    """Policy that keeps its windows, and returns `answer(window)`."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.calls: list[Any] = []
+        self._answer = answer or (lambda proportions: proportions)
+
+    def initial(self, class_sizes: Any) -> Any:
+        return class_sizes / class_sizes.sum()
+
+    def update(self, window: Any) -> Any:
+        self.calls.append((window.proportions.tolist(), window.class_losses.tolist(), window.class_sizes.tolist()))
+        return self._answer(window.proportions)
+
+    def __repr__(self) -> str:
+        return "Spy()"
+
+
 def through_torch(state: Any) -> Any:
+    torch = pytest.importorskip("torch")
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

@@ -9,8 +9,7 @@ from l2m_fast import (
     Learn2Mix,
     Loader,
 )
-from loader.recording import SIZES, START, record_means, stepped
-from loader.small import STEPS, make
+from loader.small import SIZES, START, STEPS, make, record_means, stepped
 
 
 def test_the_history_has_one_record_per_update() -> None:

@@ -12,8 +12,7 @@ from l2m_fast import (
     Balanced,
     Learn2Mix,
 )
-from loader.recording import START, record_means, stepped
-from loader.small import STEPS, make
+from loader.small import START, STEPS, make, record_means, stepped
 
 
 def test_stop_iteration_from_all_reduce_is_an_error_and_does_not_end_the_epoch() -> None:

@@ -14,8 +14,7 @@ from l2m_fast import (
     ClassLoss,
     class_loss,
 )
-from loader.recording import START, Spy, record_means, stepped
-from loader.small import CLASSES, make
+from loader.small import CLASSES, START, Spy, make, record_means, stepped
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import pytest
 from l2m_fast import (
     Learn2Mix,
 )
-from loader.recording import START, Spy, record_means, stepped
-from loader.small import CLASSES, STEPS, make
+from loader.small import CLASSES, START, STEPS, Spy, make, record_means, stepped
 
 
 def test_an_epoch_is_a_window_and_takes_effect_from_the_next() -> None:

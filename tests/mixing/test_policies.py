@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2m_fast import (
@@ -38,7 +38,6 @@ def assert_close(got: Any, expected: Any) -> None:
     assert math.fsum(got) == pytest.approx(1, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of)
 def test_proportional_and_balanced_start_with_their_shares(sizes: Any) -> None:
     assert_close(Proportional().initial(sizes), [n / sizes.sum() for n in sizes.tolist()])
@@ -48,7 +47,6 @@ def test_proportional_and_balanced_start_with_their_shares(sizes: Any) -> None:
     assert_close(Learn2Mix(start="balanced").initial(sizes), Balanced().initial(sizes))
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of, beta=st.floats(0, 0.9999))
 def test_effective_number_is_the_formula_of_cui(sizes: Any, beta: float) -> None:
     effective = [
@@ -58,7 +56,6 @@ def test_effective_number_is_the_formula_of_cui(sizes: Any, beta: float) -> None
     assert_close(EffectiveNumber(beta).initial(sizes), normal(amounts))
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of)
 def test_effective_number_goes_from_proportional_to_balanced(sizes: Any) -> None:
     assert_close(EffectiveNumber(0).initial(sizes), Proportional().initial(sizes))
@@ -67,13 +64,11 @@ def test_effective_number_goes_from_proportional_to_balanced(sizes: Any) -> None
     )
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of, t=st.floats(0.3, 50))
 def test_temperature_is_a_power_of_the_sizes(sizes: Any, t: float) -> None:
     assert_close(Temperature(t).initial(sizes), normal([n ** (1 / t) if n > 0 else 0 for n in sizes.tolist()]))
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of)
 def test_temperature_goes_from_proportional_to_balanced(sizes: Any) -> None:
     assert_close(Temperature(1).initial(sizes), Proportional().initial(sizes))
@@ -93,7 +88,6 @@ def _window(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     return sizes, normal(amounts), np.array(losses)
 
 
-@settings(deadline=None)
 @given(window=_window(), rate=st.floats(1e-3, 1), floor=st.floats(0, 1))
 def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor: float) -> None:
     sizes, p, losses = window
@@ -112,7 +106,6 @@ def test_learn2mix_steps_towards_the_loss_shares(window: Any, rate: float, floor
     assert min(got[nonempty(sizes)]) >= min_share * (1 - 1e-9)
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of, floor=st.floats(0, 1), start=st.sampled_from(["proportional", "balanced"]))
 def test_learn2mix_raises_its_start_to_the_min_share(sizes: Any, floor: float, start: Any) -> None:
     count = len(nonempty(sizes))
@@ -137,7 +130,6 @@ def test_learn2mix_converges_on_the_loss_shares() -> None:
     np.testing.assert_allclose(p, losses, rtol=1e-9)
 
 
-@settings(deadline=None)
 @given(window=_window(), step_size=st.floats(1e-3, 5))
 def test_group_dro_weights_the_shares_by_exponentials_of_the_losses(window: Any, step_size: float) -> None:
     sizes, p, losses = window

@@ -25,8 +25,7 @@ from l2m_fast import (
     Temperature,
     Window,
 )
-from loader.recording import SIZES, START, Spy, record_means
-from loader.small import STEPS, make
+from loader.small import SIZES, START, STEPS, Spy, make, record_means
 
 # ---- policies
 
@@ -202,7 +201,7 @@ def test_group_dro_continues_after_a_share_became_0() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:non-finite losses", "ignore:the mean loss of a class is negative")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     losses=st.lists(
         st.tuples(st.sampled_from([0, 1, 2, 3]), st.floats(width=32) | st.floats(0, 10)), min_size=1, max_size=30

@@ -363,7 +363,7 @@ class OracleLoader:
         newest_window = self._windows if every is None else max(self._windows, (s - 1) // every)
         sums = [self._losses.total(window, before=s) for window in range(self._windows, newest_window + 1)]
         return {
-            "version": 4,
+            "version": 5,
             "seed": self._batches.seed,
             "rank": self._rank,
             "world_size": self._world_size,
@@ -378,7 +378,7 @@ class OracleLoader:
             "class_losses": list(self.class_losses),
             "window_sums": [of_window.losses for of_window in sums],
             "window_counts": [of_window.counts for of_window in sums],
-            "memory": self._memory.tolist(),
+            "memory": self._memory.ravel().tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

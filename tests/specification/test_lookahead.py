@@ -386,10 +386,10 @@ def test_a_fixed_policy_closes_windows_too() -> None:
 
 def test_memory_is_what_the_last_update_returned_and_in_the_state() -> None:
     loader = make(Remembering(), update_every=1, steps_per_epoch=9)
-    assert loader.state_dict()["memory"] == [[0.0, 0.0], [0.0, 0.0]]
+    assert loader.state_dict()["memory"] == [0.0, 0.0, 0.0, 0.0]
     for _ in islice(loader, 3):
         loader.record([1.0, 3.0, 3.0], [0, 1, 1])
-    assert loader.state_dict()["memory"] == [[2.0, 6.0], [1.0 + 1 + 1 + 2, 2.0 + 1 + 2 + 2]]
+    assert loader.state_dict()["memory"] == [2.0, 6.0, 1.0 + 1 + 1 + 2, 2.0 + 1 + 2 + 2]
     restored = make(Remembering(), update_every=1, steps_per_epoch=9)
     restored.load_state_dict(loader.state_dict())
     assert restored.state_dict() == loader.state_dict()

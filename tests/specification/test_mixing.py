@@ -1,4 +1,4 @@
-"""Elementary functions of the oracle have the stated accuracy, and its policies follow their papers."""
+"""Elementary functions and sums of the oracle have the stated accuracy, and its policies follow their papers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from oracle import (
     Static,
     Temperature,
     Window,
+    checked_proportions,
     exp,
     expm1,
     log,
+    neumaier_sum,
     pow,
     without_gaps,
 )
@@ -189,3 +191,30 @@ def test_missing_losses_are_0_for_empty_classes_and_else_the_mean_of_the_others(
     assert without_gaps([3.0, None, None, 0.0], SIZES).tolist() == [3.0, 1.5, 0.0, 0.0]
     assert without_gaps([None] * 4, SIZES).tolist() == [0.0] * 4
     assert without_gaps([LARGEST, None, None, LARGEST], SIZES).tolist() == [LARGEST, LARGEST, 0.0, LARGEST]
+
+
+def test_neumaier_sum_keeps_what_the_plain_sum_loses() -> None:
+    assert neumaier_sum([1.0, 1e100, 1.0, -1e100]) == 2.0
+    assert neumaier_sum([0.1] * 10) == 1.0
+    assert neumaier_sum([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("proportions", "message"),
+    [
+        ([0.5, 0.5], "must be 3 finite"),
+        ([0.5, 0.5, 0.0, 0.0], "must be 3 finite"),
+        ([1.5, -0.5, 0.0], "must be 3 finite"),
+        ([np.nan, 1.0, 0.0], "must be 3 finite"),
+        ([np.inf, 1.0, 0.0], "must be 3 finite"),
+        ([0.5, 0.49, 0.0], "must sum to 1"),
+        ([0.5, 0.25, 0.25], "empty classes must be 0"),
+    ],
+)
+def test_bad_proportions_are_refused(proportions: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked_proportions(proportions, np.array([4, 4, 0]))
+
+
+def test_proportions_are_renormalized() -> None:
+    assert checked_proportions([0.5000004, 0.5000004], np.array([1, 1])).tolist() == [0.5, 0.5]

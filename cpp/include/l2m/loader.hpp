@@ -35,6 +35,7 @@ struct UpdateRecord {
 struct LoaderOptions {
   std::shared_ptr<const ClassIndex> index;
   Fields fields;
+  std::string described_fields;          ///< describe() of the fields of complete batches; empty: that of `fields`
   std::shared_ptr<const Policy> mixing;  ///< null: Proportional
   std::string mixing_name = "the mixing policy";
   std::int64_t batch_size = 1;  ///< rows per batch on this rank
@@ -136,7 +137,7 @@ class Loader {
   [[nodiscard]] std::uint64_t epoch() const;
   [[nodiscard]] std::int64_t step() const;
   [[nodiscard]] std::uint64_t total_step() const { return prefetcher_->total_step(); }
-  /// Return how many times batches were started: once per epoch and after each load().
+  /// Return how many times an epoch was begun or resumed.
   [[nodiscard]] std::uint64_t epochs_begun() const { return epochs_begun_; }
   [[nodiscard]] int num_threads() const { return std::max(options_.num_threads, 1); }
   [[nodiscard]] std::optional<std::uint64_t> seed() const { return options_.seed; }
@@ -155,8 +156,12 @@ class Loader {
   /// Return the state just after batch `step`; default: the last batch with losses, at most lookahead batches back.
   /// @throws std::invalid_argument  the state after that batch is not available.
   LoaderState state(std::optional<std::uint64_t> step = {});
-  /// Resume from a state at the next iteration. @throws std::invalid_argument  it does not fit; nothing changes.
+  /// Resume from one state, or from those of all ranks, at the next iteration.
+  /// @throws std::invalid_argument  they do not fit; nothing changes.
+  void load(std::vector<LoaderState> states);
   void load(LoaderState state);
+  /// Return the data, options and policy by value. The first call reads the class of every row.
+  const Fingerprint& fingerprint();
   /// Make the next iteration start epoch `epoch`; a running epoch continues until then.
   void set_epoch(std::uint64_t epoch);
 
@@ -238,7 +243,7 @@ class Loader {
   bool ended_ = false;          // the epoch has ended and is finished when the next one begins
   std::uint64_t earliest_ = 0;  // total step before which no state is available
   std::uint64_t epochs_begun_ = 0;
-  std::uint64_t run_until_ = 0;              // total step until which a batch needs no other work
+  std::uint64_t run_until_ = 0;              // total step until which prepare() has no work
   std::uint64_t counted_until_ = kMaxCount;  // total step until which all counts fit in a state
 
   OpenWindows windows_;
@@ -252,6 +257,7 @@ class Loader {
   bool may_miss_losses_ = false;
   unsigned warned_ = 0;
   std::vector<std::int32_t> classes_;  // classes of a batch, for record()
+  Fingerprint fingerprint_;            // empty: not requested yet
   bool closed_ = false;
 };
 

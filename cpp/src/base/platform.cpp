@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
-#include <thread>
+
+#include "l2m/base/threads.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -70,7 +71,7 @@ int cgroup_cpus(const std::string& root, const std::string& membership) {
 }
 
 int usable_cpus() {
-  int count = static_cast<int>(std::thread::hardware_concurrency());
+  int count = hardware_threads();
 #if defined(__linux__)
   cpu_set_t cpus;
   if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) count = CPU_COUNT(&cpus);

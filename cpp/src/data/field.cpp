@@ -2,6 +2,12 @@
 
 namespace l2m {
 
+std::string describe(const Fields& fields) {
+  std::string text;
+  for (const auto& field : fields) text += (text.empty() ? "" : ", ") + field->describe();
+  return text.empty() ? "none" : text;
+}
+
 void copy_fields(const Fields& fields, BatchPlan plan, std::span<std::byte* const> outs, Writes writes) {
   if (!fields.empty()) fields[0]->request(plan);
   for (std::size_t f = 0; f < fields.size(); ++f)

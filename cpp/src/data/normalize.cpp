@@ -4,6 +4,8 @@
 #include <stdexcept>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/hash.hpp"
+#include "l2m/base/text.hpp"
 
 namespace l2m {
 
@@ -19,6 +21,14 @@ Normalize<Float>::Normalize(Dense bytes, std::span<const float> mean, std::span<
   for (std::size_t c = 0; c < mean.size(); ++c)
     for (int byte = 0; byte < 256; ++byte)
       table_.push_back(round_to<Float>((static_cast<float>(byte) - mean[c]) / std[c]));
+}
+
+template <class Float>
+std::string Normalize<Float>::describe() const {
+  Hash hash;
+  hash.add(static_cast<std::uint64_t>(inner_));
+  hash.add(std::as_bytes(std::span(table_)));
+  return std::to_string(row_size()) + " normalized by " + to_hex(hash.value());
 }
 
 template <class Float>

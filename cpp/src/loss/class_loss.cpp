@@ -1,13 +1,13 @@
 #include "l2m/loss/class_loss.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <vector>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/threads.hpp"
 #include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
@@ -102,7 +102,7 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
 
   std::vector<double> part_sum(static_cast<std::size_t>(parts) * num_classes, 0.0);
   std::vector<std::int64_t> part_count(part_sum.size(), 0);
-  std::atomic<std::int64_t> skipped{0};
+  Atomic<std::int64_t> skipped{0};
   parallel_for(num_threads, parts, [&](std::int64_t part) {
     const std::size_t lane_stride = num_classes < kMaxClassesInLanes ? num_classes + 1 : 0;
     std::vector<Total> totals(num_classes + 1 + (kLanes - 1) * lane_stride);

@@ -3,10 +3,13 @@
 #include <algorithm>
 
 #include "l2m/base/math.hpp"
+#include "l2m/base/text.hpp"
 #include "l2m/mixing/fixed.hpp"
 #include "l2m/mixing/proportions.hpp"
 
 namespace l2m {
+
+std::string GroupDro::describe() const { return "GroupDRO(step_size=" + to_text(step_size_) + ")"; }
 
 std::vector<double> GroupDro::initial(std::span<const std::int64_t> class_sizes) const {
   return Balanced().initial(class_sizes);

@@ -6,6 +6,7 @@
 
 #include "l2m/base/errors.hpp"
 #include "l2m/base/sums.hpp"
+#include "l2m/base/text.hpp"
 #include "l2m/mixing/fixed.hpp"
 
 namespace l2m {
@@ -16,6 +17,11 @@ std::int64_t nonempty(std::span<const std::int64_t> class_sizes) {
 }
 
 }  // namespace
+
+std::string Learn2Mix::describe() const {
+  return "Learn2Mix(mixing_rate=" + to_text(mixing_rate_) + ", min_share=" + to_text(min_share_) +
+         ", start=" + (start_ == Start::kBalanced ? "balanced)" : "proportional)");
+}
 
 std::vector<double> Learn2Mix::initial(std::span<const std::int64_t> class_sizes) const {
   if (min_share_ * static_cast<double>(nonempty(class_sizes)) > 1)

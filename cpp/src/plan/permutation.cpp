@@ -216,7 +216,7 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   auto fresh = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
   if (job) cancel(*std::exchange(job, nullptr));
   made_[index] = 0;  // drop what the buffer held
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   jobs_.push_back(fresh);
   ++open_jobs_;
   job = std::move(fresh);
@@ -224,21 +224,21 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
 
 /// Work on a job until it is done.
 void Passes::finish(Job& job) {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   while (!job.permutation.done())
     if (!run_task(job, lock)) progress_.wait(lock);
 }
 
 /// Cancel a job. Its buffer has unspecified content afterwards.
 void Passes::cancel(Job& job) {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   if (job.next < job.permutation.tasks()) --open_jobs_;
   job.canceled = true;
-  progress_.wait(lock, [&] { return job.next == job.finished; });
+  while (job.next != job.finished) progress_.wait(lock);
 }
 
 /// Run one task of a job without the lock, if any is available. Return whether one was.
-bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
+bool Passes::run_task(Job& job, Lock& lock) {
   if (job.canceled || job.next == job.permutation.tasks()) return false;
   const std::int64_t task = job.next++;
   if (job.next == job.permutation.tasks()) --open_jobs_;
@@ -255,7 +255,7 @@ bool Passes::run_task(Job& job, std::unique_lock<std::mutex>& lock) {
 }
 
 bool Passes::work() {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   std::erase_if(jobs_, [](const auto& job) { return job->canceled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {
     const std::shared_ptr<Job> job = candidate;  // keeps the job alive if jobs_ changes

@@ -16,7 +16,7 @@ HeapPool::~HeapPool() {
 
 std::byte* HeapPool::take_memory() {
   {
-    const std::scoped_lock lock(mutex_);
+    const Lock lock(mutex_);
     if (!idle_.empty()) {
       std::byte* const data = idle_.back();
       idle_.pop_back();
@@ -39,19 +39,19 @@ void HeapPool::give_back(std::byte* data) noexcept {
 }
 
 void LentPool::lend(std::byte* data) {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   if (lent_ == idle_.capacity()) idle_.reserve(2 * lent_ + 1);  // so that give_back() cannot fail
   idle_.push_back(data);
   ++lent_;
 }
 
 std::size_t LentPool::lent() {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   return lent_;
 }
 
 std::byte* LentPool::take_memory() {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   if (idle_.empty())
     throw std::logic_error("all pinned memory is in use: a forked child cannot use the memory that its parent pinned");
   std::byte* const data = idle_.back();
@@ -60,12 +60,12 @@ std::byte* LentPool::take_memory() {
 }
 
 void LentPool::give_back(std::byte* data) noexcept {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   idle_.push_back(data);
 }
 
 void LentPool::forget() {
-  const std::scoped_lock lock(mutex_);
+  const Lock lock(mutex_);
   --lent_;
 }
 

@@ -4,16 +4,12 @@
 #include <limits>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "l2m/base/errors.hpp"
-#include "l2m/base/spin_lock.hpp"
 
 namespace l2m {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::microseconds kQuickReturn{50};  // a few times the cost of waking a thread
 
@@ -34,13 +30,13 @@ constexpr int kClaimsPerVisit = 64;  // after which the thread serves other load
 
 Pipeline::Pipeline(const PipelineOptions& options)
     : options_(options),
-      lazy_(options.num_threads == 0 || options.prefetch == 0),
+      lazy_(num_threads() == 0 || options.prefetch == 0),
       ahead_(lazy_ ? 1 : options.prefetch),
-      max_busy_(std::max(options.num_threads, 1)),
+      max_busy_(std::max(num_threads(), 1)),
       rows_(options.sampler.global_batch / options.sampler.world_size),
-      queue_(options.num_threads),
-      sampler_(options.index, options.sampler, options.num_threads > 0),
+      sampler_(options.index, options.sampler, num_threads() > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
+  if (num_threads() > 0) queue_.emplace(num_threads());
   planned_.reserve(2);  // so that adding an entry cannot fail
   pools_ = options.pools;
   for (const auto& field : options.fields) {
@@ -60,7 +56,7 @@ Pipeline::Pipeline(const PipelineOptions& options)
 
 Pipeline::~Pipeline() {
   stop();
-  queue_.cancel();
+  queue_.reset();  // before the members that its tasks use
 }
 
 void Pipeline::start(const EpochRange& range, const SamplerState& state, const Schedule& schedule,
@@ -114,11 +110,11 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
       spin_until = Clock::now() + kSpinTime;
     } else if (Clock::now() < spin_until) {  // the batch is nearly ready: not worth a sleep
       lock.unlock();
-      std::this_thread::yield();
+      yield();
       spin_then_lock(lock);
     } else {
       sleeping_ = true;
-      in_time = changed_.wait_until(lock, deadline) == std::cv_status::no_timeout;
+      in_time = changed_.wait_until(lock, deadline);
       sleeping_ = false;
     }
   }
@@ -170,8 +166,8 @@ bool Pipeline::can_fill() {
 /// Return the maximum number of pool threads. A waiting consumer replaces one thread. So does a consumer that returns
 /// quickly, unless that thread is the last: the consumer may be away for longer this time.
 int Pipeline::max_pool_threads() const {
-  if (waiting_) return options_.num_threads - 1;
-  return returned_quickly_ ? std::max(options_.num_threads - 1, 1) : options_.num_threads;
+  if (waiting_) return num_threads() - 1;
+  return returned_quickly_ ? std::max(num_threads() - 1, 1) : num_threads();
 }
 
 /// Claim the next piece of work. The claimant must run() it.
@@ -346,7 +342,7 @@ void Pipeline::wake_worker(Lock& lock) {
   lock.unlock();
   bool called = true;
   try {
-    queue_.push([this] { work(); });
+    queue_->push([this] { work(); });
   } catch (const std::bad_alloc&) {  // the consumer does the work while it waits
     called = false;
   }
@@ -370,7 +366,7 @@ void Pipeline::work() {
 void Pipeline::stop() {
   Lock lock = spin_locked(mutex_);
   stopping_ = true;
-  changed_.wait(lock, [this] { return busy_ == 0; });
+  while (busy_ != 0) changed_.wait(lock);
 }
 
 std::shared_ptr<BatchPlans> Pipeline::spare_plans() {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <ranges>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "l2m/run/thread_pool.hpp"
@@ -251,7 +250,7 @@ void Prefetcher::close() {
     (void)pipeline_.release();
     in_use_ = false;
   }
-  while (in_use_.exchange(true)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (in_use_.exchange(true)) sleep_for(std::chrono::milliseconds(1));
   pipeline_.reset();
   in_use_ = false;
 }

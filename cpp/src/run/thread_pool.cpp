@@ -1,18 +1,14 @@
 #include "l2m/run/thread_pool.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <optional>
 #include <stdexcept>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "l2m/base/errors.hpp"
 #include "l2m/base/platform.hpp"
-#include "l2m/base/spin_lock.hpp"
 
 namespace l2m {
 
@@ -32,22 +28,22 @@ class ThreadPool {
   static void forget() { current_.store(nullptr); }
 
   void add(TaskQueue* queue) {
-    const std::scoped_lock lock(mutex_);
-    start_threads(queue->max_threads_);
+    const Lock lock(mutex_);
+    start_threads(queue->max_threads());
     queues_.push_back(queue);  // last, because starting threads may throw
   }
 
   void remove(TaskQueue* queue) {
-    const std::scoped_lock lock(mutex_);
+    const Lock lock(mutex_);
     std::erase(queues_, queue);
   }
 
   int threads() {
-    const std::scoped_lock lock(mutex_);
+    const Lock lock(mutex_);
     return threads_;
   }
 
-  std::mutex& mutex() { return mutex_; }
+  Mutex& mutex() { return mutex_; }
 
   /// Return whether to wake a thread for the queue: it has work, and a thread sleeps. Requires the mutex.
   [[nodiscard]] bool should_wake(const TaskQueue& queue) const { return asleep_ > 0 && may_run(queue); }
@@ -58,7 +54,7 @@ class ThreadPool {
   /// Start threads until there are `wanted`, or until the system refuses. Requires the mutex.
   void start_threads(int wanted) {
     try {
-      for (; threads_ < wanted; ++threads_) std::thread([this] { work(); }).detach();
+      for (; threads_ < wanted; ++threads_) start_thread([this] { work(); });
     } catch (const std::system_error& error) {
       if (threads_ == 0)
         throw NoThread(message("cannot start a thread (wanted ", wanted, ": ", error.what(),
@@ -68,18 +64,17 @@ class ThreadPool {
 
   /// Return whether a task of the queue may run now. Tasks of a canceled queue are never started.
   static bool may_run(const TaskQueue& queue) {
-    return !queue.tasks_.empty() && !queue.canceled_ && queue.running_ < queue.max_threads_;
+    return !queue.tasks_.empty() && !queue.canceled_ && queue.running_ < queue.max_threads();
   }
 
   void work() {
-    using Clock = std::chrono::steady_clock;
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     Clock::time_point spin_until{};
     for (;;) {
       TaskQueue* queue = next_queue();
       if (queue == nullptr && Clock::now() < spin_until) {
         lock.unlock();
-        std::this_thread::yield();
+        yield();
         spin_then_lock(lock);
         continue;
       }
@@ -113,10 +108,10 @@ class ThreadPool {
     return nullptr;
   }
 
-  static inline std::atomic<ThreadPool*> current_{nullptr};
+  static inline Atomic<ThreadPool*> current_{nullptr};
 
-  std::mutex mutex_;
-  std::condition_variable work_arrived_;
+  Mutex mutex_;
+  Condition work_arrived_;
   std::vector<TaskQueue*> queues_;
   std::size_t turn_ = 0;
   int threads_ = 0;
@@ -134,9 +129,9 @@ TaskQueue::~TaskQueue() {
 }
 
 void TaskQueue::push(Task task) {
-  std::unique_lock lock = spin_locked(pool_->mutex());
+  Lock lock = spin_locked(pool_->mutex());
   if (canceled_) return;
-  if (max_threads_ == 0 || tasks_.size() >= capacity_) {
+  if (max_threads() == 0 || tasks_.size() >= capacity_) {
     lock.unlock();
     run(task);
     return;
@@ -151,13 +146,13 @@ void TaskQueue::run(const Task& task) {
   try {
     task();
   } catch (...) {
-    const std::scoped_lock lock(pool_->mutex());
+    const Lock lock(pool_->mutex());
     if (!first_error_) first_error_ = std::current_exception();
   }
 }
 
 void TaskQueue::cancel() {
-  std::unique_lock lock(pool_->mutex());
+  Lock lock(pool_->mutex());
   canceled_ = true;
   while (!tasks_.empty()) {
     {
@@ -167,21 +162,21 @@ void TaskQueue::cancel() {
     }  // destroys the task outside the lock
     lock.lock();
   }
-  idle_.wait(lock, [this] { return running_ == 0; });
+  while (running_ != 0) idle_.wait(lock);
 }
 
 std::exception_ptr TaskQueue::first_error() const {
-  const std::scoped_lock lock(pool_->mutex());
+  const Lock lock(pool_->mutex());
   return first_error_;
 }
 
 void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body) {
-  const auto helpers = static_cast<int>(std::min<std::int64_t>(num_threads, count) - 1);
+  const auto helpers = static_cast<int>(std::min<std::int64_t>(usable_threads(num_threads), count) - 1);
   if (helpers <= 0) {
     for (std::int64_t i = 0; i < count; ++i) body(i);
     return;
   }
-  std::atomic<std::int64_t> next{0};
+  Atomic<std::int64_t> next{0};
   const Task share = [&] {
     try {
       for (std::int64_t i = next++; i < count; i = next++) body(i);
@@ -210,13 +205,14 @@ void parallel_for(int num_threads, std::int64_t count, const std::function<void(
 
 namespace {
 
-std::atomic<int> fork_count{0};
+Atomic<int> fork_count{0};
 
 [[maybe_unused]] const bool registered = [] {
-  at_fork_in_child([] {
-    ++fork_count;
-    ThreadPool::forget();
-  });
+  if (kHasThreads)
+    at_fork_in_child([] {
+      ++fork_count;
+      ThreadPool::forget();
+    });
   return true;
 }();
 
@@ -224,6 +220,6 @@ std::atomic<int> fork_count{0};
 
 int forks() { return fork_count; }
 
-int pool_threads() { return ThreadPool::instance().threads(); }
+int pool_threads() { return kHasThreads ? ThreadPool::instance().threads() : 0; }
 
 }  // namespace l2m

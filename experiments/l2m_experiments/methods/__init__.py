@@ -11,7 +11,7 @@ from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
 from l2m_experiments.methods.policies import Balanced, Classical, EffectiveNumber, GroupDRO
 from l2m_experiments.methods.smote import Smote
-from l2m_experiments.names import lookup
+from l2m_experiments.user_input import lookup
 
 __all__ = ["METHODS", "Balanced", "Classical", "Learn2Mix", "method"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from l2m_experiments.names import lookup
 from l2m_experiments.presets import TASKS, Preset
 from l2m_experiments.task import Task
+from l2m_experiments.user_input import lookup
 
 __all__ = ["TASKS", "Preset", "task"]
 

@@ -100,12 +100,6 @@ class Field:
         """Name of the dtype that rows are converted to; None: they are not converted."""
         return None if self.normalized is None else self.normalized.dtype
 
-    def describe(self) -> list[Any]:
-        """Return the fingerprint entry for saved states: dtype, row shape, and conversion of bytes to floats."""
-        dtype = self.numpy_dtype if self.torch_dtype is None else _dtype_name(self.torch_dtype)
-        normalized = [] if self.normalized is None else self.normalized.describe()
-        return [str(dtype), list(self.row_shape), *normalized]
-
     def check_shape(self) -> None:
         """Raise RuntimeError if the shape, the strides or the dtype of the array have changed.
 

@@ -98,10 +98,6 @@ class Normalized:
         copied.mean, copied.std = self.mean.copy(), self.std.copy()
         return copied
 
-    def describe(self) -> list[Any]:
-        """Return the fingerprint entry for saved states."""
-        return [self.dtype, self.mean.tolist(), self.std.tolist(), self.num_channels, self.channel_size]
-
     def normalize_tensor(self, batch: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
         """Return the floats of a batch, given `mean` and `std` on the device of the batch."""
         import torch

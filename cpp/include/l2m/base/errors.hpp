@@ -1,38 +1,52 @@
 #pragma once
 
-#include <cstddef>
+#include <concepts>
 #include <cstdint>
-#include <cstdio>
+#include <initializer_list>
 #include <new>
-#include <sstream>
 #include <string>
+#include <string_view>
 
 namespace l2m {
 
+/// Text or number in an error message.
+class MessagePart {
+ public:
+  MessagePart(std::string_view text) : kind_(Kind::kText), text_(text) {}
+  MessagePart(const char* text) : MessagePart(std::string_view(text)) {}
+  MessagePart(const std::string& text) : MessagePart(std::string_view(text)) {}
+  MessagePart(std::signed_integral auto value) : kind_(Kind::kSigned), signed_(value) {}
+  MessagePart(std::unsigned_integral auto value) : kind_(Kind::kUnsigned), unsigned_(value) {}
+  MessagePart(double value) : kind_(Kind::kDouble), double_(value) {}
+
+  /// Append the part to a text: a double with six significant digits.
+  void append_to(std::string& text) const;
+
+ private:
+  enum class Kind { kText, kSigned, kUnsigned, kDouble } kind_;
+  union {
+    std::string_view text_;
+    std::int64_t signed_;
+    std::uint64_t unsigned_;
+    double double_;
+  };
+};
+
 /// Concatenate the parts of an error message: what was wrong, what was given, what is allowed.
+std::string message_of(std::initializer_list<MessagePart> parts);
+
 template <class... Parts>
 std::string message(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return text.str();
+  return message_of({MessagePart(parts)...});
 }
 
 /// Return a text of at most 200 bytes: a longer one is cut between two UTF-8 characters and ends in "...".
-inline std::string shortened(const std::string& text) {
-  constexpr std::size_t kMaxBytes = 200;
-  if (text.size() <= kMaxBytes) return text;
-  std::size_t end = kMaxBytes - 3;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return text.substr(0, end) + "...";
-}
+std::string shortened(const std::string& text);
 
 /// Out-of-memory error that says what the memory was for. Its constructor does not allocate.
 class OutOfMemory : public std::bad_alloc {
  public:
-  OutOfMemory(const char* what_for, std::int64_t rows, double bytes) noexcept {
-    std::snprintf(text_, sizeof(text_), "out of memory for %s of %lld rows (%.0f bytes)", what_for,
-                  static_cast<long long>(rows), bytes);
-  }
+  OutOfMemory(const char* what_for, std::int64_t rows, double bytes) noexcept;
   [[nodiscard]] const char* what() const noexcept override { return text_; }
 
  private:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "l2m/plan/batch_plan.hpp"
@@ -26,6 +27,8 @@ class Field {
   [[nodiscard]] virtual std::int64_t row_size() const = 0;
   /// Return the cost of a row, as the number of bytes whose copy takes as long.
   [[nodiscard]] virtual std::int64_t row_cost() const { return row_size(); }
+  /// Return the number of bytes and any conversion, by value, for saved states.
+  [[nodiscard]] virtual std::string describe() const { return std::to_string(row_size()); }
 
   /// Copy the planned rows one after the other to `out`, which has plan.size() * row_size() bytes. Row ids are not
   /// checked.
@@ -38,6 +41,9 @@ class Field {
 };
 
 using Fields = std::vector<std::shared_ptr<const Field>>;
+
+/// Return the descriptions of all fields.
+std::string describe(const Fields& fields);
 
 /// Copy the planned rows of every field f to outs[f].
 void copy_fields(const Fields& fields, BatchPlan plan, std::span<std::byte* const> outs,

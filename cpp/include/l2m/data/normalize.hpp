@@ -22,6 +22,7 @@ class Normalize final : public Field {
     return bytes_.row_size() * static_cast<std::int64_t>(sizeof(Float));
   }
   [[nodiscard]] std::int64_t row_cost() const override { return 4 * bytes_.row_size(); }
+  [[nodiscard]] std::string describe() const override;
   void copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const override;
   void request(BatchPlan plan) const override { bytes_.request(plan); }
 

@@ -15,12 +15,14 @@ class FixedPolicy : public Policy {
 /// Policy of classical training: each class keeps its share of the data.
 class Proportional final : public FixedPolicy {
  public:
+  [[nodiscard]] std::string describe() const override { return "Proportional()"; }
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 };
 
 /// Policy with equal proportions for all nonempty classes.
 class Balanced final : public FixedPolicy {
  public:
+  [[nodiscard]] std::string describe() const override { return "Balanced()"; }
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 };
 
@@ -28,6 +30,7 @@ class Balanced final : public FixedPolicy {
 class Static final : public FixedPolicy {
  public:
   explicit Static(std::vector<double> p) : p_(std::move(p)) {}
+  [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> /*class_sizes*/) const override { return p_; }
 
  private:
@@ -38,6 +41,7 @@ class Static final : public FixedPolicy {
 class Temperature final : public FixedPolicy {
  public:
   explicit Temperature(double t) : t_(t) {}
+  [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 
  private:
@@ -49,6 +53,7 @@ class Temperature final : public FixedPolicy {
 class EffectiveNumber final : public FixedPolicy {
  public:
   explicit EffectiveNumber(double beta) : beta_(beta) {}
+  [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
 
  private:

@@ -11,6 +11,7 @@ class GroupDro final : public Policy {
  public:
   /// @param step_size  > 0 and finite.
   explicit GroupDro(double step_size) : step_size_(step_size) {}
+  [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
   [[nodiscard]] Update update(const Window& window) const override;
 

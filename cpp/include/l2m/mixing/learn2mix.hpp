@@ -17,6 +17,7 @@ class Learn2Mix final : public Policy {
   Learn2Mix(double mixing_rate, double min_share, Start start)
       : mixing_rate_(mixing_rate), min_share_(min_share), start_(start) {}
 
+  [[nodiscard]] std::string describe() const override;
   /// @throws std::invalid_argument  min_share exceeds 1 / K_nonempty.
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
   [[nodiscard]] Update update(const Window& window) const override;

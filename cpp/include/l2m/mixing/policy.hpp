@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace l2m {
@@ -36,6 +37,8 @@ class Policy {
   virtual ~Policy() = default;
 
   [[nodiscard]] virtual Kind kind() const { return Kind::kFollowsLosses; }
+  /// Return the name and all parameters, by value. Saved states contain it, and fit only policies that return the same.
+  [[nodiscard]] virtual std::string describe() const = 0;
   /// Return the number of rows of the memory, the only state of a policy.
   [[nodiscard]] virtual std::int64_t memory_rows() const { return 0; }
   /// Return whether update() uses Window::rows_drawn and Window::passes, which cost O(K) to compute.

@@ -6,12 +6,12 @@
 
 namespace l2m {
 
-/// Times at which each class is due for one row more than its whole quota.
+/// Times at which each class is due for one row beyond floor(proportion * batch_size).
 struct DueTimes {
   std::vector<std::uint64_t> visits;   ///< [K] extra rows served so far
   std::vector<std::uint16_t> offsets;  ///< [K] next due time within its interval; unit: 2^-16 intervals
-  /// [K] Next due time, in steps since the beginning of training. For a class whose quotas are whole: the fraction of a
-  /// row that it still has to earn.
+  /// [K] Next due time, in steps since the beginning of training. For a class whose quota is a whole number: the
+  /// fraction of a row that it still has to earn.
   std::vector<double> due;
 
   bool operator==(const DueTimes&) const = default;
@@ -27,7 +27,7 @@ struct Quotas {
   };
   std::int64_t num_batches = 0;
   std::vector<Class> classes;  ///< ascending; only classes that have rows
-  // One entry per extra row, by class, then ascending. Entries between the ranges of two classes have no meaning.
+  // One entry per extra row, sorted by class, then by time. Entries between the ranges of two classes have no meaning.
   std::vector<std::int32_t> batch;
   std::vector<double> due;            ///< time at which the class was due; due[end] is its next due time
   std::vector<std::uint16_t> offset;  ///< the same for offsets
@@ -37,8 +37,8 @@ struct Quotas {
 
 /// Converter of proportions to whole rows of each class, batch after batch.
 ///
-/// Every class gets floor(proportion * batch_size) rows. Each remaining row goes to the class that has been due
-/// longest; ties go to the smaller class id. A class is due once in every interval of 1 / (fractional part) steps. Its
+/// Every class gets floor(proportion * batch_size) rows. Each remaining row goes to the class with the earliest
+/// due time; ties go to the smaller class id. A class is due once in every interval of 1 / (fractional part) steps. Its
 /// offset within the interval starts uniform and moves by up to half an interval from one visit to the next, reflected
 /// at both ends. So the offset stays uniform, due times are at most 1.5 intervals apart, and the classes that share a
 /// batch vary. sum(quota) == batch_size always, and drift stays bounded. Randomness is addressed by (seed, class,

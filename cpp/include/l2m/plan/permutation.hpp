@@ -1,15 +1,13 @@
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "l2m/base/threads.hpp"
 #include "l2m/plan/class_index.hpp"
 
 namespace l2m {
@@ -113,7 +111,7 @@ class Passes {
   void make_current(std::int64_t class_id, std::uint64_t pass);
   void finish(Job& job);
   void cancel(Job& job);
-  bool run_task(Job& job, std::unique_lock<std::mutex>& lock);
+  bool run_task(Job& job, Lock& lock);
 
   const std::shared_ptr<const ClassIndex> index_;
   const std::uint64_t seed_;
@@ -123,10 +121,10 @@ class Passes {
   std::vector<std::uint64_t> made_;                                // [2 K] pass + 1 in each buffer; 0: none
   std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: jobs that may still be running
 
-  std::mutex mutex_;  // guards the members below and the counters of every job
-  std::condition_variable progress_;
+  Mutex mutex_;  // guards the members below and the counters of every job
+  Condition progress_;
   std::deque<std::shared_ptr<Job>> jobs_;  // neither done nor canceled
-  std::atomic<int> open_jobs_{0};          // those with tasks to hand out; written with the mutex held
+  Atomic<int> open_jobs_{0};               // those with tasks to hand out; written with the mutex held
 };
 
 }  // namespace l2m

@@ -17,7 +17,7 @@ struct SamplerOptions {
   std::int64_t global_batch = 1;  ///< rows of a full batch over all ranks, in [1, 2^31)
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
-  bool shuffle = true;         ///< new random order of every class in each pass; false: ascending rows, grouped batches
+  bool shuffle = true;         ///< new random order of every class in each pass; false: index order, grouped batches
   bool grouped = false;        ///< keep the rows of a batch grouped by class
   bool epoch_is_pass = false;  ///< epoch e starts at the beginning of pass e
   bool in_order = false;       ///< rank r gets the rows r, r + world_size, ... of every global batch
@@ -25,8 +25,8 @@ struct SamplerOptions {
 
 /// Planner of batches: an Apportioner converts proportions to quotas, and a RowDrawer draws the rows.
 ///
-/// Plans are a pure function of options and state: they depend on neither thread count, timing nor the number of
-/// batches planned together. Not thread-safe, except arrange() and passes().
+/// Plans are a pure function of options and state: they do not depend on the thread count, the timing or the
+/// number of batches planned together. Not thread-safe, except arrange() and passes().
 class Sampler {
  public:
   /// @param in_background  other threads work on the passes.
@@ -44,9 +44,9 @@ class Sampler {
   /// @throws std::invalid_argument  they are not.
   void check_proportions(std::span<const double> proportions) const;
 
-  /// Check that a state can be one of this sampler: rows within the data, no row twice, valid proportions.
+  /// Check that a state is valid for this sampler: rows within the data, no row twice, valid proportions.
   /// Computes the current pass of each class that has held rows.
-  /// @throws std::invalid_argument  it cannot.
+  /// @throws std::invalid_argument  it is not.
   void check(const SamplerState& state);
 
   /// Resume from `state`.
@@ -54,7 +54,7 @@ class Sampler {
   [[nodiscard]] const SamplerState& state() const { return state_; }
   void change_proportions(std::vector<double> proportions);
 
-  /// Start on the permutations that the first batches of `epoch` need.
+  /// Start computing the permutations that the first batches of `epoch` need.
   void prepare(std::uint64_t epoch);
 
   /// Plan between one and `max_batches` batches of an epoch from `step` on, each of `global_rows` rows over all ranks.

@@ -2,9 +2,10 @@
 
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
+
+#include "l2m/base/threads.hpp"
 
 namespace l2m {
 
@@ -69,7 +70,7 @@ class HeapPool final : public BlockPool {
 
   const std::size_t block_size_;
   const std::size_t max_idle_;
-  std::mutex mutex_;
+  Mutex mutex_;
   std::vector<std::byte*> idle_;
 };
 
@@ -87,7 +88,7 @@ class LentPool final : public BlockPool {
   void give_back(std::byte* data) noexcept override;
   void forget() override;
 
-  std::mutex mutex_;
+  Mutex mutex_;
   std::vector<std::byte*> idle_;
   std::size_t lent_ = 0;
 };

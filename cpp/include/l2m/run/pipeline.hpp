@@ -1,15 +1,15 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <exception>
 #include <list>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <vector>
 
+#include "l2m/base/threads.hpp"
 #include "l2m/data/field.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/sampler.hpp"
@@ -110,13 +110,13 @@ class Pipeline {
     std::int64_t chunk = 0;
   };
   enum class Worker { kThread, kConsumer };
-  using Lock = std::unique_lock<std::mutex>;
 
   [[nodiscard]] std::size_t slot_of(std::int64_t step) const { return static_cast<std::size_t>(step % ahead_); }
   [[nodiscard]] bool may_work() const { return !stopping_ && (!lazy_ || waiting_); }
   [[nodiscard]] bool can_plan() const;
   [[nodiscard]] bool can_open() const;
   [[nodiscard]] bool can_fill();
+  [[nodiscard]] int num_threads() const { return usable_threads(options_.num_threads); }
   [[nodiscard]] int max_pool_threads() const;
 
   Claim claim(Worker worker);
@@ -143,11 +143,11 @@ class Pipeline {
   Writes writes_ = Writes::kCached;
   std::vector<std::shared_ptr<BlockPool>> pools_;  // one per field
 
-  TaskQueue queue_;
-  Sampler sampler_;  // used by the planning thread only
+  std::optional<TaskQueue> queue_;  // if there are threads
+  Sampler sampler_;                 // used by the planning thread only
 
-  std::mutex mutex_;  // guards the members below, except batches that are being filled
-  std::condition_variable changed_;
+  Mutex mutex_;  // guards the members below, except batches that are being filled
+  Condition changed_;
   std::vector<Slot> slots_;
   std::vector<Planned> planned_;  // at most two
   std::vector<std::shared_ptr<BatchPlans>> all_plans_;
@@ -169,7 +169,7 @@ class Pipeline {
   int busy_ = 0;                   // claims in progress
   int threads_ = 0;                // pool threads that are running or were called
   unsigned turns_ = 0;
-  std::chrono::steady_clock::time_point last_take_;  // time at which the consumer took its last batch
+  Clock::time_point last_take_;  // time at which the consumer took its last batch
 };
 
 }  // namespace l2m

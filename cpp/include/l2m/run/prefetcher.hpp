@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -8,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "l2m/base/threads.hpp"
 #include "l2m/plan/batch_plan.hpp"
 #include "l2m/run/block_pool.hpp"
 #include "l2m/run/pipeline.hpp"
@@ -17,7 +17,7 @@ namespace l2m {
 /// Prefetcher of batches that keeps the state of what was consumed, however many batches are ready ahead.
 ///
 /// commit() consumes a batch and applies the state changes recorded in its plan. An error surfaces when its batch is
-/// due; the same batch is then tried again.
+/// due; the same batch is then retried.
 ///
 /// One thread at a time may call; a second one gets std::runtime_error, as does a call after close(). A forked child
 /// continues independently, with its own threads.
@@ -60,7 +60,7 @@ class Prefetcher {
   void suspend();
   /// Consume the next batch, for which wait() returned true.
   void commit();
-  /// Consume a batch after the range of begin() that has rows on other ranks only. Requires a single class.
+  /// Consume a batch that follows the range of begin() and has rows on other ranks only. Requires a single class.
   /// @param pass  pass that the batch begins, if any.
   void commit_empty(std::int64_t global_rows, std::optional<std::uint64_t> pass);
 
@@ -68,7 +68,7 @@ class Prefetcher {
   /// Returns nullopt if there is none. Valid until the next call.
   [[nodiscard]] std::optional<BatchPlan> plan(std::optional<std::uint64_t> step = {}) const;
 
-  /// Return the last consumed batch that had rows since the run began or set_state(), counted from 0.
+  /// Return the step (from 0) of the last batch with rows consumed since the run began or set_state().
   [[nodiscard]] std::optional<std::uint64_t> newest() const {
     return yielded_.empty() ? std::nullopt : std::optional(yielded_.back().step);
   }
@@ -88,7 +88,7 @@ class Prefetcher {
   /// Make every class start a new pass, addressed by `pass`, at the next begin().
   void start_passes(std::uint64_t pass);
 
-  /// Drop the prefetched batches and stop the threads, after a call on another thread has returned. Idempotent. Blocks
+  /// Wait until no other thread is in a call, then drop the prefetched batches and stop the threads. Idempotent. Blocks
   /// stay valid, and plan(), proportions() and total_step() may still be called.
   void close();
 
@@ -118,9 +118,9 @@ class Prefetcher {
   std::unique_ptr<Pipeline> pipeline_;
   const std::uint64_t lookahead_;
   const bool before_changes_;
-  std::atomic<bool> in_use_{false};
-  std::atomic<bool> closed_{false};
-  std::atomic<int> forks_;
+  Atomic<bool> in_use_{false};
+  Atomic<bool> closed_{false};
+  Atomic<int> forks_;
 
   // State from which the pipeline restarts at the next batch:
   SamplerState state_;             // before consumed_ and changed_

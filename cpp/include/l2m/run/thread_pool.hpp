@@ -1,14 +1,14 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
+
+#include "l2m/base/threads.hpp"
 
 namespace l2m {
 
@@ -45,7 +45,7 @@ class TaskQueue {
   /// Return the first exception that a task threw, or null.
   [[nodiscard]] std::exception_ptr first_error() const;
 
-  [[nodiscard]] int max_threads() const { return max_threads_; }
+  [[nodiscard]] int max_threads() const { return usable_threads(max_threads_); }
 
  private:
   friend class ThreadPool;
@@ -60,7 +60,7 @@ class TaskQueue {
   int running_ = 0;
   bool canceled_ = false;
   std::exception_ptr first_error_;
-  std::condition_variable idle_;
+  Condition idle_;
 };
 
 /// Call body(i) for every i in [0, count), on the caller and up to num_threads - 1 pool threads, as far as available.

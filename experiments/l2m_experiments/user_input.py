@@ -1,4 +1,4 @@
-"""Lookup by a name from the command line."""
+"""Input of the user: its error, and lookup by a name from the command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from l2m_experiments.errors import InputError
-
 T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Input that cannot be used; the message is one line that says what is wrong and what is allowed."""
 
 
 def lookup(kind: str, name: str, items: Mapping[str, T]) -> T:
