@@ -20,7 +20,7 @@ std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& cla
   if (!classes && !rows) return std::make_shared<ClassIndex>(data_rows);
   const auto make = [&](auto span) {
     const ReleasedGil released;
-    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads, false, as_given);
+    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads, as_given);
   };
   return classes ? with_integers("classes", *classes, make) : make(std::span<const std::int64_t>{});
 }

@@ -124,6 +124,7 @@ void Loader::draw_seed() {
   const std::uint64_t seed = options_.draw_seed();
   check_usable();  // it may have been closed meanwhile
   options_.seed = seed;
+  prefetcher_->release_passes();
   try {
     prefetcher_ = make_prefetcher(prefetcher_->proportions());
   } catch (...) {

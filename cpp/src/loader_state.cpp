@@ -249,6 +249,7 @@ void Loader::load(std::vector<LoaderState> states) {
   std::unique_ptr<Prefetcher> prefetcher;
   OpenWindows windows = windows_;
   try {
+    prefetcher_->release_passes();  // for those of the new run
     prefetcher = make_prefetcher(state.next_proportions);
     prefetcher->set_state(state.sampler);
     counted_until = step_of_largest_count(state.sampler, options_.batch_size * options_.world_size);

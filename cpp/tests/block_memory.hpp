@@ -6,7 +6,7 @@
 #include <new>
 #include <thread>
 
-/// Replacement of operator new for aligned memory, which only blocks use: counts the blocks of a test program, holds
+/// Replacement of operator new for aligned memory, which only blocks and row ids use: counts the blocks of a test program, holds
 /// them back and makes them fail. For programs of one source file.
 namespace l2m::test {
 

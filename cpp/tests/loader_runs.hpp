@@ -85,7 +85,7 @@ class Expected {
  public:
   explicit Expected(Training of)
       : training(std::move(of)),
-        index(training.run.index(false)),
+        index(training.run.index()),
         ids_(static_cast<std::size_t>(index->num_rows())),
         newest_(training.policy->initial(training.run.sizes)),
         class_losses_(newest_.size(), std::numeric_limits<double>::quiet_NaN()),

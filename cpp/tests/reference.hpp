@@ -24,6 +24,13 @@ namespace l2m::test {
 /// Numbers of threads that must all give the same results.
 inline constexpr int kThreadCounts[] = {0, 1, 2, 3, 8};
 
+/// Return the sizes of ids that can be used for `num_rows` rows.
+inline std::vector<int> id_sizes(std::int64_t num_rows) {
+  std::vector<int> sizes;
+  for (int bytes = RowIds::bytes_for(num_rows); bytes <= RowIds::kMaxBytes; bytes *= 2) sizes.push_back(bytes);
+  return sizes;
+}
+
 using Proportions = std::vector<double>;
 
 /// Rows of each class, ascending.
@@ -294,11 +301,11 @@ struct Run {
 
   [[nodiscard]] ClassRows rows() const { return rows_of_classes(classes(), std::ssize(sizes)); }
 
-  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
-    if (sizes.size() == 1 && !wide) return std::make_shared<const ClassIndex>(sizes[0]);
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(int min_id_bytes = 2) const {
+    if (sizes.size() == 1 && min_id_bytes == 2) return std::make_shared<const ClassIndex>(sizes[0]);
     const auto labels = classes();
     return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(labels), std::ssize(sizes),
-                                              std::ssize(labels), std::nullopt, 2, wide);
+                                              std::ssize(labels), std::nullopt, 2, false, min_id_bytes);
   }
 
   [[nodiscard]] std::int64_t rows_of_batch(std::uint64_t step) const {

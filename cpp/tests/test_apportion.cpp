@@ -331,6 +331,17 @@ void test_shares_that_appear_and_vanish() {
   }
 }
 
+void test_batches_at_once_are_few_enough_for_the_address_space() {
+  constexpr std::int64_t kMany = std::numeric_limits<std::int64_t>::max();
+  CHECK(Apportioner::max_batches_at_once(5, 7) == 7);
+  for (const std::int64_t extra_rows : {std::int64_t{1}, std::int64_t{1000}, std::int64_t{1} << 20}) {
+    const std::int64_t batches = Apportioner::max_batches_at_once(extra_rows, kMany);
+    CHECK(batches > 0 && extra_rows * (batches + 1) < std::min<std::int64_t>(std::int64_t{1} << 31, PTRDIFF_MAX / 64));
+  }
+  // On a 32-bit machine, 2^31 extra rows of 2 batches would be 0 rows.
+  CHECK(Apportioner::max_batches_at_once((std::int64_t{1} << 31) - 1, kMany) <= 0);
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -346,4 +357,5 @@ int main() {
   test_owed_rows_survive_changes_of_proportions();
   test_owed_rows_survive_shares_that_vanish();
   test_shares_that_appear_and_vanish();
+  test_batches_at_once_are_few_enough_for_the_address_space();
 }

@@ -38,9 +38,9 @@ ClassRows rows_of(const ClassIndex& index) {
   return result;
 }
 
-void check_index(const ClassIndex& index, const ClassRows& expected, bool wide) {
+void check_index(const ClassIndex& index, const ClassRows& expected, int id_bytes) {
   CHECK(!index.identity());
-  CHECK(index.wide() == wide && index.rows().wide() == wide);
+  CHECK(index.id_bytes() == id_bytes && index.rows().id_bytes() == id_bytes);
   CHECK(index.num_classes() == std::ssize(expected));
   std::int64_t total = 0;
   for (std::size_t k = 0; k < expected.size(); ++k) {
@@ -63,10 +63,10 @@ void test_index_equals_the_reference() {
     const ClassRows expected = rows_of_classes(classes, num_classes);
     std::set<std::uint64_t> fingerprints;
     for (const int threads : kThreadCounts) {
-      for (const bool wide : {false, true}) {
+      for (const int id_bytes : id_sizes(num_rows)) {
         const ClassIndex index(std::span<const std::int32_t>(classes), num_classes, num_rows, std::nullopt, threads,
-                               wide);
-        check_index(index, expected, wide);
+                               false, id_bytes);
+        check_index(index, expected, id_bytes);
         fingerprints.insert(index.fingerprint(threads));
       }
     }
@@ -85,14 +85,14 @@ void test_only_the_given_rows_are_used() {
   for (std::int64_t row = 0; row < num_rows; ++row)
     if (row % 7 != 3) expected[static_cast<std::size_t>(classes[static_cast<std::size_t>(row)])].push_back(row);
   for (const int threads : kThreadCounts)
-    check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(rows), threads), expected, false);
+    check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(rows), threads), expected, 4);
 
   std::ranges::sort(rows);  // without classes
   for (const int threads : kThreadCounts)
-    check_index(ClassIndex(std::span<const std::int32_t>(), 1, num_rows, Rows(rows), threads), {rows}, false);
+    check_index(ClassIndex(std::span<const std::int32_t>(), 1, num_rows, Rows(rows), threads), {rows}, 4);
 
   const std::vector<std::int64_t> none;
-  check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(none), 2), ClassRows(7), false);
+  check_index(ClassIndex(std::span<const std::int32_t>(classes), 7, num_rows, Rows(none), 2), ClassRows(7), 4);
 }
 
 template <class Class>
@@ -100,21 +100,22 @@ void test_classes_of_type() {
   const std::vector<Class> classes{2, 0, 2, 5, 0, 2};
   const ClassRows expected{{1, 4}, {}, {0, 2, 5}, {}, {}, {3}, {}};
   for (const int threads : kThreadCounts)
-    check_index(ClassIndex(std::span<const Class>(classes), 7, 6, std::nullopt, threads), expected, false);
+    check_index(ClassIndex(std::span<const Class>(classes), 7, 6, std::nullopt, threads), expected, 2);
 }
 
 void test_one_class_of_all_rows_stores_nothing() {
   const ClassIndex index(1000);
-  CHECK(index.identity() && !index.wide());
+  CHECK(index.identity() && index.id_bytes() == 2);
   CHECK(index.num_classes() == 1 && index.num_rows() == 1000);
   CHECK(index.offset(0) == 0 && index.size(0) == 1000);
   CHECK(index.rows().visit([](auto ids) { return ids.empty(); }));
   CHECK(index.fingerprint(0) == index.fingerprint(3));
 }
 
-void test_row_ids_have_64_bits_if_32_do_not_suffice() {
-  CHECK(!ClassIndex(std::int64_t{1} << 32).wide());
-  CHECK(ClassIndex((std::int64_t{1} << 32) + 1).wide());
+void test_row_ids_have_as_few_bits_as_the_rows_allow() {
+  CHECK(ClassIndex(1 << 16).id_bytes() == 2 && ClassIndex((1 << 16) + 1).id_bytes() == 4);
+  CHECK(ClassIndex(std::int64_t{1} << 32).id_bytes() == 4);
+  CHECK(ClassIndex((std::int64_t{1} << 32) + 1).id_bytes() == 8);
 }
 
 void test_fingerprints_differ() {
@@ -173,7 +174,7 @@ int main() {
   test_classes_of_type<std::uint16_t>();
   test_classes_of_type<std::uint32_t>();
   test_one_class_of_all_rows_stores_nothing();
-  test_row_ids_have_64_bits_if_32_do_not_suffice();
+  test_row_ids_have_as_few_bits_as_the_rows_allow();
   test_fingerprints_differ();
   test_invalid_input_is_refused();
 }

@@ -32,9 +32,9 @@ struct Classes {
     rows = rows_of_classes(class_of_row, std::ssize(sizes));
   }
 
-  [[nodiscard]] std::shared_ptr<const ClassIndex> index(bool wide) const {
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(int min_id_bytes = 2) const {
     return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(class_of_row), std::ssize(rows),
-                                              std::ssize(class_of_row), std::nullopt, 2, wide);
+                                              std::ssize(class_of_row), std::nullopt, 2, false, min_id_bytes);
   }
 
   std::vector<std::int32_t> class_of_row;
@@ -58,8 +58,8 @@ void test_permutation_equals_the_reference() {
                                            2 * kUnsplit + 77, 70 * Permutation::kPartRows + 1}) {
     const std::uint64_t seed = 5, pass = 3;
     const auto expected = reference_permutation(iota(size), seed, 0, pass);
-    for (const bool wide : {false, true}) {
-      const RowIds none, target(size, wide);
+    for (const int id_bytes : id_sizes(size)) {
+      const RowIds none, target(size, id_bytes);
       Permutation permutation(none, target, 0, size, seed, 0, pass);
       for (; !permutation.done(); permutation.next_stage())
         for (std::int64_t task = permutation.tasks(); task-- > 0;) permutation.run(task);  // any order works
@@ -71,7 +71,7 @@ void test_permutation_equals_the_reference() {
 
 void test_permutations_are_uniform() {
   std::array<int, 24> count{};
-  const RowIds none, target(4, false);
+  const RowIds none, target(4, 2);
   constexpr int kPasses = 24'000;
   for (std::uint64_t pass = 0; pass < kPasses; ++pass) {
     Permutation(none, target, 0, 4, 11, 0, pass).run(0);
@@ -91,7 +91,7 @@ void test_permutations_are_uniform() {
 void test_large_permutations_are_uniform() {
   // Split class: the position of a row is independent of its id and of its neighbor.
   const std::int64_t size = kSplit;
-  const RowIds none, target(size, false);
+  const RowIds none, target(size, RowIds::bytes_for(size));
   shuffle_all(ClassIndex(size), 17, 0, 2, target);
   const auto order = ids_of(target);
   const double mean = static_cast<double>(size - 1) / 2;
@@ -122,10 +122,10 @@ void test_shuffling_all_classes_equals_the_reference() {
       const auto order = reference_permutation(classes.rows[k], 8, k, 2);
       expected.insert(expected.end(), order.begin(), order.end());
     }
-    for (const bool wide : {false, true}) {
-      const auto index = classes.index(wide);
+    for (const int id_bytes : id_sizes(std::ssize(classes.class_of_row))) {
+      const auto index = classes.index(id_bytes);
       for (const int threads : kThreadCounts) {
-        const RowIds target(index->num_rows(), wide);
+        const RowIds target(index->num_rows(), id_bytes);
         shuffle_all(*index, 8, 2, threads, target);
         CHECK(ids_of(target) == expected);
       }
@@ -182,7 +182,7 @@ std::vector<ClassRows> orders_of(const Classes& classes, std::uint64_t seed, std
 void test_passes_follow_each_other() {
   const Classes classes({3, 0, 30'000, kSplit, 1});
   const auto orders = orders_of(classes, 21, 3);
-  const auto narrow = classes.index(false), wide = classes.index(true);
+  const auto narrow = classes.index(), wide = classes.index(RowIds::kMaxBytes);
   for (const int threads : kThreadCounts) {
     Maker maker(threads % 2 == 0 ? narrow : wide, 21, true, threads);
     for (std::size_t pass = 0; pass < 3; ++pass) {
@@ -200,7 +200,7 @@ void test_passes_follow_each_other() {
 void test_any_pass_is_available_at_any_time() {
   const Classes classes({30'000, kSplit, 10});
   const auto orders = orders_of(classes, 4, 4);
-  const auto index = classes.index(false);
+  const auto index = classes.index();
   for (const int threads : kThreadCounts) {
     Maker maker(index, 4, true, threads);
     maker.passes.prepare(1, 1);
@@ -216,7 +216,7 @@ void test_any_pass_is_available_at_any_time() {
 
 void test_passes_in_progress_may_be_canceled() {
   const Classes classes({kSplit, 20'000, 50'000});
-  const auto index = classes.index(false);
+  const auto index = classes.index();
   const auto expected = reference_permutation(classes.rows[1], 6, 1, 0);
   for (const int threads : kThreadCounts) {
     for (int round = 0; round < 4; ++round) {
@@ -251,7 +251,7 @@ void test_there_is_work_while_passes_are_computed() {
 void test_without_shuffling_rows_ascend() {
   const Classes classes({5, 0, 30'000});
   for (const int threads : kThreadCounts) {
-    Maker maker(classes.index(threads % 2 == 1), 1, false, threads);
+    Maker maker(classes.index(threads % 2 == 1 ? RowIds::kMaxBytes : 2), 1, false, threads);
     Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
       maker.passes.prepare(2, pass);  // must not touch a buffer, since there is none

@@ -58,7 +58,7 @@ void test_states_and_plans_of_the_last_batches_are_available() {
   for (const int threads : {0, 2}) {
     for (const std::size_t lookahead : {0U, 1U, 2U, 5U, 12U}) {
       for (const bool before_changes : {false, true}) {
-        Prefetcher prefetcher({run.index(false), {}, run.options, 4, threads}, run.proportions,
+        Prefetcher prefetcher({run.index(), {}, run.options, 4, threads}, run.proportions,
                               static_cast<std::int64_t>(lookahead), before_changes);
         for (const std::size_t began : {0U, 13U}) {
           if (began > 0) prefetcher.set_state(batches[began].before);
@@ -91,7 +91,7 @@ void test_states_and_plans_of_the_last_batches_are_available() {
 
 void test_a_batch_of_other_ranks_counts_but_has_no_plan() {
   const Run run{.sizes = {40}, .proportions = {1.0}, .options = {.global_batch = 8, .shuffle = false}, .steps = 3};
-  Prefetcher prefetcher({run.index(false), {}, run.options, 1, 0}, {1.0}, 2);
+  Prefetcher prefetcher({run.index(), {}, run.options, 1, 0}, {1.0}, 2);
   prefetcher.begin({0, 0, 3, 8}, kNever);
   for (int i = 0; i < 3; ++i) {
     while (!prefetcher.wait(1s)) continue;

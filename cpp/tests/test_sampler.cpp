@@ -159,7 +159,7 @@ void test_batches_equal_the_reference() {
   std::ranges::copy(large_runs(), std::back_inserter(runs));
   for (const Run& run : runs) {
     const auto expected = reference_batches_of(run);
-    const auto narrow = run.index(false), wide = run.index(true);
+    const auto narrow = run.index(), wide = run.index(RowIds::kMaxBytes);
     for (const int threads : kThreadCounts) {
       for (const std::uint64_t max : {1U, 3U, 1000U}) {
         Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
@@ -173,7 +173,7 @@ void test_batches_equal_the_reference() {
 
 void test_a_run_restored_at_any_step_repeats_the_rest() {
   for (const Run& run : small_runs()) {
-    Planner planner(run, run.index(false), 2);
+    Planner planner(run, run.index(), 2);
     const auto initial = planner.sampler.state();
     const auto expected = batches_of(run, planner);
     // In reverse, so that the planner's buffers hold later passes than those it resumes with.
@@ -196,14 +196,14 @@ void test_ranks_partition_the_global_plan() {
           .options = {.seed = 9, .global_batch = 24},
           .epochs = 2,
           .steps = 20};
-  Planner whole(run, run.index(false), 0);
+  Planner whole(run, run.index(), 0);
   const auto expected = batches_of(run, whole);
   for (const std::int64_t world_size : {1, 2, 3, 8, 24}) {
     run.options.world_size = world_size;
     std::vector<std::vector<Batch>> of_ranks;
     for (std::int64_t rank = 0; rank < world_size; ++rank) {
       run.options.rank = rank;
-      Planner planner(run, run.index(false), 0);
+      Planner planner(run, run.index(), 0);
       of_ranks.push_back(batches_of(run, planner));
     }
     for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -241,7 +241,7 @@ void test_a_short_last_batch_is_shared_by_the_ranks() {
   std::vector<std::multiset<std::int64_t>> rows_of_epoch(3);
   for (std::int64_t rank = 0; rank < 3; ++rank) {
     run.options.rank = rank;
-    Planner planner(run, run.index(false), 1);
+    Planner planner(run, run.index(), 1);
     const auto batches = batches_of(run, planner);
     for (std::size_t i = 0; i < batches.size(); ++i)
       for (const PlannedRow& planned : batches[i].rows) rows_of_epoch[i / 5].insert(planned.row);
@@ -258,7 +258,7 @@ void test_rows_are_drawn_without_replacement() {
   for (const Run& run : small_runs()) {
     if (run.options.world_size > 1 || (run.options.epoch_is_pass && run.last_batch_rows == run.options.global_batch))
       continue;
-    Planner planner(run, run.index(false), 0);
+    Planner planner(run, run.index(), 0);
     const auto classes = run.classes();
     std::map<std::int64_t, std::int64_t> drawn;
     for (const Batch& batch : batches_of(run, planner)) {
@@ -290,7 +290,7 @@ void test_held_rows_come_first_in_the_next_batch() {
                 .options = {.seed = 12, .global_batch = 8, .grouped = true},
                 .epochs = 1,
                 .steps = 400};
-  Planner planner(run, run.index(false), 0);
+  Planner planner(run, run.index(), 0);
   int seen = 0;
   HeldRows held;
   for (const Batch& batch : batches_of(run, planner)) {
@@ -315,14 +315,14 @@ void test_changing_to_the_same_proportions_changes_nothing() {
           .steps = 30};
   const auto expected = reference_batches_of(run);
   for (std::uint64_t step = 0; step < 30; ++step) run.changes[step] = run.proportions;
-  Planner planner(run, run.index(false), 0);
+  Planner planner(run, run.index(), 0);
   const auto batches = batches_of(run, planner);
   for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
 }
 
 void test_invalid_states_are_refused() {
   const Run run{.sizes = {5, 0, 3}, .proportions = {0.5, 0.0, 0.5}, .options = {.seed = 1, .global_batch = 4}};
-  Planner planner(run, run.index(false), 0);
+  Planner planner(run, run.index(), 0);
   const ClassRows rows = run.rows();
   const auto check = [&](const std::function<void(SamplerState&)>& breakage) {
     SamplerState state = planner.sampler.state();

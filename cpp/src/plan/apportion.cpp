@@ -10,9 +10,10 @@
 namespace l2m {
 namespace {
 
-constexpr std::size_t kMaxTimes = std::numeric_limits<std::uint32_t>::max() / 2;
-constexpr std::size_t kTimesPerBucket = 16;
-constexpr std::int64_t kMaxBatches = 1 << 30;
+// Due times listed at once: numbered in 32 bits, and twice as many fit in the address space with all their scratch.
+constexpr std::int64_t kMaxTimes =
+    std::min<std::int64_t>(std::numeric_limits<std::uint32_t>::max() / 2, PTRDIFF_MAX / 64);
+constexpr std::int64_t kTimesPerBucket = 16;
 constexpr std::int32_t kNoCandidate = -1;
 constexpr std::int32_t kNotServed = std::numeric_limits<std::int32_t>::max();
 
@@ -89,6 +90,10 @@ void Quotas::clear() {
   batch.clear();
 }
 
+std::int64_t Apportioner::max_batches_at_once(std::int64_t extra_rows, std::int64_t max_batches) {
+  return std::min(max_batches, kMaxTimes / (2 * extra_rows) - 1);
+}
+
 void Apportioner::next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas) {
   quotas.clear();
   if (extra_ == 0) {
@@ -96,8 +101,9 @@ void Apportioner::next(std::uint64_t step, std::int64_t max_batches, DueTimes& d
     quotas.num_batches = max_batches;
     return;
   }
-  const auto limit = static_cast<std::int32_t>(std::min<std::int64_t>(max_batches, kMaxBatches));
-  quotas.num_batches = find_candidates(step, limit, due, quotas) ? serve_candidates(limit, quotas) : 0;
+  const auto limit = static_cast<std::int32_t>(max_batches_at_once(extra_, max_batches));
+  const bool found = limit > 0 && find_candidates(step, limit, due, quotas);
+  quotas.num_batches = found ? serve_candidates(limit, quotas) : 0;
   if (quotas.num_batches == 0) return next_single(due, quotas);
 
   std::erase_if(quotas.classes, [&](Quotas::Class& of) {
@@ -118,9 +124,9 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, 
   // Until a time, about as many extra rows are due as there are steps, so nearly all batches can be filled.
   const auto now = static_cast<double>(step);
   const double horizon = now + static_cast<double>(max_batches + 1);
-  const auto expected = static_cast<std::size_t>(extra_ * (max_batches + 1));
-  const std::size_t max_times = std::min(4 * (class_ids_.size() + expected), kMaxTimes);
-  const std::size_t num_buckets = expected / kTimesPerBucket + 1;
+  const std::int64_t expected = extra_ * (std::int64_t{max_batches} + 1);
+  const auto max_times = static_cast<std::size_t>(std::min(4 * (std::ssize(class_ids_) + expected), kMaxTimes));
+  const auto num_buckets = static_cast<std::size_t>(expected / kTimesPerBucket + 1);
   const double buckets_per_step = static_cast<double>(num_buckets) / static_cast<double>(max_batches + 2);
   const auto bucket_of = [&](double time) {
     const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_per_step, 0.0));

@@ -1,12 +1,12 @@
 #include "l2m/plan/class_index.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <new>
 #include <stdexcept>
 #include <utility>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/memory.hpp"
 #include "l2m/base/platform.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/run/thread_pool.hpp"
@@ -17,13 +17,9 @@ namespace {
 constexpr std::size_t kLargePage = 2 << 20;
 constexpr std::size_t kLine = 64;
 
-bool needs_wide_ids(std::int64_t data_rows) {
-  return data_rows - 1 > std::int64_t{std::numeric_limits<std::uint32_t>::max()};
-}
-
 /// Return the ids of `rows` after checking them.
 std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
-  std::vector<bool> taken(static_cast<std::size_t>(data_rows));
+  std::vector<bool> taken(checked_size("the data", data_rows, 1));
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
       throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
@@ -36,21 +32,26 @@ std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::
 
 }  // namespace
 
-RowIds::RowIds(std::int64_t size, bool wide) : wide_(wide), size_(static_cast<std::size_t>(size)) {
-  const std::size_t bytes = size_ * (wide ? 8 : 4);
-  const std::size_t alignment = bytes >= kLargePage ? kLargePage : kLine;
-  bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment)));
-  if (!bytes_) throw OutOfMemory("the ids", size, static_cast<double>(bytes));
-  if (bytes >= kLargePage) prefer_large_pages(bytes_.get(), bytes);
+RowIds::RowIds(std::int64_t size, int id_bytes) : id_bytes_(id_bytes), size_(checked_size("the ids", size, id_bytes)) {
+  const std::size_t bytes = size_ * static_cast<std::size_t>(id_bytes);
+  try {
+    memory_ = Memory(std::max(bytes, kLine), bytes >= kLargePage ? kLargePage : kLine);
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory("the ids", size, static_cast<double>(bytes));
+  }
+  if (bytes >= kLargePage) prefer_large_pages(memory_.data(), bytes);
 }
 
 ClassIndex::ClassIndex(std::int64_t num_rows)
-    : identity_(true), ascending_(true), wide_(needs_wide_ids(num_rows)), offsets_{0, num_rows} {}
+    : identity_(true), ascending_(true), id_bytes_(RowIds::bytes_for(num_rows)), offsets_{0, num_rows} {}
 
 template <class Class>
 ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
-                       std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide, bool as_given)
-    : identity_(false), ascending_(!as_given), wide_(wide || needs_wide_ids(data_rows)) {
+                       std::optional<std::span<const std::int64_t>> rows, int num_threads, bool as_given,
+                       int min_id_bytes)
+    : identity_(false), ascending_(!as_given), id_bytes_(std::max(min_id_bytes, RowIds::bytes_for(data_rows))) {
+  if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
+  if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
   auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
   if (ascending_) std::ranges::sort(taken);
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
@@ -90,7 +91,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
   }
   offsets_.back() = total;
 
-  rows_ = RowIds(num_rows, wide_);
+  rows_ = RowIds(num_rows, id_bytes_);
   rows_.visit([&]<class Id>(std::span<Id> ids) {
     parallel_for(num_threads, parts, [&](std::int64_t part) {
       for_rows_of(part, [&](std::int64_t row, std::int64_t* position) {
@@ -134,7 +135,7 @@ std::uint64_t ClassIndex::fingerprint(int num_threads) const {
 
 #define L2M_CLASS_INDEX(Class)                                                        \
   template ClassIndex::ClassIndex(std::span<const Class>, std::int64_t, std::int64_t, \
-                                  std::optional<std::span<const std::int64_t>>, int, bool, bool);
+                                  std::optional<std::span<const std::int64_t>>, int, bool, int);
 L2M_CLASS_INDEX(std::int8_t)
 L2M_CLASS_INDEX(std::int16_t)
 L2M_CLASS_INDEX(std::int32_t)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <new>
+#include <numeric>
 #include <utility>
 
 #include "l2m/base/random.hpp"
@@ -101,18 +102,15 @@ void Permutation::count(std::int64_t task) {
 void Permutation::scatter(std::int64_t task) {
   std::int64_t* const next = next_.data() + (static_cast<std::size_t>(task) << bucket_bits_);
   target_->visit([&]<class Id>(std::span<Id> target_ids) {
+    if constexpr (sizeof(Id) == 2) return;  // has fewer than kUnsplitRows rows
     Id* const target = target_ids.data() + offset_;
-    source_->visit([&](auto source_ids) {
-      if (source_ids.empty()) {
-        for_buckets_of(
-            task, [&](std::int64_t row, std::size_t bucket, int) { target[next[bucket]++] = static_cast<Id>(row); });
-      } else {
-        const auto* const source = source_ids.data() + offset_;
-        for_buckets_of(task, [&](std::int64_t row, std::size_t bucket, int) {
-          target[next[bucket]++] = static_cast<Id>(source[row]);
-        });
-      }
-    });
+    if (source_->size() == 0) {
+      for_buckets_of(task,
+                     [&](std::int64_t row, std::size_t bucket, int) { target[next[bucket]++] = static_cast<Id>(row); });
+    } else {
+      const Id* const source = source_->ids<Id>().data() + offset_;
+      for_buckets_of(task, [&](std::int64_t row, std::size_t bucket, int) { target[next[bucket]++] = source[row]; });
+    }
   });
 }
 
@@ -123,12 +121,10 @@ void Permutation::swap_bucket(std::int64_t bucket) {
   target_->visit([&]<class Id>(std::span<Id> target_ids) {
     const std::span<Id> rows =
         target_ids.subspan(static_cast<std::size_t>(offset_ + begin), static_cast<std::size_t>(end - begin));
-    if (!split) {
-      source_->visit([&](auto source_ids) {
-        for (std::size_t i = 0; i < rows.size(); ++i)
-          rows[i] = static_cast<Id>(source_ids.empty() ? i : source_ids[static_cast<std::size_t>(offset_) + i]);
-      });
-    }
+    if (!split && source_->size() == 0)
+      std::iota(rows.begin(), rows.end(), Id{0});
+    else if (!split)
+      std::ranges::copy(source_->ids<Id>().subspan(static_cast<std::size_t>(offset_), rows.size()), rows.begin());
     fisher_yates(rows,
                  Sfc64(RandomStream(seed_, Purpose::kShuffle, class_id_, pass_, static_cast<std::uint64_t>(bucket))));
   });
@@ -166,8 +162,8 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
 Passes::Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background)
     : index_(std::move(index)), seed_(seed), shuffle_(shuffle), in_background_(in_background) {
   if (!shuffle_) return;
-  for (RowIds& order : order_) order = RowIds(index_->num_rows(), index_->wide());
-  made_.resize(static_cast<std::size_t>(2 * index_->num_classes()), 0);
+  for (std::size_t i = 0; i < num_buffers(); ++i) order_[i] = RowIds(index_->num_rows(), index_->id_bytes());
+  made_.resize(static_cast<std::size_t>(index_->num_classes()) * num_buffers(), 0);
 }
 
 void Passes::prefetch_class(std::int64_t class_id) const {
@@ -177,7 +173,8 @@ void Passes::prefetch_class(std::int64_t class_id) const {
 
 void Passes::prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const {
   if (!shuffle_) return;
-  order_[pass % 2].visit([&](auto ids) {
+  order(pass).visit([&](auto ids) {
+    if (ids.empty()) return;
     const auto* const rows = ids.data() + index_->offset(class_id) + position;
     __builtin_prefetch(rows);
     __builtin_prefetch(rows + 16);
@@ -186,7 +183,7 @@ void Passes::prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64
 
 Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const {
   return {index_->rows(),
-          order_[pass % 2],
+          order(pass),
           index_->offset(class_id),
           index_->size(class_id),
           seed_,
@@ -194,21 +191,30 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t pass) const
           pass};
 }
 
+/// Return whether other threads compute the passes of a class.
+bool Passes::in_background(std::int64_t class_id) const {
+  return kHasThreads && in_background_ && index_->size(class_id) > kInlineRows;
+}
+
 /// Complete the pass in its buffer, and start on the next one.
 void Passes::make_current(std::int64_t class_id, std::uint64_t pass) {
   const std::size_t index = buffer(class_id, pass);
-  if (index_->size(class_id) <= kInlineRows) {
-    permutation(class_id, pass).run(0);
-  } else {
+  if (in_background(class_id)) {
     prepare(class_id, pass);
     finish(*pending_.extract(index).mapped());
+  } else {
+    if (order_[0].size() == 0) order_[0] = RowIds(index_->num_rows(), index_->id_bytes());
+    Permutation work = permutation(class_id, pass);
+    made_[index] = 0;  // drop what the buffer held
+    for (; !work.done(); work.next_stage())
+      for (std::int64_t task = 0; task < work.tasks(); ++task) work.run(task);
   }
   made_[index] = pass + 1;
-  if (in_background_) prepare(class_id, pass + 1);
+  prepare(class_id, pass + 1);
 }
 
 void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
-  if (!shuffle_ || index_->size(class_id) <= kInlineRows) return;
+  if (!shuffle_ || !in_background(class_id)) return;
   const std::size_t index = buffer(class_id, pass);
   if (made_[index] == pass + 1) return;
   std::shared_ptr<Job>& job = pending_[index];
@@ -220,6 +226,12 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   jobs_.push_back(fresh);
   ++open_jobs_;
   job = std::move(fresh);
+}
+
+void Passes::release() {
+  if (num_buffers() > 1) return;
+  std::ranges::fill(made_, 0);
+  order_[0] = RowIds();
 }
 
 /// Work on a job until it is done.

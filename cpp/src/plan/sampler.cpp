@@ -7,8 +7,10 @@
 
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
+#include "l2m/base/memory.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/base/sums.hpp"
+#include "l2m/base/threads.hpp"
 
 namespace l2m {
 namespace {
@@ -18,10 +20,10 @@ constexpr double kMaxDue = 0x1p512;  // fractions are at least 2^-500
 constexpr std::size_t kAhead = 16;  // classes whose cursor is prefetched before their turn
 
 // Rows planned together: several per class unless there are many classes, and few enough to stay in a cache until they
-// are copied.
+// are copied. Where there are no threads, their memory matters more.
 constexpr std::int64_t kRowsPerClass = 16;
-constexpr std::int64_t kMinRows = 8192;
-constexpr std::int64_t kMaxRows = 131072;
+constexpr std::int64_t kMinRows = kHasThreads ? 8192 : 256;
+constexpr std::int64_t kMaxRows = kHasThreads ? 131072 : 256;
 
 std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows) {
   const std::int64_t rows = std::clamp(kRowsPerClass * std::min(num_classes, kMaxRows), kMinRows, kMaxRows);
@@ -30,9 +32,9 @@ std::int64_t batches_at_once(std::int64_t num_classes, std::int64_t global_rows)
 
 /// Return the distance between batches in the memory of plans, in rows. It is an odd number of cache lines: all batches
 /// are written at once, and would evict each other from the cache at a power of two.
-std::size_t row_stride(std::int64_t max_rows) {
-  constexpr std::size_t kRowsPerLine = 64 / sizeof(PlannedRow);
-  return ((static_cast<std::size_t>(max_rows) + kRowsPerLine - 1) / kRowsPerLine | 1) * kRowsPerLine;
+std::int64_t row_stride(std::int64_t max_rows) {
+  constexpr std::int64_t kRowsPerLine = 64 / sizeof(PlannedRow);
+  return ((max_rows + kRowsPerLine - 1) / kRowsPerLine | 1) * kRowsPerLine;
 }
 
 }  // namespace
@@ -165,8 +167,9 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_bat
     apportioner_.next(state_.total_step, max_batches, state_.due, quotas);
   }
   const auto num_batches = static_cast<std::size_t>(quotas.num_batches);
-  const std::size_t stride = row_stride((global_rows + options_.world_size - 1) / options_.world_size);
-  plans.rows_.resize(num_batches * stride);
+  const std::int64_t max_rows = row_stride((global_rows + options_.world_size - 1) / options_.world_size);
+  plans.rows_.resize(checked_size("the plan of a batch", quotas.num_batches * max_rows, sizeof(PlannedRow)));
+  const auto stride = static_cast<std::size_t>(max_rows);
   drawer_.dealer().begin(num_batches);
   for (std::size_t i = 0; i < num_batches; ++i) {
     std::int64_t rank = 0;

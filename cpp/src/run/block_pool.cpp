@@ -1,17 +1,16 @@
 #include "l2m/run/block_pool.hpp"
 
-#include <new>
 #include <stdexcept>
 
 namespace l2m {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
+constexpr std::size_t kAlignment = 64;
 
 }  // namespace
 
 HeapPool::~HeapPool() {
-  for (std::byte* data : idle_) ::operator delete(data, kAlignment);
+  for (std::byte* data : idle_) allocator_.free(data, block_size_, kAlignment, allocator_.user);
 }
 
 std::byte* HeapPool::take_memory() {
@@ -24,7 +23,7 @@ std::byte* HeapPool::take_memory() {
     }
     idle_.reserve(max_idle_);  // so that give_back() cannot fail
   }
-  return static_cast<std::byte*>(::operator new(block_size_, kAlignment));
+  return allocator_.take(block_size_, kAlignment);
 }
 
 void HeapPool::give_back(std::byte* data) noexcept {
@@ -35,7 +34,7 @@ void HeapPool::give_back(std::byte* data) noexcept {
     mutex_.unlock();
     if (keep) return;
   }
-  ::operator delete(data, kAlignment);
+  allocator_.free(data, block_size_, kAlignment, allocator_.user);
 }
 
 void LentPool::lend(std::byte* data) {

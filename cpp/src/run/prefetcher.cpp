@@ -228,6 +228,11 @@ void Prefetcher::set_state(SamplerState state) {
   yielded_.clear();
 }
 
+void Prefetcher::release_passes() {
+  const Use use(*this);
+  pipeline_->release_passes();
+}
+
 void Prefetcher::drop_history() {
   const Use use(*this);
   advance(state_, total_step_, true);

@@ -66,6 +66,10 @@ class Apportioner {
   /// on how many are computed together. O(K + extra rows), without allocation after some calls.
   void next(std::uint64_t step, std::int64_t max_batches, DueTimes& due, Quotas& quotas);
 
+  /// Return how many batches with as many extra rows each can be computed together without an overflow: at most
+  /// `max_batches`, and at most 0 if they have to be computed one by one.
+  static std::int64_t max_batches_at_once(std::int64_t extra_rows, std::int64_t max_batches);
+
  private:
   struct Share {
     std::int64_t whole;

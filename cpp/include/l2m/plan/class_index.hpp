@@ -2,37 +2,51 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "l2m/base/memory.hpp"
+
 namespace l2m {
 
-/// Uninitialized array of row ids: 32 bits each if the number of rows allows, else 64 bits.
+/// Uninitialized array of row ids of 16, 32 or 64 bits each.
 class RowIds {
  public:
+  /// Largest size of an id, in bytes. More than 2^32 rows do not fit in the address space of a 32-bit machine.
+  static constexpr int kMaxBytes = sizeof(std::size_t) > 4 ? 8 : 4;
+  /// Return the number of bytes that an id below `data_rows` needs.
+  static constexpr int bytes_for(std::int64_t data_rows) {
+    return data_rows <= 1 << 16 ? 2 : data_rows <= std::int64_t{1} << 32 ? 4 : 8;
+  }
+
   RowIds() = default;
-  RowIds(std::int64_t size, bool wide);
+  /// @param id_bytes  2, 4 or 8.
+  /// @throws OutOfMemory
+  RowIds(std::int64_t size, int id_bytes);
 
-  [[nodiscard]] bool wide() const { return wide_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] int id_bytes() const { return id_bytes_; }
 
-  /// Return f(ids), where ids is a span of std::uint32_t or std::uint64_t.
+  /// Return the ids. @tparam Id  of id_bytes() bytes, unless the array is empty.
+  template <class Id>
+  [[nodiscard]] std::span<Id> ids() const {
+    return {reinterpret_cast<Id*>(memory_.data()), size_};
+  }
+
+  /// Return f(ids), where ids is a span of std::uint16_t, std::uint32_t or std::uint64_t.
   template <class F>
   decltype(auto) visit(F&& f) const {
-    if (wide_) return f(std::span(reinterpret_cast<std::uint64_t*>(bytes_.get()), size_));
-    return f(std::span(reinterpret_cast<std::uint32_t*>(bytes_.get()), size_));
+    if (id_bytes_ == 2) return f(ids<std::uint16_t>());
+    if constexpr (kMaxBytes == 8)
+      if (id_bytes_ == 8) return f(ids<std::uint64_t>());
+    return f(ids<std::uint32_t>());
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* bytes) const { std::free(bytes); }
-  };
-
-  bool wide_ = false;
+  int id_bytes_ = 4;
   std::size_t size_ = 0;
-  std::unique_ptr<std::byte[], Free> bytes_;
+  Memory memory_;
 };
 
 /// Rows of each class: rows[offsets[k]] .. rows[offsets[k + 1] - 1] belong to class k, ascending unless as_given.
@@ -46,14 +60,14 @@ class ClassIndex {
   /// @param classes      [data_rows] class of each row of the data, in [0, num_classes); empty: one class.
   /// @param data_rows    number of rows of the data.
   /// @param rows         ids of the rows to use, unique, in any order; nullopt: all rows.
-  /// @param wide         use 64-bit row ids even if 32 bits suffice.
+  /// @param min_id_bytes minimum size of the stored ids: 2, 4 or 8.
   /// @param as_given     keep the order of `rows`; only without classes.
   /// @throws std::invalid_argument  a class is out of range or a row repeats.
   /// @throws std::out_of_range      a row id is outside [0, data_rows).
   template <class Class>
   ClassIndex(std::span<const Class> classes, std::int64_t num_classes, std::int64_t data_rows,
-             std::optional<std::span<const std::int64_t>> rows, int num_threads, bool wide = false,
-             bool as_given = false);
+             std::optional<std::span<const std::int64_t>> rows, int num_threads, bool as_given = false,
+             int min_id_bytes = 2);
 
   [[nodiscard]] std::int64_t num_classes() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
   [[nodiscard]] std::int64_t num_rows() const { return offsets_.back(); }
@@ -68,7 +82,8 @@ class ClassIndex {
   /// Return whether row i is at position i for all i; rows() is then empty.
   [[nodiscard]] bool identity() const { return identity_; }
   [[nodiscard]] const RowIds& rows() const { return rows_; }
-  [[nodiscard]] bool wide() const { return wide_; }
+  /// Return the size of an id in bytes, also if none is stored.
+  [[nodiscard]] int id_bytes() const { return id_bytes_; }
 
   /// Return a 64-bit hash of the assignment of rows to classes, the same for any number of threads.
   [[nodiscard]] std::uint64_t fingerprint(int num_threads) const;
@@ -76,7 +91,7 @@ class ClassIndex {
  private:
   bool identity_;
   bool ascending_;
-  bool wide_;
+  int id_bytes_;
   std::vector<std::int64_t> offsets_;
   RowIds rows_;
 };

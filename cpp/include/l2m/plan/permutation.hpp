@@ -63,8 +63,8 @@ void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass
 /// Row order of the current and the next pass of every class.
 ///
 /// The next pass of a class is computed in the background while the current one is used, so that no batch waits for a
-/// whole permutation. Small classes are shuffled on demand. Memory: two buffers of row ids; none without shuffling.
-/// Not thread-safe, except work().
+/// whole permutation. Small classes are shuffled on demand, and all of them if there is no background. Memory: one buffer
+/// of row ids, two with a background; none without shuffling. Not thread-safe, except work().
 class Passes {
  public:
   /// @param in_background  other threads call work(), so that passes are computed ahead.
@@ -78,7 +78,7 @@ class Passes {
       return;
     }
     if (shuffle_ && made_[buffer(class_id, pass)] != pass + 1) make_current(class_id, pass);
-    (shuffle_ ? order_[pass % 2] : index_->rows()).visit([&](auto ids) {
+    (shuffle_ ? order(pass) : index_->rows()).visit([&](auto ids) {
       f([rows = ids.data() + index_->offset(class_id)](std::int64_t i) { return static_cast<std::int64_t>(rows[i]); });
     });
   }
@@ -87,8 +87,11 @@ class Passes {
   void prefetch_class(std::int64_t class_id) const;
   void prefetch_rows(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const;
 
-  /// Start on a pass of a class unless it is complete, in progress, or too small to be worth a task.
+  /// Start on a pass of a class in the background, unless it is complete, in progress, or too small to be worth a task.
   void prepare(std::int64_t class_id, std::uint64_t pass);
+
+  /// Free the memory until it is needed again, unless there is a background.
+  void release();
 
   /// Run one task of the passes in progress, if any is available. Thread-safe.
   bool work();
@@ -104,9 +107,12 @@ class Passes {
     bool canceled = false;
   };
 
-  [[nodiscard]] static std::size_t buffer(std::int64_t class_id, std::uint64_t pass) {
-    return static_cast<std::size_t>(class_id) * 2 + pass % 2;
+  [[nodiscard]] unsigned num_buffers() const { return kHasThreads && in_background_ ? 2 : 1; }
+  [[nodiscard]] const RowIds& order(std::uint64_t pass) const { return order_[pass & (num_buffers() - 1)]; }
+  [[nodiscard]] std::size_t buffer(std::int64_t class_id, std::uint64_t pass) const {
+    return static_cast<std::size_t>(class_id) * num_buffers() + (pass & (num_buffers() - 1));
   }
+  [[nodiscard]] bool in_background(std::int64_t class_id) const;
   [[nodiscard]] Permutation permutation(std::int64_t class_id, std::uint64_t pass) const;
   void make_current(std::int64_t class_id, std::uint64_t pass);
   void finish(Job& job);
@@ -117,8 +123,8 @@ class Passes {
   const std::uint64_t seed_;
   const bool shuffle_;
   const bool in_background_;
-  RowIds order_[2];                                                // order_[p % 2] holds pass p of every class
-  std::vector<std::uint64_t> made_;                                // [2 K] pass + 1 in each buffer; 0: none
+  RowIds order_[2];                  // order(p) holds pass p of a class, unless a later one took its place
+  std::vector<std::uint64_t> made_;  // [K, buffers] pass + 1 in each buffer; 0: none
   std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: jobs that may still be running
 
   Mutex mutex_;  // guards the members below and the counters of every job

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "l2m/base/memory.hpp"
 #include "l2m/base/threads.hpp"
 
 namespace l2m {
@@ -53,7 +54,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
 
 using Block = BlockPool::Block;
 
-/// Host memory, aligned to 64 bytes. Blocks are reused when their last user is gone, because fresh memory costs page
+/// Host memory from the allocator that is set, aligned to 64 bytes. Blocks are reused when their last user is gone, because fresh memory costs page
 /// faults.
 class HeapPool final : public BlockPool {
  public:
@@ -70,6 +71,7 @@ class HeapPool final : public BlockPool {
 
   const std::size_t block_size_;
   const std::size_t max_idle_;
+  const Allocator allocator_ = allocator();
   Mutex mutex_;
   std::vector<std::byte*> idle_;
 };

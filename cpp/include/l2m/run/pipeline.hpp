@@ -70,6 +70,8 @@ class Pipeline {
   void check(const SamplerState& state);
   /// Wait until no thread plans or fills, and pause until start().
   void stop();
+  /// Free memory that can be computed again, unless there are threads.
+  void release_passes() { sampler_.passes().release(); }
 
   /// Wait for the next batch for at most `timeout` (0: poll). Return whether it is ready.
   bool wait(std::chrono::milliseconds timeout);

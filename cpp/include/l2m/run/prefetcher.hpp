@@ -83,6 +83,8 @@ class Prefetcher {
 
   /// Resume from `state` at the next begin(). @throws std::invalid_argument  it does not fit the data; nothing changes.
   void set_state(SamplerState state);
+  /// Free memory that the next batches compute again, unless there are threads.
+  void release_passes();
   /// Make the current state, including proportions that take effect now, the oldest one available.
   void drop_history();
   /// Make every class start a new pass, addressed by `pass`, at the next begin().
