@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Build the wheel for aarch64 Linux, install it into a Debian of that architecture, and run the tests of NumPy batches there,
+# under emulation. Usage: tests/package/aarch64.sh FOLDER, as root. The Debian stays in FOLDER/root for the next run.
+set -euo pipefail
+
+missing=""
+for program in debootstrap qemu-aarch64-static aarch64-linux-gnu-g++; do
+    command -v "$program" > /dev/null || missing=1
+done
+if [ -n "$missing" ]; then
+    echo "needs packages of Debian: apt-get install debootstrap qemu-user-static g++-aarch64-linux-gnu" >&2
+    exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "must run as root, to register the emulator with the kernel for the duration of the run" >&2
+    exit 1
+fi
+
+folder=$(mkdir -p "$1" && realpath "$1")
+root=$folder/root
+python=$(realpath -s .venv/bin/python)
+
+binfmt=/proc/sys/fs/binfmt_misc
+mountpoint -q $binfmt || mount -t binfmt_misc none $binfmt
+if [ ! -e $binfmt/qemu-aarch64 ]; then
+    trap 'echo -1 > $binfmt/qemu-aarch64' EXIT
+    magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+    mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+    # F: open the emulator now, so that it is found inside of the Debian, too.
+    printf ':qemu-aarch64:M::%s:%s:%s:F' "$magic" "$mask" "$(command -v qemu-aarch64-static)" > $binfmt/register
+fi
+
+if [ ! -e "$root/.complete" ]; then
+    echo "== Debian for arm64"
+    rm -rf "$root"
+    debootstrap --arch=arm64 --variant=minbase --include=python3,libpython3-dev bookworm "$root" > "$folder/debootstrap.log"
+    touch "$root/.complete"
+fi
+
+echo "== wheel"
+version=3.11 # of Debian's Python
+rm -rf "$folder/wheel" "$root/opt"
+_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-${version/./}-aarch64-linux-gnu.so SKBUILD_BUILD_DIR="$folder/build" \
+    "$python" -m pip wheel . --quiet --no-build-isolation --no-deps --wheel-dir "$folder/wheel" \
+    -C cmake.define.L2M_CUDA=OFF -C cmake.define.CMAKE_SYSTEM_NAME=Linux -C cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -C cmake.define.CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -C cmake.define.CMAKE_CXX_FLAGS="-idirafter $root/usr/include" \
+    -C cmake.define.Python_INCLUDE_DIR="$root/usr/include/python$version" -C install.strip=false
+ls -s --block-size=KB "$folder"/wheel/*.whl
+"$python" -m pip install --quiet --target "$root/opt/site" --python-version $version --only-binary=:all: \
+    --platform linux_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
+    -c requirements/constraints.txt "$folder"/wheel/*.whl pytest pytest-timeout hypothesis
+
+echo "== tests"
+cp -r --parents conftest.py pyproject.toml tests examples "$root/opt"
+chroot "$root" /bin/sh -ec "
+    cd /opt
+    export PYTHONPATH=/opt/site PYTHONDONTWRITEBYTECODE=1
+    python3 -m l2m_fast
+    python3 -m pytest -q --timeout 1800 -p no:cacheprovider tests/oracle tests/specification tests/mixing tests/loader tests/faults"
