@@ -1,7 +1,7 @@
 #pragma once
 
+#include <cstdio>
 #include <cstdlib>
-#include <iostream>
 
 /// Checks for test programs. The first one that fails prints its place and expression and exits with status 1.
 ///
@@ -23,7 +23,7 @@
 namespace l2m::test {
 
 [[noreturn]] inline void fail(const char* file, int line, const char* what) {
-  std::cerr << file << ":" << line << ": failed: " << what << std::endl;
+  std::fprintf(stderr, "%s:%d: failed: %s\n", file, line, what);
   std::_Exit(EXIT_FAILURE);
 }
 

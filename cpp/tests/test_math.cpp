@@ -22,6 +22,8 @@ bool near(double got, long double expected, int bits) {
 }
 
 void test_errors_are_within_their_bounds() {
+  // Where long double is double, there is nothing more precise to compare with.
+  if (std::numeric_limits<long double>::digits <= std::numeric_limits<double>::digits) return;
   for (std::uint64_t i = 0; i < 200'000; ++i) {
     const double x = std::exp(uniform_in(-700, 700, 3 * i));
     CHECK(near(log(x), std::log(static_cast<long double>(x)), 51));

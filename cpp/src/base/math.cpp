@@ -1,7 +1,12 @@
 #include "l2m/base/math.hpp"
 
+#include <cfloat>
 #include <cmath>
 #include <limits>
+
+// Elsewhere, sums and products would be rounded twice. On 32-bit x86, compile with -msse2 -mfpmath=sse.
+static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16,
+              "expressions must be evaluated in the precision of their type");
 
 namespace l2m {
 namespace {
