@@ -6,6 +6,7 @@
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
+# make cross   build the core for other processors and test it in QEMU, each within some minutes (CROSS_TARGETS="aarch64 armv7": only those)
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
@@ -28,6 +29,7 @@ GPU_ARCH ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> 
 GPU_CMAKE = $(or $(shell command -v cmake),$(PYTHON) -m cmake)
 BENCH_RESULTS ?= full
 FUZZ_SECONDS ?= 60
+CROSS_TARGETS ?= aarch64 armv7 riscv64 i686 musl-x86_64 musl-aarch64
 FUZZ_SEED ?= 0
 
 BIN := .venv/bin
@@ -41,7 +43,7 @@ CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: test-full fuzz cross cross-packages cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -81,6 +83,28 @@ cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
 	$(BIN)/cmake --build build/$* -- --quiet
 	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
+
+# Debian packages of each target: its compiler and its emulator. zig, the compiler for musl, is on PyPI.
+CROSS_PACKAGES_aarch64 := g++-aarch64-linux-gnu qemu-user
+CROSS_PACKAGES_armv7 := g++-arm-linux-gnueabihf qemu-user
+CROSS_PACKAGES_riscv64 := g++-riscv64-linux-gnu qemu-user
+CROSS_PACKAGES_i686 := g++-i686-linux-gnu qemu-user
+CROSS_PACKAGES_musl-x86_64 := qemu-user
+CROSS_PACKAGES_musl-aarch64 := qemu-user
+
+cross-packages:
+	echo $(sort $(foreach target,$(CROSS_TARGETS),$(CROSS_PACKAGES_$(target))))
+
+cross: $(CROSS_TARGETS:%=cross-%)
+
+cross-musl-x86_64 cross-musl-aarch64: .venv/.cross
+cross-%: .venv/.demo
+	echo "== C++ tests: $* in QEMU"
+	missing=$$(for package in $(CROSS_PACKAGES_$*); do dpkg-query --show $$package > /dev/null 2>&1 || echo $$package; done); \
+	    test -z "$$missing" || { echo "cross: missing packages: apt-get install" $$missing >&2; exit 1; }
+	export PATH=$(CURDIR)/$(BIN):$$PATH; \
+	    cmake --preset $* --log-level=WARNING > /dev/null && cmake --build build/cross/$* -- --quiet && \
+	    ctest --test-dir build/cross/$* --parallel $$(nproc) --no-tests=error --output-on-failure
 
 cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
@@ -151,6 +175,10 @@ clean:
 .venv/.demo: requirements/demo.txt requirements/constraints.txt .venv/bin/python
 	echo "== installing requirements/demo.txt into .venv: some minutes where torch has to be downloaded"
 	$(BIN)/python -m pip install --quiet -r requirements/demo.txt
+	touch $@
+
+.venv/.cross: requirements/cross.txt .venv/.demo
+	$(BIN)/python -m pip install --quiet -r requirements/cross.txt
 	touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.demo

@@ -383,6 +383,7 @@ void test_a_batch_beyond_the_address_space_is_refused() {
 class Remembering final : public FixedPolicy {
  public:
   explicit Remembering(std::int64_t rows) : rows_(rows) {}
+  [[nodiscard]] std::string describe() const override { return "Remembering()"; }
   [[nodiscard]] std::int64_t memory_rows() const override { return rows_; }
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return Proportional().initial(class_sizes);

@@ -110,7 +110,7 @@ class Passes {
   [[nodiscard]] unsigned num_buffers() const { return kHasThreads && in_background_ ? 2 : 1; }
   [[nodiscard]] const RowIds& order(std::uint64_t pass) const { return order_[pass & (num_buffers() - 1)]; }
   [[nodiscard]] std::size_t buffer(std::int64_t class_id, std::uint64_t pass) const {
-    return static_cast<std::size_t>(class_id) * num_buffers() + (pass & (num_buffers() - 1));
+    return static_cast<std::size_t>(class_id) * num_buffers() + static_cast<std::size_t>(pass & (num_buffers() - 1));
   }
   [[nodiscard]] bool in_background(std::int64_t class_id) const;
   [[nodiscard]] Permutation permutation(std::int64_t class_id, std::uint64_t pass) const;
