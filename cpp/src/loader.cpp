@@ -234,11 +234,16 @@ std::optional<FilledBatch> Loader::take() {
   lend_memory(static_cast<std::size_t>(std::max(options_.prefetch, 1)) + 1);
   if (!options_.destination || options_.destination->ahead() == 0) {
     FilledBatch batch{{}, prefetcher_->num_rows()};
-    batch.blocks = prefetcher_->take_blocks();
+    batch.blocks = prefetcher_->take_blocks(0, std::move(spare_));
     return batch;
   }
   if (send_ahead()) return FilledBatch{{}, prefetcher_->num_rows()};
   return {};
+}
+
+void Loader::reuse(FilledBatch batch) {
+  batch.blocks.clear();
+  spare_ = std::move(batch.blocks);
 }
 
 /// Send ready batches to the destination: at least the next one, and later ones too if there is memory for them. Return

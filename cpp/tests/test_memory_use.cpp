@@ -6,6 +6,7 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -14,12 +15,12 @@
 #include "l2m/loader.hpp"
 #include "l2m/mixing/learn2mix.hpp"
 
-// Memory that a Loader takes in a build without threads at most.
+// Memory that a Loader takes in a build without threads at most, and how often.
 
 namespace l2m::test {
 namespace {
 
-std::size_t bytes_in_use = 0, most_bytes = 0;
+std::size_t bytes_in_use = 0, most_bytes = 0, allocations = 0;
 
 void* allocate(std::size_t size, std::size_t alignment) {
   // The size is kept in front of the memory.
@@ -28,6 +29,7 @@ void* allocate(std::size_t size, std::size_t alignment) {
   *reinterpret_cast<std::size_t*>(memory) = size;
   bytes_in_use += size;
   most_bytes = std::max(most_bytes, bytes_in_use);
+  ++allocations;
   return memory + alignment;
 }
 
@@ -87,13 +89,17 @@ class Training {
 
   void train_epoch() {
     const Iteration iteration = loader_->iterate();
-    while (const std::optional<FilledBatch> batch = loader_->next(iteration)) {
+    for (std::size_t before = allocations; std::optional<FilledBatch> batch = loader_->next(iteration);) {
       const std::byte* const classes = batch->blocks[1].data();
       float losses[kBatch];
       for (std::size_t i = 0; i < kBatch; ++i) losses[i] = static_cast<float>(1 + std::to_integer<int>(classes[i]));
       loader_->record(std::span<const float>(losses));
+      loader_->reuse(*std::move(batch));
+      if (allocations != std::exchange(before, allocations)) ++allocating_batches;
     }
   }
+
+  std::size_t allocating_batches = 0;
 
   /// Return the maximum number of bytes in use since the training was created, apart from the data.
   [[nodiscard]] std::int64_t most() const { return static_cast<std::int64_t>(most_bytes - bytes_before_); }
@@ -125,6 +131,23 @@ void test_mnist_takes_less_than_512_KB() {
   CHECK(training.most() < 512'000);
 }
 
+/// Only updates of the proportions, and rows that are held at the end of a pass, take memory for a while.
+void test_batches_allocate_nothing_after_the_first_epoch() {
+  for (const std::optional<std::int64_t> update_every : {std::optional<std::int64_t>(), {50}}) {
+    Training training(5000, 16, update_every);
+    training.train_epoch();
+    const std::size_t batches = static_cast<std::size_t>(training.loader().size());
+    const std::size_t updates = update_every ? batches / 50 : 1, passes = kClasses;
+    const std::size_t in_use = bytes_in_use;
+    for (int epoch = 0; epoch < 3; ++epoch) {
+      training.allocating_batches = 0;
+      training.train_epoch();
+      CHECK(training.allocating_batches <= 2 * updates + passes / 2 && training.allocating_batches < batches / 10);
+      CHECK(bytes_in_use <= in_use + 1000);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -133,4 +156,5 @@ int main() {
   if (l2m::kHasThreads) return 0;  // takes more memory, to be faster
   test_a_loader_takes_few_bytes_per_row();
   test_mnist_takes_less_than_512_KB();
+  test_batches_allocate_nothing_after_the_first_epoch();
 }

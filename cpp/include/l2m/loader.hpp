@@ -100,6 +100,9 @@ class Loader {
   /// Take the next batch, for which wait() returned true. Its blocks are empty if it was sent to the destination.
   /// If nullopt, wait and call again.
   std::optional<FilledBatch> take();
+  /// Return a batch that is not needed anymore, so that its memory is used for the next ones, that of the list of blocks
+  /// too. Optional: without, the blocks return when the batch is destroyed.
+  void reuse(FilledBatch batch);
   /// Return the rows of the next batch, for which wait() returned true.
   [[nodiscard]] BatchPlan due() { return prefetcher_->due(); }
   /// Consume the batch.
@@ -229,6 +232,7 @@ class Loader {
   std::int64_t rank_steps_ = 0;  // those in which this rank has rows
   std::int64_t last_batch_rows_ = 0;
   std::vector<std::shared_ptr<LentPool>> pools_;  // memory of the destination, one pool per field
+  std::vector<Block> spare_;                      // an empty list from reuse()
   std::int64_t sent_ = 0;                         // batches held by the destination, from the next one on
   bool send_singly_ = false;                      // it had no space for several batches
   std::unique_ptr<Prefetcher> prefetcher_;

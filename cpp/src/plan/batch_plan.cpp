@@ -7,9 +7,16 @@ namespace l2m {
 
 void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to) const {
   if (from == to) return;
+  const auto is_between = [&](const Turn& turn) { return turn.batch >= from && turn.batch < to; };
   HeldRows held;  // collected first, so that nothing fails halfway
-  for (const Turn& turn : turns_)
-    if (turn.batch >= from && turn.batch < to) held[turn.class_id] = turn.held;
+  for (const Turn& turn : turns_) {
+    if (!is_between(turn)) continue;
+    if (turn.held_begin == turn.held_end)
+      held.erase(turn.class_id);
+    else
+      held[turn.class_id].assign(held_.begin() + static_cast<std::ptrdiff_t>(turn.held_begin),
+                                 held_.begin() + static_cast<std::ptrdiff_t>(turn.held_end));
+  }
   state.total_step += static_cast<std::uint64_t>(to - from);
   if (pass_ && from == 0) {
     state.cursors[0] = {.pass = *pass_, .position = 0};
@@ -29,18 +36,15 @@ void BatchPlans::advance(SamplerState& state, std::int64_t from, std::int64_t to
     }
     std::int64_t since = from;
     for (; turn != turns_.end() && turn->class_id == class_id; ++turn) {
-      if (turn->batch < from || turn->batch >= to) continue;
+      if (!is_between(*turn)) continue;
+      state.held.erase(class_id);
       since = turn->batch + 1;
       state.cursors[k] = turn->cursor;
     }
     state.cursors[k].position += whole * (to - since) + (last - extra_at(since));
     state.drawn[k] += whole * (to - from) + (last - first);
   }
-  while (!held.empty()) {
-    auto entry = held.extract(held.begin());
-    state.held.erase(entry.key());
-    if (!entry.mapped().empty()) state.held.insert(std::move(entry));
-  }
+  state.held.merge(held);
 }
 
 }  // namespace l2m

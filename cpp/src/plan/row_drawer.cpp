@@ -31,7 +31,7 @@ void RowDrawer::draw_extras(const Quotas::Class& quota, SamplerState& state, Bat
     }
     if (cursor.position == size) {
       cursor = {.pass = cursor.pass + 1, .position = 0};
-      plans.turns_.push_back({quota.class_id, batch_of[i], {.pass = cursor.pass, .position = 1}, {}});
+      plans.turns_.push_back({quota.class_id, batch_of[i], {.pass = cursor.pass, .position = 1}, 0, 0});
     }
     passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
       const std::size_t end = i + std::min(quota.end - i, static_cast<std::size_t>(size - cursor.position));
@@ -74,54 +74,59 @@ void RowDrawer::draw_wholes(const Quotas::Class& quota, SamplerState& state, Bat
 void RowDrawer::draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, SamplerState& state,
                                BatchPlans& plans) {
   Cursor& cursor = state.cursors[static_cast<std::size_t>(class_id)];
-  std::vector<std::int64_t> held;
+  HeldRows::node_type entry;
+  held_.clear();
   if (holds(state, class_id)) {
-    held = std::move(state.held[class_id]);
-    state.held.erase(class_id);
+    entry = state.held.extract(class_id);
+    held_.swap(entry.mapped());
   }
   drawn_.clear();
-  draw_one_by_one(class_id, count, cursor, held);
+  draw_one_by_one(class_id, count, cursor);
   dealer_.deal(batch, class_id, count, [&](std::int64_t i) { return drawn_[static_cast<std::size_t>(i)]; });
-  plans.turns_.push_back({class_id, batch, cursor, held});
-  if (!held.empty()) state.held[class_id] = std::move(held);
+  plans.turns_.push_back({class_id, batch, cursor, plans.held_.size(), plans.held_.size() + held_.size()});
+  plans.held_.insert(plans.held_.end(), held_.begin(), held_.end());
+  if (held_.empty()) return;
+  if (entry) state.held.insert(std::move(entry));
+  state.held[class_id] = held_;
 }
 
 /// Draw rows one by one, for batches with held rows or in which a pass ends.
-void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor,
-                                std::vector<std::int64_t>& held) {
+void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor) {
   const std::int64_t size = index_->size(class_id);
   // A round takes every row of the class at most once. A quota larger than the class takes several rounds.
-  std::size_t round = 0;                                        // begin of the round in drawn_
-  std::vector<std::int64_t> waiting = std::exchange(held, {});  // rows held since before the round
-  std::size_t waited = 0;                                       // number of them drawn so far
-  std::vector<std::int64_t> tail;  // sorted rows of the round when the pass ended, which the new pass may repeat
+  std::size_t round = 0;  // begin of the round in drawn_
+  std::swap(waiting_, held_);
+  held_.clear();
+  std::size_t waited = 0;  // number of waiting rows drawn so far
+  tail_.clear();
   while (std::ssize(drawn_) < count) {
     if (std::ssize(drawn_) - static_cast<std::int64_t>(round) == size) {
       round = drawn_.size();
-      waiting = std::exchange(held, {});
+      std::swap(waiting_, held_);
+      held_.clear();
       waited = 0;
-      tail.clear();
+      tail_.clear();
     }
-    if (waited < waiting.size()) {
-      drawn_.push_back(waiting[waited++]);
+    if (waited < waiting_.size()) {
+      drawn_.push_back(waiting_[waited++]);
       continue;
     }
     if (cursor.position == size) {
       cursor = {.pass = cursor.pass + 1, .position = 0};
-      tail.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
-      std::ranges::sort(tail);
+      tail_.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
+      std::ranges::sort(tail_);
     }
     passes_.visit(class_id, cursor.pass, [&](auto row_at) {
       const std::int64_t most = std::min(size - cursor.position, count - std::ssize(drawn_));
-      if (tail.empty()) {
+      if (tail_.empty()) {
         for (std::int64_t i = 0; i < most; ++i) drawn_.push_back(row_at(cursor.position++));
         return;
       }
       const std::int64_t row = row_at(cursor.position++);
-      (std::ranges::binary_search(tail, row) ? held : drawn_).push_back(row);
+      (std::ranges::binary_search(tail_, row) ? held_ : drawn_).push_back(row);
     });
   }
-  held.insert(held.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(waited), waiting.end());
+  held_.insert(held_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(waited), waiting_.end());
 }
 
 }  // namespace l2m

@@ -150,6 +150,7 @@ void Sampler::prepare(std::uint64_t epoch) {
 void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_batches, std::int64_t global_rows,
                    BatchPlans& plans) {
   plans.turns_.clear();
+  plans.held_.clear();
   plans.pass_.reset();
   if (options_.epoch_is_pass && step == 0) {
     plans.pass_ = epoch;

@@ -49,7 +49,7 @@ Pipeline::Pipeline(const PipelineOptions& options)
     pools_.push_back(std::make_shared<HeapPool>(static_cast<std::size_t>(rows_ * field->row_size()),
                                                 static_cast<std::size_t>(options.prefetch) + 2));
   }
-  const std::int64_t chunks = std::clamp<std::int64_t>(rows_ * row_cost_ / kChunkBytes, 1, rows_);
+  const std::int64_t chunks = kHasThreads ? std::clamp<std::int64_t>(rows_ * row_cost_ / kChunkBytes, 1, rows_) : 1;
   chunk_rows_ = (rows_ + chunks - 1) / chunks;
   writes_ = rows_ * row_bytes_ > kMaxCachedBytes ? Writes::kNonTemporal : Writes::kCached;
 }
@@ -71,7 +71,12 @@ void Pipeline::start(const EpochRange& range, const SamplerState& state, const S
   planned_total_step_ = state.total_step;
   planned_step_ = opened_ = filled_ = taken_ = range.first_step;
   planned_.clear();
-  for (Slot& slot : slots_) slot = {};
+  for (Slot& slot : slots_) {
+    slot.batch.plans.reset();
+    slot.batch.blocks.clear();
+    slot.batch.error = nullptr;
+    slot.stage = Stage::kFree;
+  }
   stopping_ = failed_ = false;
   wake_worker(lock);
 }
@@ -278,7 +283,7 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
       batch.blocks.clear();
       take_blocks(batch);
       chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
-      if (chunks == 1) copy_chunk(slot, 0);
+      if (chunks == 1) copy_chunk(slot, 0, slot.outs);
     } catch (...) {
       batch.error = std::current_exception();
       chunks = 0;
@@ -308,7 +313,8 @@ void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
   lock.unlock();
   std::exception_ptr error;
   try {
-    copy_chunk(slot, chunk);
+    std::vector<std::byte*> outs;
+    copy_chunk(slot, chunk, outs);
   } catch (...) {
     error = std::current_exception();
   }
@@ -317,11 +323,12 @@ void Pipeline::fill(Slot& slot, std::int64_t chunk, Lock& lock) {
   if (--slot.unfinished == 0) make_ready(slot);
 }
 
-void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk) const {
+/// Copy a chunk of a batch. @param outs  scratch.
+void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std::byte*>& outs) const {
   const auto rows = slot.batch.plans->rows(slot.batch.index);
   const std::int64_t begin = chunk * chunk_rows_;
   const std::int64_t count = std::min(chunk_rows_, std::ssize(rows) - begin);
-  std::vector<std::byte*> outs;
+  outs.clear();
   for (std::size_t f = 0; f < options_.fields.size(); ++f)
     outs.push_back(slot.batch.blocks[f].data() + begin * options_.fields[f]->row_size());
   copy_fields(options_.fields, rows.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), outs,

@@ -75,8 +75,11 @@ void Prefetcher::restart() {
 /// Advance state_ to `total_step`, and drop the history before it.
 void Prefetcher::advance_state(std::uint64_t total_step) {
   advance(state_, total_step, !before_changes_);
-  for (; !consumed_.empty() && consumed_.front().end <= total_step; consumed_.pop_front())
-    if (consumed_.front().plans) unneeded_.push_back(std::move(consumed_.front().plans));
+  const auto kept = std::ranges::find_if(consumed_, [&](const Consumed& batches) { return batches.end > total_step; });
+  unneeded_.reserve(unneeded_.size() + static_cast<std::size_t>(kept - consumed_.begin()));  // the last that may fail
+  for (auto batches = consumed_.begin(); batches != kept; ++batches)
+    if (batches->plans) unneeded_.push_back(std::move(batches->plans));
+  consumed_.erase(consumed_.begin(), kept);
   while (!changed_.empty() && changed_.front().step < total_step + (before_changes_ ? 0 : 1)) changed_.pop_front();
 }
 
@@ -140,7 +143,7 @@ bool Prefetcher::ready(std::int64_t ahead) {
   return pipeline_->ready(ahead);
 }
 
-std::vector<Block> Prefetcher::take_blocks(std::int64_t ahead) {
+std::vector<Block> Prefetcher::take_blocks(std::int64_t ahead, std::vector<Block> spare) {
   const Use use(*this);
   Pipeline::Batch& batch = pipeline_->due(ahead);
   if (batch.error) {
@@ -148,7 +151,8 @@ std::vector<Block> Prefetcher::take_blocks(std::int64_t ahead) {
     restart();  // at the same batch
     std::rethrow_exception(error);
   }
-  return std::move(batch.blocks);
+  spare.clear();
+  return std::exchange(batch.blocks, std::move(spare));
 }
 
 std::int64_t Prefetcher::num_rows(std::int64_t ahead) {
@@ -175,6 +179,8 @@ void Prefetcher::commit() {
   const std::int64_t index = batch.index;
   if (consumed_.empty() || consumed_.back().plans != batch.plans) {
     advance_state(oldest());
+    // For a batch of other ranks too, so that commit_empty() cannot fail.
+    if (consumed_.capacity() < consumed_.size() + 2) consumed_.reserve(2 * consumed_.size() + 2);
     consumed_.push_back({total_step_, total_step_, batch.plans, index});
   }
   if (!batch.plans->rows(index).empty()) {

@@ -70,13 +70,14 @@ class BatchPlans {
     std::int64_t class_id;
     std::int64_t batch;
     Cursor cursor;
-    std::vector<std::int64_t> held;
+    std::size_t held_begin, held_end;  // its held rows, in held_
   };
 
   Quotas quotas_;
   std::vector<PlannedRow> rows_;  // by batch
   std::vector<std::span<PlannedRow>> rows_of_batch_;
-  std::vector<Turn> turns_;            // by class, then by batch
+  std::vector<Turn> turns_;  // by class, then by batch
+  std::vector<std::int64_t> held_;
   std::optional<std::uint64_t> pass_;  // pass that class 0 starts at the first batch
 };
 

@@ -36,12 +36,16 @@ class RowDrawer {
   void draw_wholes(const Quotas::Class& quota, SamplerState& state, BatchPlans& plans);
   void draw_for_batch(std::int64_t class_id, std::int64_t count, std::int64_t batch, SamplerState& state,
                       BatchPlans& plans);
-  void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor, std::vector<std::int64_t>& held);
+  void draw_one_by_one(std::int64_t class_id, std::int64_t count, Cursor& cursor);
 
   const std::shared_ptr<const ClassIndex> index_;
   Passes passes_;
   Dealer dealer_;
-  std::vector<std::int64_t> drawn_;  // scratch of draw_for_batch()
+  // Scratch of draw_for_batch():
+  std::vector<std::int64_t> drawn_;
+  std::vector<std::int64_t> held_;     // rows to be held after the batch
+  std::vector<std::int64_t> waiting_;  // rows held since before the current round
+  std::vector<std::int64_t> tail_;     // sorted rows of the round when the pass ended, which the new pass may repeat
 };
 
 }  // namespace l2m

@@ -94,6 +94,7 @@ class Pipeline {
   enum class Stage { kFree, kOpening, kFilling, kReady };
   struct Slot {
     Batch batch;
+    std::vector<std::byte*> outs;  // scratch of open()
     Stage stage = Stage::kFree;
     std::int64_t chunks = 0;
     std::int64_t next_chunk = 0;
@@ -128,7 +129,7 @@ class Pipeline {
   void open(std::int64_t step, Lock& lock);
   void fill(Slot& slot, std::int64_t chunk, Lock& lock);
   void take_blocks(Batch& batch) const;
-  void copy_chunk(const Slot& slot, std::int64_t chunk) const;
+  void copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std::byte*>& outs) const;
   void make_ready(Slot& slot);
   void wake_worker(Lock& lock);
   void work();

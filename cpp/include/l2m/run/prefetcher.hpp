@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -51,7 +50,8 @@ class Prefetcher {
   bool ready(std::int64_t ahead);
   /// Take the blocks of the batch `ahead` of the next one, for which wait() or ready() returned true: one per field,
   /// with the rows of the batch filled. Throws the error of the batch, if any. commit() consumes the batch.
-  std::vector<Block> take_blocks(std::int64_t ahead = 0);
+  /// @param spare  blocks that are not needed anymore; their memory is used for a later batch.
+  std::vector<Block> take_blocks(std::int64_t ahead = 0, std::vector<Block> spare = {});
   /// Return the number of rows of the batch `ahead` of the next one, for which wait() or ready() returned true.
   std::int64_t num_rows(std::int64_t ahead = 0);
   /// Return the plan of the next batch, for which wait() returned true.
@@ -125,9 +125,9 @@ class Prefetcher {
   Atomic<int> forks_;
 
   // State from which the pipeline restarts at the next batch:
-  SamplerState state_;             // before consumed_ and changed_
-  std::deque<Consumed> consumed_;  // since state_
-  Schedule changed_;               // proportions that took effect since state_
+  SamplerState state_;              // before consumed_ and changed_
+  std::vector<Consumed> consumed_;  // since state_
+  Schedule changed_;                // proportions that took effect since state_
   std::vector<double> proportions_;
   std::uint64_t total_step_ = 0;
   EpochRange range_;
