@@ -38,8 +38,8 @@ EXPERIMENTS := .venv/.experiments
 TESTING := build/testing/.built
 # Folders are included because they change when a file is removed.
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
-                   $(shell find cpp/include cpp/src cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
-CPP_FILES = $(shell find cpp benchmarks -name '*.c' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+                   $(shell find cpp/include cpp/src cpp/c cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
+CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
@@ -186,8 +186,8 @@ clean:
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	touch $@
 
-# The extension module of the tests, which is not part of the package.
-$(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp .venv/.demo
+# What tests load that is not part of the package: the module _testing, the C API as a shared library, and the example in C.
+$(TESTING): $(PACKAGE_SOURCES) cpp/bindings/testing/module.cpp examples/c/train.c .venv/.demo
 	echo "== building the testing module"
 	$(BIN)/cmake -S . -B build/testing -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
 	    -D L2M_TESTING_MODULE=ON -D L2M_WERROR=$(WERROR) -D Python_EXECUTABLE=$(CURDIR)/$(BIN)/python \

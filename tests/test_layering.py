@@ -1,6 +1,6 @@
 """Dependencies point one way.
 
-core <- cuda <- bindings <- package <- doctor <- cli <- experiments <- {tests, benchmarks}
+core <- {c, cuda} <- bindings <- package <- doctor <- cli <- experiments <- {tests, benchmarks}
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ ALLOWED_INCLUDES = {
     "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the only file with code for a processor: non-temporal stores
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
+    "cpp/c/**/*.h": r"std(def|int)\.h",  # plain C99
+    "cpp/c/**/*": rf"{CORE}|l2m\.h",
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
     "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.(hpp|cuh)",
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
@@ -40,7 +42,7 @@ def wrong_includes(root: Path) -> list[str]:
     decided: set[Path] = set()
     for pattern, allowed in ALLOWED_INCLUDES.items():
         for file in sorted(set(root.glob(pattern)) - decided):
-            if file.suffix in {".hpp", ".cpp", ".cu", ".cuh"}:
+            if file.suffix in {".h", ".hpp", ".cpp", ".cu", ".cuh"}:
                 headers = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', file.read_text(), re.MULTILINE)
                 wrong += [
                     f"{file.relative_to(root)} includes {header}"
@@ -146,6 +148,8 @@ def test_no_modules_import_each_other() -> None:
         ("cpp/bindings/module.cpp", "cuda_runtime.h"),
         ("cpp/cuda/class_loss.hpp", "cuda_runtime.h"),
         ("cpp/bindings/module.cpp", "torch/extension.h"),
+        ("cpp/c/l2m.cpp", "../bindings/convert.hpp"),
+        ("cpp/c/l2m.cpp", "unistd.h"),
         ("cpp/tests/test_fields.cpp", "pybind11/embed.h"),
     ],
 )

@@ -266,12 +266,13 @@ def test_close_from_a_policy_takes_effect_when_the_call_ends() -> None:
 def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
     loader = Loader(np.arange(N), batch_size=6, format="numpy", seed=0)
 
-    class Closing(dict[str, Any]):
-        def get(self, key: str, default: Any = None) -> Any:
+    class Closing:
+        def __repr__(self) -> str:  # called for the message
             loader.close()
-            return super().get(key, default)
+            return "closing"
 
-    loader.load_state_dict(Closing(loader.state_dict()))
+    with pytest.raises(TypeError, match="seed of the state .*closing"):
+        loader.load_state_dict(loader.state_dict() | {"seed": Closing()})
     with pytest.raises(RuntimeError, match="the loader is closed"):
         next(iter(loader))
 

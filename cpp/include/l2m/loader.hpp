@@ -144,6 +144,7 @@ class Loader {
   [[nodiscard]] std::uint64_t epochs_begun() const { return epochs_begun_; }
   [[nodiscard]] int num_threads() const { return std::max(options_.num_threads, 1); }
   [[nodiscard]] std::optional<std::uint64_t> seed() const { return options_.seed; }
+  [[nodiscard]] const std::vector<std::int64_t>& class_sizes() const { return class_sizes_; }
   [[nodiscard]] const std::vector<double>& proportions() const { return prefetcher_->proportions(); }
   /// Return the last known mean loss of each class; NaN if none is known yet.
   [[nodiscard]] const std::vector<double>& class_losses() const { return class_losses_; }
