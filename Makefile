@@ -7,6 +7,7 @@
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
 # make cross   build the core for other processors and test it in QEMU, each within some minutes (CROSS_TARGETS="aarch64 armv7": only those)
+# make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
@@ -43,7 +44,7 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cross cross-packages cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -105,6 +106,9 @@ cross-%: .venv/.demo
 	export PATH=$(CURDIR)/$(BIN):$$PATH; \
 	    cmake --preset $* --log-level=WARNING > /dev/null && cmake --build build/cross/$* -- --quiet && \
 	    ctest --test-dir build/cross/$* --parallel $$(nproc) --no-tests=error --output-on-failure
+
+test-aarch64: .venv/.dev
+	tests/package/aarch64.sh build/aarch64
 
 cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
