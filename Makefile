@@ -6,6 +6,7 @@
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
+# make amalgamation   write the whole library as build/amalgamation/l2m.h and l2m.cpp, two files to copy
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
@@ -41,7 +42,7 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: test-full fuzz amalgamation cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -117,8 +118,13 @@ fuzz: .venv/.dev $(PACKAGE)
 	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
 	done
 
-# Test the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
+amalgamation:
+	$(PYTHON) cpp/amalgamate.py build/amalgamation
+
+# Test the installed library, and the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
 package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
+	echo "== library"
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/package/library.py build/library
 	echo "== wheels"
 	$(BIN)/python tests/package/check.py build/wheels
 	rm -rf build/no-cuda
