@@ -42,6 +42,11 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+comma := ,
+# Configure the C++ tests in build/$(1) with the sanitizers $(2).
+configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
+
 .PHONY: test-full fuzz amalgamation cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
@@ -78,8 +83,7 @@ cpp-test-asan: SANITIZE = address,undefined
 cpp-test-tsan: SANITIZE = thread
 cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	echo "== C++ tests: $*"
-	$(BIN)/cmake -S . -B build/$* -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
-	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
+	$(call configure_cpp_tests,$*,$(SANITIZE))
 	$(BIN)/cmake --build build/$* -- --quiet
 	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
 
@@ -117,6 +121,10 @@ fuzz: .venv/.dev $(PACKAGE)
 	    echo "== fuzz: $$target, seed $(FUZZ_SEED)"; \
 	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
 	done
+	echo "== fuzz: states in C, seed $(FUZZ_SEED)"
+	$(call configure_cpp_tests,asan,address$(comma)undefined)
+	$(BIN)/cmake --build build/asan --target fuzz_states -- --quiet
+	$(NO_ASLR) build/asan/fuzz_states $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 amalgamation:
 	$(PYTHON) cpp/amalgamate.py build/amalgamation

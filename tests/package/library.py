@@ -25,9 +25,8 @@ target_link_libraries(train PRIVATE {target} m)
 
 def run(*command: str | Path, **environment: str) -> str:
     """Return the output of a command. If it fails, print it and exit."""
-    command = tuple(map(str, command))
     done = subprocess.run(
-        command,
+        [*map(str, command)],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -35,7 +34,7 @@ def run(*command: str | Path, **environment: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")
     return done.stdout
 
 
