@@ -6,13 +6,13 @@
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
-# make amalgamation   write the whole library as build/amalgamation/l2m.h and l2m.cpp, two files to copy
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
 # make gpu-run      run the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
 #                   The log and the figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
 # make build   build the package and install it into .venv
+# make amalgamation   write the whole library as build/amalgamation/l2m.h and l2m.cpp, two files to copy
 # make format  format the code, and apply the automatic fixes of the linters
 # make clean   remove everything that was built; .venv is kept
 #
@@ -42,12 +42,7 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-comma := ,
-# Configure the C++ tests in build/$(1) with the sanitizers $(2).
-configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
-    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
-
-.PHONY: test-full fuzz amalgamation cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: test-full fuzz cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -76,6 +71,11 @@ types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	$(BIN)/mypy --no-error-summary
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
 	MYPYPATH=tests PYTHONPATH=build/testing $(BIN)/stubtest --concise --mypy-config-file pyproject.toml _testing
+
+comma := ,
+# Configure the C++ tests in build/$(1) with the sanitizers $(2).
+configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
 
 cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
 
@@ -126,6 +126,7 @@ fuzz: .venv/.dev $(PACKAGE)
 	$(BIN)/cmake --build build/asan --target fuzz_states -- --quiet
 	$(NO_ASLR) build/asan/fuzz_states $(FUZZ_SECONDS) $(FUZZ_SEED)
 
+.PHONY: amalgamation
 amalgamation:
 	$(PYTHON) cpp/amalgamate.py build/amalgamation
 
