@@ -14,6 +14,7 @@
 # make gpu-run      run the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
 #                   The log and the figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
 # make build   build the package and install it into .venv
+# make amalgamation   write the whole library as build/amalgamation/l2m.h and l2m.cpp, two files to copy
 # make format  format the code, and apply the automatic fixes of the linters
 # make clean   remove everything that was built; .venv is kept
 #
@@ -74,14 +75,18 @@ types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
 	MYPYPATH=tests PYTHONPATH=build/testing $(BIN)/stubtest --concise --mypy-config-file pyproject.toml _testing
 
+comma := ,
+# Configure the C++ tests in build/$(1) with the sanitizers $(2).
+configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
+
 cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
 
 cpp-test-asan: SANITIZE = address,undefined
 cpp-test-tsan: SANITIZE = thread
 cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	echo "== C++ tests: $*"
-	$(BIN)/cmake -S . -B build/$* -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
-	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
+	$(call configure_cpp_tests,$*,$(SANITIZE))
 	$(BIN)/cmake --build build/$* -- --quiet
 	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
 
@@ -144,9 +149,19 @@ fuzz: .venv/.dev $(PACKAGE)
 	    echo "== fuzz: $$target, seed $(FUZZ_SEED)"; \
 	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
 	done
+	echo "== fuzz: states in C, seed $(FUZZ_SEED)"
+	$(call configure_cpp_tests,asan,address$(comma)undefined)
+	$(BIN)/cmake --build build/asan --target fuzz_states -- --quiet
+	$(NO_ASLR) build/asan/fuzz_states $(FUZZ_SECONDS) $(FUZZ_SEED)
 
-# Test the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
+.PHONY: amalgamation
+amalgamation:
+	$(PYTHON) cpp/amalgamate.py build/amalgamation
+
+# Test the installed library, and the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
 package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
+	echo "== library"
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/package/library.py build/library
 	echo "== wheels"
 	$(BIN)/python tests/package/check.py build/wheels
 	rm -rf build/no-cuda
