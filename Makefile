@@ -7,12 +7,14 @@
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
 # make cross   build the core for other processors and test it in QEMU, each within some minutes (CROSS_TARGETS="aarch64 armv7": only those)
+# make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
 # make gpu-run      run the tests and benchmarks that need a GPU, then some tests under compute-sanitizer; all run, even if one fails.
 #                   The log and the figures go to build/gpu/results (GPU_RESULTS=folder: another folder)
 # make build   build the package and install it into .venv
+# make amalgamation   write the whole library as build/amalgamation/l2m.h and l2m.cpp, two files to copy
 # make format  format the code, and apply the automatic fixes of the linters
 # make clean   remove everything that was built; .venv is kept
 #
@@ -43,7 +45,7 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cross cross-packages cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -73,14 +75,18 @@ types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
 	MYPYPATH=tests PYTHONPATH=build/testing $(BIN)/stubtest --concise --mypy-config-file pyproject.toml _testing
 
+comma := ,
+# Configure the C++ tests in build/$(1) with the sanitizers $(2).
+configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
+    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
+
 cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
 
 cpp-test-asan: SANITIZE = address,undefined
 cpp-test-tsan: SANITIZE = thread
 cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	echo "== C++ tests: $*"
-	$(BIN)/cmake -S . -B build/$* -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
-	    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(SANITIZE) -D L2M_WERROR=$(WERROR) > /dev/null
+	$(call configure_cpp_tests,$*,$(SANITIZE))
 	$(BIN)/cmake --build build/$* -- --quiet
 	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
 
@@ -105,6 +111,9 @@ cross-%: .venv/.demo
 	export PATH=$(CURDIR)/$(BIN):$$PATH; \
 	    cmake --preset $* --log-level=WARNING > /dev/null && cmake --build build/cross/$* -- --quiet && \
 	    ctest --test-dir build/cross/$* --parallel $$(nproc) --no-tests=error --output-on-failure
+
+test-aarch64: .venv/.dev
+	tests/package/aarch64.sh build/aarch64
 
 cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
@@ -140,9 +149,19 @@ fuzz: .venv/.dev $(PACKAGE)
 	    echo "== fuzz: $$target, seed $(FUZZ_SEED)"; \
 	    (cd tests && $(CURDIR)/$(BIN)/python -m fuzz.$$target --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)) || exit 1; \
 	done
+	echo "== fuzz: states in C, seed $(FUZZ_SEED)"
+	$(call configure_cpp_tests,asan,address$(comma)undefined)
+	$(BIN)/cmake --build build/asan --target fuzz_states -- --quiet
+	$(NO_ASLR) build/asan/fuzz_states $(FUZZ_SECONDS) $(FUZZ_SEED)
 
-# Test the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
+.PHONY: amalgamation
+amalgamation:
+	$(PYTHON) cpp/amalgamate.py build/amalgamation
+
+# Test the installed library, and the wheels of the sdist in clean environments, then run every test on the wheel without CUDA kernels.
 package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
+	echo "== library"
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/package/library.py build/library
 	echo "== wheels"
 	$(BIN)/python tests/package/check.py build/wheels
 	rm -rf build/no-cuda

@@ -39,12 +39,14 @@ fi
 
 echo "== wheel"
 version=3.11 # of Debian's Python
+suffix=.cpython-${version/./}-aarch64-linux-gnu.so
 rm -rf "$folder/wheel" "$root/opt"
-_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-${version/./}-aarch64-linux-gnu.so SKBUILD_BUILD_DIR="$folder/build" \
+_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=$suffix SKBUILD_BUILD_DIR="$folder/build" \
     "$python" -m pip wheel . --quiet --no-build-isolation --no-deps --wheel-dir "$folder/wheel" \
     -C cmake.define.L2M_CUDA=OFF -C cmake.define.CMAKE_SYSTEM_NAME=Linux -C cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 \
     -C cmake.define.CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -C cmake.define.CMAKE_CXX_FLAGS="-idirafter $root/usr/include" \
-    -C cmake.define.Python_INCLUDE_DIR="$root/usr/include/python$version" -C install.strip=false
+    -C cmake.define.Python_INCLUDE_DIR="$root/usr/include/python$version" \
+    -C cmake.define.PYTHON_MODULE_EXTENSION=$suffix -C install.strip=false
 ls -s --block-size=KB "$folder"/wheel/*.whl
 "$python" -m pip install --quiet --target "$root/opt/site" --python-version $version --only-binary=:all: \
     --platform linux_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
