@@ -6,7 +6,9 @@
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
 # make lint | types | cpp-test | py-test | package-test   run one part of `make test`
-# make cross   build the core for other processors and test it in QEMU, each within some minutes (CROSS_TARGETS="aarch64 armv7": only those)
+# make cross   build the core for other processors, test it in QEMU, and check the size of small builds; some minutes for each target
+#              (CROSS_TARGETS="aarch64 armv7": only those)
+# make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
 # make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
@@ -31,7 +33,7 @@ GPU_ARCH ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> 
 GPU_CMAKE = $(or $(shell command -v cmake),$(PYTHON) -m cmake)
 BENCH_RESULTS ?= full
 FUZZ_SECONDS ?= 60
-CROSS_TARGETS ?= aarch64 armv7 riscv64 i686 musl-x86_64 musl-aarch64
+CROSS_TARGETS ?= aarch64 armv7 riscv64 i686 musl-x86_64 musl-aarch64 edge-aarch64 edge-armv7 edge-musl-armv7
 FUZZ_SEED ?= 0
 
 BIN := .venv/bin
@@ -45,7 +47,7 @@ CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp'
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: cortex-m test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -97,20 +99,37 @@ CROSS_PACKAGES_riscv64 := g++-riscv64-linux-gnu qemu-user
 CROSS_PACKAGES_i686 := g++-i686-linux-gnu qemu-user
 CROSS_PACKAGES_musl-x86_64 := qemu-user
 CROSS_PACKAGES_musl-aarch64 := qemu-user
+CROSS_PACKAGES_edge-aarch64 := $(CROSS_PACKAGES_aarch64)
+CROSS_PACKAGES_edge-armv7 := $(CROSS_PACKAGES_armv7)
+CROSS_PACKAGES_edge-musl-armv7 := $(CROSS_PACKAGES_armv7)
+CROSS_PACKAGES_cortex-m4 := gcc-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm
+CROSS_PACKAGES_cortex-m7 := $(CROSS_PACKAGES_cortex-m4)
+
+# Small builds: prefix of the tools, and the arguments of cpp/tests/check_size.sh. They run only some of the tests.
+SIZES_edge-aarch64 := aarch64-linux-gnu- 320000 480000
+SIZES_edge-armv7 := arm-linux-gnueabihf- 200000 320000
+SIZES_edge-musl-armv7 := arm-linux-gnueabihf- 400000 320000
+SIZES_cortex-m4 := arm-none-eabi- 240000 320000
+SIZES_cortex-m7 := arm-none-eabi- 240000 320000
 
 cross-packages:
 	echo $(sort $(foreach target,$(CROSS_TARGETS),$(CROSS_PACKAGES_$(target))))
 
 cross: $(CROSS_TARGETS:%=cross-%)
 
-cross-musl-x86_64 cross-musl-aarch64: .venv/.cross
+cortex-m: cross-cortex-m4 cross-cortex-m7
+
+cross-musl-x86_64 cross-musl-aarch64 cross-edge-musl-armv7: .venv/.cross
 cross-%: .venv/.demo
 	echo "== C++ tests: $* in QEMU"
 	missing=$$(for package in $(CROSS_PACKAGES_$*); do dpkg-query --show $$package > /dev/null 2>&1 || echo $$package; done); \
 	    test -z "$$missing" || { echo "cross: missing packages: apt-get install" $$missing >&2; exit 1; }
 	export PATH=$(CURDIR)/$(BIN):$$PATH; \
-	    cmake --preset $* --log-level=WARNING > /dev/null && cmake --build build/cross/$* -- --quiet && \
-	    ctest --test-dir build/cross/$* --parallel $$(nproc) --no-tests=error --output-on-failure
+	    cmake --preset $* --log-level=WARNING > /dev/null && \
+	    cmake --build build/cross/$* $(if $(SIZES_$*),--target size test_golden) -- --quiet && \
+	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^(size|test_golden)$$') \
+	        --parallel $$(nproc) --no-tests=error --output-on-failure
+	$(if $(SIZES_$*),cpp/tests/check_size.sh build/cross/$* $(SIZES_$*))
 
 test-aarch64: .venv/.dev
 	tests/package/aarch64.sh build/aarch64
