@@ -222,7 +222,7 @@ void Loader::finish_epoch() {
     epochs_.clear();
   } else {
     epochs_.push_back({epoch_, epoch_began_});
-    while (epochs_.size() > 1 && epochs_[1].began <= prefetcher_->oldest()) epochs_.pop_front();
+    while (epochs_.size() > 1 && epochs_[1].began <= prefetcher_->oldest()) epochs_.erase(epochs_.begin());
   }
   updated_ = iterating_ = ended_ = false;
   epoch_ = next_epoch_.value_or(epoch_ + 1);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/memory.hpp"
 #include "l2m/base/platform.hpp"
@@ -53,7 +54,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
   if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
   if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
   auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
-  if (ascending_) std::ranges::sort(taken);
+  if (ascending_) sort_items(std::span(taken));
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
   const auto row_at = [&](std::int64_t i) { return rows ? taken[static_cast<std::size_t>(i)] : i; };
   const auto class_of = [&](std::int64_t row) -> std::int64_t {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 #include "l2m/base/memory.hpp"
@@ -122,7 +123,7 @@ void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> he
   for (const std::int64_t row : held)
     if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, but not of class ", class_id);
   std::vector<std::int64_t> sorted(held.begin(), held.end());
-  std::ranges::sort(sorted);
+  sort_items(std::span(sorted));
   if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
   if (std::ssize(held) > cursor.position)
     refuse("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position, " rows of its pass");
