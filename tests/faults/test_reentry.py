@@ -271,7 +271,7 @@ def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
             loader.close()
             return "closing"
 
-    with pytest.raises(TypeError, match="seed of the state .*closing"):
+    with pytest.raises(TypeError, match=r"seed of the state .*closing"):
         loader.load_state_dict(loader.state_dict() | {"seed": Closing()})
     with pytest.raises(RuntimeError, match="the loader is closed"):
         next(iter(loader))
