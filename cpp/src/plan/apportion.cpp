@@ -224,19 +224,13 @@ void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
   waiting_.clear();
   for (std::size_t i = 0; i < class_ids_.size(); ++i)
     if (fraction_[i] > 0) waiting_.emplace_back(due.due[static_cast<std::size_t>(class_ids_[i])], i);
-<<<<<<< HEAD
   const auto served_end = waiting_.begin() + static_cast<std::ptrdiff_t>(extra_);
-  std::nth_element(waiting_.begin(), served_end - 1, waiting_.end());
-  std::sort(waiting_.begin(), served_end, [](const auto& a, const auto& b) { return a.second < b.second; });
-=======
-  const auto served_end = waiting_.begin() + extra_;
   if constexpr (kCompact)
     sort_items(std::span(waiting_));
   else
     std::nth_element(waiting_.begin(), served_end - 1, waiting_.end());
   sort_items(std::span(waiting_).first(static_cast<std::size_t>(extra_)),
              [](const auto& a, const auto& b) { return a.second < b.second; });
->>>>>>> edge-c
   auto served = waiting_.begin();
   for (std::size_t i = 0; i < class_ids_.size(); ++i) {
     const std::size_t begin = quotas.batch.size();
