@@ -23,9 +23,9 @@ std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::
   std::vector<bool> taken(checked_size("the data", data_rows, 1));
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
-      throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
+      throw_error<std::out_of_range>("rows must be ids in [0, ", data_rows, ") (got ", row, ")");
     if (taken[static_cast<std::size_t>(row)])
-      throw std::invalid_argument(message("rows must be unique (got ", row, " twice)"));
+      throw_error<std::invalid_argument>("rows must be unique (got ", row, " twice)");
     taken[static_cast<std::size_t>(row)] = true;
   }
   return {rows.begin(), rows.end()};
@@ -76,8 +76,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
     for_rows_of(part, [&](std::int64_t row, std::int64_t* count) {
       const std::int64_t k = class_of(row);
       if (k < 0 || k >= num_classes)
-        throw std::invalid_argument(
-            message("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")"));
+        throw_error<std::invalid_argument>("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")");
       ++count[k];
     });
   });
