@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "l2m/base/compact.hpp"
@@ -17,6 +18,36 @@ namespace {
 
 constexpr std::size_t kLargePage = 2 << 20;
 constexpr std::size_t kLine = 64;
+
+/// Classes of any integer type.
+class AnyClasses {
+ public:
+  template <class Class>
+  explicit AnyClasses(std::span<const Class> classes)
+      : data_(classes.data()), size_(classes.size()), bytes_(sizeof(Class)), is_signed_(std::is_signed_v<Class>) {}
+
+  [[nodiscard]] bool empty() const { return size_ == 0; }
+  std::int64_t operator[](std::size_t i) const {
+    const auto as = [&]<class Class>(Class /*type*/) {
+      return static_cast<std::int64_t>(static_cast<const Class*>(data_)[i]);
+    };
+    switch (bytes_) {
+      case 1:
+        return is_signed_ ? as(std::int8_t{}) : as(std::uint8_t{});
+      case 2:
+        return is_signed_ ? as(std::int16_t{}) : as(std::uint16_t{});
+      case 4:
+        return is_signed_ ? as(std::int32_t{}) : as(std::uint32_t{});
+      default:
+        return as(std::int64_t{});
+    }
+  }
+
+ private:
+  const void* data_;
+  std::size_t size_, bytes_;
+  bool is_signed_;
+};
 
 /// Return the ids of `rows` after checking them.
 std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
