@@ -67,26 +67,26 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 
 void Sampler::check_proportions(std::span<const double> proportions) const {
   if (std::ssize(proportions) != drawer_.index().num_classes())
-    throw std::invalid_argument(
-        message("proportions must have ", drawer_.index().num_classes(), " values (got ", proportions.size(), ")"));
+    throw_error<std::invalid_argument>("proportions must have ", drawer_.index().num_classes(), " values (got ",
+                                       proportions.size(), ")");
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
     if (!(p >= 0) || (p > 0 && size == 0))
-      throw std::invalid_argument(
-          message("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)"));
+      throw_error<std::invalid_argument>("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k,
+                                         " of ", size, " rows)");
   }
   // Normalized proportions sum to 1 within rounding. Otherwise, the quotas of a large batch would not add up.
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-12))
-    throw std::invalid_argument(message("proportions must sum to 1 within 1e-12 (got ", sum, ")"));
+    throw_error<std::invalid_argument>("proportions must sum to 1 within 1e-12 (got ", sum, ")");
 }
 
 namespace {
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message("the state is invalid: ", parts...));
+  throw_error<std::invalid_argument>("the state is invalid: ", parts...);
 }
 
 }  // namespace

@@ -95,6 +95,10 @@ class ClassIndex {
   [[nodiscard]] std::uint64_t fingerprint(int num_threads) const;
 
  private:
+  template <class Classes>
+  void sort(const Classes& classes, std::int64_t num_classes, std::int64_t data_rows,
+            std::optional<std::span<const std::int64_t>> rows, int num_threads);
+
   bool identity_;
   bool ascending_;
   int id_bytes_;
