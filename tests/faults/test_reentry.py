@@ -267,9 +267,9 @@ def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
     loader = Loader(np.arange(N), batch_size=6, format="numpy", seed=0)
 
     class Closing(dict[str, Any]):
-        def get(self, key: str, default: Any = None) -> Any:
+        def __getitem__(self, key: str) -> Any:
             loader.close()
-            return super().get(key, default)
+            return super().__getitem__(key)
 
     loader.load_state_dict(Closing(loader.state_dict()))
     with pytest.raises(RuntimeError, match="the loader is closed"):
