@@ -266,12 +266,13 @@ def test_close_from_a_policy_takes_effect_when_the_call_ends() -> None:
 def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
     loader = Loader(np.arange(N), batch_size=6, format="numpy", seed=0)
 
-    class Closing(dict[str, Any]):
-        def __getitem__(self, key: str) -> Any:
+    class Closing:
+        def __repr__(self) -> str:  # called for the message
             loader.close()
-            return super().__getitem__(key)
+            return "closing"
 
-    loader.load_state_dict(Closing(loader.state_dict()))
+    with pytest.raises(TypeError, match=r"seed of the state .*closing"):
+        loader.load_state_dict(loader.state_dict() | {"seed": Closing()})
     with pytest.raises(RuntimeError, match="the loader is closed"):
         next(iter(loader))
 
@@ -338,7 +339,7 @@ def test_a_thread_that_reads_attributes_disturbs_nothing(num_threads: int) -> No
 
 
 def test_close_during_the_allocation_of_pinned_memory_does_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     from l2m_fast import batch_source
     from l2m_fast.data import device as device_data
@@ -427,6 +428,7 @@ def test_close_from_another_thread_while_the_seed_is_drawn_ends_the_run(monkeypa
 
 
 def test_close_from_another_thread_while_a_batch_is_made_of_pinned_memory_crashes_nothing() -> None:
+    pytest.importorskip("torch")
     program = """
         import threading, torch
         from l2m_fast import batch_source
