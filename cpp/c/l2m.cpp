@@ -192,8 +192,8 @@ std::shared_ptr<const l2m::ClassIndex> index_of(const l2m_options& o) {
   if (o.classes == nullptr) {
     if (o.num_classes != 0) refuse("num_classes must be 0 without classes (got ", o.num_classes, ")");
     if (!rows) return std::make_shared<l2m::ClassIndex>(o.num_rows);
-    return std::make_shared<l2m::ClassIndex>(std::span<const std::int64_t>{}, 1, o.num_rows, rows, threads, false,
-                                             o.shuffle == 0);
+    const bool as_given = o.shuffle == 0;
+    return std::make_shared<l2m::ClassIndex>(std::span<const std::int64_t>{}, 1, o.num_rows, rows, threads, as_given);
   }
   return with_classes(o, [&](auto classes) -> std::shared_ptr<const l2m::ClassIndex> {
     // Larger ids are probably keys of another kind, and would need much memory.

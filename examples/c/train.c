@@ -60,7 +60,7 @@ static void step(const l2m_batch* batch, float* losses) {
   for (i = 0; i < batch->num_rows; ++i) {
     const float* row = (const float*)batch->fields[0] + i * columns;
     const size_t label = (size_t)batch->classes[i];
-    double p[MAX_CLASSES], largest = -HUGE_VAL, sum = 0;
+    double p[MAX_CLASSES] = {0}, largest = -HUGE_VAL, sum = 0;
     for (k = 0; k < classes; ++k) {
       p[k] = weights[k][columns];
       for (j = 0; j < columns; ++j) p[k] += weights[k][j] * (double)row[j];
