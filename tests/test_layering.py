@@ -21,11 +21,12 @@ POSIX = r"(sys/)?\w+\.h"
 # Allowed includes of the files that match a pattern. The first pattern that matches decides.
 ALLOWED_INCLUDES = {
     "cpp/src/base/platform.cpp": rf"{CORE}|{POSIX}",  # the only file with code for an operating system
-    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # the only file with code for a processor: non-temporal stores
+    "cpp/src/data/dense.cpp": rf"{CORE}|emmintrin\.h",  # non-temporal stores
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
     "cpp/c/**/*.h": r"std(def|int)\.h",  # plain C99
     "cpp/c/**/*": rf"{CORE}|l2m\.h",
+    "cpp/baremetal/**/*": STANDARD,
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
     "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.(hpp|cuh)",
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
