@@ -1,4 +1,5 @@
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -24,8 +25,8 @@
 
 namespace {
 
-int allocations_until_failure = -1;  // 0: the next one fails; negative: none fails
-std::int64_t num_allocated = 0;
+thread_local int allocations_until_failure = -1;  // 0: the next one fails; negative: none fails
+std::atomic<std::int64_t> num_allocated{0};
 
 void* allocate(std::size_t size, std::size_t alignment) {
   if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) throw std::bad_alloc();
@@ -771,6 +772,31 @@ void test_a_call_without_memory_returns_a_code_and_changes_nothing() {
   CHECK(num_allocated == allocated);
 }
 
+void test_calls_between_batches_without_memory_change_nothing() {
+  Data data;
+  using Call = std::function<int(l2m_loader*)>;
+  std::array<double, kClasses> losses{};
+  std::size_t size = 0;
+  std::vector<std::byte> state;
+  const std::vector<Call> calls{
+      [](l2m_loader* loader) { return l2m_update(loader); },
+      [](l2m_loader* loader) { return l2m_set_epoch(loader, 7); },
+      [&](l2m_loader* loader) { return l2m_class_losses(loader, losses.data(), kClasses); },
+      [&](l2m_loader* loader) { return l2m_state_size(loader, L2M_LAST, &size); },
+      [&](l2m_loader* loader) { return l2m_state_load(loader, state.data(), state.size()); },
+  };
+  for (const Call& call : calls) {
+    for (const int batches : {0, 3, 7, 8}) {
+      const Handle loader = create(data.options), twin = create(data.options);
+      for (int i = 0; i < batches; ++i) CHECK(train(loader) == train(twin));
+      state = save(twin);
+      call_without_memory([&] { return call(loader.get()); }, [&] { CHECK(save(loader) == state); });
+      CHECK(call(twin.get()) == L2M_OK && save(loader) == save(twin));
+      for (int i = 0; i < 9; ++i) CHECK(train(loader) == train(twin));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace l2m::test
 
@@ -789,4 +815,5 @@ int main() {
   test_wrong_policies_are_refused();
   test_losses_are_reduced_over_ranks();
   test_a_call_without_memory_returns_a_code_and_changes_nothing();
+  test_calls_between_batches_without_memory_change_nothing();
 }
