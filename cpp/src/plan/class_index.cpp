@@ -84,6 +84,15 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
     : identity_(false), ascending_(!as_given), id_bytes_(std::max(min_id_bytes, RowIds::bytes_for(data_rows))) {
   if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
   if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
+  if constexpr (kCompact)
+    sort(AnyClasses(classes), num_classes, data_rows, rows, num_threads);
+  else
+    sort(classes, num_classes, data_rows, rows, num_threads);
+}
+
+template <class Classes>
+void ClassIndex::sort(const Classes& classes, std::int64_t num_classes, std::int64_t data_rows,
+                      std::optional<std::span<const std::int64_t>> rows, int num_threads) {
   auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
   if (ascending_) sort_items(std::span(taken));
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
