@@ -49,7 +49,7 @@ void Loader::check_options() const {
   const LoaderOptions& o = options_;
   const auto in_range = [](const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
     if (value < low || value > high)
-      throw std::invalid_argument(message(name, " must be in [", low, ", ", high, "] (got ", value, ")"));
+      throw_error<std::invalid_argument>(name, " must be in [", low, ", ", high, "] (got ", value, ")");
   };
   in_range("world_size", o.world_size, 1, kMaxGlobalBatch);
   in_range("rank", o.rank, 0, o.world_size - 1);
@@ -60,11 +60,11 @@ void Loader::check_options() const {
   in_range("memory_rows of the policy", o.mixing->memory_rows(), 0,
            std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
-    throw std::invalid_argument(
-        message("classes must be given, because ", o.mixing_name, " follows class losses (got none)"));
+    throw_error<std::invalid_argument>("classes must be given, because ", o.mixing_name,
+                                       " follows class losses (got none)");
   if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
-    throw std::invalid_argument(
-        message("all_reduce must be given for ", o.mixing_name, " on ", o.world_size, " ranks (got none)"));
+    throw_error<std::invalid_argument>("all_reduce must be given for ", o.mixing_name, " on ", o.world_size,
+                                       " ranks (got none)");
   if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 
@@ -83,9 +83,9 @@ void Loader::set_steps() {
     steps_ = full + 1;
     last_batch_rows_ = rest;
   } else if (full == 0) {
-    throw std::invalid_argument(
-        message(o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most",
-                " the number of rows, ", num_rows, " (got ", o.batch_size, " * ", o.world_size, ")"));
+    throw_error<std::invalid_argument>(
+        o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most", " the number of rows, ",
+        num_rows, " (got ", o.batch_size, " * ", o.world_size, ")");
   } else {
     steps_ = full;
   }
@@ -138,11 +138,11 @@ void Loader::draw_seed() {
 Iteration Loader::iterate(bool forever) {
   check_usable();
   if (forever && window_stays_open())
-    throw std::invalid_argument(
-        message("forever() with lookahead=", options_.lookahead, " needs update_every (got None)"));
+    throw_error<std::invalid_argument>("forever() with lookahead=", options_.lookahead,
+                                       " needs update_every (got None)");
   if (forever && rank_steps_ == 0)
-    throw std::invalid_argument(
-        message("forever() needs a batch for this rank in each epoch (got none for rank ", options_.rank, ")"));
+    throw_error<std::invalid_argument>("forever() needs a batch for this rank in each epoch (got none for rank ",
+                                       options_.rank, ")");
   return {++iterations_, forever};
 }
 
@@ -188,8 +188,8 @@ bool Loader::prepare(const Iteration& iteration) {
 /// Throw if a state could not hold the counts after another batch.
 void Loader::check_counts() const {
   if (epoch_ >= std::uint64_t{kMaxCount} || total_step() >= counted_until_)
-    throw std::runtime_error(message("the loader cannot count further: its state holds counts up to ", kMaxCount,
-                                     " (epoch is ", epoch_, ", total_step ", total_step(), ")"));
+    throw_error<std::runtime_error>("the loader cannot count further: its state holds counts up to ", kMaxCount,
+                                    " (epoch is ", epoch_, ", total_step ", total_step(), ")");
 }
 
 void Loader::begin() {
@@ -222,7 +222,7 @@ void Loader::finish_epoch() {
     epochs_.clear();
   } else {
     epochs_.push_back({epoch_, epoch_began_});
-    while (epochs_.size() > 1 && epochs_[1].began <= prefetcher_->oldest()) epochs_.pop_front();
+    while (epochs_.size() > 1 && epochs_[1].began <= prefetcher_->oldest()) epochs_.erase(epochs_.begin());
   }
   updated_ = iterating_ = ended_ = false;
   epoch_ = next_epoch_.value_or(epoch_ + 1);
@@ -322,8 +322,7 @@ std::optional<FilledBatch> Loader::next(const Iteration& iteration) {
 
 void Loader::set_epoch(std::uint64_t epoch) {
   check_usable();
-  if (epoch > kMaxEpoch)
-    throw std::invalid_argument(message("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")"));
+  if (epoch > kMaxEpoch) throw_error<std::invalid_argument>("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")");
   const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next one begins
   if (epoch == epoch_ + (ends ? 1 : 0)) {
     next_epoch_.reset();

@@ -18,7 +18,7 @@ namespace {
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message(parts...));
+  throw_error<std::invalid_argument>(parts...);
 }
 
 void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {

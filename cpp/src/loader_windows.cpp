@@ -27,13 +27,13 @@ std::int64_t Loader::batch_of(std::optional<std::uint64_t> step) const {
   const auto last = static_cast<std::int64_t>(total_step()) - 1;
   if (!step) return prefetcher_->newest() ? static_cast<std::int64_t>(*prefetcher_->newest()) : last;
   if (!prefetcher_->plan(step)) {
-    throw std::runtime_error(message("step must be that of one of the last ", options_.lookahead + 1,
-                                     " batches yielded since the loader was made or its state loaded (got ", *step,
-                                     ", and ", last + 1, " were yielded in all)"));
+    throw_error<std::runtime_error>("step must be that of one of the last ", options_.lookahead + 1,
+                                    " batches yielded since the loader was made or its state loaded (got ", *step,
+                                    ", and ", last + 1, " were yielded in all)");
   }
   const auto batch = static_cast<std::int64_t>(*step);
   const bool too_late = options_.update_every ? !windows_.accepts(batch) : *step < open_from_;
-  if (too_late) throw std::runtime_error(message("the window of step ", *step, " is closed: its losses come too late"));
+  if (too_late) throw_error<std::runtime_error>("the window of step ", *step, " is closed: its losses come too late");
   return batch;
 }
 
@@ -46,8 +46,8 @@ std::span<const std::int32_t> Loader::classes_of(std::optional<std::uint64_t> st
         "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
         "classes");
   if (plan->size() != num_losses)
-    throw std::invalid_argument(message("losses must have one value for each of the ", plan->size(), " rows of ",
-                                        step ? "the batch" : "the last batch", " (got ", num_losses, ")"));
+    throw_error<std::invalid_argument>("losses must have one value for each of the ", plan->size(), " rows of ",
+                                       step ? "the batch" : "the last batch", " (got ", num_losses, ")");
   classes_.clear();
   for (const PlannedRow& planned : *plan) classes_.push_back(planned.class_id);
   return classes_;
@@ -68,19 +68,19 @@ void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
 void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
   LossSums& to = slot(step).host;
   if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
-    throw std::invalid_argument(message("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
-                                        sums.sum.size(), " and ", sums.count.size(), ")"));
+    throw_error<std::invalid_argument>("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
+                                       sums.sum.size(), " and ", sums.count.size(), ")");
   LossSums added(to.sum.size());
   for (std::size_t k = 0; k < to.sum.size(); ++k) {
     if (sums.count[k] < 0 || sums.count[k] > kMaxCount)
-      throw std::invalid_argument(
-          message("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k], " for class ", k, ")"));
+      throw_error<std::invalid_argument>("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k],
+                                         " for class ", k, ")");
     if (sums.count[k] == 0 && sums.sum[k] != 0)
-      throw std::invalid_argument(
-          message("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")"));
+      throw_error<std::invalid_argument>("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k,
+                                         ")");
     if (to.count[k] + sums.count[k] > kMaxCount)
-      throw std::invalid_argument(
-          message("the counts of a window must stay in [0, 2**53] (got ", to.count[k] + sums.count[k], ")"));
+      throw_error<std::invalid_argument>("the counts of a window must stay in [0, 2**53] (got ",
+                                         to.count[k] + sums.count[k], ")");
     if (!std::isfinite(sums.sum[k])) continue;
     added.sum[k] = sums.sum[k];
     added.count[k] = sums.count[k];
@@ -108,7 +108,7 @@ void Loader::warn_if_losses_are_missing() {
 void Loader::update() {
   check_usable();
   if (options_.update_every)
-    throw std::runtime_error(message("update() requires update_every=None (got ", *options_.update_every, ")"));
+    throw_error<std::runtime_error>("update() requires update_every=None (got ", *options_.update_every, ")");
   draw_seed();
   const bool running = iterating_ || step_in_epoch() > 0;
   apply_window(!running);
@@ -254,8 +254,8 @@ Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> 
   Policy::Update update = options_.mixing->update(window);
   normalize(update.proportions, class_sizes_);
   if (update.memory && update.memory->size() != memory_.size())
-    throw std::invalid_argument(
-        message("the memory of a policy must have ", memory_.size(), " values (got ", update.memory->size(), ")"));
+    throw_error<std::invalid_argument>("the memory of a policy must have ", memory_.size(), " values (got ",
+                                       update.memory->size(), ")");
   if (update.memory && !std::ranges::all_of(*update.memory, [](double value) { return std::isfinite(value); }))
     throw std::invalid_argument("the memory of a policy must be finite");
   return update;

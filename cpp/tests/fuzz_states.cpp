@@ -3,7 +3,7 @@
 //
 //     fuzz_states [seconds [seed]]      without arguments: some thousand cases
 //
-// With clang, libFuzzer looks for cases longer (see LLVMFuzzerCustomMutator(): most of them have a right hash):
+// With clang >= 16, libFuzzer looks for cases longer (see LLVMFuzzerCustomMutator(): most of them have a right hash):
 //
 //     clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -D L2M_LIBFUZZER -I cpp/include -I cpp/c
 //         $(find cpp/src -name '*.cpp') cpp/c/l2m.cpp cpp/tests/fuzz_states.cpp -o build/fuzz_states

@@ -303,7 +303,8 @@ std::string refusal(const l2m_options& options, int expected = L2M_INVALID) {
 }
 
 void test_bad_options_are_refused_by_name() {
-  const std::int64_t huge = std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t largest = std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t huge = std::numeric_limits<std::ptrdiff_t>::max();  // bytes that memory can have
   const auto refused = [&](const std::function<void(Data&)>& spoil, const char* part, int code = L2M_INVALID) {
     Data data;
     spoil(data);
@@ -324,9 +325,9 @@ void test_bad_options_are_refused_by_name() {
       "field 0: stride must be in [0, 0]");
   refused([](Data& d) { d.options.fields = nullptr; }, "fields must not be NULL (got NULL)");
   refused([](Data& d) { d.fields[1].data = nullptr; }, "field 1: data must not be NULL");
-  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{-8}, huge, huge / 4})
+  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{-8}, huge, huge / 4, largest})
     refused([&](Data& d) { d.fields[1].row_bytes = bytes; }, "field 1: row_bytes must be in [1, ");
-  for (const std::int64_t stride : {huge, -huge, std::numeric_limits<std::int64_t>::min(), huge / 59 + 1})
+  for (const std::int64_t stride : {huge, -huge, largest, std::numeric_limits<std::int64_t>::min(), huge / 59 + 1})
     refused([&](Data& d) { d.fields[0].stride = stride; }, "field 0: stride must be in [-");
   refused([](Data& d) { d.options.class_type = 0; }, "class_type must be L2M_INT8 to L2M_UINT32 (got 0)");
   refused([](Data& d) { d.classes[9] = -1; }, "classes must be in [0, 3) (got -1 at row 9)");
@@ -361,14 +362,14 @@ void test_bad_options_are_refused_by_name() {
         d.ids[2] = 0;
       },
       "rows must be unique (got 0 twice)");
-  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1} << 31, huge})
+  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1} << 31, largest})
     refused([&](Data& d) { d.options.batch_size = size; }, "batch_size must be in [1, 2147483647]");
   refused([&](Data& d) { d.options.steps_per_epoch = -1; }, "steps_per_epoch must be in [0, ");
-  refused([&](Data& d) { d.options.steps_per_epoch = huge; }, "steps_per_epoch must be in [0, ");
+  refused([&](Data& d) { d.options.steps_per_epoch = largest; }, "steps_per_epoch must be in [0, ");
   refused([&](Data& d) { d.options.update_every = -1; }, "update_every must be in [0, ");
-  refused([&](Data& d) { d.options.update_every = huge; }, "update_every must be in [0, ");
+  refused([&](Data& d) { d.options.update_every = largest; }, "update_every must be in [0, ");
   refused([&](Data& d) { d.options.lookahead = -1; }, "lookahead must be in [0, ");
-  refused([&](Data& d) { d.options.lookahead = huge; }, "lookahead must be in [0, ");
+  refused([&](Data& d) { d.options.lookahead = largest; }, "lookahead must be in [0, ");
   refused([&](Data& d) { d.options.total_steps = ~std::uint64_t{0}; }, "total_steps must be at most");
   refused([](Data& d) { d.options.shuffle = 2; }, "shuffle must be in [0, 1] (got 2)");
   refused([](Data& d) { d.options.grouped = -1; }, "grouped must be in [0, 1] (got -1)");

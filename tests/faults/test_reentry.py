@@ -271,7 +271,7 @@ def test_close_from_inside_load_state_dict_takes_effect_when_it_ends() -> None:
             loader.close()
             return "closing"
 
-    with pytest.raises(TypeError, match="seed of the state .*closing"):
+    with pytest.raises(TypeError, match=r"seed of the state .*closing"):
         loader.load_state_dict(loader.state_dict() | {"seed": Closing()})
     with pytest.raises(RuntimeError, match="the loader is closed"):
         next(iter(loader))
@@ -339,7 +339,7 @@ def test_a_thread_that_reads_attributes_disturbs_nothing(num_threads: int) -> No
 
 
 def test_close_during_the_allocation_of_pinned_memory_does_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     from l2m_fast import batch_source
     from l2m_fast.data import device as device_data
@@ -428,6 +428,7 @@ def test_close_from_another_thread_while_the_seed_is_drawn_ends_the_run(monkeypa
 
 
 def test_close_from_another_thread_while_a_batch_is_made_of_pinned_memory_crashes_nothing() -> None:
+    pytest.importorskip("torch")
     program = """
         import threading, torch
         from l2m_fast import batch_source

@@ -131,7 +131,7 @@ def test_deep_nesting_of_the_data_is_refused() -> None:
     for _ in range(20_000):
         data = (data,)
     with pytest.raises(ValueError, match="data must be nested at most 100 levels deep"):
-        Loader(data, batch_size=2)
+        Loader(data, batch_size=2, format="numpy")
 
 
 @pytest.mark.filterwarnings("ignore:Learn2Mix.*none was recorded")

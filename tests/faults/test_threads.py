@@ -70,15 +70,15 @@ def test_a_batch_that_does_not_fit_in_memory_is_an_error_that_names_rows_and_byt
     num_threads: int, tmp_path: Path
 ) -> None:
     with (tmp_path / "row").open("wb") as file:
-        file.truncate(1 << 37)
-    row = np.memmap(tmp_path / "row", np.uint8, "r", shape=(1, 1 << 37))
+        file.truncate(1 << 30)
+    row = np.memmap(tmp_path / "row", np.uint8, "r", shape=(1, 1 << 30))
     loader = Loader(
         (row, np.zeros(1)), batch_size=1 << 20, steps_per_epoch=2, format="numpy", num_threads=num_threads, seed=0
     )
     batches = iter(loader)
     for _ in range(2):
         with pytest.raises(
-            MemoryError, match=rf"out of memory for a batch of 1048576 rows \({(2**37 + 8) << 20} bytes\)"
+            MemoryError, match=rf"out of memory for a batch of 1048576 rows \({(2**30 + 8) << 20} bytes\)"
         ):
             next(batches)
     assert loader.step == 0
@@ -86,12 +86,18 @@ def test_a_batch_that_does_not_fit_in_memory_is_an_error_that_names_rows_and_byt
 
 def test_row_ids_that_do_not_fit_in_memory_are_an_error_that_names_rows_and_bytes() -> None:
     program = """
-        import resource
+        import contextlib, resource
         data = np.broadcast_to(np.int8(0), (1 << 31,))
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        with contextlib.suppress(MemoryError):
+            np.empty(9 << 30, np.uint8)
+            print("unlimited")
         try:
             Loader(data, batch_size=8, num_threads=0, format="numpy", seed=0)
         except MemoryError as error:
             print(error)
         """
-    assert run(program) == f"out of memory for the ids of {1 << 31} rows ({1 << 33} bytes)\n"
+    printed = run(program)
+    if printed.startswith("unlimited"):
+        pytest.skip("an emulator ignores limits of memory")
+    assert printed == f"out of memory for the ids of {1 << 31} rows ({1 << 33} bytes)\n"

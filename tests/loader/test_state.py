@@ -182,6 +182,7 @@ def drive_on(loader: Loader, steps: int) -> list[Any]:
 
 
 def test_threads_prefetch_and_format_are_not_part_of_a_state() -> None:
+    pytest.importorskip("torch")
     loader = make(num_threads=0, prefetch=0)
     list(itertools.islice(loader, 4))
     other = make(num_threads=2, prefetch=9, format="torch")

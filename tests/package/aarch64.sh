@@ -48,7 +48,7 @@ _PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=$suffix SKBUILD_BUILD_
     -C cmake.define.Python_INCLUDE_DIR="$root/usr/include/python$version" \
     -C cmake.define.PYTHON_MODULE_EXTENSION=$suffix -C install.strip=false
 ls -s --block-size=KB "$folder"/wheel/*.whl
-"$python" -m pip install --quiet --target "$root/opt/site" --python-version $version --only-binary=:all: \
+"$python" -m pip install --quiet --upgrade --target "$root/usr/local/lib/python$version/dist-packages" --python-version $version --only-binary=:all: \
     --platform linux_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
     -c requirements/constraints.txt "$folder"/wheel/*.whl pytest pytest-timeout hypothesis
 
@@ -56,6 +56,6 @@ echo "== tests"
 cp -r --parents conftest.py pyproject.toml tests examples "$root/opt"
 chroot "$root" /bin/sh -ec "
     cd /opt
-    export PYTHONPATH=/opt/site PYTHONDONTWRITEBYTECODE=1
+    export PYTHONDONTWRITEBYTECODE=1
     python3 -m l2m_fast
     python3 -m pytest -q --timeout 1800 -p no:cacheprovider tests/oracle tests/specification tests/mixing tests/loader tests/faults"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -240,7 +239,7 @@ class Loader {
 
   std::uint64_t epoch_ = 0;
   std::uint64_t epoch_began_ = 0;            // total step
-  std::deque<Epoch> epochs_;                 // earlier epochs, as far back as states are available
+  std::vector<Epoch> epochs_;                // earlier epochs, as far back as states are available
   std::optional<std::uint64_t> next_epoch_;  // set_epoch() target, unless it is the next number
   std::uint64_t iterations_ = 0;             // created so far
   std::uint64_t newest_ = 0;                 // the newest one that requested a batch

@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 
 namespace l2m {
@@ -110,6 +111,13 @@ void Dense::request(BatchPlan plan) const {
 }
 
 void Dense::copy(BatchPlan plan, std::byte* out, Writes writes, const Field* next) const {
+  if constexpr (kCompact) {
+    for (const PlannedRow& planned : plan) {
+      std::memcpy(out, row(planned), static_cast<std::size_t>(row_size_));
+      out += row_size_;
+    }
+    return;
+  }
   const auto place = reinterpret_cast<std::uintptr_t>(out) | static_cast<std::uintptr_t>(row_size_);
   const bool non_temporal = kHasNonTemporalStores && writes == Writes::kNonTemporal && place % kWord == 0;
   const auto copy_sized = [&](auto size) {

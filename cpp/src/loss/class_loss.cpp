@@ -69,8 +69,8 @@ template <class Class>
 void check_classes(std::span<const Class> classes, std::size_t position, std::size_t num_classes) {
   for (const Class k : classes) {
     if (static_cast<std::uint64_t>(k) >= num_classes)
-      throw std::invalid_argument(message("classes must be in [0, ", num_classes, ") (got ",
-                                          static_cast<std::int64_t>(k), " at position ", position, ")"));
+      throw_error<std::invalid_argument>("classes must be in [0, ", num_classes, ") (got ",
+                                         static_cast<std::int64_t>(k), " at position ", position, ")");
     ++position;
   }
 }
@@ -81,11 +81,11 @@ template <class Loss, class Class>
 std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
                         std::span<std::int64_t> count, int num_threads) {
   if (losses.size() != classes.size())
-    throw std::invalid_argument(
-        message("losses and classes must have equal lengths (got ", losses.size(), " and ", classes.size(), ")"));
+    throw_error<std::invalid_argument>("losses and classes must have equal lengths (got ", losses.size(), " and ",
+                                       classes.size(), ")");
   if (sum.size() != count.size())
-    throw std::invalid_argument(
-        message("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(), ")"));
+    throw_error<std::invalid_argument>("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(),
+                                       ")");
   const std::size_t num_classes = sum.size();
 
   // The partition depends on n and K only, so the bits of the sums do too.

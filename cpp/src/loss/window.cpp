@@ -53,16 +53,14 @@ LossSlot& OpenWindows::window(std::size_t index) {
 
 LossSlot& OpenWindows::slot(std::int64_t batch) {
   if (lookahead_ == 0) return window(index_of(batch));
-  for (; !batches_.empty() && batches_.front().first < batch - lookahead_; batches_.pop_front()) {
-    auto& [old, slot] = batches_.front();
+  for (; !batches_.empty() && batches_.begin()->first < batch - lookahead_; batches_.erase(batches_.begin())) {
+    auto& [old, slot] = *batches_.begin();
     slot.move_to_host();
     LossSlot& whole = window(index_of(old));
     whole.host.add(slot.host);
     whole.skipped = whole.skipped || slot.skipped;
   }
-  auto at = std::ranges::find_if(batches_, [&](const auto& entry) { return entry.first >= batch; });
-  if (at == batches_.end() || at->first != batch) at = batches_.emplace(at, batch, LossSlot(num_classes_));
-  return at->second;
+  return batches_.try_emplace(batch, num_classes_).first->second;
 }
 
 template <class F>
@@ -102,7 +100,7 @@ void OpenWindows::close_oldest() {
   });
   window(1);  // first, because it may throw
   std::erase_if(batches_, [&](const auto& entry) { return index_of(entry.first) == 0; });
-  windows_.pop_front();
+  windows_.erase(windows_.begin());
   pending_ = std::move(parts);
 }
 
@@ -125,7 +123,7 @@ void OpenWindows::drop(bool count) noexcept {
   } else {
     std::erase_if(batches_, [&](const auto& entry) { return index_of(entry.first) == 0; });
     if (windows_.size() > 1) {
-      windows_.pop_front();
+      windows_.erase(windows_.begin());
     } else {
       std::ranges::fill(windows_.front().host.sum, 0.0);
       std::ranges::fill(windows_.front().host.count, 0);
@@ -146,7 +144,7 @@ std::vector<LossSums> OpenWindows::as_of(std::int64_t total_step) const {
 }
 
 void OpenWindows::restore(std::int64_t applied, std::vector<LossSums> open) {
-  std::deque<LossSlot> windows;
+  std::vector<LossSlot> windows;
   for (LossSums& sums : open) windows.emplace_back(num_classes_).host = std::move(sums);
   windows_ = std::move(windows);
   applied_ = applied;

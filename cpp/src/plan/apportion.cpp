@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/random.hpp"
 
 namespace l2m {
@@ -199,7 +200,9 @@ std::int32_t Apportioner::serve_candidates(std::int32_t max_batches, Quotas& quo
     begin = end;
     // The order matters only if a batch may fill up within this bucket.
     if (served + std::ssize(bucket) >= extra_)
-      std::ranges::sort(bucket, {}, [&](std::uint32_t i) { return std::pair(quotas.due[i], i); });
+      sort_items(bucket, [&](std::uint32_t i, std::uint32_t j) {
+        return quotas.due[i] < quotas.due[j] || (quotas.due[i] == quotas.due[j] && i < j);
+      });
     for (const std::uint32_t i : bucket) {
       if (!serve(i)) deferred_.push_back(i);
       while (served == extra_) {
@@ -222,8 +225,12 @@ void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
   for (std::size_t i = 0; i < class_ids_.size(); ++i)
     if (fraction_[i] > 0) waiting_.emplace_back(due.due[static_cast<std::size_t>(class_ids_[i])], i);
   const auto served_end = waiting_.begin() + static_cast<std::ptrdiff_t>(extra_);
-  std::nth_element(waiting_.begin(), served_end - 1, waiting_.end());
-  std::sort(waiting_.begin(), served_end, [](const auto& a, const auto& b) { return a.second < b.second; });
+  if constexpr (kCompact)
+    sort_items(std::span(waiting_));
+  else
+    std::nth_element(waiting_.begin(), served_end - 1, waiting_.end());
+  sort_items(std::span(waiting_).first(static_cast<std::size_t>(extra_)),
+             [](const auto& a, const auto& b) { return a.second < b.second; });
   auto served = waiting_.begin();
   for (std::size_t i = 0; i < class_ids_.size(); ++i) {
     const std::size_t begin = quotas.batch.size();

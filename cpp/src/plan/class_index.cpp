@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <new>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/memory.hpp"
 #include "l2m/base/platform.hpp"
@@ -17,14 +19,44 @@ namespace {
 constexpr std::size_t kLargePage = 2 << 20;
 constexpr std::size_t kLine = 64;
 
+/// Classes of any integer type.
+class AnyClasses {
+ public:
+  template <class Class>
+  explicit AnyClasses(std::span<const Class> classes)
+      : data_(classes.data()), size_(classes.size()), bytes_(sizeof(Class)), is_signed_(std::is_signed_v<Class>) {}
+
+  [[nodiscard]] bool empty() const { return size_ == 0; }
+  std::int64_t operator[](std::size_t i) const {
+    const auto as = [&]<class Class>(Class /*type*/) {
+      return static_cast<std::int64_t>(static_cast<const Class*>(data_)[i]);
+    };
+    switch (bytes_) {
+      case 1:
+        return is_signed_ ? as(std::int8_t{}) : as(std::uint8_t{});
+      case 2:
+        return is_signed_ ? as(std::int16_t{}) : as(std::uint16_t{});
+      case 4:
+        return is_signed_ ? as(std::int32_t{}) : as(std::uint32_t{});
+      default:
+        return as(std::int64_t{});
+    }
+  }
+
+ private:
+  const void* data_;
+  std::size_t size_, bytes_;
+  bool is_signed_;
+};
+
 /// Return the ids of `rows` after checking them.
 std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
   std::vector<bool> taken(checked_size("the data", data_rows, 1));
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
-      throw std::out_of_range(message("rows must be ids in [0, ", data_rows, ") (got ", row, ")"));
+      throw_error<std::out_of_range>("rows must be ids in [0, ", data_rows, ") (got ", row, ")");
     if (taken[static_cast<std::size_t>(row)])
-      throw std::invalid_argument(message("rows must be unique (got ", row, " twice)"));
+      throw_error<std::invalid_argument>("rows must be unique (got ", row, " twice)");
     taken[static_cast<std::size_t>(row)] = true;
   }
   return {rows.begin(), rows.end()};
@@ -53,7 +85,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
   if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
   if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
   auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
-  if (ascending_) std::ranges::sort(taken);
+  if (ascending_) sort_items(std::span(taken));
   const std::int64_t num_rows = rows ? static_cast<std::int64_t>(taken.size()) : data_rows;
   const auto row_at = [&](std::int64_t i) { return rows ? taken[static_cast<std::size_t>(i)] : i; };
   const auto class_of = [&](std::int64_t row) -> std::int64_t {
@@ -75,8 +107,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
     for_rows_of(part, [&](std::int64_t row, std::int64_t* count) {
       const std::int64_t k = class_of(row);
       if (k < 0 || k >= num_classes)
-        throw std::invalid_argument(
-            message("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")"));
+        throw_error<std::invalid_argument>("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")");
       ++count[k];
     });
   });

@@ -219,13 +219,14 @@ void Passes::prepare(std::int64_t class_id, std::uint64_t pass) {
   if (made_[index] == pass + 1) return;
   std::shared_ptr<Job>& job = pending_[index];
   if (job && job->pass == pass) return;
-  auto fresh = std::make_shared<Job>(Job{permutation(class_id, pass), pass});
+  std::list<std::shared_ptr<Job>> fresh;
+  fresh.push_back(std::make_shared<Job>(Job{permutation(class_id, pass), pass}));
   if (job) cancel(*std::exchange(job, nullptr));
   made_[index] = 0;  // drop what the buffer held
   const Lock lock(mutex_);
-  jobs_.push_back(fresh);
+  job = fresh.front();
+  jobs_.splice(jobs_.end(), fresh);
   ++open_jobs_;
-  job = std::move(fresh);
 }
 
 void Passes::release() {
@@ -267,6 +268,7 @@ bool Passes::run_task(Job& job, Lock& lock) {
 }
 
 bool Passes::work() {
+  if (!kHasThreads) return false;
   Lock lock(mutex_);
   std::erase_if(jobs_, [](const auto& job) { return job->canceled || job->permutation.done(); });
   for (const auto& candidate : jobs_) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
+
 namespace l2m {
 namespace {
 
@@ -114,7 +116,7 @@ void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Curso
     if (cursor.position == size) {
       cursor = {.pass = cursor.pass + 1, .position = 0};
       tail_.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
-      std::ranges::sort(tail_);
+      sort_items(std::span(tail_));
     }
     passes_.visit(class_id, cursor.pass, [&](auto row_at) {
       const std::int64_t most = std::min(size - cursor.position, count - std::ssize(drawn_));

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 #include "l2m/base/memory.hpp"
@@ -66,26 +67,26 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 
 void Sampler::check_proportions(std::span<const double> proportions) const {
   if (std::ssize(proportions) != drawer_.index().num_classes())
-    throw std::invalid_argument(
-        message("proportions must have ", drawer_.index().num_classes(), " values (got ", proportions.size(), ")"));
+    throw_error<std::invalid_argument>("proportions must have ", drawer_.index().num_classes(), " values (got ",
+                                       proportions.size(), ")");
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
     if (!(p >= 0) || (p > 0 && size == 0))
-      throw std::invalid_argument(
-          message("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)"));
+      throw_error<std::invalid_argument>("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k,
+                                         " of ", size, " rows)");
   }
   // Normalized proportions sum to 1 within rounding. Otherwise, the quotas of a large batch would not add up.
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-12))
-    throw std::invalid_argument(message("proportions must sum to 1 within 1e-12 (got ", sum, ")"));
+    throw_error<std::invalid_argument>("proportions must sum to 1 within 1e-12 (got ", sum, ")");
 }
 
 namespace {
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message("the state is invalid: ", parts...));
+  throw_error<std::invalid_argument>("the state is invalid: ", parts...);
 }
 
 }  // namespace
@@ -122,7 +123,7 @@ void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> he
   for (const std::int64_t row : held)
     if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, but not of class ", class_id);
   std::vector<std::int64_t> sorted(held.begin(), held.end());
-  std::ranges::sort(sorted);
+  sort_items(std::span(sorted));
   if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
   if (std::ssize(held) > cursor.position)
     refuse("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position, " rows of its pass");

@@ -342,6 +342,7 @@ void Pipeline::make_ready(Slot& slot) {
 
 /// Wake a worker if there is work. Each worker wakes the next one.
 void Pipeline::wake_worker(Lock& lock) {
+  if (num_threads() == 0) return;
   if (!can_plan() && !can_open() && !can_fill() && !(may_work() && sampler_.passes().has_work())) return;
   if (sleeping_ && busy_ < max_busy_) changed_.notify_all();
   if (threads_ >= max_pool_threads()) return;

@@ -120,10 +120,11 @@ class ThreadPool {
 
 TaskQueue::TaskQueue(int max_threads, std::size_t capacity)
     : max_threads_(max_threads), capacity_(capacity), pool_(&ThreadPool::instance()) {
-  pool_->add(this);
+  if (this->max_threads() > 0) pool_->add(this);
 }
 
 TaskQueue::~TaskQueue() {
+  if (max_threads() == 0) return;
   cancel();
   pool_->remove(this);
 }
@@ -170,12 +171,8 @@ std::exception_ptr TaskQueue::first_error() const {
   return first_error_;
 }
 
-void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body) {
-  const auto helpers = static_cast<int>(std::min<std::int64_t>(usable_threads(num_threads), count) - 1);
-  if (helpers <= 0) {
-    for (std::int64_t i = 0; i < count; ++i) body(i);
-    return;
-  }
+void call_on_threads(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body) {
+  const auto helpers = static_cast<int>(std::min<std::int64_t>(num_threads, count) - 1);
   Atomic<std::int64_t> next{0};
   const Task share = [&] {
     try {

@@ -40,6 +40,17 @@ std::string message(const Parts&... parts) {
   return message_of({MessagePart(parts)...});
 }
 
+template <class Error>
+[[noreturn]] void throw_error_of(std::initializer_list<MessagePart> parts) {
+  throw Error(message_of(parts));
+}
+
+/// Throw an Error with a message of these parts. Takes less code than a throw expression at each place.
+template <class Error, class... Parts>
+[[noreturn]] void throw_error(const Parts&... parts) {
+  throw_error_of<Error>({MessagePart(parts)...});
+}
+
 /// Return a text of at most 200 bytes: a longer one is cut between two UTF-8 characters and ends in "...".
 std::string shortened(const std::string& text);
 

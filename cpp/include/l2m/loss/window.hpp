@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
+#include <map>
 #include <memory>
 #include <optional>
-#include <utility>
 #include <vector>
 
 namespace l2m {
@@ -106,9 +105,9 @@ class OpenWindows {
   std::optional<std::int64_t> every_;
   std::int64_t lookahead_;
   std::int64_t applied_ = 0;
-  std::optional<std::vector<LossSlot>> pending_;           // slots of the oldest window, if it is pending
-  std::deque<LossSlot> windows_;                           // never empty
-  std::deque<std::pair<std::int64_t, LossSlot>> batches_;  // with lookahead: the last batches with losses, ascending
+  std::optional<std::vector<LossSlot>> pending_;  // slots of the oldest window, if it is pending
+  std::vector<LossSlot> windows_;                 // never empty
+  std::map<std::int64_t, LossSlot> batches_;      // with lookahead: the last batches with losses
   std::optional<std::int64_t> newest_;
 };
 

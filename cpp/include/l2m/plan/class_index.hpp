@@ -43,6 +43,12 @@ class RowIds {
     return f(ids<std::uint32_t>());
   }
 
+  /// Return id i; i if the array is empty.
+  std::int64_t operator[](std::int64_t i) const {
+    const auto at = static_cast<std::size_t>(i);
+    return size_ == 0 ? i : visit([&](auto rows) { return static_cast<std::int64_t>(rows[at]); });
+  }
+
  private:
   int id_bytes_ = 4;
   std::size_t size_ = 0;
@@ -89,6 +95,10 @@ class ClassIndex {
   [[nodiscard]] std::uint64_t fingerprint(int num_threads) const;
 
  private:
+  template <class Classes>
+  void sort(const Classes& classes, std::int64_t num_classes, std::int64_t data_rows,
+            std::optional<std::span<const std::int64_t>> rows, int num_threads);
+
   bool identity_;
   bool ascending_;
   int id_bytes_;

@@ -1,12 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
+#include <list>
+#include <map>
 #include <memory>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/threads.hpp"
 #include "l2m/plan/class_index.hpp"
 
@@ -73,12 +74,17 @@ class Passes {
   /// Call f(row_at), where row_at(i) is row i of a pass of a class, and start on the pass after it.
   template <class F>
   void visit(std::int64_t class_id, std::uint64_t pass, F&& f) {
-    if (!shuffle_ && index_->identity()) {
+    if (!shuffle_ && index_->identity() && !kCompact) {
       f([](std::int64_t i) { return i; });
       return;
     }
     if (shuffle_ && made_[buffer(class_id, pass)] != pass + 1) make_current(class_id, pass);
-    (shuffle_ ? order(pass) : index_->rows()).visit([&](auto ids) {
+    const RowIds& ids_of_classes = shuffle_ ? order(pass) : index_->rows();
+    if constexpr (kCompact) {
+      f([&, offset = index_->offset(class_id)](std::int64_t i) { return ids_of_classes[offset + i]; });
+      return;
+    }
+    ids_of_classes.visit([&](auto ids) {
       f([rows = ids.data() + index_->offset(class_id)](std::int64_t i) { return static_cast<std::int64_t>(rows[i]); });
     });
   }
@@ -96,7 +102,7 @@ class Passes {
   /// Run one task of the passes in progress, if any is available. Thread-safe.
   bool work();
   /// Return whether work() would probably find a task.
-  [[nodiscard]] bool has_work() const { return open_jobs_.load(std::memory_order_relaxed) > 0; }
+  [[nodiscard]] bool has_work() const { return kHasThreads && open_jobs_.load(std::memory_order_relaxed) > 0; }
 
  private:
   struct Job {
@@ -125,12 +131,12 @@ class Passes {
   const bool in_background_;
   RowIds order_[2];                  // order(p) holds pass p of a class, unless a later one took its place
   std::vector<std::uint64_t> made_;  // [K, buffers] pass + 1 in each buffer; 0: none
-  std::unordered_map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: jobs that may still be running
+  std::map<std::size_t, std::shared_ptr<Job>> pending_;  // by buffer: jobs that may still be running
 
   Mutex mutex_;  // guards the members below and the counters of every job
   Condition progress_;
-  std::deque<std::shared_ptr<Job>> jobs_;  // neither done nor canceled
-  Atomic<int> open_jobs_{0};               // those with tasks to hand out; written with the mutex held
+  std::list<std::shared_ptr<Job>> jobs_;  // neither done nor canceled
+  Atomic<int> open_jobs_{0};              // those with tasks to hand out; written with the mutex held
 };
 
 }  // namespace l2m

@@ -63,11 +63,20 @@ class TaskQueue {
   Condition idle_;
 };
 
+/// parallel_for() with at least 2 threads and calls.
+void call_on_threads(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
+
 /// Call body(i) for every i in [0, count), on the caller and up to num_threads - 1 pool threads, as far as available.
 ///
 /// The assignment of indices to threads is unspecified. Returns when all calls are done. The first exception stops the
 /// remaining calls and is rethrown.
-void parallel_for(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
+template <class Body>
+void parallel_for(int num_threads, std::int64_t count, const Body& body) {
+  if (usable_threads(num_threads) > 1 && count > 1)
+    call_on_threads(num_threads, count, std::cref(body));
+  else
+    for (std::int64_t i = 0; i < count; ++i) body(i);
+}
 
 /// Return the number of forks between the process that loaded the library and this one. A change means that this is a
 /// forked child, which must abandon existing queues.
