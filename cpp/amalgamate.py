@@ -58,14 +58,12 @@ def amalgamated() -> str:
     parts = [HEAD]
     for number, (path, source) in enumerate(sources.items()):
         repeated = sorted(name for name in local_names(source) if count[name] > 1)
-        before, after = "", ""
-        for name in repeated:
-            before += f"#define {name} {name}_{number}\n"
-            after += f"#undef {name}\n"
-        first_code = re.search(r"^namespace ", source, re.MULTILINE)
-        assert first_code is not None
-        end = max(include.end() for include in re.finditer(r"^#.*\n", source[: first_code.start()], re.MULTILINE))
-        parts += [f"\n// ---- {path.relative_to(CPP)}\n\n", inlined(source[:end], seen), before, source[end:], after]
+        head, namespace, tail = source.partition("\nnamespace ")
+        defined = "".join(f"#define {name} {name}_{number}\n" for name in repeated)
+        undefined = "".join(f"#undef {name}\n" for name in repeated)
+        parts.append(
+            f"\n// ---- {path.relative_to(CPP)}\n\n{inlined(head, seen)}\n{defined}{namespace}{tail}{undefined}"
+        )
     return "".join(parts)
 
 

@@ -9,6 +9,7 @@
 
 #include "check.hpp"
 #include "l2m/base/hash.hpp"
+#include "l2m/base/text.hpp"
 #include "l2m/loader.hpp"
 #include "l2m/mixing/named.hpp"
 #include "loader_runs.hpp"
@@ -66,6 +67,16 @@ void test_bytes_hold_the_whole_state() {
   state.sampler.held = {{1, {4}}, {5, {2, 9}}};
   state.fingerprint = {{"a", "b"}, {"", ""}};
   CHECK(same(decode(bytes_of(state)), state));
+}
+
+/// Compare with bytes that another machine wrote, by their hash.
+void test_bytes_are_the_same_on_every_machine() {
+  const Expected expected(following(3));
+  Trainer trainer(expected, expected.options());
+  trainer.train(11);
+  Hash hash;
+  hash.add(bytes_of(trainer.loader().state()));
+  CHECK(to_hex(hash.value()) == "2c6f3852f26985f5");
 }
 
 void test_every_flipped_bit_and_every_cut_is_found() {
@@ -166,6 +177,7 @@ void test_wrong_names_and_parameters_of_policies_are_refused() {
 int main() {
   using namespace l2m::test;
   test_bytes_hold_the_whole_state();
+  test_bytes_are_the_same_on_every_machine();
   test_every_flipped_bit_and_every_cut_is_found();
   test_a_length_is_checked_before_memory_is_allocated();
   test_a_state_of_another_loader_is_refused_by_name();
