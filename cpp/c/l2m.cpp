@@ -377,7 +377,7 @@ struct l2m_loader {
     if (batch == batches.end())
       return fail(L2M_INVALID, "batch must be one of this loader that is not released yet (got another)");
     (*batch)->held = false;
-    (*batch)->blocks.clear();
+    core.reuse({std::move((*batch)->blocks), 0});
     return L2M_OK;
   }
 
@@ -453,6 +453,17 @@ int l2m_options_init(l2m_options* options, size_t size) {
   options->max_batches = 1;
   options->world_size = 1;
   options->prefetch = 4;
+  return L2M_OK;
+}
+
+int l2m_set_allocator(const l2m_allocator* allocator) {
+  if (allocator == nullptr) {
+    l2m::set_allocator(nullptr);
+    return L2M_OK;
+  }
+  if (allocator->allocate == nullptr || allocator->free == nullptr) return L2M_INVALID;
+  const l2m::Allocator converted{allocator->allocate, allocator->free, allocator->user_data};
+  l2m::set_allocator(&converted);
   return L2M_OK;
 }
 

@@ -171,6 +171,21 @@ typedef struct l2m_batch {
   uint64_t step; /* batches since the beginning of training, from 0 */
 } l2m_batch;
 
+/* Source of memory of the caller. */
+typedef struct l2m_allocator {
+  /* Return `size` bytes at a multiple of `alignment`, a power of two, or NULL if there is no memory. */
+  void* (*allocate)(void* user_data, size_t size, size_t alignment);
+  void (*free)(void* user_data, void* memory, size_t size, size_t alignment);
+  void* user_data; /* first argument of both */
+} l2m_allocator;
+
+/* Take memory of batches and row ids from an allocator from now on, in the whole program; NULL: from the C++ runtime, as
+ * initially. It must stay usable as long as a loader has memory of it. The rest, some KB and what grows with the number
+ * of classes, comes from `operator new`, which a program may replace. Not while another thread uses the library.
+ *
+ * L2M_INVALID: one of its functions is NULL. */
+L2M_API int l2m_set_allocator(const l2m_allocator* allocator);
+
 /* Set all options to their defaults. [any]
  *
  * size: sizeof(l2m_options). L2M_INVALID: the header does not belong to the library, or `options` is NULL. */

@@ -772,6 +772,38 @@ void test_a_call_without_memory_returns_a_code_and_changes_nothing() {
   CHECK(num_allocated == allocated);
 }
 
+void test_row_ids_and_batches_take_their_memory_from_an_allocator() {
+  Data data;
+  std::size_t taken = 0, now = 0;
+  const auto take = [](void* user, std::size_t size, std::size_t alignment) -> void* {
+    auto& [all, held] = *static_cast<std::pair<std::size_t&, std::size_t&>*>(user);
+    all += size, held += size;
+    return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  };
+  const auto give = [](void* user, void* memory, std::size_t size, std::size_t /*alignment*/) {
+    static_cast<std::pair<std::size_t&, std::size_t&>*>(user)->second -= size;
+    std::free(memory);
+  };
+  std::pair<std::size_t&, std::size_t&> user{taken, now};
+  l2m_allocator allocator{take, give, &user};
+  CHECK(l2m_set_allocator(&allocator) == L2M_OK);
+  {
+    const Handle loader = create(data.options);
+    for (int i = 0; i < 20; ++i) train(loader);
+    CHECK(now >= 2 * 2 * kRows + 8 * (8 + 12));  // row ids in order and shuffled, and a batch
+    CHECK(l2m_set_allocator(nullptr) == L2M_OK);
+  }
+  CHECK(taken > 0 && now == 0);
+  allocator.allocate = [](void* /*user*/, std::size_t /*size*/, std::size_t /*alignment*/) -> void* { return nullptr; };
+  CHECK(l2m_set_allocator(&allocator) == L2M_OK);
+  l2m_loader* none = nullptr;
+  char error[100];
+  CHECK(l2m_create(&data.options, 1, &none, error, sizeof(error)) == L2M_NO_MEMORY && none == nullptr);
+  allocator.free = nullptr;
+  CHECK(l2m_set_allocator(&allocator) == L2M_INVALID);
+  CHECK(l2m_set_allocator(nullptr) == L2M_OK);
+}
+
 void test_calls_between_batches_without_memory_change_nothing() {
   Data data;
   using Call = std::function<int(l2m_loader*)>;
@@ -816,4 +848,5 @@ int main() {
   test_losses_are_reduced_over_ranks();
   test_a_call_without_memory_returns_a_code_and_changes_nothing();
   test_calls_between_batches_without_memory_change_nothing();
+  test_row_ids_and_batches_take_their_memory_from_an_allocator();
 }

@@ -44,14 +44,14 @@ class Arena {
   [[nodiscard]] std::size_t free() const { return free_; }
 
  private:
-  static void* allocate(std::size_t size, std::size_t alignment, void* user) {
+  static void* allocate(void* user, std::size_t size, std::size_t alignment) {
     auto& arena = *static_cast<Arena*>(user);
     CHECK(alignment >= 64 && (alignment & (alignment - 1)) == 0);
     if (size > arena.free_) return nullptr;
     arena.free_ -= size;
     return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   }
-  static void give_back(void* memory, std::size_t size, std::size_t /*alignment*/, void* user) {
+  static void give_back(void* user, void* memory, std::size_t size, std::size_t /*alignment*/) {
     static_cast<Arena*>(user)->free_ += size;
     std::free(memory);
   }

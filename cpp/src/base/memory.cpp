@@ -7,10 +7,10 @@
 namespace l2m {
 namespace {
 
-constexpr Allocator kNew{[](std::size_t size, std::size_t alignment, void* /*user*/) {
+constexpr Allocator kNew{[](void* /*user*/, std::size_t size, std::size_t alignment) {
                            return ::operator new(size, std::align_val_t{alignment});
                          },
-                         [](void* memory, std::size_t /*size*/, std::size_t alignment, void* /*user*/) {
+                         [](void* /*user*/, void* memory, std::size_t /*size*/, std::size_t alignment) {
                            ::operator delete(memory, std::align_val_t{alignment});
                          },
                          nullptr};
@@ -20,7 +20,7 @@ Allocator current = kNew;
 }  // namespace
 
 std::byte* Allocator::take(std::size_t size, std::size_t alignment) const {
-  void* const memory = allocate(size, alignment, user);
+  void* const memory = allocate(user, size, alignment);
   if (memory == nullptr) throw std::bad_alloc();
   return static_cast<std::byte*>(memory);
 }

@@ -10,7 +10,7 @@ constexpr std::size_t kAlignment = 64;
 }  // namespace
 
 HeapPool::~HeapPool() {
-  for (std::byte* data : idle_) allocator_.free(data, block_size_, kAlignment, allocator_.user);
+  for (std::byte* data : idle_) allocator_.free(allocator_.user, data, block_size_, kAlignment);
 }
 
 std::byte* HeapPool::take_memory() {
@@ -34,7 +34,7 @@ void HeapPool::give_back(std::byte* data) noexcept {
     mutex_.unlock();
     if (keep) return;
   }
-  allocator_.free(data, block_size_, kAlignment, allocator_.user);
+  allocator_.free(allocator_.user, data, block_size_, kAlignment);
 }
 
 void LentPool::lend(std::byte* data) {

@@ -10,8 +10,8 @@ namespace l2m {
 /// batch), comes from operator new.
 struct Allocator {
   /// Return `size` bytes at a multiple of `alignment`, a power of two, or null if there is no memory.
-  void* (*allocate)(std::size_t size, std::size_t alignment, void* user);
-  void (*free)(void* memory, std::size_t size, std::size_t alignment, void* user);
+  void* (*allocate)(void* user, std::size_t size, std::size_t alignment);
+  void (*free)(void* user, void* memory, std::size_t size, std::size_t alignment);
   void* user;  ///< passed to both
 
   /// Return memory, like allocate(). @throws std::bad_alloc
@@ -42,7 +42,7 @@ class Memory {
     return *this;
   }
   ~Memory() {
-    if (data_ != nullptr) allocator_.free(data_, size_, alignment_, allocator_.user);
+    if (data_ != nullptr) allocator_.free(allocator_.user, data_, size_, alignment_);
   }
 
   [[nodiscard]] std::byte* data() const { return data_; }
