@@ -21,13 +21,13 @@ namespace py = pybind11;
 using bindings::Array;
 using bindings::mutable_view;
 
-/// Row order of every class in one pass, class after class, as 32-bit ids.
+/// Row order of every class in one pass, class after class.
 class Pass {
  public:
   Pass(const std::optional<Array<std::int16_t>>& classes, std::int64_t num_classes, std::int64_t num_rows)
       : index_(classes ? ClassIndex(bindings::view<std::int16_t>(*classes), num_classes, num_rows, {}, 1)
                        : ClassIndex(num_rows)),
-        rows_(num_rows, false) {}
+        rows_(num_rows, index_.id_bytes()) {}
 
   void shuffle(std::uint64_t seed, std::uint64_t number, int num_threads) {
     const py::gil_scoped_release released;
