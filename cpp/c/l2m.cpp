@@ -199,9 +199,13 @@ std::shared_ptr<const l2m::ClassIndex> index_of(const l2m_options& o) {
     // Larger ids are probably keys of another kind, and would need much memory.
     const std::int64_t max_classes = std::max<std::int64_t>(1 << 20, 8 * std::min(o.num_rows, l2m::kMaxCount));
     std::int64_t num_classes = o.num_classes;
-    if (num_classes == 0) num_classes = static_cast<std::int64_t>(std::ranges::max(classes)) + 1;
-    check_range(o.num_classes == 0 ? "the largest class + 1" : "num_classes", num_classes, 1,
-                std::min<std::int64_t>(max_classes, std::numeric_limits<std::int32_t>::max()));
+    const std::int64_t max = std::min<std::int64_t>(max_classes, std::numeric_limits<std::int32_t>::max());
+    if (num_classes == 0) {
+      const auto largest = static_cast<std::int64_t>(std::ranges::max(classes));
+      check_range("the largest class", largest, 0, max - 1);
+      num_classes = largest + 1;
+    }
+    check_range("num_classes", num_classes, 1, max);
     return std::make_shared<l2m::ClassIndex>(classes, num_classes, o.num_rows, rows, threads);
   });
 }

@@ -16,10 +16,10 @@
  *     l2m_free(loader);
  *
  * Results. Every function returns L2M_OK, L2M_END or an error code, except l2m_errmsg(). After an error, nothing has
- * changed, and the call may be repeated.
+ * changed, and the call may be repeated. On several ranks, a callback that fails must fail on all of them.
  *
- * Memory. The caller frees nothing but the loader, with l2m_free(). The arrays of the options must stay valid and
- * unchanged until then: `fields` as long as the loader is open, all others only during l2m_create().
+ * Memory. The caller frees nothing but the loader, with l2m_free(). The data of the fields must stay valid and
+ * unchanged as long as the loader is open, and all else that the options name during l2m_create().
  *
  * Threads. Functions marked [serial] may be called from any thread, but for each loader only one at a time. A call
  * from a callback of the same loader returns L2M_BUSY. Functions marked [any] have no such limit. Different loaders are
@@ -87,9 +87,10 @@ typedef struct l2m_parameter {
 typedef struct l2m_window {
   size_t num_classes;
   const double* proportions;  /* the newest ones */
-  const double* class_losses; /* last known mean losses; where unknown, the mean of the others */
+  const double* class_losses; /* last known mean losses; where unknown, the mean of the others. L2M_SCHEDULE: 0 on
+                               * several ranks, because nothing is reduced for it */
   const int64_t* class_sizes; /* rows of each class */
-  const int64_t* counts;      /* losses recorded in the window */
+  const int64_t* counts;      /* losses recorded in the window. L2M_SCHEDULE: 0 on several ranks */
   const int64_t* rows_drawn;  /* since the beginning of training */
   const uint64_t* passes;     /* number of the current pass over the rows of each class */
   uint64_t step;              /* batches from the beginning of training to the end of the window */
@@ -128,8 +129,8 @@ typedef struct l2m_options {
 
   /* Batches. */
   int64_t batch_size;      /* [1] rows per batch on this rank */
-  int64_t steps_per_epoch; /* [0] batches per epoch; 0: as many as the rows fill */
-  int shuffle;             /* [1] 0: rows ascend within a class; without classes, they come in order */
+  int64_t steps_per_epoch; /* [0] batches per epoch; 0: as many as the rows fill on all ranks, at least 1 */
+  int shuffle;             /* [1] 0: rows ascend within a class; without classes, they come in the order of `rows` */
   int grouped;             /* [0] 1: the rows of a batch are grouped by class */
   int drop_last;           /* [0] 1: without classes, a short last batch is dropped */
   int64_t max_batches;     /* [1] batches that the caller may hold at the same time */
@@ -179,9 +180,10 @@ typedef struct l2m_allocator {
   void* user_data; /* first argument of both */
 } l2m_allocator;
 
-/* Take memory of batches and row ids from an allocator from now on, in the whole program; NULL: from the C++ runtime, as
- * initially. It must stay usable as long as a loader has memory of it. The rest, some KB and what grows with the number
- * of classes, comes from `operator new`, which a program may replace. Not while another thread uses the library.
+/* Take memory of batches and row ids of loaders that are created from now on from an allocator; NULL: from the C++
+ * runtime, as initially. It must stay usable until these loaders are freed. With num_threads > 0, its functions are
+ * called from several threads at once. Alignments are 64 to 2^21. The rest, which grows with the numbers of classes and
+ * of rows in a batch, comes from `operator new`, which a program may replace. Not while another thread uses the library.
  *
  * L2M_INVALID: one of its functions is NULL. */
 L2M_API int l2m_set_allocator(const l2m_allocator* allocator);
@@ -198,10 +200,12 @@ L2M_API int l2m_options_init(l2m_options* options, size_t size);
  *     "Static"            options.proportions
  *     "Temperature"       t > 0
  *     "EffectiveNumber"   beta in [0, 1)
- *     "Learn2Mix"         mixing_rate in (0, 1] [0.1], min_share in [0, 1] [0], balanced 0 or 1 [0]: the start
+ *     "Learn2Mix"         mixing_rate in (0, 1] [0.1], min_share in [0, 1 / classes with rows] [0],
+ *                         balanced 0 or 1 [0]: the start
  *     "GroupDRO"          step_size > 0
  *
- * seed: any number, the same on all ranks. Loaders of one length need different ones.
+ * seed: any number, the same on all ranks. Loaders of the same length with the same seed draw their rows in the same
+ * order. l2m_state_load() replaces it by that of the state.
  * loader: set to the loader, or to NULL after an error.
  * error: receives the message of an error, cut to error_size bytes with the final 0; may be NULL.
  * L2M_INVALID, L2M_NO_MEMORY, L2M_CALLBACK, L2M_FAILED: nothing was created. */
@@ -221,15 +225,16 @@ L2M_API int l2m_next(l2m_loader* loader, const l2m_batch** batch);
 
 /* Give a batch back, also of a closed loader. [serial]
  *
- * L2M_INVALID: it is not a batch of this loader, or was released before. */
+ * Its pointer may stand for another batch afterwards. L2M_INVALID: it is not a batch of this loader that is held. */
 L2M_API int l2m_release(l2m_loader* loader, const l2m_batch* batch);
 
 /* Add losses to the loss window of their batch. [serial] Several calls for one batch add up.
  *
  * losses: `count` losses. Non-finite ones are skipped, with a warning.
  * classes: class of each loss; NULL: the losses are those of the rows of the batch, in order.
- * step: l2m_batch.step of the batch, one of the last lookahead + 1; L2M_LAST: the last batch.
- * L2M_INVALID: wrong count or class. L2M_FAILED: no batch was delivered, or the window is closed. */
+ * step: l2m_batch.step of the batch, one of the last lookahead + 1. L2M_LAST: the last batch; with `classes`, there need
+ * not be one, and once its window is closed (by L2M_END or l2m_update()), the losses count for the next window.
+ * L2M_INVALID: wrong count or class. L2M_FAILED: no such batch, or the window of `step` is closed. */
 L2M_API int l2m_record(l2m_loader* loader, const float* losses, int64_t count, const int32_t* classes, int64_t step);
 L2M_API int l2m_record_double(l2m_loader* loader, const double* losses, int64_t count, const int32_t* classes,
                               int64_t step);
@@ -240,11 +245,12 @@ L2M_API int l2m_record_double(l2m_loader* loader, const double* losses, int64_t 
  * L2M_FAILED: the loader has update_every. */
 L2M_API int l2m_update(l2m_loader* loader);
 
-/* Begin the next epoch as number `epoch`, at most 2^52. [serial] An epoch that runs ends first. */
+/* Begin the next epoch as number `epoch`, at most 2^52. [serial] An epoch that runs ends first, unless it was resumed by
+ * l2m_state_load() and no batch was delivered since: the rest of it is skipped. L2M_INVALID: `epoch` is larger. */
 L2M_API int l2m_set_epoch(l2m_loader* loader, uint64_t epoch);
 
-/* Return the epoch of the next batch, the batches delivered in it, and those since the beginning of training. [serial]
- * Each may be NULL. */
+/* Return the current epoch, the batches delivered in it, and those since the beginning of training. [serial]
+ * L2M_END begins the next epoch. Each pointer may be NULL. */
 L2M_API int l2m_progress(l2m_loader* loader, uint64_t* epoch, int64_t* step, uint64_t* total_step);
 
 /* Return the number of batches per epoch on this rank. [serial] */
@@ -253,8 +259,8 @@ L2M_API int l2m_epoch_size(l2m_loader* loader, int64_t* num_batches);
 /* Return the number of classes. [serial] */
 L2M_API int l2m_num_classes(l2m_loader* loader, size_t* num_classes);
 
-/* Copy the rows of each class, the proportions of the next batch, or the last known mean loss of each class, NaN if
- * unknown. [serial]
+/* Copy the rows of each class, the proportions in force (a window that the next batch closes is not applied yet), or the
+ * last known mean loss of each class, NaN if unknown. [serial]
  *
  * num_classes: length of the array. L2M_INVALID: it is not that of l2m_num_classes(). */
 L2M_API int l2m_class_sizes(l2m_loader* loader, int64_t* class_sizes, size_t num_classes);
@@ -263,7 +269,8 @@ L2M_API int l2m_class_losses(l2m_loader* loader, double* class_losses, size_t nu
 
 /* Return the bytes of the state just after a batch. [serial]
  *
- * step: with lookahead, l2m_batch.step of that batch; L2M_LAST: the last batch with losses.
+ * step: with lookahead, l2m_batch.step of that batch; L2M_LAST: the last batch with losses, but at most `lookahead`
+ * batches back.
  * L2M_INVALID: the state after that batch is not available. */
 L2M_API int l2m_state_size(l2m_loader* loader, int64_t step, size_t* size);
 
@@ -275,7 +282,8 @@ L2M_API int l2m_state_save(l2m_loader* loader, int64_t step, void* state, size_t
 
 /* Resume from a state, of this or another machine, or of Python (state_to_bytes()). [serial]
  *
- * The next l2m_next() continues after the last batch of the state. Batches that the caller holds stay valid.
+ * The next l2m_next() continues after the last batch of the state. If that was the last one of its epoch, the next
+ * epoch begins, without another L2M_END: count epochs by l2m_progress(). Batches that the caller holds stay valid.
  * L2M_BAD_STATE: it is damaged, or of a loader with other data or options, which the message names. */
 L2M_API int l2m_state_load(l2m_loader* loader, const void* state, size_t size);
 

@@ -334,14 +334,23 @@ void test_bad_options_are_refused_by_name() {
   refused([](Data& d) { d.classes[9] = -1; }, "classes must be in [0, 3) (got -1 at row 9)");
   refused([](Data& d) { d.options.num_classes = 2; }, "classes must be in [0, 2) (got 2 at row 55)");
   refused([](Data& d) { d.options.num_classes = -1; }, "num_classes must be in [1, ");
-  refused([](Data& d) { d.classes[0] = 1 << 30; }, "the largest class + 1 must be in [1, 1048576] (got 1073741825)");
-  refused([](Data& d) { d.classes.assign(kRows, -5); }, "the largest class + 1 must be in [1, ");
+  refused([](Data& d) { d.classes[0] = 1 << 30; }, "the largest class must be in [0, 1048575] (got 1073741824)");
+  refused([](Data& d) { d.classes.assign(kRows, -5); }, "the largest class must be in [0, ");
   refused(
       [](Data& d) {
         d.options.classes = nullptr;
         d.options.num_classes = 3;
       },
       "num_classes must be 0 without classes (got 3)");
+  std::vector<std::int64_t> keys(kRows, largest);
+  refused(
+      [&](Data& d) {
+        d.options.classes = keys.data();
+        d.options.class_type = L2M_INT64;
+      },
+      "the largest class must be in [0, ");
+  for (const char* name : {"", "mixing_rate, min_share", "mixing_rate,"})
+    refused([&](Data& d) { d.rate.name = name; }, "the parameters of Learn2Mix must be ");
   refused([](Data& d) { d.options.classes = nullptr; }, "classes must be given, because Learn2Mix(mixing_rate=0.5");
   refused([](Data& d) { d.options.num_selected = 3; }, "rows and num_selected must both be given");
   refused([](Data& d) { d.options.rows = d.ids.data(); }, "rows and num_selected must both be given");

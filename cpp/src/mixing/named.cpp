@@ -42,7 +42,9 @@ class Parameters {
     for (std::size_t i = 0; i < given_.size(); ++i) {
       bool repeated = false;
       for (std::size_t j = 0; j < i; ++j) repeated = repeated || given_[j].name == given_[i].name;
-      known += !repeated && (", " + names_ + ", ").find(", " + std::string(given_[i].name) + ", ") != std::string::npos;
+      const std::string_view name = given_[i].name;
+      const bool whole = !name.empty() && name.find(',') == std::string_view::npos;  // not a part of the list
+      known += whole && !repeated && (", " + names_ + ", ").find(", " + std::string(name) + ", ") != std::string::npos;
       if (known <= i)
         throw std::invalid_argument(message("the parameters of ", policy_, " must be ",
                                             names_.empty() ? "none" : "some of " + names_ + ", each once", " (got ",
