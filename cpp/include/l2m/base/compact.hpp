@@ -6,7 +6,7 @@
 
 namespace l2m {
 
-/// Whether the compiler optimizes for size. Loops that are fast because they exist in several forms then have one.
+/// True if the compiler optimizes for size. Loops that are fast because they exist in several forms then have one.
 #if defined(__OPTIMIZE_SIZE__)
 inline constexpr bool kCompact = true;
 #else
