@@ -26,7 +26,9 @@
 
 namespace {
 
+using l2m::check_range;
 using l2m::message;
+using l2m::refuse;
 
 constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
 
@@ -34,15 +36,6 @@ constexpr std::int64_t kMaxBytes = std::numeric_limits<std::ptrdiff_t>::max();
 class CallbackFailed : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-
-template <class... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message(parts...));
-}
-
-void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
-  if (value < low || value > high) refuse(name, " must be in [", low, ", ", high, "] (got ", value, ")");
-}
 
 void check_pointer(const char* name, const void* pointer) {
   if (pointer == nullptr) refuse(name, " must not be NULL (got NULL)");

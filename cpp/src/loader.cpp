@@ -47,24 +47,18 @@ Loader::~Loader() { close(); }
 
 void Loader::check_options() const {
   const LoaderOptions& o = options_;
-  const auto in_range = [](const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
-    if (value < low || value > high)
-      throw_error<std::invalid_argument>(name, " must be in [", low, ", ", high, "] (got ", value, ")");
-  };
-  in_range("world_size", o.world_size, 1, kMaxGlobalBatch);
-  in_range("rank", o.rank, 0, o.world_size - 1);
-  in_range("batch_size * world_size", o.batch_size, 1, kMaxGlobalBatch / o.world_size);
-  if (o.steps_per_epoch) in_range("steps_per_epoch", *o.steps_per_epoch, 1, kMaxCount);
-  if (o.update_every) in_range("update_every", *o.update_every, 1, kMaxCount);
-  in_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
-  in_range("memory_rows of the policy", o.mixing->memory_rows(), 0,
-           std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
+  check_range("world_size", o.world_size, 1, kMaxGlobalBatch);
+  check_range("rank", o.rank, 0, o.world_size - 1);
+  check_range("batch_size * world_size", o.batch_size, 1, kMaxGlobalBatch / o.world_size);
+  if (o.steps_per_epoch) check_range("steps_per_epoch", *o.steps_per_epoch, 1, kMaxCount);
+  if (o.update_every) check_range("update_every", *o.update_every, 1, kMaxCount);
+  check_range("lookahead", o.lookahead, 0, o.update_every.value_or(1 << 16));
+  check_range("memory_rows of the policy", o.mixing->memory_rows(), 0,
+              std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
-    throw_error<std::invalid_argument>("classes must be given, because ", o.mixing_name,
-                                       " follows class losses (got none)");
+    refuse("classes must be given, because ", o.mixing_name, " follows class losses (got none)");
   if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
-    throw_error<std::invalid_argument>("all_reduce must be given for ", o.mixing_name, " on ", o.world_size,
-                                       " ranks (got none)");
+    refuse("all_reduce must be given for ", o.mixing_name, " on ", o.world_size, " ranks (got none)");
   if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 
@@ -83,9 +77,8 @@ void Loader::set_steps() {
     steps_ = full + 1;
     last_batch_rows_ = rest;
   } else if (full == 0) {
-    throw_error<std::invalid_argument>(
-        o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most", " the number of rows, ",
-        num_rows, " (got ", o.batch_size, " * ", o.world_size, ")");
+    refuse(o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most",
+           " the number of rows, ", num_rows, " (got ", o.batch_size, " * ", o.world_size, ")");
   } else {
     steps_ = full;
   }
@@ -138,11 +131,9 @@ void Loader::draw_seed() {
 Iteration Loader::iterate(bool forever) {
   check_usable();
   if (forever && window_stays_open())
-    throw_error<std::invalid_argument>("forever() with lookahead=", options_.lookahead,
-                                       " needs update_every (got None)");
+    refuse("forever() with lookahead=", options_.lookahead, " needs update_every (got None)");
   if (forever && rank_steps_ == 0)
-    throw_error<std::invalid_argument>("forever() needs a batch for this rank in each epoch (got none for rank ",
-                                       options_.rank, ")");
+    refuse("forever() needs a batch for this rank in each epoch (got none for rank ", options_.rank, ")");
   return {++iterations_, forever};
 }
 
@@ -322,7 +313,7 @@ std::optional<FilledBatch> Loader::next(const Iteration& iteration) {
 
 void Loader::set_epoch(std::uint64_t epoch) {
   check_usable();
-  if (epoch > kMaxEpoch) throw_error<std::invalid_argument>("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")");
+  if (epoch > kMaxEpoch) refuse("epoch must be at most ", kMaxEpoch, " (got ", epoch, ")");
   const bool ends = iterating_ || step_in_epoch() == steps_;  // an epoch ends before the next one begins
   if (epoch == epoch_ + (ends ? 1 : 0)) {
     next_epoch_.reset();

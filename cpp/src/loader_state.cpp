@@ -16,12 +16,7 @@
 namespace l2m {
 namespace {
 
-template <class... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  throw_error<std::invalid_argument>(parts...);
-}
-
-void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+void check_member(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
   if (value < low || value > high) refuse(name, " of the state must be in [", low, ", ", high, "] (got ", value, ")");
 }
 
@@ -34,8 +29,8 @@ void check_length(const char* name, std::size_t size, std::size_t wanted) {
 LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
   if (states.empty()) refuse("a list of states must hold one state per rank (got an empty list)");
   for (const LoaderState& state : states) {
-    check_range("world_size", state.world_size, 1, kMaxCount);
-    check_range("rank", state.rank, 0, state.world_size - 1);
+    check_member("world_size", state.world_size, 1, kMaxCount);
+    check_member("rank", state.rank, 0, state.world_size - 1);
   }
   std::ranges::sort(states, {}, &LoaderState::rank);
   LoaderState first = std::move(states.front());
@@ -71,7 +66,7 @@ LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std
       check_length("window_counts", state.losses[w].count.size(), sums.count.size());
       check_length("window_sums", state.losses[w].sum.size(), sums.sum.size());
       for (std::size_t k = 0; k < sums.count.size(); ++k)
-        check_range("window_counts", sums.count[k] + state.losses[w].count[k], 0, kMaxCount);
+        check_member("window_counts", sums.count[k] + state.losses[w].count[k], 0, kMaxCount);
       sums.add(state.losses[w]);
     }
     if (rank != 0) sums = LossSums(sums.sum.size());
@@ -194,18 +189,18 @@ void Loader::check(const LoaderState& state) const {
            state.sampler.total_step, ")");
   if (state.next_epoch.value_or(0) > kMaxEpoch)
     refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
-  check_range("rank", state.rank, 0, state.world_size - 1);
+  check_member("rank", state.rank, 0, state.world_size - 1);
   const bool epoch_ended = window_stays_open() && state.step == steps_;
   if (state.step < 0 || (state.step > std::min(steps_, total) && !epoch_ended))
     refuse("step of the state must be at most ", steps_, ", and total_step (got step ", state.step, ", total_step ",
            total, ")");
   const std::int64_t every = options_.update_every.value_or(0);
   if (every == 0) {
-    check_range("windows", state.windows, 0, 0);
+    check_member("windows", state.windows, 0, 0);
   } else {
     // As many windows as have closed; the newest may be pending, and the next one may be due.
     const std::int64_t min_windows = std::max<std::int64_t>((total - options_.lookahead - 1 + every) / every - 1, 0);
-    check_range("windows", state.windows, total <= options_.lookahead ? 0 : min_windows, total / every);
+    check_member("windows", state.windows, total <= options_.lookahead ? 0 : min_windows, total / every);
   }
   const std::int64_t begun = every == 0 ? 1 : std::max<std::int64_t>(total - 1, 0) / every - state.windows + 1;
   check_length("window_sums", state.losses.size(), static_cast<std::size_t>(std::max<std::int64_t>(begun, 1)));
@@ -214,7 +209,7 @@ void Loader::check(const LoaderState& state) const {
     check_length("window_counts", sums.count.size(), num_classes);
     for (const double sum : sums.sum)
       if (!std::isfinite(sum)) refuse("window_sums of the state must be finite (got ", sum, ")");
-    for (const std::int64_t count : sums.count) check_range("window_counts", count, 0, kMaxCount);
+    for (const std::int64_t count : sums.count) check_member("window_counts", count, 0, kMaxCount);
     for (std::size_t k = 0; k < num_classes; ++k)
       if (sums.count[k] == 0 && sums.sum[k] != 0)
         refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k], " for class ", k,

@@ -23,11 +23,6 @@ constexpr std::string_view kLetters = "l2mstate";
 constexpr std::size_t kWord = 8;
 constexpr std::size_t kHeader = kLetters.size() + 2 * kWord;
 
-template <class... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  throw std::invalid_argument(message(parts...));
-}
-
 std::uint64_t hash_of(std::span<const std::byte> bytes) {
   Hash hash;
   hash.add(bytes);

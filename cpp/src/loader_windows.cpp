@@ -46,8 +46,8 @@ std::span<const std::int32_t> Loader::classes_of(std::optional<std::uint64_t> st
         "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
         "classes");
   if (plan->size() != num_losses)
-    throw_error<std::invalid_argument>("losses must have one value for each of the ", plan->size(), " rows of ",
-                                       step ? "the batch" : "the last batch", " (got ", num_losses, ")");
+    refuse("losses must have one value for each of the ", plan->size(), " rows of ",
+           step ? "the batch" : "the last batch", " (got ", num_losses, ")");
   classes_.clear();
   for (const PlannedRow& planned : *plan) classes_.push_back(planned.class_id);
   return classes_;
@@ -68,19 +68,16 @@ void Loader::recorded(std::optional<std::uint64_t> step, bool all_finite) {
 void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
   LossSums& to = slot(step).host;
   if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
-    throw_error<std::invalid_argument>("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ",
-                                       sums.sum.size(), " and ", sums.count.size(), ")");
+    refuse("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ", sums.sum.size(), " and ",
+           sums.count.size(), ")");
   LossSums added(to.sum.size());
   for (std::size_t k = 0; k < to.sum.size(); ++k) {
     if (sums.count[k] < 0 || sums.count[k] > kMaxCount)
-      throw_error<std::invalid_argument>("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k],
-                                         " for class ", k, ")");
+      refuse("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k], " for class ", k, ")");
     if (sums.count[k] == 0 && sums.sum[k] != 0)
-      throw_error<std::invalid_argument>("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k,
-                                         ")");
+      refuse("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")");
     if (to.count[k] + sums.count[k] > kMaxCount)
-      throw_error<std::invalid_argument>("the counts of a window must stay in [0, 2**53] (got ",
-                                         to.count[k] + sums.count[k], ")");
+      refuse("the counts of a window must stay in [0, 2**53] (got ", to.count[k] + sums.count[k], ")");
     if (!std::isfinite(sums.sum[k])) continue;
     added.sum[k] = sums.sum[k];
     added.count[k] = sums.count[k];
@@ -254,8 +251,7 @@ Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> 
   Policy::Update update = options_.mixing->update(window);
   normalize(update.proportions, class_sizes_);
   if (update.memory && update.memory->size() != memory_.size())
-    throw_error<std::invalid_argument>("the memory of a policy must have ", memory_.size(), " values (got ",
-                                       update.memory->size(), ")");
+    refuse("the memory of a policy must have ", memory_.size(), " values (got ", update.memory->size(), ")");
   if (update.memory && !std::ranges::all_of(*update.memory, [](double value) { return std::isfinite(value); }))
     throw std::invalid_argument("the memory of a policy must be finite");
   return update;

@@ -45,6 +45,10 @@ std::string message_of(std::initializer_list<MessagePart> parts) {
   return text;
 }
 
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value < low || value > high) refuse(name, " must be in [", low, ", ", high, "] (got ", value, ")");
+}
+
 std::string shortened(const std::string& text) {
   constexpr std::size_t kMaxBytes = 200;
   if (text.size() <= kMaxBytes) return text;

@@ -1,8 +1,7 @@
 #include "l2m/base/soft_double.hpp"
 
-// On ARM processors without instructions for doubles, libgcc adds them by assembler code that rounds some differences
-// wrongly (up to gcc 12 at least): if the exponents differ by 33, it drops a bit that can decide. These functions take
-// its place. All of its functions that belong to the same object are here, so that the linker does not need that object.
+// On ARM processors without instructions for doubles, libgcc adds them by assembler code that rounds some sums wrongly
+// where the exponents differ by 33 (seen with gcc 12: test_soft_double.cpp). These functions take its place. All of its functions that belong to the same object are here, so that the linker does not need that object.
 #if defined(__arm__) && !defined(__clang__) && (!defined(__thumb__) || defined(__thumb2__)) && \
     !(defined(__ARM_FP) && (__ARM_FP & 8))
 

@@ -25,8 +25,8 @@ std::string Learn2Mix::describe() const {
 
 std::vector<double> Learn2Mix::initial(std::span<const std::int64_t> class_sizes) const {
   if (min_share_ * static_cast<double>(nonempty(class_sizes)) > 1)
-    throw_error<std::invalid_argument>("min_share must be at most 1 / ", nonempty(class_sizes),
-                                       ", the number of classes that have rows (got ", min_share_, ")");
+    refuse("min_share must be at most 1 / ", nonempty(class_sizes), ", the number of classes that have rows (got ",
+           min_share_, ")");
   std::vector<double> proportions =
       start_ == Start::kProportional ? Proportional().initial(class_sizes) : Balanced().initial(class_sizes);
   raise_to_min_share(proportions, class_sizes);

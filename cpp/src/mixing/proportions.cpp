@@ -12,19 +12,17 @@ namespace l2m {
 
 void normalize(std::span<double> proportions, std::span<const std::int64_t> class_sizes) {
   if (proportions.size() != class_sizes.size())
-    throw_error<std::invalid_argument>("proportions must have one value for each of ", class_sizes.size(),
-                                       " classes (got ", proportions.size(), ")");
+    refuse("proportions must have one value for each of ", class_sizes.size(), " classes (got ", proportions.size(),
+           ")");
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
-    if (!std::isfinite(p) || p < 0)
-      throw_error<std::invalid_argument>("proportions must be finite and >= 0 (got ", p, " for class ", k, ")");
+    if (!std::isfinite(p) || p < 0) refuse("proportions must be finite and >= 0 (got ", p, " for class ", k, ")");
     if (p > 0 && class_sizes[k] == 0)
-      throw_error<std::invalid_argument>("a class without rows must have proportion 0 (got ", p, " for class ", k, ")");
+      refuse("a class without rows must have proportion 0 (got ", p, " for class ", k, ")");
   }
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-6))
-    throw_error<std::invalid_argument>("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(),
-                                       " classes)");
+    refuse("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(), " classes)");
   for (double& p : proportions) p /= sum;
 }
 

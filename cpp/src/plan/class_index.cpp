@@ -55,8 +55,7 @@ std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::
   for (const std::int64_t row : rows) {
     if (row < 0 || row >= data_rows)
       throw_error<std::out_of_range>("rows must be ids in [0, ", data_rows, ") (got ", row, ")");
-    if (taken[static_cast<std::size_t>(row)])
-      throw_error<std::invalid_argument>("rows must be unique (got ", row, " twice)");
+    if (taken[static_cast<std::size_t>(row)]) refuse("rows must be unique (got ", row, " twice)");
     taken[static_cast<std::size_t>(row)] = true;
   }
   return {rows.begin(), rows.end()};
@@ -115,8 +114,7 @@ void ClassIndex::sort(const Classes& classes, std::int64_t num_classes, std::int
   parallel_for(num_threads, parts, [&](std::int64_t part) {
     for_rows_of(part, [&](std::int64_t row, std::int64_t* count) {
       const std::int64_t k = class_of(row);
-      if (k < 0 || k >= num_classes)
-        throw_error<std::invalid_argument>("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")");
+      if (k < 0 || k >= num_classes) refuse("classes must be in [0, ", num_classes, ") (got ", k, " at row ", row, ")");
       ++count[k];
     });
   });

@@ -67,26 +67,23 @@ void Sampler::change_proportions(std::vector<double> proportions) {
 
 void Sampler::check_proportions(std::span<const double> proportions) const {
   if (std::ssize(proportions) != drawer_.index().num_classes())
-    throw_error<std::invalid_argument>("proportions must have ", drawer_.index().num_classes(), " values (got ",
-                                       proportions.size(), ")");
+    refuse("proportions must have ", drawer_.index().num_classes(), " values (got ", proportions.size(), ")");
   for (std::size_t k = 0; k < proportions.size(); ++k) {
     const double p = proportions[k];
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
     if (!(p >= 0) || (p > 0 && size == 0))
-      throw_error<std::invalid_argument>("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k,
-                                         " of ", size, " rows)");
+      refuse("proportions must be >= 0, and 0 without rows (got ", p, " for class ", k, " of ", size, " rows)");
   }
   // Normalized proportions sum to 1 within rounding. Otherwise, the quotas of a large batch would not add up.
   const double sum = compensated_sum(proportions);
-  if (!(std::abs(sum - 1) <= 1e-12))
-    throw_error<std::invalid_argument>("proportions must sum to 1 within 1e-12 (got ", sum, ")");
+  if (!(std::abs(sum - 1) <= 1e-12)) refuse("proportions must sum to 1 within 1e-12 (got ", sum, ")");
 }
 
 namespace {
 
 template <class... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  throw_error<std::invalid_argument>("the state is invalid: ", parts...);
+[[noreturn]] void refuse_state(const Parts&... parts) {
+  refuse("the state is invalid: ", parts...);
 }
 
 }  // namespace
@@ -96,24 +93,24 @@ void Sampler::check(const SamplerState& state) {
   if (state.proportions.size() != num_classes || state.due.visits.size() != num_classes ||
       state.due.offsets.size() != num_classes || state.due.due.size() != num_classes ||
       state.cursors.size() != num_classes || state.drawn.size() != num_classes)
-    refuse("it must have ", num_classes, " classes");
+    refuse_state("it must have ", num_classes, " classes");
   check_proportions(state.proportions);
   for (std::size_t k = 0; k < num_classes; ++k) {
     const std::int64_t size = drawer_.index().size(static_cast<std::int64_t>(k));
     const std::int64_t position = state.cursors[k].position;
     if (position < 0 || position > size)
-      refuse("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
+      refuse_state("positions must be in [0, ", size, "] for class ", k, " (got ", position, ")");
     if (state.drawn[k] < 0 || state.drawn[k] > kMaxCount)
-      refuse("drawn must be in [0, ", kMaxCount, "] for class ", k, " (got ", state.drawn[k], ")");
+      refuse_state("drawn must be in [0, ", kMaxCount, "] for class ", k, " (got ", state.drawn[k], ")");
     // Far below the point where pass + 1 and the like overflow.
     if (std::max({state.cursors[k].pass, state.due.visits[k], state.total_step}) > std::uint64_t{kMaxCount})
-      refuse("passes, visits and total_step must be at most ", kMaxCount);
+      refuse_state("passes, visits and total_step must be at most ", kMaxCount);
     if (!(std::abs(state.due.due[k]) <= kMaxDue))
-      refuse("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
+      refuse_state("due must be within ", kMaxDue, " (got ", state.due.due[k], ")");
   }
   for (const auto& [class_id, rows] : state.held) {
     if (class_id < 0 || class_id >= drawer_.index().num_classes())
-      refuse("class ", class_id, " holds rows, but does not exist");
+      refuse_state("class ", class_id, " holds rows, but does not exist");
     check_held(class_id, rows, state.cursors[static_cast<std::size_t>(class_id)]);
   }
 }
@@ -121,16 +118,17 @@ void Sampler::check(const SamplerState& state) {
 /// Check that held rows belong to the class and were skipped in its current pass.
 void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor) {
   for (const std::int64_t row : held)
-    if (!drawer_.index().contains(class_id, row)) refuse("row ", row, " is held, but not of class ", class_id);
+    if (!drawer_.index().contains(class_id, row)) refuse_state("row ", row, " is held, but not of class ", class_id);
   std::vector<std::int64_t> sorted(held.begin(), held.end());
   sort_items(std::span(sorted));
-  if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse("a row of class ", class_id, " is held twice");
+  if (std::ranges::adjacent_find(sorted) != sorted.end()) refuse_state("a row of class ", class_id, " is held twice");
   if (std::ssize(held) > cursor.position)
-    refuse("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position, " rows of its pass");
+    refuse_state("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position,
+                 " rows of its pass");
   drawer_.passes().visit(class_id, cursor.pass, [&](auto row_at) {
     for (std::int64_t i = cursor.position; i < drawer_.index().size(class_id); ++i)
       if (std::ranges::binary_search(sorted, row_at(i)))
-        refuse("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
+        refuse_state("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
   });
 }
 

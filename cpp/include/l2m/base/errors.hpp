@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -50,6 +51,15 @@ template <class Error, class... Parts>
 [[noreturn]] void throw_error(const Parts&... parts) {
   throw_error_of<Error>({MessagePart(parts)...});
 }
+
+/// Throw std::invalid_argument with a message of these parts.
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  throw_error<std::invalid_argument>(parts...);
+}
+
+/// Check that an argument is in [low, high]. @throws std::invalid_argument
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high);
 
 /// Return a text of at most 200 bytes: a longer one is cut between two UTF-8 characters and ends in "...".
 std::string shortened(const std::string& text);

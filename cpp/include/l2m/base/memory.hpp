@@ -18,8 +18,8 @@ struct Allocator {
   [[nodiscard]] std::byte* take(std::size_t size, std::size_t alignment) const;
 };
 
-/// Use `allocator` for memory that is needed from now on; null: operator new, as initially. Memory returns to the
-/// allocator that it came from. Not thread-safe.
+/// Use `allocator` for row ids and pools of blocks that are created from now on; null: operator new, as initially. Memory
+/// returns to the allocator that it came from. Not thread-safe.
 void set_allocator(const Allocator* allocator);
 [[nodiscard]] const Allocator& allocator();
 

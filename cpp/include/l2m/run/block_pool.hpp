@@ -54,8 +54,8 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
 
 using Block = BlockPool::Block;
 
-/// Host memory from the allocator that is set, aligned to 64 bytes. Blocks are reused when their last user is gone, because fresh memory costs page
-/// faults.
+/// Host memory, aligned to 64 bytes, from the allocator that was set when the pool was created. Blocks are reused when
+/// their last user is gone, because fresh memory costs page faults.
 class HeapPool final : public BlockPool {
  public:
   /// @param block_size  bytes.
