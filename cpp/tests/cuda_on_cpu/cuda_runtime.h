@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -93,6 +95,41 @@ struct BlockOfThreads {
   std::atomic<bool> any = false;
 };
 
+/// Host threads that wait for work and do it together. They are kept: to start 256 of them takes 0.3 s under sanitizers.
+class Team {
+ public:
+  explicit Team(unsigned size) : begin_(size + 1), end_(size + 1) {
+    for (unsigned thread = 0; thread < size; ++thread) {
+      threads_.emplace_back([this, thread](const std::stop_token& stop) {
+        for (begin_.arrive_and_wait(); !stop.stop_requested(); begin_.arrive_and_wait()) {
+          work_(thread);
+          end_.arrive_and_wait();
+        }
+      });
+    }
+  }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  ~Team() {
+    for (std::jthread& thread : threads_) thread.request_stop();
+    begin_.arrive_and_wait();
+  }
+
+  /// Call `work(thread)` in each thread, and wait for all of them.
+  void run(std::function<void(unsigned thread)> work) {
+    work_ = std::move(work);
+    begin_.arrive_and_wait();
+    end_.arrive_and_wait();
+  }
+
+ private:
+  std::barrier<> begin_, end_;
+  std::function<void(unsigned)> work_;
+  std::vector<std::jthread> threads_;
+};
+
+inline std::map<unsigned, Team> teams;  // by their size
+
 inline thread_local BlockOfThreads* block = nullptr;
 inline thread_local Warp* warp = nullptr;
 inline thread_local unsigned shuffles = 0;
@@ -149,22 +186,19 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const auto spoil_shared_memory = []() noexcept { std::memset(shared_memory, kGarbage, sizeof(shared_memory)); };
   spoil_shared_memory();
   std::barrier all(size, spoil_shared_memory);
-  std::vector<std::jthread> threads;
-  for (unsigned thread = 0; thread < config->blockDim.x; ++thread) {
-    threads.emplace_back([&, thread] {
-      gridDim = config->gridDim;
-      blockDim = config->blockDim;
-      threadIdx = {thread, 0, 0};
-      for (unsigned i = 0; i < num_blocks; ++i) {
-        blockIdx = {i % gridDim.x, i / gridDim.x};
-        cuda_on_cpu::block = blocks[i].get();
-        cuda_on_cpu::warp = cuda_on_cpu::block->warps[thread / kWarp].get();
-        kernel(static_cast<Parameters>(arguments)...);
-        cuda_on_cpu::warp->barrier.arrive_and_drop();
-        cuda_on_cpu::block->barrier.arrive_and_drop();
-        all.arrive_and_wait();
-      }
-    });
-  }
+  cuda_on_cpu::teams.try_emplace(config->blockDim.x, config->blockDim.x).first->second.run([&](unsigned thread) {
+    gridDim = config->gridDim;
+    blockDim = config->blockDim;
+    threadIdx = {thread, 0, 0};
+    for (unsigned i = 0; i < num_blocks; ++i) {
+      blockIdx = {i % gridDim.x, i / gridDim.x};
+      cuda_on_cpu::block = blocks[i].get();
+      cuda_on_cpu::warp = cuda_on_cpu::block->warps[thread / kWarp].get();
+      kernel(static_cast<Parameters>(arguments)...);
+      cuda_on_cpu::warp->barrier.arrive_and_drop();
+      cuda_on_cpu::block->barrier.arrive_and_drop();
+      all.arrive_and_wait();
+    }
+  });
   return cudaSuccess;
 }
