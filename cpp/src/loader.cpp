@@ -81,6 +81,7 @@ void Loader::set_steps() {
            " the number of rows, ", num_rows, " (got ", o.batch_size, " * ", o.world_size, ")");
   } else {
     steps_ = full;
+    dropped_step_ = rest > 0 && !o.drop_last;
   }
   rank_steps_ = steps_ - (last_batch_rows_ <= o.rank ? 1 : 0);
 }

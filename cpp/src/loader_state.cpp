@@ -190,9 +190,10 @@ void Loader::check(const LoaderState& state) const {
   if (state.next_epoch.value_or(0) > kMaxEpoch)
     refuse("next_epoch of the state must be in [0, ", kMaxEpoch, "] (got ", *state.next_epoch, ")");
   check_member("rank", state.rank, 0, state.world_size - 1);
-  const bool epoch_ended = window_stays_open() && state.step == steps_;
-  if (state.step < 0 || (state.step > std::min(steps_, total) && !epoch_ended))
-    refuse("step of the state must be at most ", steps_, ", and total_step (got step ", state.step, ", total_step ",
+  const std::int64_t max_step = steps_ + (dropped_step_ ? 1 : 0);
+  const bool epoch_ended = window_stays_open() && state.step >= steps_;
+  if (state.step < 0 || state.step > max_step || (state.step > total && !epoch_ended))
+    refuse("step of the state must be at most ", max_step, ", and total_step (got step ", state.step, ", total_step ",
            total, ")");
   const std::int64_t every = options_.update_every.value_or(0);
   if (every == 0) {
@@ -265,8 +266,9 @@ void Loader::load(std::vector<LoaderState> states) {
   if (options_.destination) options_.destination->drop();
   sent_ = 0;
   epoch_ = state.epoch;
-  epoch_began_ = total_step() - std::min(total_step(), static_cast<std::uint64_t>(state.step));
-  ended_ = window_stays_open() && state.step == steps_;
+  const auto step = static_cast<std::uint64_t>(std::min(state.step, steps_));
+  epoch_began_ = total_step() - std::min(total_step(), step);
+  ended_ = window_stays_open() && state.step >= steps_;
   epochs_.clear();
   next_epoch_ = state.next_epoch;
   updated_ = state.updated;

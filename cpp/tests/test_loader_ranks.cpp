@@ -128,6 +128,55 @@ void test_states_of_a_rank_without_rows_are_those_of_the_others() {
   }
 }
 
+/// 17 rows in batches of 8: one rank has a last batch of one row, which four ranks drop.
+void test_a_last_batch_that_more_ranks_drop() {
+  const Run run{.sizes = {17},
+                .proportions = {},
+                .options = {.global_batch = 8, .epoch_is_pass = true},
+                .epochs = 3,
+                .steps = 3,
+                .last_batch_rows = 1};
+  const auto rows_of_epoch = [](Loader& loader, std::vector<std::int64_t>& rows) {
+    const Iteration iteration = loader.iterate();
+    while (loader.next(iteration)) {
+      const BatchPlan plan = loader.plan().value();
+      for (const PlannedRow& planned : plan) rows.push_back(planned.row);
+    }
+  };
+  for (std::int64_t update_every = 0; update_every <= 2; ++update_every) {
+    for (std::int64_t lookahead = 0; lookahead <= update_every; ++lookahead) {
+      const Training training{run, update_every > 0 ? std::optional(update_every) : std::nullopt, lookahead};
+      const auto alone = expected_of(training, 0, 1);
+      Loader saved(alone->options());
+      const Iteration iteration = saved.iterate();
+      for (std::int64_t step = 1; saved.next(iteration); ++step) {
+        const LoaderState state = newest_state(saved);
+        std::vector<std::int64_t> due, got;
+        Loader one(alone->options());
+        one.load(state);
+        rows_of_epoch(one, due);
+        for (std::int64_t rank = 0; rank < 4; ++rank) {
+          LoaderOptions options = alone->options();
+          options.batch_size = 2;
+          options.rank = rank;
+          options.world_size = 4;
+          Loader loader(options);
+          loader.load(merge_states({state}, rank, 4));
+          rows_of_epoch(loader, got);
+        }
+        if (step == 2) {  // the last row comes next, or the next epoch
+          CHECK(due.size() == 1 && got.size() == 16);
+          continue;
+        }
+        due.pop_back();
+        std::ranges::sort(due);
+        std::ranges::sort(got);
+        CHECK(got == due);
+      }
+    }
+  }
+}
+
 void test_states_of_different_runs_are_refused() {
   Ranks ranks(following(3));
   ranks.at_once([](Trainer& trainer) { trainer.train(5); });
@@ -163,5 +212,6 @@ int main() {
   test_ranks_follow_the_losses_of_all();
   test_merged_states_resume_on_as_many_ranks_or_on_one();
   test_states_of_a_rank_without_rows_are_those_of_the_others();
+  test_a_last_batch_that_more_ranks_drop();
   test_states_of_different_runs_are_refused();
 }

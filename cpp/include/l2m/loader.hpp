@@ -230,6 +230,7 @@ class Loader {
   Policy::Kind kind_ = Policy::Kind::kFixed;
   std::int64_t steps_ = 0;       // batches per epoch
   std::int64_t rank_steps_ = 0;  // those in which this rank has rows
+  bool dropped_step_ = false;  // on fewer ranks, an epoch has another batch, with fewer rows than there are ranks here
   std::int64_t last_batch_rows_ = 0;
   std::vector<std::shared_ptr<LentPool>> pools_;  // memory of the destination, one pool per field
   std::vector<Block> spare_;                      // an empty list from reuse()
