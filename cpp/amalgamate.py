@@ -21,7 +21,7 @@ HEAD = """\
 #pragma GCC optimize("fp-contract=off")
 #endif
 """
-OWN_INCLUDE = re.compile(r'^#include "(l2m/[^"]+)"\n', re.MULTILINE)
+OWN_INCLUDE = re.compile(r'^#include "([^"]+\.hpp)"\n', re.MULTILINE)
 # Names at the beginning of lines between `namespace {` and its end: functions, constants, classes and aliases.
 ANONYMOUS = re.compile(r"^namespace \{$(.*?)^\}  // namespace$", re.MULTILINE | re.DOTALL)
 NAME = re.compile(
@@ -41,7 +41,8 @@ def inlined(text: str, seen: set[str]) -> str:
         if include[1] in seen:
             return ""
         seen.add(include[1])
-        return inlined((CPP / "include" / include[1]).read_text(), seen)
+        path = next(path for folder in ("include", "c") if (path := CPP / folder / include[1]).exists())
+        return inlined(path.read_text(), seen)
 
     return OWN_INCLUDE.sub(header, text.replace("#pragma once\n", ""))
 
@@ -51,7 +52,7 @@ def amalgamated() -> str:
 
     Names that are local to several files get a suffix in each of them.
     """
-    paths = [*sorted((CPP / "src").rglob("*.cpp")), CPP / "c/l2m.cpp"]
+    paths = [*sorted((CPP / "src").rglob("*.cpp")), *sorted((CPP / "c").glob("*.cpp"))]
     sources = {path: path.read_text() for path in paths}
     count = Counter(name for source in sources.values() for name in local_names(source))
     seen: set[str] = set()

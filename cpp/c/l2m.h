@@ -16,7 +16,8 @@
  *     l2m_free(loader);
  *
  * Results. Every function returns L2M_OK, L2M_END or an error code, except l2m_errmsg(). After an error, nothing has
- * changed, and the call may be repeated. On several ranks, a callback that fails must fail on all of them.
+ * changed, and the call may be repeated. On several ranks, a callback that fails must fail on all of them. A callback
+ * must return: it must not throw, call longjmp() or end its thread.
  *
  * Memory. The caller frees nothing but the loader, with l2m_free(). The data of the fields must stay valid and
  * unchanged as long as the loader is open, and all else that the options name during l2m_create().
@@ -122,7 +123,7 @@ typedef struct l2m_options {
   const l2m_field* fields; /* [NULL] */
   size_t num_fields;       /* [0] any number; with 0, batches have row ids and classes only */
   const void* classes;     /* [NULL] class of each row, num_rows integers in [0, num_classes); NULL: a single class */
-  int class_type;          /* [0] type of `classes`, L2M_INT8 to L2M_UINT32 */
+  int class_type;          /* [0] type of `classes`, L2M_INT8 to L2M_UINT32; 0 without classes */
   int64_t num_classes;     /* [0] 0: the largest class + 1 */
   const int64_t* rows;     /* [NULL] unique ids of the rows to draw from; NULL: all */
   int64_t num_selected;    /* [0] number of `rows` */
@@ -140,7 +141,7 @@ typedef struct l2m_options {
   const l2m_parameter* parameters; /* [NULL] its parameters */
   size_t num_parameters;           /* [0] */
   const double* proportions;       /* [NULL] proportions of "Static", num_classes values */
-  const l2m_policy* policy;        /* [NULL] policy of the caller, in place of `mixing` */
+  const l2m_policy* policy;        /* [NULL] policy of the caller, in place of the three above */
   int64_t update_every;            /* [0] batches per loss window; 0: one window per epoch */
   int64_t lookahead;               /* [0] batches that may be taken beyond the one whose losses are recorded */
   uint64_t total_steps;            /* [0] batches of the whole training, for policies; 0: unknown */

@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -29,10 +28,9 @@ class Parameters {
   double take(std::string_view name, const char* allowed, double low, double high, std::optional<double> value = {}) {
     for (const PolicyParameter& parameter : given_)
       if (parameter.name == name) value = parameter.value;
-    if (!value)
-      throw std::invalid_argument(message(name, " of ", policy_, " must be a number ", allowed, " (got nothing)"));
+    if (!value) refuse(name, " of ", policy_, " must be a number ", allowed, " (got nothing)");
     if (!(*value >= low && *value <= high) || (allowed == kZeroOrOne && *value > 0 && *value < 1))
-      throw std::invalid_argument(message(name, " of ", policy_, " must be ", allowed, " (got ", *value, ")"));
+      refuse(name, " of ", policy_, " must be ", allowed, " (got ", *value, ")");
     names_ += (names_.empty() ? "" : ", ") + std::string(name);
     return *value;
   }
@@ -46,9 +44,9 @@ class Parameters {
       const bool whole = !name.empty() && name.find(',') == std::string_view::npos;  // not a part of the list
       known += whole && !repeated && (", " + names_ + ", ").find(", " + std::string(name) + ", ") != std::string::npos;
       if (known <= i)
-        throw std::invalid_argument(message("the parameters of ", policy_, " must be ",
-                                            names_.empty() ? "none" : "some of " + names_ + ", each once", " (got ",
-                                            shortened(std::string(given_[i].name)), ")"));
+        refuse("the parameters of ", policy_, " must be ",
+               names_.empty() ? "none" : "some of " + names_ + ", each once", " (got ",
+               shortened(std::string(given_[i].name)), ")");
     }
   }
 
@@ -76,9 +74,8 @@ std::shared_ptr<const Policy> make_policy(std::string_view name, Parameters& par
     using enum Learn2Mix::Start;
     return std::make_shared<Learn2Mix>(mixing_rate, min_share, balanced != 0 ? kBalanced : kProportional);
   }
-  throw std::invalid_argument(message(
-      "mixing must be Proportional, Balanced, Static, Temperature, EffectiveNumber, Learn2Mix or GroupDRO (got ",
-      shortened(std::string(name)), ")"));
+  refuse("mixing must be Proportional, Balanced, Static, Temperature, EffectiveNumber, Learn2Mix or GroupDRO (got ",
+         shortened(std::string(name)), ")");
 }
 
 }  // namespace
@@ -86,8 +83,8 @@ std::shared_ptr<const Policy> make_policy(std::string_view name, Parameters& par
 std::shared_ptr<const Policy> named_policy(std::string_view name, std::span<const PolicyParameter> parameters,
                                            std::vector<double> proportions) {
   if ((name == "Static") == proportions.empty())
-    throw std::invalid_argument(message("proportions must be given with the policy Static, and only with it (got ",
-                                        proportions.size(), " with ", shortened(std::string(name)), ")"));
+    refuse("proportions must be given with the policy Static, and only with it (got ", proportions.size(), " with ",
+           shortened(std::string(name)), ")");
   Parameters all(name, parameters);
   auto policy = make_policy(name, all, std::move(proportions));
   all.check_names();
