@@ -7,8 +7,8 @@
 
 #include "check.hpp"
 #include "class_loss.cu"
+#include "exact_class_loss.hpp"
 #include "l2m/base/random.hpp"
-#include "l2m/loss/exact_class_loss.hpp"
 
 namespace l2m::test {
 namespace {

@@ -10,9 +10,9 @@
 #include "check.hpp"
 #include "class_loss.cu"
 #include "cross_entropy.cu"
+#include "exact_class_loss.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/loss/cross_entropy.hpp"
-#include "l2m/loss/exact_class_loss.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {

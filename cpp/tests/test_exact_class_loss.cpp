@@ -1,4 +1,4 @@
-#include "l2m/loss/exact_class_loss.hpp"
+#include "exact_class_loss.hpp"
 
 #include <algorithm>
 #include <bit>

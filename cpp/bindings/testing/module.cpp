@@ -10,7 +10,7 @@
 #include <span>
 
 #include "convert.hpp"
-#include "l2m/loss/exact_class_loss.hpp"
+#include "exact_class_loss.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/permutation.hpp"
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
+#include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/threads.hpp"
 #include "l2m/run/thread_pool.hpp"
@@ -25,9 +25,8 @@ void add_to(double& sum, double x) {
 }
 
 /// Add losses to the sums in order. Return the number of non-finite losses, which are skipped.
-template <class Loss, class Class>
-std::int64_t add_in_order(std::span<const Loss> losses, std::span<const Class> classes, double* sum,
-                          std::int64_t* count) {
+template <class Loss, class Classes>
+std::int64_t add_in_order(std::span<const Loss> losses, const Classes& classes, double* sum, std::int64_t* count) {
   std::int64_t skipped = 0;
   for (std::size_t i = 0; i < losses.size(); ++i) {
     const double loss = widen(losses[i]);
@@ -50,8 +49,8 @@ struct Total {
 
 /// Add all losses, finite or not, to totals[k + lane * lane_stride]; those of an invalid class go to class
 /// `num_classes`. With a stride > 0, consecutive losses of one class do not wait for each other's sum.
-template <class Loss, class Class>
-void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, std::size_t num_classes, Total* totals,
+template <class Loss, class Classes>
+void add_in_lanes(std::span<const Loss> losses, const Classes& classes, std::size_t num_classes, Total* totals,
                   std::size_t lane_stride) {
   const auto add = [&](std::size_t i, std::size_t lane) {
     const auto k = std::min<std::uint64_t>(static_cast<std::uint64_t>(classes[i]), num_classes);
@@ -65,27 +64,23 @@ void add_in_lanes(std::span<const Loss> losses, std::span<const Class> classes, 
   for (std::size_t lane = 0; i < losses.size(); ++i, ++lane) add(i, lane);
 }
 
-template <class Class>
-void check_classes(std::span<const Class> classes, std::size_t position, std::size_t num_classes) {
-  for (const Class k : classes) {
+template <class Classes>
+void check_classes(const Classes& classes, std::size_t position, std::size_t num_classes) {
+  for (std::size_t i = 0; i < classes.size(); ++i) {
+    const auto k = static_cast<std::int64_t>(classes[i]);
     if (static_cast<std::uint64_t>(k) >= num_classes)
-      throw_error<std::invalid_argument>("classes must be in [0, ", num_classes, ") (got ",
-                                         static_cast<std::int64_t>(k), " at position ", position, ")");
-    ++position;
+      refuse("classes must be in [0, ", num_classes, ") (got ", k, " at position ", position + i, ")");
   }
 }
 
-}  // namespace
-
-template <class Loss, class Class>
-std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
-                        std::span<std::int64_t> count, int num_threads) {
+/// Do the work of class_loss() for classes of one type, or of any.
+template <class Loss, class Classes>
+std::int64_t add(std::span<const Loss> losses, const Classes& classes, std::span<double> sum,
+                 std::span<std::int64_t> count, int num_threads) {
   if (losses.size() != classes.size())
-    throw_error<std::invalid_argument>("losses and classes must have equal lengths (got ", losses.size(), " and ",
-                                       classes.size(), ")");
+    refuse("losses and classes must have equal lengths (got ", losses.size(), " and ", classes.size(), ")");
   if (sum.size() != count.size())
-    throw_error<std::invalid_argument>("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(),
-                                       ")");
+    refuse("sum and count must have equal lengths (got ", sum.size(), " and ", count.size(), ")");
   const std::size_t num_classes = sum.size();
 
   // The partition depends on n and K only, so the bits of the sums do too.
@@ -136,6 +131,17 @@ std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> cla
     }
   }
   return skipped;
+}
+
+}  // namespace
+
+template <class Loss, class Class>
+std::int64_t class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
+                        std::span<std::int64_t> count, int num_threads) {
+  if constexpr (kCompact)
+    return add(losses, AnyIntegers(classes), sum, count, num_threads);
+  else
+    return add(losses, classes, sum, count, num_threads);
 }
 
 #define L2M_CLASS_LOSS(Loss, Class)                                                                  \

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <new>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
 
 #include "l2m/base/compact.hpp"
@@ -18,36 +17,6 @@ namespace {
 
 constexpr std::size_t kLargePage = 2 << 20;
 constexpr std::size_t kLine = 64;
-
-/// Classes of any integer type.
-class AnyClasses {
- public:
-  template <class Class>
-  explicit AnyClasses(std::span<const Class> classes)
-      : data_(classes.data()), size_(classes.size()), bytes_(sizeof(Class)), is_signed_(std::is_signed_v<Class>) {}
-
-  [[nodiscard]] bool empty() const { return size_ == 0; }
-  std::int64_t operator[](std::size_t i) const {
-    const auto as = [&]<class Class>(Class /*type*/) {
-      return static_cast<std::int64_t>(static_cast<const Class*>(data_)[i]);
-    };
-    switch (bytes_) {
-      case 1:
-        return is_signed_ ? as(std::int8_t{}) : as(std::uint8_t{});
-      case 2:
-        return is_signed_ ? as(std::int16_t{}) : as(std::uint16_t{});
-      case 4:
-        return is_signed_ ? as(std::int32_t{}) : as(std::uint32_t{});
-      default:
-        return as(std::int64_t{});
-    }
-  }
-
- private:
-  const void* data_;
-  std::size_t size_, bytes_;
-  bool is_signed_;
-};
 
 /// Return the ids of `rows` after checking them.
 std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::int64_t data_rows) {
@@ -84,7 +53,7 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
   if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
   if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
   if constexpr (kCompact)
-    sort(AnyClasses(classes), num_classes, data_rows, rows, num_threads);
+    sort(AnyIntegers(classes), num_classes, data_rows, rows, num_threads);
   else
     sort(classes, num_classes, data_rows, rows, num_threads);
 }

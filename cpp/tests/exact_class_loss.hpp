@@ -1,11 +1,23 @@
-#include "l2m/loss/exact_class_loss.hpp"
+#pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "l2m/base/exact_sums.hpp"
+#include "l2m/base/float_types.hpp"
 
 namespace l2m {
+
+/// Add to the sum of each class the double nearest to the exact sum of its losses, independent of their order.
+///
+/// Single-threaded CPU reference of the CUDA kernel.
+/// @param losses   [n] Float16, BFloat16, float or double, n < 2^29; losses that are non-finite as a float are skipped.
+/// @param classes  [n] losses of a class outside [0, K) are skipped.
+/// @param sum      [K] added to.   @param count  [K] added to.
+/// @param skipped  [2] added to: losses skipped because of their class, and because they are non-finite.
 template <class Loss, class Class>
 void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> classes, std::span<double> sum,
                           std::span<std::int64_t> count, std::span<std::int64_t> skipped) {
@@ -28,23 +40,5 @@ void add_exact_class_loss(std::span<const Loss> losses, std::span<const Class> c
   }
   for (std::size_t k = 0; k < sum.size(); ++k) sum[k] += nearest_double(&digits[k * kSumDigits]);
 }
-
-#define L2M_EXACT(Loss, Class)                                                                         \
-  template void add_exact_class_loss(std::span<const Loss>, std::span<const Class>, std::span<double>, \
-                                     std::span<std::int64_t>, std::span<std::int64_t>);
-#define L2M_EXACT_OF(Class)  \
-  L2M_EXACT(Float16, Class)  \
-  L2M_EXACT(BFloat16, Class) \
-  L2M_EXACT(float, Class)    \
-  L2M_EXACT(double, Class)
-L2M_EXACT_OF(std::int8_t)
-L2M_EXACT_OF(std::int16_t)
-L2M_EXACT_OF(std::int32_t)
-L2M_EXACT_OF(std::int64_t)
-L2M_EXACT_OF(std::uint8_t)
-L2M_EXACT_OF(std::uint16_t)
-L2M_EXACT_OF(std::uint32_t)
-#undef L2M_EXACT_OF
-#undef L2M_EXACT
 
 }  // namespace l2m
