@@ -22,7 +22,9 @@ py::array_t<double> update(const Policy& policy, const Array<double>& proportion
   window.proportions = view<double>(proportions);
   window.class_losses = view<double>(class_losses);
   window.class_sizes = view<std::int64_t>(class_sizes);
-  return to_array<double>(policy.update(window).proportions);
+  std::vector<double> updated = to_vector(proportions);
+  policy.update(window, updated, {});
+  return to_array<double>(updated);
 }
 
 }  // namespace

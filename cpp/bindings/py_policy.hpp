@@ -2,8 +2,10 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,18 +33,17 @@ class PythonPolicy final : public Policy {
         [&] { return to_vector(held_->policy.attr("initial")(to_array(class_sizes)).cast<Array<double>>()); });
   }
 
-  [[nodiscard]] Update update(const Window& window) const override {
-    return interruptible([&] {
-      const auto [proportions, memory] =
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override {
+    interruptible([&] {
+      const auto [new_proportions, new_memory] =
           held_->policy
               .attr("update")(to_array(window.proportions), to_array(window.class_losses), to_array(window.class_sizes),
                               to_array(window.counts), to_array(window.rows_drawn),
                               to_array<std::int64_t>(window.passes, [](std::uint64_t pass) { return pass; }),
                               window.step, window.total_steps, to_array(window.memory))
               .cast<std::pair<Array<double>, std::optional<Array<double>>>>();
-      Update update{to_vector(proportions), {}};
-      if (memory) update.memory = to_vector(*memory);
-      return update;
+      std::ranges::copy(view<double>(new_proportions), proportions.begin());
+      if (new_memory) std::ranges::copy(view<double>(*new_memory), memory.begin());
     });
   }
 

@@ -48,17 +48,14 @@ class CallerPolicy final : public Policy {
     check_result("initial() of the policy", proportions, class_sizes, {});
     return proportions;
   }
-  [[nodiscard]] Update update(const Window& window) const override {
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override {
     const l2m_window given{
         window.class_sizes.size(),     window.proportions.data(), window.class_losses.data(), window.class_sizes.data(),
         window.counts.data(),          window.rows_drawn.data(),  window.passes.data(),       window.step,
         window.total_steps.value_or(0)};
-    Update update{{window.proportions.begin(), window.proportions.end()},
-                  std::vector<double>(window.memory.begin(), window.memory.end())};
-    const int status = policy_.update(policy_.user_data, &given, update.proportions.data(), update.memory->data());
+    const int status = policy_.update(policy_.user_data, &given, proportions.data(), memory.data());
     check_status(status, "update() of the policy");
-    check_result("update() of the policy", update.proportions, window.class_sizes, *update.memory);
-    return update;
+    check_result("update() of the policy", {proportions.begin(), proportions.end()}, window.class_sizes, memory);
   }
 
  private:

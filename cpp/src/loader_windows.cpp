@@ -171,14 +171,17 @@ void Loader::apply_window(bool at_once) {
     class_losses[k] = std::max(mean, 0.0);
   }
   const bool updates = kind_ == Policy::Kind::kSchedule || (kind_ == Policy::Kind::kFollowsLosses && recorded);
-  Policy::Update update{next_proportions_, {}};
+  std::vector<double> proportions = next_proportions_, memory = memory_;
   AppliedWindow applied{
       windows_.has_pending() ? pending_epoch_ : epoch_, total_step(), {}, {}, updates, all_finite, negative, {}};
   if (updates) {
-    const bool any = std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); });
-    applied.class_losses = any ? without_gaps(class_losses, class_sizes_) : std::vector<double>(class_losses.size());
+    applied.class_losses = class_losses;
+    if (std::ranges::any_of(class_losses, [](double loss) { return !std::isnan(loss); }))
+      fill_gaps(applied.class_losses, class_sizes_);
+    else
+      std::ranges::fill(applied.class_losses, 0.0);
     try {
-      update = run_policy(sums, applied.class_losses);
+      run_policy(sums, applied.class_losses, proportions, memory);
     } catch (const std::bad_alloc&) {
       throw;  // not related to the losses
     } catch (const std::exception& error) {
@@ -186,6 +189,8 @@ void Loader::apply_window(bool at_once) {
         policy_failed_ = true;
         throw;
       }
+      proportions = next_proportions_;
+      memory = memory_;
       applied.updated = false;
       const std::string what = error.what();
       applied.failure = shortened(what.substr(0, what.find('\n')));
@@ -194,14 +199,14 @@ void Loader::apply_window(bool at_once) {
   if (options_.update_every) {
     const std::int64_t count = windows_.applied() + 1;
     applied.total_step = static_cast<std::uint64_t>(count * *options_.update_every + options_.lookahead);
-    schedule(count, update.proportions);
+    schedule(count, proportions);
   } else if (at_once) {
-    apply_proportions(update.proportions);
+    apply_proportions(proportions);
   }
   applied.counts = std::move(sums.count);
-  next_proportions_ = std::move(update.proportions);
+  next_proportions_ = std::move(proportions);
   class_losses_ = std::move(class_losses);
-  if (update.memory) memory_ = std::move(*update.memory);
+  memory_ = std::move(memory);
   policy_failed_ = false;
   windows_.drop(options_.update_every.has_value());
   unreported_ = std::move(applied);
@@ -220,8 +225,9 @@ void Loader::report_applied() {
     warn(options_.mixing_name + " failed again on the same losses; the proportions stay unchanged: " + applied.failure);
 }
 
-/// Return the update that the policy computes for a window, after checking it.
-Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> known) {
+/// Let the policy replace the proportions and the memory, and check them.
+void Loader::run_policy(const LossSums& sums, std::span<const double> known, std::span<double> proportions,
+                        std::span<double> memory) {
   Window window;
   window.proportions = next_proportions_;
   window.class_losses = known;
@@ -248,13 +254,10 @@ Policy::Update Loader::run_policy(const LossSums& sums, std::span<const double> 
     window.rows_drawn = drawn.drawn;
     window.passes = passes;
   }
-  Policy::Update update = options_.mixing->update(window);
-  normalize(update.proportions, class_sizes_);
-  if (update.memory && update.memory->size() != memory_.size())
-    refuse("the memory of a policy must have ", memory_.size(), " values (got ", update.memory->size(), ")");
-  if (update.memory && !std::ranges::all_of(*update.memory, [](double value) { return std::isfinite(value); }))
-    throw std::invalid_argument("the memory of a policy must be finite");
-  return update;
+  options_.mixing->update(window, proportions, memory);
+  normalize(proportions, class_sizes_);
+  for (const double value : memory)
+    if (!std::isfinite(value)) refuse("the memory of a policy must be finite (got ", value, ")");
 }
 
 /// Use proportions from the next batch on.

@@ -31,15 +31,13 @@ class Following : public Policy {
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return Proportional().initial(class_sizes);
   }
-  [[nodiscard]] Update update(const Window& window) const override {
-    Update update{{}, std::vector<double>(window.memory.begin(), window.memory.end())};
-    for (std::size_t k = 0; k < window.class_sizes.size(); ++k) {
-      (*update.memory)[k] += window.class_losses[k] / static_cast<double>(1 + window.counts[k]);
-      const double share = 1 + window.class_losses[k] + (*update.memory)[k] + static_cast<double>(window.step % 3);
-      update.proportions.push_back(window.class_sizes[k] > 0 ? share : 0.0);
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override {
+    for (std::size_t k = 0; k < proportions.size(); ++k) {
+      memory[k] += window.class_losses[k] / static_cast<double>(1 + window.counts[k]);
+      const double share = 1 + window.class_losses[k] + memory[k] + static_cast<double>(window.step % 3);
+      proportions[k] = window.class_sizes[k] > 0 ? share : 0.0;
     }
-    update.proportions = shares(std::move(update.proportions));
-    return update;
+    divide_by_sum(proportions);
   }
 };
 
@@ -51,12 +49,11 @@ class Schedule final : public Policy {
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override {
     return Proportional().initial(class_sizes);
   }
-  [[nodiscard]] Update update(const Window& window) const override {
+  void update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const override {
     const double part = static_cast<double>(window.step) / static_cast<double>(window.total_steps.value());
     const auto from = Proportional().initial(window.class_sizes), to = Balanced().initial(window.class_sizes);
-    std::vector<double> p;
-    for (std::size_t k = 0; k < from.size(); ++k) p.push_back((1 - part) * from[k] + part * to[k]);
-    return {shares(std::move(p)), {}};
+    for (std::size_t k = 0; k < from.size(); ++k) proportions[k] = (1 - part) * from[k] + part * to[k];
+    divide_by_sum(proportions);
   }
 };
 
@@ -168,19 +165,20 @@ class Expected {
     if (training.policy->kind() == Policy::Kind::kFixed) return;
     for (std::size_t k = 0; k < newest_.size(); ++k)
       if (window_sums.count[k] > 0) class_losses_[k] = window_sums.sum[k] / static_cast<double>(window_sums.count[k]);
-    const std::vector<double> known = without_gaps(class_losses_, training.run.sizes);
+    std::vector<double> known = class_losses_;
+    fill_gaps(known, training.run.sizes);
     Window window;
-    window.proportions = newest_;
+    const Proportions before = newest_;
+    const std::vector<double> memory = memory_;
+    window.proportions = before;
     window.class_losses = known;
     window.class_sizes = training.run.sizes;
     window.counts = window_sums.count;
     window.step = step;
     window.total_steps = training.total_steps();
-    window.memory = memory_;
-    Policy::Update update = training.policy->update(window);
-    normalize(update.proportions, training.run.sizes);
-    newest_ = std::move(update.proportions);
-    if (update.memory) memory_ = std::move(*update.memory);
+    window.memory = memory;
+    training.policy->update(window, newest_, memory_);
+    normalize(newest_, training.run.sizes);
   }
 
   std::vector<std::int64_t> ids_;

@@ -221,12 +221,12 @@ void test_a_policy_sees_its_window() {
    public:
     explicit Watching(std::vector<Seen>& seen) : seen_(seen) {}
     [[nodiscard]] bool uses_rows() const override { return true; }
-    [[nodiscard]] Update update(const Window& window) const override {
+    void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override {
       seen_.push_back({{window.rows_drawn.begin(), window.rows_drawn.end()},
                        {window.counts.begin(), window.counts.end()},
                        {window.passes.begin(), window.passes.end()},
                        window.step});
-      return Following::update(window);
+      Following::update(window, proportions, memory);
     }
 
    private:

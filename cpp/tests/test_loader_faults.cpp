@@ -25,37 +25,29 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 /// Policy that fails a number of times, in the given way.
 class Faulty final : public Following {
  public:
-  enum class Fault { kThrows, kTooLong, kNonFinite, kEmptyClass, kLongMemory, kMemoryNotFinite };
-  static constexpr Fault kAll[] = {Fault::kThrows,     Fault::kTooLong,    Fault::kNonFinite,
-                                   Fault::kEmptyClass, Fault::kLongMemory, Fault::kMemoryNotFinite};
+  enum class Fault { kThrows, kNonFinite, kEmptyClass, kMemoryNotFinite };
+  static constexpr Fault kAll[] = {Fault::kThrows, Fault::kNonFinite, Fault::kEmptyClass, Fault::kMemoryNotFinite};
 
   explicit Faulty(Fault fault) : fault_(fault) {}
   void fail(int times) const { times_ = times; }
 
-  [[nodiscard]] Update update(const Window& window) const override {
-    Update update = Following::update(window);
-    if (times_ == 0) return update;
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override {
+    Following::update(window, proportions, memory);
+    if (times_ == 0) return;
     --times_;
     switch (fault_) {
       case Fault::kThrows:
         throw std::runtime_error("a policy fails");
-      case Fault::kTooLong:
-        update.proportions.push_back(0.0);
-        break;
       case Fault::kNonFinite:
-        update.proportions[0] = kNaN;
+        proportions[0] = kNaN;
         break;
       case Fault::kEmptyClass:
-        std::swap(update.proportions[0], update.proportions[1]);
-        break;
-      case Fault::kLongMemory:
-        update.memory->push_back(0.0);
+        std::swap(proportions[0], proportions[1]);
         break;
       case Fault::kMemoryNotFinite:
-        update.memory->at(0) = kNaN;
+        memory[0] = kNaN;
         break;
     }
-    return update;
   }
 
  private:

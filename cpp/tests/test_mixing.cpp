@@ -44,10 +44,11 @@ Values shares_of(const Values& values) {
 
 void learn2mix(Values& p, const Values& losses, const Sizes& sizes, double rate, double min_share) {
   Window window;
-  window.proportions = p;
+  const Values before = p;
+  window.proportions = before;
   window.class_losses = losses;
   window.class_sizes = sizes;
-  p = Learn2Mix(rate, min_share, Learn2Mix::Start::kProportional).update(window).proportions;
+  Learn2Mix(rate, min_share, Learn2Mix::Start::kProportional).update(window, p, {});
 }
 
 void test_known_step() {
@@ -124,17 +125,25 @@ void test_exponentiated_steps() {
   window.proportions = p;
   window.class_losses = losses;
   window.class_sizes = sizes;
-  CHECK(nearly_equal(GroupDro(0.5).update(window).proportions, {0.0, 0.0, 1.0, 0.0}));
+  Values updated = p;
+  GroupDro(0.5).update(window, updated, {});
+  CHECK(nearly_equal(updated, {0.0, 0.0, 1.0, 0.0}));
   const Values small{1.0, 2.0, 0.0, 5.0};
   window.class_losses = small;
-  CHECK(nearly_equal(GroupDro(0.5).update(window).proportions,
-                     shares_of({0.5 * std::exp(0.5), 0.25 * std::exp(1.0), 0.25, 0.0})));
+  updated = p;
+  GroupDro(0.5).update(window, updated, {});
+  CHECK(nearly_equal(updated, shares_of({0.5 * std::exp(0.5), 0.25 * std::exp(1.0), 0.25, 0.0})));
 }
 
 void test_unknown_losses_become_the_mean_of_the_others() {
   const double nan = std::numeric_limits<double>::quiet_NaN(), huge = std::numeric_limits<double>::max();
-  CHECK((without_gaps(Values{1, nan, 4, 9}, Sizes{1, 1, 1, 0}) == Values{1, 2.5, 4, 0}));
-  CHECK((without_gaps(Values{huge, nan, huge}, Sizes{1, 1, 1}) == Values{huge, huge, huge}));
+  const auto filled = [](Values losses, const Sizes& sizes) {
+    fill_gaps(losses, sizes);
+    return losses;
+  };
+  CHECK((filled({1, nan, 4, 9}, {1, 1, 1, 0}) == Values{1, 2.5, 4, 0}));
+  CHECK((filled({huge, nan, huge}, {1, 1, 1}) == Values{huge, huge, huge}));
+  CHECK((filled({0, nan, 0}, {1, 1, 1}) == Values{0, 0, 0}));
 }
 
 void test_normalizing() {

@@ -202,7 +202,8 @@ class Loader {
   void close_windows();
   void apply_window(bool at_once);
   void report_applied();
-  Policy::Update run_policy(const LossSums& sums, std::span<const double> known);
+  void run_policy(const LossSums& sums, std::span<const double> known, std::span<double> proportions,
+                  std::span<double> memory);
   void apply_proportions(const std::vector<double>& proportions);
   void schedule(std::int64_t closed, const std::vector<double>& proportions);
   [[nodiscard]] std::uint64_t plan_until() const;

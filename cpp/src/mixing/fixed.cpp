@@ -15,7 +15,8 @@ template <class F>
 std::vector<double> shares_of(std::span<const std::int64_t> class_sizes, F&& amount_of) {
   std::vector<double> amounts;
   for (const std::int64_t size : class_sizes) amounts.push_back(size > 0 ? amount_of(static_cast<double>(size)) : 0);
-  return shares(std::move(amounts));
+  divide_by_sum(amounts);
+  return amounts;
 }
 
 }  // namespace

@@ -15,15 +15,14 @@ std::vector<double> GroupDro::initial(std::span<const std::int64_t> class_sizes)
   return Balanced().initial(class_sizes);
 }
 
-Policy::Update GroupDro::update(const Window& window) const {
+void GroupDro::update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const {
   // Subtracting the largest loss keeps exp() from overflowing and does not change the shares. A share of 0 stays 0.
   double largest = 0;
-  for (std::size_t k = 0; k < window.proportions.size(); ++k)
-    if (window.proportions[k] > 0) largest = std::max(largest, window.class_losses[k]);
-  std::vector<double> proportions(window.proportions.begin(), window.proportions.end());
+  for (std::size_t k = 0; k < proportions.size(); ++k)
+    if (proportions[k] > 0) largest = std::max(largest, window.class_losses[k]);
   for (std::size_t k = 0; k < proportions.size(); ++k)
     if (proportions[k] > 0) proportions[k] *= exp(step_size_ * (window.class_losses[k] - largest));
-  return {shares(std::move(proportions)), {}};
+  divide_by_sum(proportions);
 }
 
 }  // namespace l2m

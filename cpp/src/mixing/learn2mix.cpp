@@ -33,19 +33,15 @@ std::vector<double> Learn2Mix::initial(std::span<const std::int64_t> class_sizes
   return proportions;
 }
 
-Policy::Update Learn2Mix::update(const Window& window) const {
-  std::vector<double> proportions(window.proportions.begin(), window.proportions.end());
-  std::vector<double> losses(window.class_losses.begin(), window.class_losses.end());
-  double total = compensated_sum(losses);
-  if (!std::isfinite(total)) {  // scaling does not change the shares
-    for (double& loss : losses) loss *= 0x1p-64;
-    total = compensated_sum(losses);
-  }
-  if (total == 0) return {std::move(proportions), {}};
+void Learn2Mix::update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const {
+  const double largest = std::ranges::max(window.class_losses);
+  const double scale = largest > 0x1p900 ? 0x1p-64 : 1;  // so that the total is finite; the shares do not change
+  CompensatedSum total;
+  for (const double loss : window.class_losses) total.add(loss * scale);
+  if (total.value() == 0) return;
   for (std::size_t k = 0; k < proportions.size(); ++k)
-    proportions[k] += mixing_rate_ * (losses[k] / total - proportions[k]);
+    proportions[k] += mixing_rate_ * (window.class_losses[k] * scale / total.value() - proportions[k]);
   raise_to_min_share(proportions, window.class_sizes);
-  return {std::move(proportions), {}};
 }
 
 void Learn2Mix::raise_to_min_share(std::span<double> proportions, std::span<const std::int64_t> class_sizes) const {

@@ -26,30 +26,28 @@ void normalize(std::span<double> proportions, std::span<const std::int64_t> clas
   for (double& p : proportions) p /= sum;
 }
 
-std::vector<double> shares(std::vector<double> amounts) {
+void divide_by_sum(std::span<double> amounts) {
   const double sum = compensated_sum(amounts);
   for (double& amount : amounts) amount /= sum;
-  return amounts;
 }
 
-std::vector<double> without_gaps(std::span<const double> class_losses, std::span<const std::int64_t> class_sizes) {
-  std::vector<double> known;
+void fill_gaps(std::span<double> class_losses, std::span<const std::int64_t> class_sizes) {
   for (std::size_t k = 0; k < class_losses.size(); ++k)
-    if (class_sizes[k] > 0 && !std::isnan(class_losses[k])) known.push_back(class_losses[k]);
-  double scale = 1;
-  double sum = compensated_sum(known);
-  if (!std::isfinite(sum)) {  // losses near the largest double
-    scale = 0x1p64;
-    for (double& loss : known) loss /= scale;
-    sum = compensated_sum(known);
+    if (class_sizes[k] == 0) class_losses[k] = 0;
+  double largest = 0;
+  for (const double loss : class_losses) largest = std::max(largest, std::isnan(loss) ? 0 : loss);
+  const double scale = largest > 0x1p900 ? 0x1p-64 : 1;  // so that the sum is finite
+  CompensatedSum sum;
+  std::size_t known = 0;
+  for (std::size_t k = 0; k < class_losses.size(); ++k) {
+    if (class_sizes[k] == 0 || std::isnan(class_losses[k])) continue;
+    sum.add(class_losses[k] * scale);
+    ++known;
   }
-  const double mean = std::min(sum / static_cast<double>(known.size()) * scale, std::numeric_limits<double>::max());
-  std::vector<double> losses(class_losses.begin(), class_losses.end());
-  for (std::size_t k = 0; k < losses.size(); ++k) {
-    if (class_sizes[k] == 0) losses[k] = 0;
-    if (std::isnan(losses[k])) losses[k] = mean;
-  }
-  return losses;
+  if (known == class_losses.size()) return;
+  const double mean = std::min(sum.value() / static_cast<double>(known) / scale, std::numeric_limits<double>::max());
+  for (double& loss : class_losses)
+    if (std::isnan(loss)) loss = mean;
 }
 
 }  // namespace l2m

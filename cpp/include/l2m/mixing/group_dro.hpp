@@ -13,7 +13,7 @@ class GroupDro final : public Policy {
   explicit GroupDro(double step_size) : step_size_(step_size) {}
   [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
-  [[nodiscard]] Update update(const Window& window) const override;
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override;
 
  private:
   double step_size_;

@@ -20,7 +20,7 @@ class Learn2Mix final : public Policy {
   [[nodiscard]] std::string describe() const override;
   /// @throws std::invalid_argument  min_share exceeds 1 / K_nonempty.
   [[nodiscard]] std::vector<double> initial(std::span<const std::int64_t> class_sizes) const override;
-  [[nodiscard]] Update update(const Window& window) const override;
+  void update(const Window& window, std::span<double> proportions, std::span<double> memory) const override;
 
  private:
   void raise_to_min_share(std::span<double> proportions, std::span<const std::int64_t> class_sizes) const;

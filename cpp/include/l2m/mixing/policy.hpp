@@ -11,7 +11,7 @@ namespace l2m {
 /// Closed loss window, over all ranks, from which a policy computes the next proportions. Arrays are [K].
 struct Window {
   std::span<const double> proportions;   ///< the newest proportions, to be updated
-  std::span<const double> class_losses;  ///< see without_gaps(); all 0 if no loss was ever recorded
+  std::span<const double> class_losses;  ///< see fill_gaps(); all 0 if no loss was ever recorded
   std::span<const std::int64_t> class_sizes;
   std::span<const std::int64_t> counts;      ///< losses recorded in the window
   std::span<const std::int64_t> rows_drawn;  ///< since the beginning of training, as of the end of the window
@@ -29,11 +29,6 @@ class Policy {
     kSchedule,       ///< updated at the end of every window; needs no losses
     kFollowsLosses,  ///< updated at the end of every window with recorded losses
   };
-  struct Update {
-    std::vector<double> proportions;            ///< [K]
-    std::optional<std::vector<double>> memory;  ///< [memory_rows, K]; nullopt: unchanged
-  };
-
   virtual ~Policy() = default;
 
   [[nodiscard]] virtual Kind kind() const { return Kind::kFollowsLosses; }
@@ -45,9 +40,9 @@ class Policy {
   [[nodiscard]] virtual bool uses_rows() const { return false; }
   /// Return the proportions of the first batches. @param class_sizes  [K] rows of each class, at least one > 0.
   [[nodiscard]] virtual std::vector<double> initial(std::span<const std::int64_t> class_sizes) const = 0;
-  /// Return the proportions that follow those of the window.
-  [[nodiscard]] virtual Update update(const Window& window) const {
-    return {{window.proportions.begin(), window.proportions.end()}, {}};
+  /// Replace the proportions [K] and the memory [memory_rows, K], given as in the window. If this throws, the loader
+  /// keeps those of the window.
+  virtual void update(const Window& /*window*/, std::span<double> /*proportions*/, std::span<double> /*memory*/) const {
   }
 };
 

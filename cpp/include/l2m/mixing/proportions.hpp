@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 namespace l2m {
 
@@ -13,11 +12,11 @@ namespace l2m {
 void normalize(std::span<double> proportions, std::span<const std::int64_t> class_sizes);
 
 /// Divide amounts by their sum. @param amounts  [K] >= 0, at least one > 0.
-std::vector<double> shares(std::vector<double> amounts);
+void divide_by_sum(std::span<double> amounts);
 
 /// Fill in class losses for a policy: 0 for an empty class; the mean of the others where unknown (NaN).
 ///
 /// @param class_losses  [K] known for at least one nonempty class.
-std::vector<double> without_gaps(std::span<const double> class_losses, std::span<const std::int64_t> class_sizes);
+void fill_gaps(std::span<double> class_losses, std::span<const std::int64_t> class_sizes);
 
 }  // namespace l2m
