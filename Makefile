@@ -44,6 +44,7 @@ TESTING := build/testing/.built
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
                    $(shell find cpp/include cpp/src cpp/c cpp/cuda cpp/bindings python -not -name '*.pyc' -not -name __pycache__)
 CPP_FILES = $(shell find cpp benchmarks examples -name '*.[ch]' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
@@ -90,7 +91,7 @@ cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	echo "== C++ tests: $*"
 	$(call configure_cpp_tests,$*,$(SANITIZE))
 	$(BIN)/cmake --build build/$* -- --quiet
-	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --no-tests=error --output-on-failure
+	$(NO_ASLR) $(BIN)/ctest --test-dir build/$* --parallel $$(nproc) --no-tests=error --output-on-failure
 
 # Debian packages of each target: its compiler and its emulator. zig, the compiler for musl, is on PyPI.
 CROSS_PACKAGES_aarch64 := g++-aarch64-linux-gnu qemu-user
@@ -161,7 +162,7 @@ gpu-run:
 
 py-test: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	echo "== pytest"
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 fuzz: .venv/.dev $(PACKAGE)
 	for target in states arguments; do \
@@ -187,7 +188,7 @@ package-test: .venv/.dev $(EXPERIMENTS) $(TESTING)
 	$(BIN)/python -m pip install --quiet --no-deps --target build/no-cuda build/wheels/no-nvcc/*.whl
 	echo "== pytest, without CUDA kernels"
 	export PYTHONPATH=$(CURDIR)/build/no-cuda; \
-	    $(BIN)/python -c 'import l2m_fast, sys; sys.exit(l2m_fast.build_info()["cuda_built"])' && $(BIN)/pytest
+	    $(BIN)/python -c 'import l2m_fast, sys; sys.exit(l2m_fast.build_info()["cuda_built"])' && $(BIN)/pytest $(IN_PARALLEL)
 
 bench-quick: .venv/.dev $(EXPERIMENTS)
 	$(BIN)/python -m benchmarks

@@ -25,7 +25,7 @@ ALLOWED_INCLUDES = {
     "cpp/include/**/*": CORE,
     "cpp/src/**/*": CORE,
     "cpp/c/**/*.h": r"std(def|int)\.h",  # plain C99
-    "cpp/c/**/*": rf"{CORE}|l2m\.h",
+    "cpp/c/**/*": rf"{CORE}|l2m\.h|options\.hpp",
     "cpp/baremetal/**/*": STANDARD,
     "cpp/cuda/**/*.hpp": rf"{CORE}|\w+\.hpp",  # callers need no CUDA header
     "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.(hpp|cuh)",

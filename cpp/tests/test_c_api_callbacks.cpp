@@ -149,7 +149,7 @@ void test_wrong_policies_are_refused() {
   CHECK(train(loader).size() == 8);
 }
 
-/// What update() of a policy writes.
+/// Values that update() of a policy writes.
 struct Written {
   double p, memory;
   const char* error;

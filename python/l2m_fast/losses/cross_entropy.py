@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from l2m_fast._checks import checked_int, has_memory, not_plain_message, shortened, truncated
 from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
@@ -96,7 +98,7 @@ def cross_entropy(
         _check_differentiation(torch, logits, weight)
     try:
         narrow = logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type)
-        loss, words, *_ = operators.cross_entropy(
+        loss, words, *_ = operators.run(
             logits.float() if narrow else logits,
             targets,
             targets if classes is None else classes.to(torch.int64),
@@ -106,7 +108,8 @@ def cross_entropy(
             float(label_smoothing),
         )
         if logits.device.type == "cpu":
-            return loss, ClassLoss(words[:num_classes].view(torch.float64).numpy(), words[num_classes:].numpy())
+            sums = words.numpy()
+            return loss, ClassLoss(sums[:num_classes].view(np.float64), sums[num_classes:])
         if not compiling and (logits.is_cuda or logits.is_meta) and not has_memory(words):
             raise TypeError(not_plain_message("the class sums", words, "int64"))
     except (AssertionError, RuntimeError, TypeError) as error:

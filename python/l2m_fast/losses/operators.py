@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -69,7 +70,7 @@ def _widened(logits: Tensor) -> Tensor:
 
 
 @cross_entropy.register_kernel("cpu")
-def _(
+def _cross_entropy_on_cpu(
     logits: Tensor,
     targets: Tensor,
     classes: Tensor,
@@ -79,7 +80,8 @@ def _(
     label_smoothing: float,
 ) -> Outputs:
     words = targets.new_zeros(2 * num_classes)
-    log_sum_exp = logits.new_empty(len(targets), dtype=torch.float64)
+    log_sum_exp = logits.new_empty(targets.shape, dtype=torch.float64)
+    sums = words.numpy()
     loss, total_weight = _core.cross_entropy(
         _array(logits),
         _array(targets),
@@ -88,16 +90,12 @@ def _(
         ignore_index,
         label_smoothing,
         log_sum_exp.numpy(),
-        words[:num_classes].view(torch.float64).numpy(),
-        words[num_classes:].numpy(),
+        sums[:num_classes].view(np.float64),
+        sums[num_classes:],
         _core.usable_cpus(),
     )
-    return (
-        logits.new_tensor(loss),
-        words,
-        log_sum_exp,
-        logits.new_tensor(total_weight, dtype=torch.float64),
-    )
+    mean = torch.scalar_tensor(loss, dtype=logits.dtype, device="cpu")
+    return mean, words, log_sum_exp, torch.scalar_tensor(total_weight, dtype=torch.float64, device="cpu")
 
 
 @cross_entropy.register_fake
@@ -151,7 +149,7 @@ def _columns(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor
 
 
 @cross_entropy_gradient.register_kernel("cpu")
-def _(
+def _gradient_on_cpu(
     grad_loss: Tensor,
     logits: Tensor,
     targets: Tensor,
@@ -196,7 +194,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
-        gradient = cross_entropy_gradient(grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+        given = (grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+        _, compute = _kernels(*given[:4]) or (None, cross_entropy_gradient)
+        gradient = compute(*given)
     else:  # create_graph=True: torch operations can be differentiated again
         logits, targets, weight, _, _ = ctx.saved_tensors
         losses, total_weight = _losses_with_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
@@ -207,8 +207,51 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, .
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
+_KERNELS: dict[str, tuple[Any, Any]] = {"cpu": (_cross_entropy_on_cpu, _gradient_on_cpu)}
 if cuda_usable():
     from l2m_fast.losses import cuda_operators
 
     cross_entropy.register_kernel("cuda")(cuda_operators.cross_entropy)
     cross_entropy_gradient.register_kernel("cuda")(cuda_operators.cross_entropy_gradient)
+    _KERNELS["cuda"] = cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
+
+
+def _kernels(*tensors: Tensor | None) -> tuple[Any, Any] | None:
+    """Return the kernels for plain tensors whose operations nobody traces; None: call the operators."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return None
+    for tensor in tensors:  # operators resolve what a kernel would not
+        if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
+            return None
+    return _KERNELS.get(tensors[0].device.type)  # type: ignore[union-attr]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """`cross_entropy` by kernels. The dispatch of an operator takes longer than the loss of a small batch."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Any, *given: Any) -> Outputs:
+        output: Outputs = compute(*given)
+        _setup_context(ctx, given, output)
+        ctx.set_materialize_grads(False)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:  # only other outputs, which have no gradient, were used
+            return (None,) * 8
+        return None, *_backward(ctx, grad_loss)
+
+
+def run(logits: Tensor, *given: Any) -> Outputs:
+    """Return the outputs of the operator `cross_entropy`, with as little overhead as the tensors allow."""
+    kernels = _kernels(logits, *given[:3])
+    if kernels is None:
+        return cross_entropy(logits, *given)
+    compute, _ = kernels
+    if logits.requires_grad and torch.is_grad_enabled():
+        return _CrossEntropy.apply(compute, logits, *given)
+    return compute(logits, *given)
