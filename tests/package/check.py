@@ -1,6 +1,7 @@
 """Build the package as users do, install it into clean environments, and try it there.
 
-Every wheel is built from the sdist. Usage: python tests/package/check.py FOLDER; the wheels stay in FOLDER.
+Every wheel is built from the sdist: the first one as by a user, the others from its files and with the packages of this
+environment, so that a compiler cache knows the sources. Usage: python tests/package/check.py FOLDER; the wheels stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Variant:
     """One way to build the package."""
 
     name: str
+    source: Path
     cuda_built: bool
     pip_options: tuple[str, ...] = ()
     path: str = os.environ["PATH"]
@@ -81,16 +83,18 @@ def main(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     run(sys.executable, "-m", "build", "--quiet", "--sdist", "--outdir", out, ROOT)
     (sdist,) = out.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, out)
+    files = out / sdist.name.removesuffix(".tar.gz")
     variants = [
-        Variant("off", cuda_built=False, pip_options=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
-        Variant("no-nvcc", cuda_built=False, path=path_without("nvcc")),
+        Variant("off", sdist, cuda_built=False, pip_options=("--config-settings=cmake.define.L2M_CUDA=OFF",)),
+        Variant("no-nvcc", files, cuda_built=False, pip_options=("--no-build-isolation",), path=path_without("nvcc")),
     ]
     if NVCC:
-        variants.append(Variant("cuda", cuda_built=True))
+        variants.append(Variant("cuda", files, cuda_built=True, pip_options=("--no-build-isolation",)))
     for variant in variants:
         start = time.monotonic()
         command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.pip_options)
-        run(*command, "--wheel-dir", out / variant.name, sdist, path=variant.path)
+        run(*command, "--wheel-dir", out / variant.name, variant.source, path=variant.path)
         (wheel,) = (out / variant.name).glob("*.whl")
         check_contents(wheel)
         try_in_clean_environment(wheel, variant.cuda_built)
