@@ -1,11 +1,12 @@
 # make demo    train on real digits, then plot and tabulate the comparison
-# make test    run every check that a change must pass, quick ones first; about 30 minutes on two cores
+# make test    run every check that a change must pass, quick ones first; about 45 minutes on two cores
 # make test-full    make test with more random configurations and longer fuzzing, an hour more: before a change of the core is done
 # make fuzz    test random states and arguments for FUZZ_SECONDS each, with FUZZ_SEED
 # make bench-quick   run a short form of the benchmarks, in two minutes
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
-# make lint | types | cpp-test | py-test | package-test   run one part of `make test`
+# make lint | types | cpp-test | kernels-test | fuzz | package-test   run one part of `make test`
+# make py-test   run all tests in Python on the package in .venv; `make test` runs them on a wheel
 # make cross   build the core for other processors, test it in QEMU, and check the size of small builds; some minutes for each target
 #              (CROSS_TARGETS="aarch64 armv7": only those)
 # make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
@@ -48,7 +49,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cortex-m test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -57,7 +58,7 @@ build: $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 demo: $(EXPERIMENTS)
 	$(BIN)/l2m-experiments demo
 
-test: lint types cpp-test py-test fuzz package-test
+test: lint types cpp-test kernels-test fuzz package-test
 
 test-full: export L2M_EXAMPLES = 3000
 test-full: FUZZ_SECONDS = 900
@@ -107,11 +108,15 @@ CROSS_PACKAGES_cortex-m4 := gcc-arm-none-eabi libstdc++-arm-none-eabi-newlib qem
 CROSS_PACKAGES_cortex-m7 := $(CROSS_PACKAGES_cortex-m4)
 
 # Small builds: prefix of the tools, and the arguments of cpp/tests/check_size.sh. They run only some of the tests.
-SIZES_edge-aarch64 := aarch64-linux-gnu- 320000 480000
-SIZES_edge-armv7 := arm-linux-gnueabihf- 200000 320000
+SIZES_edge-aarch64 := aarch64-linux-gnu- 240000 315000
+SIZES_edge-armv7 := arm-linux-gnueabihf- 155000 204800
 SIZES_edge-musl-armv7 := arm-linux-gnueabihf- 400000 320000
 SIZES_cortex-m4 := arm-none-eabi- 240000 320000
 SIZES_cortex-m7 := arm-none-eabi- 240000 320000
+
+SMALL_TESTS := size test_golden
+$(foreach target,edge-aarch64 edge-armv7 edge-musl-armv7,$(eval SMALL_TESTS_$(target) := $(SMALL_TESTS) example_train_c))
+$(foreach target,cortex-m4 cortex-m7,$(eval SMALL_TESTS_$(target) := $(SMALL_TESTS)))
 
 cross-packages:
 	echo $(sort $(foreach target,$(CROSS_TARGETS),$(CROSS_PACKAGES_$(target))))
@@ -127,8 +132,8 @@ cross-%: .venv/.demo
 	    test -z "$$missing" || { echo "cross: missing packages: apt-get install" $$missing >&2; exit 1; }
 	export PATH=$(CURDIR)/$(BIN):$$PATH; \
 	    cmake --preset $* --log-level=WARNING > /dev/null && \
-	    cmake --build build/cross/$* $(if $(SIZES_$*),--target size test_golden) -- --quiet && \
-	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^(size|test_golden)$$') \
+	    cmake --build build/cross/$* $(if $(SIZES_$*),--target $(SMALL_TESTS_$*)) -- --quiet && \
+	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^($(subst $() ,|,$(SMALL_TESTS_$*)))$$') \
 	        --parallel $$(nproc) --no-tests=error --output-on-failure
 	$(if $(SIZES_$*),cpp/tests/check_size.sh build/cross/$* $(SIZES_$*))
 
@@ -159,6 +164,11 @@ gpu-build:
 gpu-run:
 	test -d $(GPU_SITE)/l2m_fast || { echo "gpu-run: run make gpu-build first" >&2; exit 1; }
 	PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(CURDIR)/experiments $(PYTHON) tests/gpu/check.py $(GPU_RESULTS)
+
+# The tests for which it matters whether the package has CUDA kernels, as that of .venv has where there is a CUDA compiler.
+kernels-test: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
+	echo "== pytest, of what CUDA kernels affect"
+	$(BIN)/pytest $(IN_PARALLEL) tests/losses tests/faults/test_cross_entropy.py tests/gpu tests/test_*.py
 
 py-test: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	echo "== pytest"
