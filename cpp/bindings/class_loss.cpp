@@ -1,6 +1,12 @@
 #include "l2m/loss/class_loss.hpp"
 
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
 #include "convert.hpp"
+#include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
 #include "released_gil.hpp"
 
@@ -8,13 +14,13 @@ namespace l2m::bindings {
 namespace {
 
 std::int64_t add_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
-                            Array<std::int64_t> count, int num_threads) {
+                            Array<std::int64_t> count, std::optional<int> num_threads) {
   const auto sums = mutable_view(sum);
   const auto counts = mutable_view(count);
   return with_floats("losses", losses, [&](auto values) {
     return with_integers("classes", classes, [&](auto class_ids) {
       const ReleasedGil released;
-      return class_loss(values, class_ids, sums, counts, num_threads);
+      return class_loss(values, class_ids, sums, counts, num_threads.value_or(kUsableCpus));
     });
   });
 }
@@ -24,14 +30,14 @@ std::int64_t add_class_loss(const py::array& losses, const py::array& classes, A
 void register_class_loss(py::module_& m) {
   m.def(
       "add_class_loss", &add_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
-      py::arg("count").noconvert(), py::arg("num_threads"),
+      py::arg("count").noconvert(), py::arg("num_threads") = py::none(),
       "Add losses to the sum and count of their class, and return the number of non-finite losses, which are skipped.\n\n"
       "Args:\n"
       "    losses: float16, float32, float64, or the bits of bfloat16 as int16; [n].\n"
       "    classes: Integers in [0, K); [n].\n"
       "    sum: float64, [K], added to in place.\n"
       "    count: int64, [K], added to in place.\n"
-      "    num_threads: Maximum number of threads; does not affect the result.\n\n"
+      "    num_threads: Maximum number of threads; None: the number of CPUs of the process. Does not affect the result.\n\n"
       "Raises:\n"
       "    ValueError: Lengths differ or a class is out of range; nothing was added.");
 }

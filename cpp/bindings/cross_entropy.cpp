@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "convert.hpp"
+#include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
 #include "released_gil.hpp"
 
@@ -29,7 +30,7 @@ Targets targets_of(const py::array& logits, const Array<std::int64_t>& targets, 
 std::pair<double, double> forward(const py::array& logits, const Array<std::int64_t>& targets,
                                   const Array<std::int64_t>& classes, const Weight& weight, std::int64_t ignore_index,
                                   double label_smoothing, Array<double> log_sum_exp, Array<double> sum,
-                                  Array<std::int64_t> count, int num_threads) {
+                                  Array<std::int64_t> count, std::optional<int> num_threads) {
   const Targets rows = targets_of(logits, targets, weight, ignore_index, label_smoothing);
   const auto class_ids = view<std::int64_t>(classes);
   const auto log_sum_exps = mutable_view(log_sum_exp);
@@ -37,14 +38,14 @@ std::pair<double, double> forward(const py::array& logits, const Array<std::int6
   const auto counts = mutable_view(count);
   const MeanLoss mean = with_floats("logits", logits, [&](auto values) {
     const ReleasedGil released;
-    return cross_entropy(rows, values, class_ids, log_sum_exps, sums, counts, num_threads);
+    return cross_entropy(rows, values, class_ids, log_sum_exps, sums, counts, num_threads.value_or(kUsableCpus));
   });
   return {mean.loss, mean.total_weight};
 }
 
 void backward(const py::array& logits, const Array<std::int64_t>& targets, const Weight& weight,
               std::int64_t ignore_index, double label_smoothing, const Array<double>& log_sum_exp, double scale,
-              py::array gradient, int num_threads) {
+              py::array gradient, std::optional<int> num_threads) {
   const Targets rows = targets_of(logits, targets, weight, ignore_index, label_smoothing);
   const auto log_sum_exps = view<double>(log_sum_exp);
   if (!gradient.dtype().equal(logits.dtype()) || (gradient.flags() & py::array::c_style) == 0)
@@ -53,7 +54,8 @@ void backward(const py::array& logits, const Array<std::int64_t>& targets, const
   const auto size = static_cast<std::size_t>(gradient.size());
   with_floats("logits", logits, [&]<class Logit>(std::span<const Logit> values) {
     const ReleasedGil released;
-    cross_entropy_gradient(rows, values, log_sum_exps, scale, std::span(static_cast<Logit*>(out), size), num_threads);
+    cross_entropy_gradient(rows, values, log_sum_exps, scale, std::span(static_cast<Logit*>(out), size),
+                           num_threads.value_or(kUsableCpus));
   });
 }
 
@@ -64,7 +66,7 @@ void register_cross_entropy(py::module_& m) {
       "cross_entropy", &forward, py::arg("logits"), py::arg("targets").noconvert(), py::arg("classes").noconvert(),
       py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
       py::arg("log_sum_exp").noconvert(), py::arg("sum").noconvert(), py::arg("count").noconvert(),
-      py::arg("num_threads"),
+      py::arg("num_threads") = py::none(),
       "Add the cross entropy of logits to the sum and count of each class, and return its mean and the total weight.\n\n"
       "Args:\n"
       "    logits: float16, float32, float64, or the bits of bfloat16 as int16; [n, C].\n"
@@ -76,20 +78,22 @@ void register_cross_entropy(py::module_& m) {
       "    log_sum_exp: float64, [n]; output.\n"
       "    sum: float64, [K], added to in place.\n"
       "    count: int64, [K], added to in place.\n"
-      "    num_threads: Maximum number of threads; does not affect the result.\n\n"
+      "    num_threads: Maximum number of threads; None: the number of CPUs of the process. Does not affect the result.\n\n"
       "Raises:\n"
       "    ValueError: Lengths do not match, or a target or class is out of range; nothing was added.");
-  m.def("cross_entropy_gradient", &backward, py::arg("logits"), py::arg("targets").noconvert(),
-        py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
-        py::arg("log_sum_exp").noconvert(), py::arg("scale"), py::arg("gradient").noconvert(), py::arg("num_threads"),
-        "Compute the gradient of the mean cross entropy with respect to the logits, times total weight and `scale`.\n\n"
-        "Args:\n"
-        "    logits, targets, weight, ignore_index, label_smoothing, log_sum_exp: Arguments of cross_entropy().\n"
-        "    scale: Gradient with respect to the mean, divided by the total weight.\n"
-        "    gradient: [n, C], dtype of the logits; output.\n"
-        "    num_threads: Maximum number of threads; does not affect the result.\n\n"
-        "Raises:\n"
-        "    ValueError: Lengths do not match or a target is out of range; nothing was written.");
+  m.def(
+      "cross_entropy_gradient", &backward, py::arg("logits"), py::arg("targets").noconvert(),
+      py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
+      py::arg("log_sum_exp").noconvert(), py::arg("scale"), py::arg("gradient").noconvert(),
+      py::arg("num_threads") = py::none(),
+      "Compute the gradient of the mean cross entropy with respect to the logits, times total weight and `scale`.\n\n"
+      "Args:\n"
+      "    logits, targets, weight, ignore_index, label_smoothing, log_sum_exp: Arguments of cross_entropy().\n"
+      "    scale: Gradient with respect to the mean, divided by the total weight.\n"
+      "    gradient: [n, C], dtype of the logits; output.\n"
+      "    num_threads: Maximum number of threads; None: the number of CPUs of the process. Does not affect the result.\n\n"
+      "Raises:\n"
+      "    ValueError: Lengths do not match or a target is out of range; nothing was written.");
 }
 
 }  // namespace l2m::bindings

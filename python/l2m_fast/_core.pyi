@@ -146,7 +146,11 @@ class Iteration(metaclass=type):
     def __next__(self) -> Any: ...
 
 def add_class_loss(
-    losses: NDArray[Any], classes: NDArray[Any], sum: NDArray[np.float64], count: NDArray[np.int64], num_threads: int
+    losses: NDArray[Any],
+    classes: NDArray[Any],
+    sum: NDArray[np.float64],
+    count: NDArray[np.int64],
+    num_threads: int | None = None,
 ) -> int: ...
 def cross_entropy(
     logits: NDArray[Any],
@@ -158,7 +162,7 @@ def cross_entropy(
     log_sum_exp: NDArray[np.float64],
     sum: NDArray[np.float64],
     count: NDArray[np.int64],
-    num_threads: int,
+    num_threads: int | None = None,
 ) -> tuple[float, float]: ...
 def cross_entropy_gradient(
     logits: NDArray[Any],
@@ -169,5 +173,5 @@ def cross_entropy_gradient(
     log_sum_exp: NDArray[np.float64],
     scale: float,
     gradient: NDArray[Any],
-    num_threads: int,
+    num_threads: int | None = None,
 ) -> None: ...

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -188,6 +189,17 @@ assert logits.grad.isfinite().all(), logits.grad
 
 def test_a_compiled_step_is_computed_by_the_core_in_both_directions() -> None:
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and warns that the sums become constants
+def test_a_traced_step_is_computed_again_for_other_logits() -> None:
+    def mean(logits: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, T, 4)[0]
+
+    others = X.flip(0)
+    for traced in (torch.jit.trace(mean, (X,)), make_fx(mean)(X)):
+        assert traced(others) == mean(others)
+        assert traced(others) != mean(X)
 
 
 def mean_of(logits: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
         on_device.add(losses, device_classes(losses, classes))
         return on_device
     result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
-    _core.add_class_loss(loss_array(losses), class_array(classes), *result, num_threads=_core.usable_cpus())
+    _core.add_class_loss(loss_array(losses), class_array(classes), *result)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,6 @@ def _cross_entropy_on_cpu(
         log_sum_exp.numpy(),
         sums[:num_classes].view(np.float64),
         sums[num_classes:],
-        _core.usable_cpus(),
     )
     mean = torch.scalar_tensor(loss, dtype=logits.dtype, device="cpu")
     return mean, words, log_sum_exp, torch.scalar_tensor(total_weight, dtype=torch.float64, device="cpu")
@@ -169,7 +169,6 @@ def _gradient_on_cpu(
         _array(log_sum_exp),
         float(grad_loss.double() / total_weight),
         _array(gradient),
-        _core.usable_cpus(),
     )
     return gradient
 
@@ -195,8 +194,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
 def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
         given = (grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
-        _, compute = _kernels(*given[:4]) or (None, cross_entropy_gradient)
-        gradient = compute(*given)
+        kernels = _kernels(*given[:4])
+        gradient = cross_entropy_gradient(*given) if kernels is None else kernels[1](*given)
     else:  # create_graph=True: torch operations can be differentiated again
         logits, targets, weight, _, _ = ctx.saved_tensors
         losses, total_weight = _losses_with_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
@@ -207,7 +206,9 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, .
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
-_KERNELS: dict[str, tuple[Any, Any]] = {"cpu": (_cross_entropy_on_cpu, _gradient_on_cpu)}
+_PLAIN = (Tensor, torch.nn.Parameter)
+_Kernels = tuple[Callable[..., Outputs], Callable[..., Tensor]]
+_KERNELS: dict[str, _Kernels] = {"cpu": (_cross_entropy_on_cpu, _gradient_on_cpu)}
 if cuda_usable():
     from l2m_fast.losses import cuda_operators
 
@@ -216,17 +217,16 @@ if cuda_usable():
     _KERNELS["cuda"] = cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
 
 
-def _kernels(*tensors: Tensor | None) -> tuple[Any, Any] | None:
+def _kernels(*tensors: Tensor | None) -> _Kernels | None:
     """Return the kernels for plain tensors whose operations nobody traces; None: call the operators."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return None
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         return None
     for tensor in tensors:  # operators resolve what a kernel would not
         if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
             return None
     return _KERNELS.get(tensors[0].device.type)  # type: ignore[union-attr]
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -249,9 +249,11 @@ class _CrossEntropy(torch.autograd.Function):
 def run(logits: Tensor, *given: Any) -> Outputs:
     """Return the outputs of the operator `cross_entropy`, with as little overhead as the tensors allow."""
     kernels = _kernels(logits, *given[:3])
+    outputs: Outputs
     if kernels is None:
-        return cross_entropy(logits, *given)
-    compute, _ = kernels
-    if logits.requires_grad and torch.is_grad_enabled():
-        return _CrossEntropy.apply(compute, logits, *given)
-    return compute(logits, *given)
+        outputs = cross_entropy(logits, *given)
+    elif logits.requires_grad and torch.is_grad_enabled():
+        outputs = _CrossEntropy.apply(kernels[0], logits, *given)  # type: ignore[no-untyped-call]
+    else:
+        outputs = kernels[0](logits, *given)
+    return outputs

@@ -8,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "l2m/base/platform.hpp"
 #include "l2m/base/threads.hpp"
 
 namespace l2m {
@@ -66,12 +67,16 @@ class TaskQueue {
 /// parallel_for() with at least 2 threads and calls.
 void call_on_threads(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
 
+/// As a number of threads: that of usable_cpus(), which takes longer than a little work, and is called only for more.
+constexpr int kUsableCpus = -1;
+
 /// Call body(i) for every i in [0, count), on the caller and up to num_threads - 1 pool threads, as far as available.
 ///
 /// The assignment of indices to threads is unspecified. Returns when all calls are done. The first exception stops the
 /// remaining calls and is rethrown.
 template <class Body>
 void parallel_for(int num_threads, std::int64_t count, const Body& body) {
+  if (kHasThreads && num_threads == kUsableCpus && count > 1) num_threads = usable_cpus();
   if (usable_threads(num_threads) > 1 && count > 1)
     call_on_threads(num_threads, count, std::cref(body));
   else
