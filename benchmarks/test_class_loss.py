@@ -1,15 +1,16 @@
-"""Time of per-class sums and counts of ten million losses, against torch.bincount."""
+"""Time of per-class sums and counts of ten million losses, against torch.bincount, and of a small cross entropy."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch.nn import functional
 
 from benchmarks.race import OURS, race
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import SEED
-from l2m_fast import class_loss
+from l2m_fast import class_loss, cross_entropy
 
 NUM_LOSSES = 10_000_000
 NUM_CLASSES = 1000
@@ -37,3 +38,28 @@ def test_class_loss(benchmark: BenchmarkFixture, report: Report, rounds: int) ->
     for name in (OURS, "torch.bincount"):
         report.add(case, name, times.rate(name, NUM_LOSSES), "losses/s")
     report.add(case, f"{OURS} vs torch.bincount", times.ratio("torch.bincount", OURS), "x", Goal(at_least=3))
+
+
+def test_small_cross_entropy(benchmark: BenchmarkFixture, report: Report, rounds: int) -> None:
+    """Race a step of cross entropy with class sums against one without, where the overhead of a call counts."""
+    logits = torch.randn(512, 10, generator=torch.Generator().manual_seed(SEED), requires_grad=True)
+    targets = torch.arange(512) % 10
+
+    def ours(repeats: int) -> None:
+        for _ in range(1000 * repeats):
+            cross_entropy(logits, targets, 10)[0].backward()
+
+    def in_torch(repeats: int) -> None:
+        for _ in range(1000 * repeats):
+            functional.cross_entropy(logits, targets).backward()
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a few microseconds of work; on a busy machine, more threads make torch much slower
+    try:
+        times = race(benchmark, {"torch": in_torch, OURS: ours}, rounds)
+    finally:
+        torch.set_num_threads(num_threads)
+    case = "cross entropy of 512 x 10 logits, forward and backward"
+    for name in (OURS, "torch"):
+        report.add(case, name, times.rate(name, 1000), "steps/s")
+    report.add(case, f"{OURS} vs torch", times.ratio("torch", OURS), "x", Goal(at_least=1 / 1.3))
