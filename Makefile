@@ -110,9 +110,9 @@ CROSS_PACKAGES_cortex-m7 := $(CROSS_PACKAGES_cortex-m4)
 # Small builds: prefix of the tools, and the arguments of cpp/tests/check_size.sh. They run only some of the tests.
 SIZES_edge-aarch64 := aarch64-linux-gnu- 240000 315000
 SIZES_edge-armv7 := arm-linux-gnueabihf- 155000 204800
-SIZES_edge-musl-armv7 := arm-linux-gnueabihf- 400000 320000
-SIZES_cortex-m4 := arm-none-eabi- 240000 320000
-SIZES_cortex-m7 := arm-none-eabi- 240000 320000
+SIZES_edge-musl-armv7 := arm-linux-gnueabihf- 385000 365000
+SIZES_cortex-m4 := arm-none-eabi- 195000 204800
+SIZES_cortex-m7 := arm-none-eabi- 195000 204800
 
 SMALL_TESTS := size test_golden
 $(foreach target,edge-aarch64 edge-armv7 edge-musl-armv7,$(eval SMALL_TESTS_$(target) := $(SMALL_TESTS) example_train_c))
