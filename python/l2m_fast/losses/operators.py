@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast._build_info import cuda_usable
+from l2m_fast._build_info import _cuda, cuda_usable
 from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -208,13 +209,21 @@ cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _Kernels = tuple[Callable[..., Outputs], Callable[..., Tensor]]
-_KERNELS: dict[str, _Kernels] = {"cpu": (_cross_entropy_on_cpu, _gradient_on_cpu)}
-if cuda_usable():
+
+
+@cache
+def _cuda_kernels() -> _Kernels:
+    """Return the kernels, or torch operations in their place. Asks for devices, after which a process should not fork."""
+    if not cuda_usable():
+        return cross_entropy._init_fn, cross_entropy_gradient._init_fn
     from l2m_fast.losses import cuda_operators
 
-    cross_entropy.register_kernel("cuda")(cuda_operators.cross_entropy)
-    cross_entropy_gradient.register_kernel("cuda")(cuda_operators.cross_entropy_gradient)
-    _KERNELS["cuda"] = cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
+    return cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
+
+
+if _cuda is not None:
+    cross_entropy.register_kernel("cuda")(lambda *given: _cuda_kernels()[0](*given))
+    cross_entropy_gradient.register_kernel("cuda")(lambda *given: _cuda_kernels()[1](*given))
 
 
 def _kernels(*tensors: Tensor | None) -> _Kernels | None:
@@ -226,7 +235,10 @@ def _kernels(*tensors: Tensor | None) -> _Kernels | None:
     for tensor in tensors:  # operators resolve what a kernel would not
         if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
             return None
-    return _KERNELS.get(tensors[0].device.type)  # type: ignore[union-attr]
+    device = tensors[0].device.type  # type: ignore[union-attr]
+    if device == "cpu":
+        return _cross_entropy_on_cpu, _gradient_on_cpu
+    return _cuda_kernels() if device == "cuda" else None
 
 
 class _CrossEntropy(torch.autograd.Function):
