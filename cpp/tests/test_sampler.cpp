@@ -340,7 +340,7 @@ void test_invalid_states_are_refused() {
   });
   const auto pass = reference_permutation(rows[2], 1, 2, 7);
   const auto hold = [&](std::int64_t position, std::vector<std::int64_t> held) {
-    return [&pass, position, held](SamplerState& state) {
+    return [position, held](SamplerState& state) {
       state.cursors[2] = {.pass = 7, .position = position};
       state.held[2] = held;
     };
