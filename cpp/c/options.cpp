@@ -55,14 +55,14 @@ class CallerPolicy final : public Policy {
         window.total_steps.value_or(0)};
     const int status = policy_.update(policy_.user_data, &given, proportions.data(), memory.data());
     check_status(status, "update() of the policy");
-    check_result("update() of the policy", {proportions.begin(), proportions.end()}, window.class_sizes, memory);
+    check_result("update() of the policy", proportions, window.class_sizes, memory);
   }
 
  private:
-  static void check_result(const char* function, std::vector<double> proportions,
+  static void check_result(const char* function, std::span<const double> proportions,
                            std::span<const std::int64_t> class_sizes, std::span<const double> memory) {
     try {
-      normalize(proportions, class_sizes);
+      check_proportions(proportions, class_sizes);
     } catch (const std::invalid_argument& error) {
       throw CallbackFailed(message(function, ": ", error.what()));
     }

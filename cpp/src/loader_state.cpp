@@ -220,8 +220,7 @@ void Loader::check(const LoaderState& state) const {
   for (const double loss : state.class_losses)
     if (loss < 0 || std::isinf(loss)) refuse("class_losses of the state must be finite and >= 0 (got ", loss, ")");
   check_length("next_proportions", state.next_proportions.size(), num_classes);
-  std::vector<double> normalized = state.next_proportions;  // checked only: the state keeps its exact values
-  normalize(normalized, class_sizes_);
+  check_proportions(state.next_proportions, class_sizes_);
   if (const double sum = compensated_sum(state.next_proportions); !(std::abs(sum - 1) <= 1e-12))
     refuse("next_proportions of the state must sum to 1 within 1e-12 (got ", sum, ")");
   check_length("memory", state.memory.size(), memory_.size());

@@ -8,6 +8,7 @@
 #include "l2m/base/sums.hpp"
 #include "l2m/base/text.hpp"
 #include "l2m/mixing/fixed.hpp"
+#include "l2m/mixing/proportions.hpp"
 
 namespace l2m {
 namespace {
@@ -34,8 +35,7 @@ std::vector<double> Learn2Mix::initial(std::span<const std::int64_t> class_sizes
 }
 
 void Learn2Mix::update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const {
-  const double largest = std::ranges::max(window.class_losses);
-  const double scale = largest > 0x1p900 ? 0x1p-64 : 1;  // so that the total is finite; the shares do not change
+  const double scale = scale_for_sum(window.class_losses);  // does not change the shares
   CompensatedSum total;
   for (const double loss : window.class_losses) total.add(loss * scale);
   if (total.value() == 0) return;

@@ -10,7 +10,7 @@
 
 namespace l2m {
 
-void normalize(std::span<double> proportions, std::span<const std::int64_t> class_sizes) {
+void check_proportions(std::span<const double> proportions, std::span<const std::int64_t> class_sizes) {
   if (proportions.size() != class_sizes.size())
     refuse("proportions must have one value for each of ", class_sizes.size(), " classes (got ", proportions.size(),
            ")");
@@ -23,7 +23,11 @@ void normalize(std::span<double> proportions, std::span<const std::int64_t> clas
   const double sum = compensated_sum(proportions);
   if (!(std::abs(sum - 1) <= 1e-6))
     refuse("proportions must sum to 1 within 1e-6 (got ", sum, ", ", proportions.size(), " classes)");
-  for (double& p : proportions) p /= sum;
+}
+
+void normalize(std::span<double> proportions, std::span<const std::int64_t> class_sizes) {
+  check_proportions(proportions, class_sizes);
+  divide_by_sum(proportions);
 }
 
 void divide_by_sum(std::span<double> amounts) {
@@ -31,12 +35,15 @@ void divide_by_sum(std::span<double> amounts) {
   for (double& amount : amounts) amount /= sum;
 }
 
+double scale_for_sum(std::span<const double> losses) {
+  const auto is_huge = [](double loss) { return loss > 0x1p900; };
+  return std::ranges::any_of(losses, is_huge) ? 0x1p-64 : 1;
+}
+
 void fill_gaps(std::span<double> class_losses, std::span<const std::int64_t> class_sizes) {
   for (std::size_t k = 0; k < class_losses.size(); ++k)
     if (class_sizes[k] == 0) class_losses[k] = 0;
-  double largest = 0;
-  for (const double loss : class_losses) largest = std::max(largest, std::isnan(loss) ? 0 : loss);
-  const double scale = largest > 0x1p900 ? 0x1p-64 : 1;  // so that the sum is finite
+  const double scale = scale_for_sum(class_losses);
   CompensatedSum sum;
   std::size_t known = 0;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {

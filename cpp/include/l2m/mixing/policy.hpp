@@ -40,8 +40,8 @@ class Policy {
   [[nodiscard]] virtual bool uses_rows() const { return false; }
   /// Return the proportions of the first batches. @param class_sizes  [K] rows of each class, at least one > 0.
   [[nodiscard]] virtual std::vector<double> initial(std::span<const std::int64_t> class_sizes) const = 0;
-  /// Replace the proportions [K] and the memory [memory_rows, K], given as in the window. If this throws, the loader
-  /// keeps those of the window.
+  /// Replace the proportions [K] and the memory [memory_rows, K], which hold the values of the window before. If this
+  /// throws, the loader keeps those values.
   virtual void update(const Window& /*window*/, std::span<double> /*proportions*/, std::span<double> /*memory*/) const {
   }
 };
