@@ -49,7 +49,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -82,13 +82,14 @@ types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 comma := ,
 # Configure the C++ tests in build/$(1) with the sanitizers $(2).
 configure_cpp_tests = $(BIN)/cmake -S . -B build/$(1) -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING \
-    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) > /dev/null
+    -D L2M_BUILD_TESTS=ON -D L2M_SANITIZE=$(2) -D L2M_WERROR=$(WERROR) $(PRESET) > /dev/null
 
-cpp-test: cpp-test-plain cpp-test-asan cpp-test-tsan
+cpp-test: cpp-test-plain cpp-test-edge cpp-test-asan cpp-test-tsan
 
+cpp-test-edge: PRESET = --preset edge
 cpp-test-asan: SANITIZE = address,undefined
 cpp-test-tsan: SANITIZE = thread
-cpp-test-plain cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
+cpp-test-plain cpp-test-edge cpp-test-asan cpp-test-tsan: cpp-test-%: .venv/.demo
 	echo "== C++ tests: $*"
 	$(call configure_cpp_tests,$*,$(SANITIZE))
 	$(BIN)/cmake --build build/$* -- --quiet
@@ -115,8 +116,7 @@ SIZES_cortex-m4 := arm-none-eabi- 195000 204800
 SIZES_cortex-m7 := arm-none-eabi- 195000 204800
 
 SMALL_TESTS := size test_golden
-$(foreach target,edge-aarch64 edge-armv7 edge-musl-armv7,$(eval SMALL_TESTS_$(target) := $(SMALL_TESTS) example_train_c))
-$(foreach target,cortex-m4 cortex-m7,$(eval SMALL_TESTS_$(target) := $(SMALL_TESTS)))
+cross-edge-%: SMALL_TESTS += example_train_c
 
 cross-packages:
 	echo $(sort $(foreach target,$(CROSS_TARGETS),$(CROSS_PACKAGES_$(target))))
@@ -132,8 +132,8 @@ cross-%: .venv/.demo
 	    test -z "$$missing" || { echo "cross: missing packages: apt-get install" $$missing >&2; exit 1; }
 	export PATH=$(CURDIR)/$(BIN):$$PATH; \
 	    cmake --preset $* --log-level=WARNING > /dev/null && \
-	    cmake --build build/cross/$* $(if $(SIZES_$*),--target $(SMALL_TESTS_$*)) -- --quiet && \
-	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^($(subst $() ,|,$(SMALL_TESTS_$*)))$$') \
+	    cmake --build build/cross/$* $(if $(SIZES_$*),--target $(SMALL_TESTS)) -- --quiet && \
+	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^($(subst $() ,|,$(SMALL_TESTS)))$$') \
 	        --parallel $$(nproc) --no-tests=error --output-on-failure
 	$(if $(SIZES_$*),cpp/tests/check_size.sh build/cross/$* $(SIZES_$*))
 
