@@ -1,7 +1,9 @@
 """Build the package as users do, install it into clean environments, and try it there.
 
-Every wheel is built from the sdist: the first one as by a user, the others from its files and with the packages of this
-environment, so that a compiler cache knows the sources. Usage: python tests/package/check.py FOLDER; the wheels stay in FOLDER.
+Every wheel is built from the sdist: the first one as users do, the others from its unpacked files with the packages of
+this environment, which lets a compiler cache recognize the sources.
+
+Usage: python tests/package/check.py FOLDER; the wheels stay in FOLDER.
 """
 
 from __future__ import annotations

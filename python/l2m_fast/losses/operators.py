@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast._build_info import _cuda, cuda_usable
+from l2m_fast._build_info import cuda_usable
 from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -221,9 +221,8 @@ def _cuda_kernels() -> _Kernels:
     return cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
 
 
-if _cuda is not None:
-    cross_entropy.register_kernel("cuda")(lambda *given: _cuda_kernels()[0](*given))
-    cross_entropy_gradient.register_kernel("cuda")(lambda *given: _cuda_kernels()[1](*given))
+cross_entropy.register_kernel("cuda")(lambda *given: _cuda_kernels()[0](*given))
+cross_entropy_gradient.register_kernel("cuda")(lambda *given: _cuda_kernels()[1](*given))
 
 
 def _kernels(*tensors: Tensor | None) -> _Kernels | None:

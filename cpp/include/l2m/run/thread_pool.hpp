@@ -67,7 +67,7 @@ class TaskQueue {
 /// parallel_for() with at least 2 threads and calls.
 void call_on_threads(int num_threads, std::int64_t count, const std::function<void(std::int64_t)>& body);
 
-/// As a number of threads: that of usable_cpus(), which takes longer than a little work, and is called only for more.
+/// Number of threads that stands for usable_cpus(), which is called only if there is work for more than one thread.
 constexpr int kUsableCpus = -1;
 
 /// Call body(i) for every i in [0, count), on the caller and up to num_threads - 1 pool threads, as far as available.
