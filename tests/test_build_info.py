@@ -37,7 +37,7 @@ import torch
 from l2m_fast import _build_info
 
 class Kernels:
-    def device_count(self):
+    def why_no_device(self):
         raise AssertionError("asked for devices")
 
 _build_info._cuda = Kernels()

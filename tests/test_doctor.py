@@ -179,7 +179,7 @@ def torch_with(cuda: str | None, *, available: bool = False, warning: str = "") 
         (
             BUILT,
             torch_with("12.8", available=True),
-            "built, but not usable: the reason is unknown (torch finds a device)",
+            "built, but not usable: compute capability 7.0",
         ),
         (BUILT, torch_with("12.8", warning="driver\ntoo old"), "built, but not usable: UserWarning: driver too old"),
     ],
@@ -188,6 +188,7 @@ def test_unusable_kernels_are_reported_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], torch: Any, expected: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(doctor, "why_cuda_unusable", lambda: "compute capability 7.0")
     assert doctor.cuda_kernels(info, torch) == expected
 
 

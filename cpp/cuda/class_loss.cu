@@ -11,13 +11,12 @@ namespace l2m::cuda {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kThreadsInMemory = 256;  // these need more registers
-// Digits that a block keeps in shared memory: those of values in about [2^-30, 2^34), and down to 2^-62 for doubles,
-// whose low bits are separate floats. All other digits are added to global memory directly.
+// Consecutive digits that a block keeps in shared memory: those of values in a range of about 2^64, and of 2^96 for
+// doubles, whose low bits are separate floats. All other digits are added to global memory directly.
 template <class Loss>
-constexpr int kFirstShared = std::is_same_v<Loss, double> ? 4 : 6;
-template <class Loss>
-constexpr int kSharedDigits = 12 - kFirstShared<Loss>;
+constexpr int kSharedDigits = std::is_same_v<Loss, double> ? 8 : 6;
 // Losses that a block adds before it flushes its digits: twice 2^14 * (2^16 - 1) is the maximum of a signed 32-bit
 // digit, and two floats of one double may add to the same digit.
 constexpr std::int64_t kLossesPerFlush = 1 << 14;
@@ -29,6 +28,7 @@ constexpr int kMaxCopies = 32;
 constexpr std::int64_t kCopyBytes = 48 << 10;
 
 constexpr int kGroupedThreads = 256;
+constexpr int kAtOnce = 4;  // losses that a thread loads before it adds the first
 
 __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   switch (classes.bytes) {
@@ -67,14 +67,20 @@ struct Skipped {
   std::int64_t out_of_range = 0;
   std::int64_t not_finite = 0;
 
-  __device__ void add(const ClassTotals& totals) const {
-    add_to(&totals.skipped[0], out_of_range);
-    add_to(&totals.skipped[1], not_finite);
+  /// Add the counts of all threads of a block. All must call, and no longer use shared memory.
+  template <int kThreadsOfBlock>
+  __device__ void add_of_block(const ClassTotals& totals) const {
+    if (__syncthreads_or(static_cast<int>(out_of_range + not_finite > 0)) == 0) return;
+    std::int64_t counts[] = {out_of_range, not_finite};
+    sum_over_block<kThreadsOfBlock>(counts);
+    for (int i = 0; threadIdx.x == 0 && i < 2; ++i) add_to(&totals.skipped[i], counts[i]);
   }
 };
+/// Shared memory that this takes.
+template <int kThreadsOfBlock>
+constexpr std::int64_t kSkippedBytes = 2 * kThreadsOfBlock / kLanes * std::int64_t{sizeof(std::int64_t)};
 
-/// Call add(k, pieces) unless the loss is ignored or skipped. Arguments are passed by value, so that all loads are
-/// issued before the first value is used.
+/// Call add(k, pieces) unless the loss is ignored or skipped.
 template <class Loss, class Add>
 __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const ClassTotals& totals, Skipped& skipped,
                                const Add& add) {
@@ -89,6 +95,28 @@ __device__ void unless_skipped(Loss loss, std::int64_t k, bool ignored, const Cl
   }
 }
 
+/// Call add(k, pieces) for the losses begin, begin + step, ... before `end` unless they are ignored or skipped. Several
+/// are loaded before the first is added, because the compiler does not move loads over atomics.
+template <class Loss, class Add>
+__device__ void for_each_loss(const Loss* losses, const ClassIds& classes, std::int64_t begin, std::int64_t end,
+                              std::int64_t step, const ClassTotals& totals, Skipped& skipped, const Add& add) {
+  for (std::int64_t i = begin; i < end; i += kAtOnce * step) {
+    Loss loss[kAtOnce] = {};
+    std::int64_t k[kAtOnce] = {};
+    bool ignored[kAtOnce];
+#pragma unroll
+    for (int a = 0; a < kAtOnce; ++a) {
+      const std::int64_t at = i + a * step;
+      ignored[a] = at >= end || is_ignored(classes, at);
+      if (at >= end) continue;
+      loss[a] = losses[at];
+      k[a] = class_at(classes, at);
+    }
+#pragma unroll
+    for (int a = 0; a < kAtOnce; ++a) unless_skipped(loss[a], k[a], ignored[a], totals, skipped, add);
+  }
+}
+
 /// Add the exact sum and the count of a class to the totals.
 __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t count) {
   std::int64_t* const digits = &totals.unfinished[k * kUnfinished];
@@ -97,63 +125,87 @@ __device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t c
   for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
 }
 
+/// Return the first of the digits that a block keeps in shared memory, which is even: chosen so that the losses of its
+/// threads, one each, are in the middle on average. All threads must call; shared memory is overwritten.
+template <class Loss>
+__device__ int first_shared_digit(const Loss* losses, std::int64_t i, std::int64_t end) {
+  int firsts_and_count[] = {0, 0};
+  const Pieces loss = i < end ? pieces_of(widened(losses[i])) : Pieces{0, {}};
+  for (int p = 0; p < loss.count; ++p) {
+    if (!isfinite(loss.piece[p]) || loss.piece[p] == 0.0F) continue;
+    firsts_and_count[0] += half_digits(loss.piece[p]).first;
+    ++firsts_and_count[1];
+  }
+  sum_over_block<kThreads>(firsts_and_count);
+  const auto [firsts, count] = firsts_and_count;
+  constexpr int kOfOne = 7;
+  const int middle = count > 0 ? (firsts + count / 2) / count : kOfOne;
+  const int begin = (middle - kSharedDigits<Loss> / 2 + 2) & ~1;
+  return min(max(begin, 0), 2 * kSumDigits - kSharedDigits<Loss>);
+}
+
+/// Replace the first of the copies of each word in shared memory by their sum, and the others by 0. Neighboring lanes
+/// read the copies of a word, without conflicts. All threads must call.
+__device__ void add_copies(int words, int copies) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (int i = static_cast<int>(threadIdx.x); copies > 1 && i - lane < words; i += kThreads) {
+    std::int32_t total = i < words ? shared_memory[i] : 0;  // no overflow: the sum of a block is not larger
+    for (int mask = copies / 2; mask > 0; mask /= 2) total += __shfl_xor_sync(~0U, total, mask);
+    if (i < words) shared_memory[i] = (i & (copies - 1)) == 0 ? total : 0;
+  }
+}
+
 /// Add losses with digits and counts of all classes in the shared memory of each block, in several copies.
 template <class Loss>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n, std::int64_t losses_per_block, int copies,
                   ClassTotals totals) {
   const int num_classes = static_cast<int>(totals.num_classes);
   const int words =
       (kSharedDigits<Loss> + 1) * num_classes * copies;  // [kSharedDigits + 1, K, copies]: digits, then the count
-  const int copy = static_cast<int>(threadIdx.x) % copies;
+  const int copy = static_cast<int>(threadIdx.x) & (copies - 1);
+  const int first_shared = first_shared_digit(losses, blockIdx.x * losses_per_block + threadIdx.x, n);
   for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) shared_memory[i] = 0;
   const auto word = [&](int digit, int k, int which) -> std::int32_t& {
     return shared_memory[(digit * num_classes + k) * copies + which];
-  };
-  // Threads start at different copies, which are in different banks.
-  const auto taken = [&](int digit, int k) {
-    std::int64_t total = 0;
-    for (int i = 0; i < copies; ++i) {
-      std::int32_t& of_copy = word(digit, k, (copy + i) % copies);
-      total += of_copy;
-      of_copy = 0;
-    }
-    return total;
   };
   Skipped skipped;
   for (std::int64_t begin = blockIdx.x * losses_per_block; begin < n; begin += gridDim.x * losses_per_block) {
     const std::int64_t end = begin + losses_per_block < n ? begin + losses_per_block : n;
     __syncthreads();
-#pragma unroll 4
-    for (std::int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-      const auto add = [&](std::int64_t k, const Pieces& loss) {
-        for (int p = 0; p < loss.count; ++p) {
-          const HalfDigits x = half_digits(loss.piece[p]);
-          if (x.first >= kFirstShared<Loss> && x.first + 2 < kFirstShared<Loss> + kSharedDigits<Loss>) {
-            for (int d = 0; d < 3; ++d)
-              if (x.digit[d] != 0)
-                atomicAdd(&word(x.first - kFirstShared<Loss> + d, static_cast<int>(k), copy), x.digit[d]);
-          } else {
-            add_to(&totals.unfinished[k * kUnfinished], x);
-          }
+    const auto add = [&](std::int64_t k, const Pieces& loss) {
+      for (int p = 0; p < loss.count; ++p) {
+        const HalfDigits x = half_digits(loss.piece[p]);
+        if (x.first >= first_shared && x.first + 2 < first_shared + kSharedDigits<Loss>) {
+          for (int d = 0; d < 3; ++d)
+            if (x.digit[d] != 0) atomicAdd(&word(x.first - first_shared + d, static_cast<int>(k), copy), x.digit[d]);
+        } else {
+          add_to(&totals.unfinished[k * kUnfinished], x);
         }
-        atomicAdd(&word(kSharedDigits<Loss>, static_cast<int>(k), copy), 1);
-      };
-      unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
-    }
+      }
+      atomicAdd(&word(kSharedDigits<Loss>, static_cast<int>(k), copy), 1);
+    };
+    for_each_loss(losses, classes, begin + threadIdx.x, end, kThreads, totals, skipped, add);
     __syncthreads();
-    for (int k = static_cast<int>(threadIdx.x); k < num_classes; k += kThreads) {
-      const std::int64_t count = taken(kSharedDigits<Loss>, k);
-      if (count == 0) continue;
+    add_copies(words, copies);
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < (kSharedDigits<Loss> / 2 + 1) * num_classes; i += kThreads) {
+      const int k = i % num_classes;
+      const int digit = i / num_classes * 2;
+      const auto take = [&](int which) {
+        const std::int64_t total = word(which, k, 0);
+        word(which, k, 0) = 0;
+        return total;
+      };
       std::int64_t* const unfinished = &totals.unfinished[std::int64_t{k} * kUnfinished];
-      add_to(&unfinished[kSumDigits], count);
-      for (int d = 0; d < kSharedDigits<Loss>; d += 2) {
-        const std::int64_t low = taken(d, k);
-        add_to(&unfinished[(kFirstShared<Loss> + d) / 2], low + taken(d + 1, k) * 65536);
+      if (digit == kSharedDigits<Loss>) {
+        add_to(&unfinished[kSumDigits], take(digit));
+      } else {
+        add_to(&unfinished[(first_shared + digit) / 2], take(digit) + take(digit + 1) * 65536);
       }
     }
   }
-  skipped.add(totals);
+  skipped.add_of_block<kThreads>(totals);
   if (!is_last_block(&totals.skipped[2])) return;
   if (threadIdx.x == 0) totals.skipped[2] = 0;
   for (std::int64_t k = threadIdx.x; k < num_classes; k += kThreads) {
@@ -170,16 +222,13 @@ __global__ void __launch_bounds__(kThreadsInMemory)
     add_in_memory(const Loss* losses, ClassIds classes, std::int64_t n, ClassTotals totals) {
   Skipped skipped;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
-#pragma unroll 4
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x; i < n; i += step) {
-    const auto add = [&](std::int64_t k, const Pieces& loss) {
-      std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
-      for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
-      add_to(&unfinished[kSumDigits], 1);
-    };
-    unless_skipped(losses[i], class_at(classes, i), is_ignored(classes, i), totals, skipped, add);
-  }
-  skipped.add(totals);
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x;
+  for_each_loss(losses, classes, begin, n, step, totals, skipped, [&](std::int64_t k, const Pieces& loss) {
+    std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
+    for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
+    add_to(&unfinished[kSumDigits], 1);
+  });
+  skipped.add_of_block<kThreadsInMemory>(totals);
 }
 
 /// Finish the classes of all losses: the thread that fetches the count of a class finishes it.
@@ -201,28 +250,27 @@ __global__ void __launch_bounds__(kGroupedThreads)
   const std::int32_t begin = segments.begins[blockIdx.x];
   const std::int32_t end = segments.begins[blockIdx.x + 1];
   const std::int32_t k = segments.classes[blockIdx.x];
-  double sum = 0.0;
-  Skipped skipped;
+  double sum_and_skipped[] = {0.0, 0.0};
 #pragma unroll 4
   for (std::int32_t i = begin + static_cast<std::int32_t>(threadIdx.x); i < end; i += kGroupedThreads) {
     const auto loss = static_cast<double>(widened(losses[i]));
     if (isfinite(static_cast<float>(loss))) {
-      sum += loss;
+      sum_and_skipped[0] += loss;
     } else {
-      ++skipped.not_finite;
+      sum_and_skipped[1] += 1.0;
     }
   }
-  skipped.add(totals);
-  double sum_and_skipped[] = {sum, static_cast<double>(skipped.not_finite)};
   sum_over_block<kGroupedThreads>(sum_and_skipped);
   if (threadIdx.x != 0) return;
+  const auto not_finite = static_cast<std::int64_t>(sum_and_skipped[1]);
   totals.sum[k] += sum_and_skipped[0];
-  totals.count[k] += end - begin - static_cast<std::int64_t>(sum_and_skipped[1]);
+  totals.count[k] += end - begin - not_finite;
+  add_to(&totals.skipped[1], not_finite);
 }
 
 template <class Loss>
 void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
-  const std::int64_t max_blocks = 2 * attribute(cudaDevAttrMultiProcessorCount);
+  const std::int64_t max_blocks = kBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
   const std::int64_t copy_bytes = (kSharedDigits<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
   if (totals.num_classes <= kMaxClassesInShared && copy_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
     int copies = kMaxCopies;
@@ -235,8 +283,15 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
            copies, totals);
   } else {
     const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * max_blocks);
-    launch({blocks, kThreadsInMemory, stream}, add_in_memory<Loss>, losses, classes, n, totals);
-    launch({blocks, kThreadsInMemory, stream}, finish_in_memory, classes, n, totals);
+    launch({blocks, kThreadsInMemory, stream, kSkippedBytes<kThreadsInMemory>}, add_in_memory<Loss>, losses, classes, n,
+           totals);
+    try {
+      launch({blocks, kThreadsInMemory, stream}, finish_in_memory, classes, n, totals);
+    } catch (const std::runtime_error&) {  // what was added must not become part of the next sums
+      const auto words = static_cast<std::size_t>(kUnfinished * totals.num_classes);
+      cudaMemsetAsync(totals.unfinished, 0, words * sizeof(std::int64_t), static_cast<cudaStream_t>(stream));
+      throw;
+    }
   }
 }
 

@@ -15,6 +15,7 @@ constexpr int kMaxFields = 8;
 constexpr std::int64_t kMaxPieceBytes = 16;      // of a piece
 constexpr std::int64_t kMaxNormalizedBytes = 4;  // of a piece that becomes 16 bytes of floats
 constexpr std::int64_t kMaxBlocksPerMultiprocessor = 32;
+constexpr std::int64_t kMaxBlocksOverBus = 32;  // 512 KB of reads in flight; a bus needs about 100 KB to be busy
 
 /// Field of one launch. A row has `pieces` pieces of `piece_size` bytes.
 struct Part {
@@ -132,6 +133,15 @@ Part part_of(const Field& field, void* out) {
 
 }  // namespace
 
+void locate(Field& field) {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, field.data));
+  if (attributes.devicePointer == nullptr)
+    throw std::runtime_error("CUDA: rows must be in pinned memory or in the memory of a device");
+  field.data = attributes.devicePointer;
+  field.on_host = attributes.type == cudaMemoryTypeHost;
+}
+
 void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
             Stream stream) {
   if (n == 0) return;
@@ -139,12 +149,16 @@ void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_
     const std::size_t end = std::min(begin + kMaxFields, fields.size());
     Parts parts{};
     std::int64_t max_pieces = 0;
+    bool over_bus = false;
     for (std::size_t f = begin; f < end; ++f) {
       parts.part[f - begin] = part_of(fields[f], outs[f]);
       max_pieces = std::max(max_pieces, n * parts.part[f - begin].pieces);
+      over_bus = over_bus || fields[f].on_host;
     }
     constexpr std::int64_t kPiecesPerBlock = kThreads * kAtOnce;
-    const std::int64_t max_blocks = kMaxBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
+    const std::int64_t max_blocks =
+        over_bus ? kMaxBlocksOverBus / static_cast<std::int64_t>(end - begin)
+                 : kMaxBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
     const std::int64_t blocks = std::min((max_pieces + kPiecesPerBlock - 1) / kPiecesPerBlock, max_blocks);
     const Launch how{blocks, kThreads, stream, 0, static_cast<int>(end - begin)};
     // 32-bit division is several times as fast. The largest increment of an index must not overflow either.

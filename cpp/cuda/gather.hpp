@@ -16,18 +16,24 @@ struct Normalization {
   std::int64_t channel_size;  ///< consecutive bytes of one channel; byte i has channel i / channel_size mod channels
 };
 
-/// Array of the data, in device memory or in pinned host memory.
+/// Array of the data.
 struct Field {
   const void* data;
   std::int64_t stride;    ///< bytes between consecutive rows, of any sign
   std::int64_t row_size;  ///< bytes, > 0
   Normalization normalization{};
+  bool on_host = false;  ///< in pinned memory, read over the bus
 };
+
+/// Find out where a field is, and the address by which the current device reads it.
+/// @throws std::runtime_error  the device cannot read it.
+void locate(Field& field);
 
 /// Copy rows of every field f one after the other to outs[f], which is aligned to 16 bytes. One launch per 8 fields.
 ///
-/// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes.
-/// @param rows  [n] ids, not checked.
+/// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes. Where a field is on
+/// the host, few blocks are launched: they keep the bus busy, and leave the rest of the device to other kernels.
+/// @param fields  from locate().   @param rows  [n] ids, not checked.
 /// @throws std::runtime_error  a launch failed.
 void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
             Stream stream);

@@ -85,6 +85,59 @@ void test_many_large_losses_of_one_class() {
   CHECK(totals.count == expected.count);
 }
 
+/// Losses of all magnitudes must be added in shared memory: a block takes few operations on global memory for them.
+template <class Loss>
+void test_losses_of_one_magnitude_avoid_global_memory() {
+  constexpr std::size_t kLosses = 5000;
+  constexpr std::size_t kClasses = 3;
+  Sfc64 random(RandomStream(7, Purpose::kShuffle, 0));
+  for (int exponent = -145; exponent <= 120; exponent += 5) {
+    std::vector<Loss> losses;
+    std::vector<std::uint8_t> classes;
+    for (std::size_t i = 0; i < kLosses; ++i) {
+      const auto digits = static_cast<Loss>(1.0 + std::ldexp(static_cast<double>(random()), -64));
+      losses.push_back(std::ldexp(random() % 2 == 0 ? digits : -digits, exponent));
+      classes.push_back(static_cast<std::uint8_t>(random() % kClasses));
+    }
+    losses[0] = static_cast<Loss>(exponent > 0 ? 1e-37 : 1e37);  // one outlier does not move the range
+    losses[1] = std::numeric_limits<Loss>::infinity();
+    Totals totals(kClasses);
+    Totals expected(kClasses);
+    cuda_on_cpu::wide_atomics = 0;
+    totals.add(losses, classes);
+    CHECK(cuda_on_cpu::wide_atomics < 100);
+    expected.add_reference(losses, classes);
+    CHECK(totals.sum == expected.sum);
+    CHECK(totals.count == expected.count);
+    CHECK(totals.skipped == expected.skipped);
+  }
+}
+
+void test_skipped_losses_take_one_operation_per_block() {
+  const std::vector<float> losses(2000, std::nanf(""));
+  for (const std::size_t num_classes : {2, 5000}) {  // in shared and in global memory
+    Totals totals(num_classes);
+    cuda_on_cpu::wide_atomics = 0;
+    totals.add(losses, std::vector<std::int64_t>(losses.size(), 1));
+    CHECK(totals.skipped == std::vector<std::int64_t>{0, 2000, 0});
+    CHECK(cuda_on_cpu::wide_atomics < 2000 / 100);
+  }
+}
+
+/// A call that fails, whichever launch it was, adds nothing to the calls after it.
+void test_failed_launches() {
+  const std::vector<std::int64_t> classes{0, 4999};
+  for (int launches = 0; launches < 2; ++launches) {
+    Totals totals(5000);
+    cuda_on_cpu::launches_before_failure = launches;
+    CHECK_THROWS(std::runtime_error, totals.add(std::vector<float>{1, 2}, classes));
+    cuda_on_cpu::launches_before_failure = 1 << 30;
+    totals.add(std::vector<float>{4, 8}, classes);
+    CHECK(totals.sum[0] == 4 && totals.sum[4999] == 8);
+    CHECK(totals.count[0] == 1 && totals.count[4999] == 1);
+  }
+}
+
 void test_losses_grouped_by_class() {
   Sfc64 random(RandomStream(1, Purpose::kShuffle, 0));
   const std::vector<std::int32_t> begins{0, 1, 700, 700, 732, 3000};
@@ -129,5 +182,9 @@ int main() {
   test_against_the_cpu_reference<double, std::uint32_t>(3000, 5000);
   test_against_the_cpu_reference<float, std::int64_t>(3000, 1'000'000);
   test_many_large_losses_of_one_class();
+  test_losses_of_one_magnitude_avoid_global_memory<float>();
+  test_losses_of_one_magnitude_avoid_global_memory<double>();
+  test_skipped_losses_take_one_operation_per_block();
+  test_failed_launches();
   test_losses_grouped_by_class();
 }

@@ -73,6 +73,35 @@ void test_rows_are_copied(std::size_t n) {
   }
 }
 
+/// Rows in pinned memory are read at the address of the device, by few blocks.
+void test_rows_in_pinned_memory() {
+  const std::vector<std::int64_t> rows = some_rows(12'000);
+  const std::vector<uint4> data = some_bytes(kRows * 96);
+  Out out(rows.size() * 96);
+  constexpr std::ptrdiff_t kOffset = 1 << 20;
+  cuda_on_cpu::bytes_to_device_pointer = -kOffset;
+  std::vector<unsigned> num_blocks;
+  for (const cudaMemoryType type : {cudaMemoryTypeDevice, cudaMemoryTypeHost}) {
+    cuda_on_cpu::memory_type = type;
+    const auto on_host = reinterpret_cast<std::uintptr_t>(data.data()) + kOffset;
+    cuda::Field field{reinterpret_cast<const void*>(on_host), 96, 96};
+    cuda::locate(field);
+    CHECK(field.data == data.data());
+    CHECK(field.on_host == (type == cudaMemoryTypeHost));
+    void* const address = out.data();
+    cuda::gather({&field, 1}, rows.data(), static_cast<std::int64_t>(rows.size()), {&address, 1}, nullptr);
+    num_blocks.push_back(cuda_on_cpu::num_blocks);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) == 0);
+  }
+  CHECK(num_blocks == std::vector<unsigned>({64, 32}));
+  cuda_on_cpu::memory_type = cudaMemoryTypeUnregistered;
+  cuda::Field field{data.data(), 96, 96};
+  CHECK_THROWS(std::runtime_error, cuda::locate(field));
+  cuda_on_cpu::memory_type = cudaMemoryTypeDevice;
+  cuda_on_cpu::bytes_to_device_pointer = 0;
+}
+
 void test_indices_of_64_bits() {
   const std::vector<std::int64_t> rows = some_rows(40);
   const std::vector<uint4> data = some_bytes(kRows * 96);
@@ -117,6 +146,7 @@ int main() {
   using namespace l2m;
   using namespace l2m::test;
   for (const std::size_t n : {0, 1, 17, 200}) test_rows_are_copied(n);
+  test_rows_in_pinned_memory();
   test_indices_of_64_bits();
   test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 48, 16);  // channel after channel
   test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 27, 1);   // interleaved channels, in odd rows

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 UNFINISHED: int
 PARTIALS: int
 
-def device_count() -> int: ...
+def why_no_device() -> str: ...
+def why_not_on_current_device() -> str: ...
 def add_class_loss(
     losses: int,
     loss_type: str,

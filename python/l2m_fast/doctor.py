@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from l2m_fast import Balanced, Learn2Mix, Loader, build_info, class_loss
+from l2m_fast._build_info import why_cuda_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -142,7 +143,7 @@ def _why_unusable(device_found: bool, torch: Any) -> str:
         found_by_torch = torch.cuda.is_available()  # warns if the driver is too old
     if caught:
         return _one_line(caught[0].message)
-    return "the reason is unknown (torch finds a device)" if found_by_torch else "no device or no driver was found"
+    return why_cuda_unusable() if found_by_torch else "no device or no driver was found"
 
 
 # ---- machine

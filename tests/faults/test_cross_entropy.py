@@ -357,6 +357,16 @@ def test_losses_on_a_device_are_refused_naming_their_kind(kinds: Any, kind: str,
             device_classes(**given)
 
 
+@pytest.mark.parametrize("shape", [(2**29, 1), (1, 2**31)])
+def test_logits_on_a_device_are_refused_beyond_what_kernels_count(shape: tuple[int, int]) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        logits, targets = torch.empty(shape, device="cuda"), torch.empty(shape[0], dtype=torch.int64, device="cuda")
+        with pytest.raises(ValueError, match=r"logits on a device must have fewer than .* \(got shape \["):
+            cross_entropy(logits, targets, 4)
+
+
 # ---- other arguments
 
 

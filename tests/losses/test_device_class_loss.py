@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 
 from l2m_fast import Learn2Mix, Loader
 from l2m_fast import loader as loader_module
+from l2m_fast.losses import device as device_module
 from l2m_fast.losses.device import DeviceClassLoss
 from l2m_fast.losses.sums import ClassLoss
 from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, NUM_CLASSES, check_against_fsum, totals
@@ -237,3 +240,34 @@ def test_a_window_is_read_half_a_window_later(monkeypatch: pytest.MonkeyPatch) -
     for targets in loader:
         loader.record(targets.float())
     assert reads == [12, 20]
+
+
+class Unloadable:
+    """Stand-in for the module of kernels, on a device of an architecture that it was not built for."""
+
+    asked = 0
+
+    def why_not_on_current_device(self) -> str:
+        self.asked += 1
+        return "no kernel image is available"
+
+
+def test_kernels_that_a_device_cannot_load_are_replaced_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Unloadable()
+    monkeypatch.setattr(device_module, "_cuda", module)
+    monkeypatch.setattr(device_module, "_kernels_run_on", cache(device_module._kernels_run_on.__wrapped__))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not device_module.has_kernels(torch.device("cuda", 1))  # without a device, as for fake tensors
+    assert not device_module.has_kernels(torch.device("cpu"))
+    assert module.asked == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.warns(RuntimeWarning) as caught:
+        for _ in range(3):
+            assert not device_module.has_kernels(torch.device("cuda", 1))
+    assert [str(warning.message) for warning in caught] == [
+        "the CUDA kernels of l2m_fast do not run on cuda:1, and torch operations replace them: no kernel image is available"
+    ]
+    assert caught[0].filename == __file__
+    assert module.asked == 1
+    assert device_module.num_words(3, torch.device("cuda", 1)) == 11

@@ -103,6 +103,7 @@ class Gather {
       fields_.back().normalization = {float_type(type), pointer<const float>(mean), pointer<const float>(std), channels,
                                       channel_size};
     }
+    for (l2m::cuda::Field& field : fields_) l2m::cuda::locate(field);
   }
 
   void operator()(std::uintptr_t rows, std::int64_t n, const std::vector<std::uintptr_t>& outs,
@@ -121,29 +122,36 @@ class Gather {
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of l2m_fast. Addresses are in memory of the current device; calls are asynchronous.";
-  m.def("device_count", &l2m::cuda::device_count, "Return the number of devices; 0 if there is no driver.");
+  using WithoutGil = py::call_guard<py::gil_scoped_release>;  // a launch waits while the queue of its stream is full
+  m.def("why_no_device", &l2m::cuda::why_no_device,
+        "Return why the kernels run on no device, empty if they run on one. Initializes the driver.");
+  m.def("why_not_on_current_device", &l2m::cuda::why_not_on_current_device,
+        "Return why the kernels do not run on the current device, empty if they do. Creates a context.");
   m.attr("UNFINISHED") = l2m::cuda::kUnfinished;
   m.attr("PARTIALS") = 2 * l2m::cuda::kMaxBlocks;
   m.def("add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
         py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
+        WithoutGil(),
         "Add losses per class, see cpp/cuda/class_loss.hpp.\n\n"
         "totals are (num_classes, sum, count, skipped, unfinished). A failed launch is a RuntimeError.");
   m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
-        py::arg("size"), py::arg("totals"), py::arg("stream"),
+        py::arg("size"), py::arg("totals"), py::arg("stream"), WithoutGil(),
         "Add losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
   m.def(
       "cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"), py::arg("losses"),
       py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),
+      WithoutGil(),
       "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
       "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing), losses are (log_sum_exp,\n"
       "losses, mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
   m.def(
       "cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
       py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("gradient"), py::arg("stream"),
+      WithoutGil(),
       "Compute the gradient with respect to the logits; of_loss is one value of their type, targets as in cross_entropy().");
   py::classh<Gather>(m, "Gather", "Fields in device memory or pinned memory, whose rows are gathered on the device.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Create from fields (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")
-      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
+      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"), WithoutGil(),
            "Copy the n rows with int64 ids at `rows` to one output per field, aligned to 16 bytes.");
 }

@@ -31,6 +31,8 @@ using std::exp;
 using std::fmax;
 using std::isfinite;
 using std::log;
+using std::max;
+using std::min;
 
 struct alignas(8) uint2 {
   unsigned x, y;
@@ -43,8 +45,19 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
+enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice };
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+  void* devicePointer;
+};
+struct cudaFuncAttributes {};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -53,18 +66,56 @@ struct cudaLaunchConfig_t {
 };
 
 inline constexpr int kWarp = 32;
-inline constexpr int kMultiprocessors = 1;
+inline constexpr int kMultiprocessors = 2;
 inline constexpr int kSharedBytes = 64 << 10;  // as on devices of compute capability 7.5
 // Initial content of shared memory, which is unspecified on a device.
 inline constexpr int kGarbage = 0xA5;
 
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+#define __CUDA_ARCH_LIST__ 750, 900
+
+namespace cuda_on_cpu {
+
+// What a test sets, and what it reads.
+inline cudaError_t driver = cudaSuccess;         ///< result of counting devices
+inline int compute_capability = 80;              ///< of each device
+inline cudaError_t loading = cudaSuccess;        ///< result of loading a kernel
+inline int launches_before_failure = 1 << 30;    ///< launches that succeed before all others fail
+inline cudaMemoryType memory_type = cudaMemoryTypeDevice;  ///< of all memory
+inline std::ptrdiff_t bytes_to_device_pointer = 0;         ///< from the address on the host to that on the device
+inline unsigned num_blocks = 0;                  ///< of the last launch
+inline std::atomic<std::int64_t> wide_atomics = 0;  ///< operations on 64-bit words, which the kernels have in global memory only
+
+}  // namespace cuda_on_cpu
+
+inline const char* cudaGetErrorString(cudaError_t) { return "invalid"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cuda_on_cpu::driver; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMultiProcessorCount ? kMultiprocessors : kSharedBytes;
+  switch (which) {
+    case cudaDevAttrMultiProcessorCount:
+      return *value = kMultiprocessors, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      return *value = kSharedBytes, cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      return *value = cuda_on_cpu::compute_capability / 10, cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      return *value = cuda_on_cpu::compute_capability % 10, cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
+}
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
+  auto* const on_device = static_cast<std::byte*>(const_cast<void*>(address)) + cuda_on_cpu::bytes_to_device_pointer;
+  const bool known = cuda_on_cpu::memory_type != cudaMemoryTypeUnregistered;
+  *attributes = {cuda_on_cpu::memory_type, known ? on_device : nullptr};
   return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t size, cudaStream_t) {
+  return std::memset(memory, byte, size), cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cuda_on_cpu::loading;
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
@@ -169,6 +220,7 @@ void __stwb(T* to, T x) {
 }
 template <class T, class U>
 T atomicAdd(T* to, U x) {
+  if constexpr (sizeof(T) == 8) ++cuda_on_cpu::wide_atomics;
   return std::atomic_ref<T>(*to).fetch_add(static_cast<T>(x));
 }
 template <class T, class U>
@@ -179,8 +231,9 @@ T atomicExch(T* to, U x) {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
+  if (cuda_on_cpu::launches_before_failure-- <= 0) return cudaErrorInvalidValue;
   const int size = static_cast<int>(config->blockDim.x);
-  const unsigned num_blocks = config->gridDim.x * config->gridDim.y;
+  const unsigned num_blocks = cuda_on_cpu::num_blocks = config->gridDim.x * config->gridDim.y;
   std::vector<std::unique_ptr<cuda_on_cpu::BlockOfThreads>> blocks;
   for (unsigned i = 0; i < num_blocks; ++i) blocks.push_back(std::make_unique<cuda_on_cpu::BlockOfThreads>(size));
   const auto spoil_shared_memory = []() noexcept { std::memset(shared_memory, kGarbage, sizeof(shared_memory)); };

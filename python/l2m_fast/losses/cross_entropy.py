@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2m_fast._checks import checked_int, has_memory, not_plain_message, shortened, truncated
+from l2m_fast.losses.arrays import MAX_LOSSES_ON_DEVICE
 from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
 from l2m_fast.mixing import check_number
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from l2m_fast.losses.sums import ClassSums
 
 _INT64_MAX = 2**63 - 1
+_MAX_COLUMNS_ON_DEVICE = 2**31  # of the 32-bit column numbers of the kernels
 
 
 def cross_entropy(
@@ -84,6 +86,10 @@ def cross_entropy(
     _check(torch, "logits", logits, floats)
     if logits.ndim != 2 or logits.shape[1] == 0:
         msg = f"logits must have shape [n, C] with C >= 1 (got {shortened(list(logits.shape))})"
+        raise ValueError(msg)
+    if logits.is_cuda and (logits.shape[0] >= MAX_LOSSES_ON_DEVICE or logits.shape[1] >= _MAX_COLUMNS_ON_DEVICE):
+        allowed = f"fewer than {MAX_LOSSES_ON_DEVICE} rows and {_MAX_COLUMNS_ON_DEVICE} columns"
+        msg = f"logits on a device must have {allowed} (got shape {shortened(list(logits.shape))})"
         raise ValueError(msg)
     _check(torch, "targets", targets, (torch.int64,), logits, 0)
     if classes is not None:

@@ -22,8 +22,9 @@ def cross_entropy(
     logits, targets, classes, weight = _contiguous(logits, targets, classes, weight)
     sums = DeviceClassLoss(num_classes, logits.device)
     loss = logits.new_empty(())
-    shapes = ((len(targets),), (len(targets),), (), (_cuda.PARTIALS,))
-    log_sum_exp, losses, total_weight, partials = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
+    shapes = ((len(targets),), (), (len(targets) + _cuda.PARTIALS,))
+    log_sum_exp, total_weight, scratch = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
+    losses, partials = scratch.split((len(targets), _cuda.PARTIALS))
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy(
             *_common_arguments(logits, targets, weight, ignore_index, label_smoothing),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from l2m_fast._build_info import _cuda, cuda_usable
+from l2m_fast._build_info import _cuda
+from l2m_fast._checks import warn
 from l2m_fast.losses.sums import ClassLoss
 
 if TYPE_CHECKING:
@@ -234,7 +236,19 @@ class DeviceClassLoss:
 
 def has_kernels(device: torch.device) -> bool:
     """Return whether the kernels of this package run on `device`."""
-    return device.type == "cuda" and cuda_usable()
+    if device.type != "cuda" or _cuda is None or not torch.cuda.is_available():
+        return False
+    return _kernels_run_on(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _kernels_run_on(device: int) -> bool:
+    """Return whether the kernels run on a device. Warn if they do not."""
+    with torch.cuda.device(device):
+        reason = _cuda.why_not_on_current_device()
+    if reason:
+        warn(f"the CUDA kernels of l2m_fast do not run on cuda:{device}, and torch operations replace them: {reason}")
+    return not reason
 
 
 def num_words(num_classes: int, device: torch.device) -> int:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast._build_info import cuda_usable
-from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, num_words
+from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, has_kernels, num_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -212,17 +211,17 @@ _Kernels = tuple[Callable[..., Outputs], Callable[..., Tensor]]
 
 
 @cache
-def _cuda_kernels() -> _Kernels:
-    """Return the kernels, or torch operations in their place. Asks for devices, after which a process should not fork."""
-    if not cuda_usable():
+def _cuda_kernels(device: torch.device) -> _Kernels:
+    """Return the kernels of a CUDA device, or torch operations in their place."""
+    if not has_kernels(device):
         return cross_entropy._init_fn, cross_entropy_gradient._init_fn
     from l2m_fast.losses import cuda_operators
 
     return cuda_operators.cross_entropy, cuda_operators.cross_entropy_gradient
 
 
-cross_entropy.register_kernel("cuda")(lambda *given: _cuda_kernels()[0](*given))
-cross_entropy_gradient.register_kernel("cuda")(lambda *given: _cuda_kernels()[1](*given))
+cross_entropy.register_kernel("cuda")(lambda *given: _cuda_kernels(given[0].device)[0](*given))
+cross_entropy_gradient.register_kernel("cuda")(lambda *given: _cuda_kernels(given[0].device)[1](*given))
 
 
 def _kernels(*tensors: Tensor | None) -> _Kernels | None:
@@ -234,10 +233,10 @@ def _kernels(*tensors: Tensor | None) -> _Kernels | None:
     for tensor in tensors:  # operators resolve what a kernel would not
         if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
             return None
-    device = tensors[0].device.type  # type: ignore[union-attr]
-    if device == "cpu":
+    device = tensors[0].device  # type: ignore[union-attr]
+    if device.type == "cpu":
         return _cross_entropy_on_cpu, _gradient_on_cpu
-    return _cuda_kernels() if device == "cuda" else None
+    return _cuda_kernels(device) if device.type == "cuda" else None
 
 
 class _CrossEntropy(torch.autograd.Function):
