@@ -20,10 +20,12 @@ from l2m_fast.mixing import (
     Temperature,
     Window,
 )
+from l2m_fast.samplers import BatchSampler, Sampler
 from l2m_fast.state import state_from_bytes, state_to_bytes
 
 __all__ = [
     "Balanced",
+    "BatchSampler",
     "ClassLoss",
     "EffectiveNumber",
     "GroupDRO",
@@ -32,6 +34,7 @@ __all__ = [
     "MixingPolicy",
     "Normalized",
     "Proportional",
+    "Sampler",
     "Static",
     "Temperature",
     "Window",

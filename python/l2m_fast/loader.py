@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing.context
-import sys
-import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import numpy as np
-
-from l2m_fast._checks import checked_bool, checked_int, shortened, warn
-from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, refuse_unknown, warn_about_epochs
-from l2m_fast.batch_source import batch_source
-from l2m_fast.data.fields import DataView, Format
-from l2m_fast.distributed import shared_state, summed_over_ranks
-from l2m_fast.history import Recorder
-from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
-from l2m_fast.losses.class_loss import is_device_class_loss
-from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
-from l2m_fast.mixing import MixingPolicy, core_policy
+from l2m_fast._checks import checked_bool, checked_int, shortened
+from l2m_fast.arguments import refuse_unknown
+from l2m_fast.data.fields import DataView
+from l2m_fast.losses.sums import MAX_COUNT
+from l2m_fast.run import Run
 from l2m_fast.state import MAX_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
-    from typing import SupportsIndex
 
+    import numpy as np
     import torch
     from numpy.typing import ArrayLike, NDArray
-    from typing_extensions import Never, Self
+    from typing_extensions import Never
 
-    from l2m_fast import _core
-    from l2m_fast.history import History
-    from l2m_fast.losses.device import DeviceClassLoss
+    from l2m_fast.data.fields import Format
     from l2m_fast.losses.sums import ClassSums
-    from l2m_fast.mixing import Floats, Sizes
-
-_HISTORY_BYTES = 64 << 20
-
-_open: weakref.WeakSet[_core.Loader] = weakref.WeakSet()
+    from l2m_fast.mixing import Floats, MixingPolicy
 
 
-@atexit.register
-def _close_all() -> None:
-    # Threads must not read arrays that the interpreter is about to free.
-    for core in list(_open):
-        core.close()
-
-
-class Loader:
+class Loader(Run):
     """Iterable over batches whose class mix follows `proportions`.
 
     Every batch is a pure function of `(seed, epoch, step, proportions)` and the position within each class; it depends
@@ -134,17 +108,7 @@ class Loader:
         RuntimeError: No thread can be started, and `num_threads` is not 0.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_arguments",
-        "_class_sizes",
-        "_core",
-        "_data",
-        "_labels",
-        "_mixing",
-        "_recorder",
-        "_source",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -174,49 +138,14 @@ class Loader:
         **unknown: Never,
     ) -> None:
         refuse_unknown(unknown)
-        self._arguments: dict[str, Any] = {
+        super().__init__(data, {
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
             "lookahead": lookahead, "include": include, "seed": seed, "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
             "world_size": world_size, "all_reduce": all_reduce, "format": format,
-        }  # fmt: skip
-        self._data = data
-        self._source, self._labels = batch_source(data, self._arguments)
-        self._class_sizes = self._source.index.class_sizes
-        warn_about_epochs(self._source)
-        self._mixing = checked_mixing(mixing, all_reduce, self._source)
-        self._core = self._new_core(checked_seed(seed, self._source), all_reduce)
-
-    def _new_core(self, seed: int | None, all_reduce: Callable[[Floats], object] | None) -> _core.Loader:
-        source, num_classes = self._source, len(self._class_sizes)
-        self._recorder = Recorder(num_classes, _HISTORY_BYTES)
-        checked_all_reduce = None
-        if all_reduce is not None:
-            checked_all_reduce = partial(
-                summed_over_ranks, all_reduce=all_reduce, world_size=source.world_size, num_counts=num_classes
-            )
-        core = source.core_loader(
-            policy=core_policy(self._mixing, num_classes),
-            policy_name=shortened(self._mixing),
-            all_reduce=checked_all_reduce,
-            draw_seed=partial(draw_seed, source.format),
-            warn=warn,
-            check=partial(_check_epoch, source.fields),
-            observe=self._recorder.append,
-            seed=seed,
-        )
-        _open.add(core)
-        return core
+        })  # fmt: skip
 
     # ---- iteration
-
-    def __len__(self) -> int:
-        """Return the number of batches per epoch.
-
-        It is the same on all ranks, except in dataset order: a rank that gets no rows of the last batch has one batch
-        fewer.
-        """
-        return len(self._core)
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over the next epoch, or over the rest of an epoch restored by `load_state_dict()`.
@@ -265,53 +194,7 @@ class Loader:
                 are checked there: losses whose class is out of range are skipped, and the error is raised when the
                 sums are next needed.
         """
-        core = self._core
-        if step is not None:
-            step = checked_int("step", step, 0, MAX_COUNT)
-        if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
-            self._record_sums(losses, classes, step)
-        elif is_on_device(losses):
-            self._record_on_device(losses, classes, step)
-        else:
-            core.record(loss_array(losses), None if classes is None else class_array(classes), step)
-
-    def _record_sums(self, losses: ClassLoss | DeviceClassLoss, classes: object, step: int | None) -> None:
-        if classes is not None:
-            msg = f"classes must be None with a ClassLoss, which has its own classes (got {shortened(classes)})"
-            raise ValueError(msg)
-        if isinstance(losses, ClassLoss):
-            self._core.record_sums(*checked_sums(losses, self.num_classes), step)
-            return
-        if losses.num_classes != self.num_classes:
-            msg = f"losses must be sums over {self.num_classes} classes (got {losses.num_classes})"
-            raise ValueError(msg)
-        self._add_on_device(lambda sums: sums.add_sums(losses), losses.device, step)
-
-    def _record_on_device(self, losses: torch.Tensor, classes: Any, step: int | None) -> None:
-        batch_classes = self._core.classes_to_record(step, len(losses)) if classes is None else None
-        ids = device_classes(losses, batch_classes if classes is None else classes)
-        if batch_classes is not None and self._source.grouped:
-            self._add_on_device(lambda sums: sums.add_grouped(losses, batch_classes), losses.device, step)
-        else:
-            self._add_on_device(lambda sums: sums.add(losses, ids), losses.device, step)
-
-    def _add_on_device(self, add: Callable[[DeviceClassLoss], None], device: torch.device, step: int | None) -> None:
-        from l2m_fast.losses.device import DeviceClassLoss
-
-        self._core.record_on_device(add, device, partial(DeviceClassLoss, self.num_classes, device), step)
-
-    def update(self) -> None:
-        """Close the loss window now, so that it takes effect from the next epoch.
-
-        Called automatically at the end of every epoch. Losses recorded after the loop over an epoch, as in the
-        reference implementation of Learn2Mix, belong to the window of the next epoch; call `update()` after recording
-        them to make them take effect in that epoch. If a window is closed while its epoch runs, the end of
-        the epoch does not close another one.
-
-        Raises:
-            RuntimeError: The loader has `update_every`, or is closed.
-        """
-        self._core.update()
+        self._record(losses, classes, step)
 
     # ---- attributes
 
@@ -329,58 +212,6 @@ class Loader:
     def dataset(self) -> DataView:
         """View of the data with length N, for code that reads `len(loader.dataset)`."""
         return DataView(self._source.fields[0].num_rows)
-
-    @property
-    def proportions(self) -> Floats:
-        """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
-        return self._core.proportions
-
-    @property
-    def class_losses(self) -> Floats:
-        """Last known mean loss of each class, float64, shape `[num_classes]`; NaN before the first loss of a class."""
-        self._core.apply_pending()
-        return self._core.class_losses
-
-    @property
-    def class_sizes(self) -> Sizes:
-        """Number of rows of each class, int64, shape `[num_classes]`."""
-        return self._class_sizes.copy()
-
-    @property
-    def class_labels(self) -> list[str] | None:
-        """Labels in the order of the class ids; None if the classes were given as ids."""
-        return None if self._labels is None else list(self._labels)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K, the largest class id + 1."""
-        return len(self._class_sizes)
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the next batch to be yielded."""
-        return self._core.epoch
-
-    @property
-    def step(self) -> int:
-        """Number of batches yielded in this epoch."""
-        return self._core.step
-
-    @property
-    def total_step(self) -> int:
-        """Number of batches yielded since the beginning of training."""
-        return self._core.total_step
-
-    @property
-    def history(self) -> History:
-        """Records of the updates of the proportions, oldest first, limited to the newest 64 MB.
-
-        A sequence of dicts with `epoch` and `total_step` (time of the update, in batches since the beginning of
-        training), `proportions` (the new ones), `class_losses` (the losses used) and `counts` (number of losses
-        recorded per class).
-        """
-        self._core.apply_pending()
-        return self._recorder.snapshot()
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
@@ -440,29 +271,7 @@ class Loader:
         shared = checked_bool("shared", shared)
         if step is not None:
             step = checked_int("step", step, 0, MAX_COUNT)
-        own = self._core.state(step)
-        source = self._source
-        if not shared or source.world_size == 1:
-            return own
-        return shared_state(own, self._arguments["all_reduce"], source.rank, source.world_size)
-
-    def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Restore a saved state, so that the next iteration resumes in the middle of its epoch or begins the next one.
-
-        The seed is restored too. Prefetched batches and the history are dropped. The state is checked completely before
-        anything changes. States from untrusted sources are safe to load, because nothing in them is executed.
-
-        Args:
-            state_dict: State from `state_dict()`, or the list of the states of all ranks, whose pending losses add up.
-                The number of ranks may change if batch_size * world_size stays the same.
-
-        Raises:
-            TypeError: `state_dict` is not a state.
-            ValueError: The state is invalid, has another version, or was saved by a loader with other data or options,
-                which the message names. The loader is unchanged.
-        """
-        self._core.load(state_dict)
-        self._recorder.clear()
+        return self._state(shared, step)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at epoch `epoch`.
@@ -485,47 +294,3 @@ class Loader:
         consumed = self._core.total_step
         copied.load_state_dict(self.state_dict(step=consumed - 1 if consumed > 0 else None))
         return copied
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Raise TypeError before any tensor is pickled, because torch would move it to shared memory."""
-        if multiprocessing.context.get_spawning_popen() is not None:
-            msg = "a Loader cannot be sent to another process, because it owns threads and memory: create it there"
-        else:
-            msg = "a Loader cannot be pickled: save loader.state_dict(), and load it into a Loader of the same data"
-        raise TypeError(msg)
-
-    # ---- closing
-
-    def close(self) -> None:
-        """Stop the threads of this loader and free its prefetched batches. Idempotent.
-
-        Batches already yielded stay valid. If called during another call of the same loader, such as `next()` in another
-        thread or around a signal handler, it takes effect when that call ends.
-        """
-        self._core.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _check_epoch(fields: list[Any]) -> None:
-    """Check the arrays, which may have changed since the last epoch, and warn in a DataLoader worker."""
-    for field in fields:
-        field.check_shape()
-    torch = sys.modules.get("torch")
-    global _warned_of_workers
-    if torch is None or _warned_of_workers or torch.utils.data.get_worker_info() is None:
-        return
-    _warned_of_workers = True  # once in a process
-    warn(
-        "a Loader runs in a worker process of a torch DataLoader, so every worker repeats the whole epoch. Iterate over "
-        "the Loader directly: its threads replace the workers"
-    )
-
-
-_warned_of_workers = False

@@ -119,7 +119,7 @@ def test_records_need_no_more_memory_than_their_numbers() -> None:
 
 
 def test_the_oldest_records_are_dropped_when_the_history_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2m_fast.loader._HISTORY_BYTES", 1 << 20)
+    monkeypatch.setattr("l2m_fast.run._HISTORY_BYTES", 1 << 20)
     monkeypatch.setattr("l2m_fast.history._CHUNK_BYTES", 1 << 12)
     loader = make()
     for i in range(20_000):

@@ -311,7 +311,7 @@ class Touched(torch.Tensor):
 
 def test_pickle_refuses_a_loader_before_any_tensor_is_touched() -> None:
     loader = Loader(torch.zeros(20, 3).as_subclass(Touched), batch_size=4, seed=0)
-    with pytest.raises(TypeError, match=r"cannot be pickled: save loader.state_dict\(\)"):
+    with pytest.raises(TypeError, match=r"cannot be pickled: save its state_dict\(\)"):
         pickle.dumps(loader)
 
 

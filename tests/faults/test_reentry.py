@@ -419,7 +419,7 @@ def test_close_from_another_thread_while_the_seed_is_drawn_ends_the_run(monkeypa
         close_in_another_thread(loader)
         return 1
 
-    monkeypatch.setattr("l2m_fast.loader.draw_seed", draw_seed)
+    monkeypatch.setattr("l2m_fast.run.draw_seed", draw_seed)
     loader = Loader(np.arange(N), batch_size=6, format="numpy")
     batches = iter(loader)
     assert len(next(batches)) == 6

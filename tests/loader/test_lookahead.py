@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from l2m_fast import Learn2Mix, Loader, Window, class_loss
-from l2m_fast import loader as loader_module
+from l2m_fast import run as run_module
 from loader.ranks import on_ranks
 
 N = 40
@@ -376,7 +376,7 @@ def test_a_state_of_another_lookahead_is_refused() -> None:
 @pytest.mark.parametrize(("every", "late"), [(2, 1), (3, 3), (7, 2), (None, 2)])
 def test_losses_on_a_device_may_be_recorded_late(monkeypatch: pytest.MonkeyPatch, every: int | None, late: int) -> None:
     expected = Run(make(update_every=every, lookahead=late), late)
-    monkeypatch.setattr(loader_module, "is_on_device", lambda losses: isinstance(losses, torch.Tensor))
+    monkeypatch.setattr(run_module, "is_on_device", lambda losses: isinstance(losses, torch.Tensor))
     on_device = Run(make(update_every=every, lookahead=late), late, torch.from_numpy)
     assert on_device.seen == expected.seen
     assert on_device.states == expected.states

@@ -1,0 +1,259 @@
+"""`BatchSampler` and `Sampler`: the batches of a `Loader` as row ids, for torch's DataLoader and any Dataset."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from l2m_fast._checks import checked_bool, checked_int, shortened
+from l2m_fast.losses.sums import MAX_COUNT
+from l2m_fast.mixing import kind_of
+from l2m_fast.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from numpy.typing import ArrayLike
+    from typing_extensions import Self
+
+    from l2m_fast.losses.sums import ClassSums
+    from l2m_fast.mixing import Floats, MixingPolicy
+
+
+class BatchSampler(Run):
+    """Sampler of batches of row ids whose class mix follows the losses, for `DataLoader(dataset, batch_sampler=...)`.
+
+    With the same arguments, its batches have the rows of those of a `Loader`, in the same order. Dataset, transforms,
+    `collate_fn` and number of workers are free.
+
+        sampler = l2m_fast.BatchSampler(classes, 64, mixing=l2m_fast.Learn2Mix(), lookahead=4, update_every=100, seed=0)
+        for x, y in DataLoader(dataset, batch_sampler=sampler, num_workers=2):
+            losses = cross_entropy(model(x), y, reduction="none")
+            sampler.record(losses)
+            ...
+
+    A DataLoader with workers draws batches before they are needed, and what its `collate_fn` returns does not name its
+    rows. Therefore the first `record()` belongs to the first batch drawn, the second to the second, and so on. Call
+    `record()` or `skip()` once for each batch that the DataLoader delivers. A new iteration passes over the batches of
+    the last one that have no losses.
+
+    Args:
+        classes: Class of each row of the dataset, shape `[N]`, as for a `Loader`.
+        batch_size: Number of rows per batch on each rank.
+        mixing: As for a `Loader`.
+        rows: As for a `Loader`.
+        shuffle: As for a `Loader`.
+        order: As for a `Loader`.
+        steps_per_epoch: As for a `Loader`.
+        total_steps: As for a `Loader`.
+        update_every: As for a `Loader`.
+        lookahead: Number of batches, in [0, update_every], that are drawn beyond the one whose losses are recorded:
+            `num_workers * prefetch_factor` of the DataLoader (whose `prefetch_factor` is 2 by default), and one more
+            where a trainer fetches the next batch before it trains on this one.
+        seed: As for a `Loader`. None: drawn from torch's default generator.
+        rank: As for a `Loader`.
+        world_size: As for a `Loader`.
+        all_reduce: As for a `Loader`.
+
+    Raises:
+        TypeError, ValueError, IndexError: An argument is invalid.
+        ImportError: torch is not installed.
+    """
+
+    __slots__ = ("_drawn", "_unrecorded")
+
+    def __init__(
+        self,
+        classes: torch.Tensor | ArrayLike,
+        batch_size: int,
+        *,
+        mixing: MixingPolicy | None = None,
+        rows: torch.Tensor | ArrayLike | None = None,
+        shuffle: bool = True,
+        order: Literal["shuffled", "grouped"] = "shuffled",
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        update_every: int | None = None,
+        lookahead: int = 0,
+        seed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        all_reduce: Callable[[Floats], object] | None = None,
+    ) -> None:
+        if not isinstance(classes, Sized):
+            msg = f"classes must be an array with the class of each row (got {shortened(classes)})"
+            raise TypeError(msg)
+        # No rows are copied. Without threads, a DataLoader can fork its workers at any time.
+        super().__init__(np.broadcast_to(np.zeros(1, np.uint8), len(classes)), {
+            "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
+            "drop_last": False, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
+            "lookahead": lookahead, "include": ("rows",), "seed": seed, "num_threads": 0, "prefetch": 0, "pin_memory": False,
+            "device": None, "rank": rank, "world_size": world_size, "all_reduce": all_reduce, "format": "torch",
+        })  # fmt: skip
+        self._unrecorded = 0  # total step of the oldest batch without losses
+        self._drawn: deque[list[int]] = deque(maxlen=self._source.lookahead + 1)  # rows of the last batches
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows per batch on each rank."""
+        return self._source.batch_size
+
+    # ---- iteration
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Return an iterator over the batches of the next epoch, or over the rest of an epoch that was restored.
+
+        The epoch begins at the first `next()` of the iterator; an iterator that is never advanced changes nothing.
+
+        Raises:
+            RuntimeError: At `next()`, if more than `lookahead` batches have no losses and the policy follows losses.
+        """
+        return _Draws(self)
+
+    def _draw(self, batches: Iterator[Any]) -> list[int]:
+        """Return the row ids of the next batch."""
+        if self._num_unrecorded > self._source.lookahead and kind_of(self._mixing) == "follows losses":
+            raise RuntimeError(self._too_many())
+        _, rows = next(batches)
+        ids: list[int] = rows.tolist()
+        self._drawn.append(ids)
+        return ids
+
+    @property
+    def _num_unrecorded(self) -> int:
+        return self._core.total_step - self._unrecorded
+
+    def _too_many(self) -> str:
+        return (
+            f"lookahead must be at least the number of batches drawn beyond the one whose losses are recorded "
+            f"(got {self._source.lookahead}, and {self._num_unrecorded} batches without losses): set lookahead to "
+            "num_workers * prefetch_factor of the DataLoader, plus 1 where a trainer fetches the next batch first, and "
+            "call record() or skip() once for each batch"
+        )
+
+    # ---- losses
+
+    def record(
+        self,
+        losses: torch.Tensor | ArrayLike | ClassSums,
+        classes: torch.Tensor | ArrayLike | None = None,
+        *,
+        rows: torch.Tensor | ArrayLike | None = None,
+    ) -> None:
+        """Add the per-sample losses of the oldest batch that has none.
+
+        Args:
+            losses: Loss of each row of the batch, as for `Loader.record()`.
+            classes: Class of each loss, as for `Loader.record()`. None: the classes of the batch.
+            rows: Row ids of the batch, to check that the losses are those of the oldest batch without losses.
+
+        Raises:
+            RuntimeError: No batch is without losses, or there are more than `lookahead` after this one.
+            TypeError, ValueError: As `Loader.record()`, or `rows` are those of another batch. Nothing is added.
+        """
+        step = self._oldest()
+        if rows is not None:
+            expected = self._drawn[step - self._core.total_step]
+            given = np.asarray(rows)
+            if given.shape != (len(expected),) or given.tolist() != expected:
+                msg = (
+                    f"rows must be those of the oldest batch without losses, {shortened(expected)} (got "
+                    f"{shortened(given.tolist())}): call skip() for a batch without losses"
+                )
+                raise ValueError(msg)
+        self._record(losses, classes, step)
+        self._unrecorded = step + 1
+
+    def skip(self) -> None:
+        """Pass over the oldest batch without losses, which gets none.
+
+        Raises:
+            RuntimeError: No batch is without losses, or there are more than `lookahead` after this one.
+        """
+        self._unrecorded = self._oldest() + 1
+
+    def _oldest(self) -> int:
+        if self._num_unrecorded == 0:
+            msg = "a batch must be drawn before its losses are recorded (got losses for every batch drawn so far)"
+            raise RuntimeError(msg)
+        if self._num_unrecorded > self._source.lookahead + 1:
+            raise RuntimeError(self._too_many())
+        return self._unrecorded
+
+    # ---- state
+
+    def state_dict(self, *, shared: bool = False) -> dict[str, Any]:
+        """Return the state after the last batch with losses, or the last one skipped, as `Loader.state_dict()` does.
+
+        Batches drawn after it are drawn again. If neither `record()` nor `skip()` is called, it is the state before
+        the last `lookahead` batches drawn, which a DataLoader with workers has not delivered yet.
+
+        Args:
+            shared: As for `Loader.state_dict()`.
+
+        Raises:
+            ValueError, RuntimeError: As `Loader.state_dict()`.
+        """
+        last = max(self._unrecorded, self._core.total_step - self._source.lookahead) - 1
+        return self._state(checked_bool("shared", shared), last if last >= 0 else None)
+
+    def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Restore a saved state, as `Loader.load_state_dict()` does.
+
+        Create a DataLoader iterator afterwards, because an existing one has drawn other batches already.
+        """
+        super().load_state_dict(state_dict)
+        self._drawn.clear()
+        self._unrecorded = self._core.total_step
+
+
+class _Draws:
+    """Iterator over the batches of one epoch. A torchdata StatefulDataLoader saves its position."""
+
+    def __init__(self, sampler: BatchSampler) -> None:
+        self._sampler = sampler
+        self._batches: Iterator[Any] | None = None  # until the first batch
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[int]:
+        sampler = self._sampler
+        if self._batches is None:
+            self._batches = sampler._core.iterate(forever=False)
+            sampler._unrecorded = sampler._core.total_step
+        return sampler._draw(self._batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches drawn. Their losses are in the state of the sampler."""
+        return {"total_step": self._sampler._core.total_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Draw batches until as many have been drawn as in the saved state. They have been delivered already."""
+        sampler = self._sampler
+        drawn = checked_int("total_step", state_dict["total_step"], sampler._core.total_step, MAX_COUNT)
+        while sampler._core.total_step < drawn:
+            next(self)
+            sampler._unrecorded = sampler._core.total_step
+
+
+class Sampler(BatchSampler):
+    """Sampler of row ids whose every `batch_size` are one batch of a `BatchSampler`, for code that takes a `sampler`.
+
+    Use it with the same batch size: `DataLoader(dataset, batch_size=64, sampler=Sampler(classes, 64))`.
+    """
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        """Return the number of rows per epoch."""
+        return super().__len__() * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        """Return an iterator over the row ids of the next epoch, or of the rest of an epoch that was restored."""
+        for batch in super().__iter__():
+            yield from batch
