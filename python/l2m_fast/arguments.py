@@ -157,13 +157,13 @@ def torch_from_dlpack() -> Callable[[object], object]:
     return getattr(torch._C, "_from_dlpack", torch.utils.dlpack.from_dlpack)
 
 
-def checked_seed(seed: object, source: BatchSource) -> int | None:
+def checked_seed(seed: object, source: BatchSource, have_group: bool) -> int | None:
     """Return the seed; None: it must still be drawn."""
     if seed is not None:
         return checked_int("seed", seed, 0, 2**64 - 1)
     if source.in_order:
         return 0  # nothing is random
-    if source.world_size > 1:
+    if source.world_size > 1 and not have_group:
         msg = f"seed must be an int in [0, 2**64), the same on all {source.world_size} ranks (got None)"
         raise ValueError(msg)
     return None

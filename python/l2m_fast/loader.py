@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from l2m_fast._checks import checked_bool, checked_int, shortened
+from l2m_fast._checks import checked_int, shortened
 from l2m_fast.arguments import refuse_unknown
 from l2m_fast.data.fields import DataView
 from l2m_fast.losses.sums import MAX_COUNT
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import ArrayLike, NDArray
+    from torch.distributed import ProcessGroup
     from typing_extensions import Never
 
     from l2m_fast.data.fields import Format
@@ -100,6 +101,10 @@ class Loader(Run):
                 def all_reduce(sums):
                     torch.distributed.all_reduce(torch.from_numpy(sums))
                     return sums
+        group: Process group of torch.distributed, or True for the default one, in place of `rank`, `world_size` and
+            `all_reduce`. Its processes also agree on a seed if none is given. All of them must create the loader, at
+            the same place of the program. Losses are summed over a gloo group of its own, with the timeout of the given
+            one.
         format: Type of the arrays in a batch: "torch" or "numpy", which does not need torch.
 
     Raises:
@@ -134,6 +139,7 @@ class Loader(Run):
         rank: int | None = None,
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
+        group: ProcessGroup | Literal[True] | None = None,
         format: Format = "torch",
         **unknown: Never,
     ) -> None:
@@ -142,7 +148,7 @@ class Loader(Run):
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
             "lookahead": lookahead, "include": include, "seed": seed, "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
-            "world_size": world_size, "all_reduce": all_reduce, "format": format,
+            "world_size": world_size, "all_reduce": all_reduce, "group": group, "format": format,
         })  # fmt: skip
 
     # ---- iteration
@@ -249,7 +255,7 @@ class Loader(Run):
 
     # ---- state
 
-    def state_dict(self, *, shared: bool = False, step: int | None = None) -> dict[str, Any]:
+    def state_dict(self, *, shared: bool | None = None, step: int | None = None) -> dict[str, Any]:
         """Return the state after the batches consumed so far, a dict of size O(num_classes + held rows).
 
         The dict contains only ints, floats, strings, bools, None, lists and dicts, so that json, pickle and
@@ -260,7 +266,7 @@ class Loader(Run):
         Args:
             shared: If True, return the same complete state on every rank, including the losses of all ranks, for
                 checkpoints that store the state of a single rank. All ranks must call this at the same batch. Needs
-                `all_reduce`.
+                `all_reduce` or `group`. None: True with `group`.
             step: With `lookahead`, the batch whose state is returned, at most `lookahead` before the last one yielded.
                 Batches beyond it are delivered again. None: the last batch whose losses were recorded.
 
@@ -268,7 +274,6 @@ class Loader(Run):
             ValueError: The state after `step` is not available, or `shared=True` without `all_reduce` on several ranks.
             RuntimeError: `all_reduce` does not sum, rank states were taken at different steps, or the loader is closed.
         """
-        shared = checked_bool("shared", shared)
         if step is not None:
             step = checked_int("step", step, 0, MAX_COUNT)
         return self._state(shared, step)

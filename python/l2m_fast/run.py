@@ -9,7 +9,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from l2m_fast._checks import checked_int, shortened, warn
+from l2m_fast._checks import checked_bool, checked_int, shortened, warn
 from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, warn_about_epochs
 from l2m_fast.batch_source import batch_source
 from l2m_fast.distributed import shared_state, summed_over_ranks
@@ -18,6 +18,7 @@ from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, lo
 from l2m_fast.losses.class_loss import is_device_class_loss
 from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
 from l2m_fast.mixing import core_policy
+from l2m_fast.rank_group import group_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from l2m_fast import _core
+    from l2m_fast.distributed import AllReduce
     from l2m_fast.history import History
     from l2m_fast.losses.device import DeviceClassLoss
     from l2m_fast.losses.sums import ClassSums
@@ -56,10 +58,12 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_all_reduce",
         "_arguments",
         "_class_sizes",
         "_core",
         "_data",
+        "_group",
         "_labels",
         "_mixing",
         "_recorder",
@@ -68,25 +72,31 @@ class Run:
 
     def __init__(self, data: object, arguments: dict[str, Any]) -> None:
         self._data, self._arguments = data, arguments
+        self._group = group_of(arguments)
+        if self._group is not None:
+            ranks = {"rank": self._group.rank, "world_size": self._group.world_size}
+            arguments = {**arguments, **ranks, "all_reduce": self._group.all_reduce}
+        self._all_reduce: AllReduce | None = arguments["all_reduce"]
         self._source, self._labels = batch_source(data, arguments)
         self._class_sizes = self._source.index.class_sizes
         warn_about_epochs(self._source)
-        self._mixing = checked_mixing(arguments["mixing"], arguments["all_reduce"], self._source)
-        self._core = self._new_core(checked_seed(arguments["seed"], self._source), arguments["all_reduce"])
+        self._mixing = checked_mixing(arguments["mixing"], self._all_reduce, self._source)
+        self._core = self._new_core(checked_seed(arguments["seed"], self._source, self._group is not None))
 
-    def _new_core(self, seed: int | None, all_reduce: Callable[[Floats], object] | None) -> _core.Loader:
+    def _new_core(self, seed: int | None) -> _core.Loader:
         source, num_classes = self._source, len(self._class_sizes)
         self._recorder = Recorder(num_classes, _HISTORY_BYTES)
         checked_all_reduce = None
-        if all_reduce is not None:
+        if self._all_reduce is not None:
             checked_all_reduce = partial(
-                summed_over_ranks, all_reduce=all_reduce, world_size=source.world_size, num_counts=num_classes
+                summed_over_ranks, all_reduce=self._all_reduce, world_size=source.world_size, num_counts=num_classes
             )
+        draw = draw_seed if self._group is None else self._group.draw_seed
         core = source.core_loader(
             policy=core_policy(self._mixing, num_classes),
             policy_name=shortened(self._mixing),
             all_reduce=checked_all_reduce,
-            draw_seed=partial(draw_seed, source.format),
+            draw_seed=partial(draw, source.format),
             warn=warn,
             check=partial(_check_epoch, source.fields),
             observe=self._recorder.append,
@@ -214,12 +224,13 @@ class Run:
 
     # ---- state
 
-    def _state(self, shared: bool, step: int | None) -> dict[str, Any]:
+    def _state(self, shared: bool | None, step: int | None) -> dict[str, Any]:
+        shared = self._group is not None if shared is None else checked_bool("shared", shared)
         own = self._core.state(step)
         source = self._source
         if not shared or source.world_size == 1:
             return own
-        return shared_state(own, self._arguments["all_reduce"], source.rank, source.world_size)
+        return shared_state(own, self._all_reduce, source.rank, source.world_size)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Restore a saved state, so that the next iteration resumes in the middle of its epoch or begins the next one.
@@ -259,6 +270,8 @@ class Run:
         thread or around a signal handler, it takes effect when that call ends.
         """
         self._core.close()
+        if self._group is not None:
+            self._group.leave()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from l2m_fast._checks import checked_bool, checked_int, shortened
+from l2m_fast._checks import checked_int, shortened
 from l2m_fast.losses.sums import MAX_COUNT
 from l2m_fast.mixing import kind_of
 from l2m_fast.run import Run
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
     from numpy.typing import ArrayLike
+    from torch.distributed import ProcessGroup
     from typing_extensions import Self
 
     from l2m_fast.losses.sums import ClassSums
@@ -58,6 +59,7 @@ class BatchSampler(Run):
         rank: As for a `Loader`.
         world_size: As for a `Loader`.
         all_reduce: As for a `Loader`.
+        group: As for a `Loader`.
 
     Raises:
         TypeError, ValueError, IndexError: An argument is invalid.
@@ -83,6 +85,7 @@ class BatchSampler(Run):
         rank: int | None = None,
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
+        group: ProcessGroup | Literal[True] | None = None,
     ) -> None:
         if not isinstance(classes, Sized):
             msg = f"classes must be an array with the class of each row (got {shortened(classes)})"
@@ -92,7 +95,7 @@ class BatchSampler(Run):
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": False, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
             "lookahead": lookahead, "include": ("rows",), "seed": seed, "num_threads": 0, "prefetch": 0, "pin_memory": False,
-            "device": None, "rank": rank, "world_size": world_size, "all_reduce": all_reduce, "format": "torch",
+            "device": None, "rank": rank, "world_size": world_size, "all_reduce": all_reduce, "group": group, "format": "torch",
         })  # fmt: skip
         self._unrecorded = 0  # total step of the oldest batch without losses
         self._drawn: deque[list[int]] = deque(maxlen=self._source.lookahead + 1)  # rows of the last batches
@@ -186,7 +189,7 @@ class BatchSampler(Run):
 
     # ---- state
 
-    def state_dict(self, *, shared: bool = False) -> dict[str, Any]:
+    def state_dict(self, *, shared: bool | None = None) -> dict[str, Any]:
         """Return the state after the last batch with losses, or the last one skipped, as `Loader.state_dict()` does.
 
         Batches drawn after it are drawn again. If neither `record()` nor `skip()` is called, it is the state before
@@ -199,7 +202,7 @@ class BatchSampler(Run):
             ValueError, RuntimeError: As `Loader.state_dict()`.
         """
         last = max(self._unrecorded, self._core.total_step - self._source.lookahead) - 1
-        return self._state(checked_bool("shared", shared), last if last >= 0 else None)
+        return self._state(shared, last if last >= 0 else None)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Restore a saved state, as `Loader.load_state_dict()` does.
