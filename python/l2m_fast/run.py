@@ -171,6 +171,11 @@ class Run:
     # ---- attributes
 
     @property
+    def windows_count_steps(self) -> bool:
+        """True if loss windows are of `update_every` steps; False if they are epochs, which `update()` can close."""
+        return self._source.update_every is not None
+
+    @property
     def proportions(self) -> Floats:
         """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
         return self._core.proportions

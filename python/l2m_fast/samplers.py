@@ -66,7 +66,7 @@ class BatchSampler(Run):
         ImportError: torch is not installed.
     """
 
-    __slots__ = ("_drawn", "_unrecorded")
+    __slots__ = ("_drawn", "_first_step", "_unrecorded")
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class BatchSampler(Run):
             "lookahead": lookahead, "include": ("rows",), "seed": seed, "num_threads": 0, "prefetch": 0, "pin_memory": False,
             "device": None, "rank": rank, "world_size": world_size, "all_reduce": all_reduce, "group": group, "format": "torch",
         })  # fmt: skip
+        self._first_step = 0  # step at which the newest iteration began
         self._unrecorded = 0  # total step of the oldest batch without losses
         self._drawn: deque[list[int]] = deque(maxlen=self._source.lookahead + 1)  # rows of the last batches
 
@@ -106,6 +107,11 @@ class BatchSampler(Run):
         return self._source.batch_size
 
     # ---- iteration
+
+    @property
+    def num_batches_of_iteration(self) -> int:
+        """Number of batches of the newest iteration: less than an epoch has if it resumes one."""
+        return len(self._core) - self._first_step
 
     def __iter__(self) -> Iterator[list[int]]:
         """Return an iterator over the batches of the next epoch, or over the rest of an epoch that was restored.
@@ -229,6 +235,9 @@ class _Draws:
         if self._batches is None:
             self._batches = sampler._core.iterate(forever=False)
             sampler._unrecorded = sampler._core.total_step
+            batch = sampler._draw(self._batches)
+            sampler._first_step = sampler._core.step - 1
+            return batch
         return sampler._draw(self._batches)
 
     def state_dict(self) -> dict[str, int]:
