@@ -110,7 +110,7 @@ def test_an_epoch_applies_every_gradient(kind: str, accumulate: int) -> None:
 def test_a_saved_state_resumes_the_run(tmp_path: Path, kind: str, saved_at: int) -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=5)
     data, run = make(kind, update_every=6)
-    rows, updates = train(accelerator, data, run, 3, (saved_at, tmp_path))
+    rows, _ = train(accelerator, data, run, 3, (saved_at, tmp_path))
     data, run = make(kind, update_every=6)
     forget_accelerator()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=5)
