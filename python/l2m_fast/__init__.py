@@ -20,6 +20,7 @@ from l2m_fast.mixing import (
     Temperature,
     Window,
 )
+from l2m_fast.plot import plot
 from l2m_fast.samplers import BatchSampler, Sampler
 from l2m_fast.state import state_from_bytes, state_to_bytes
 
@@ -42,6 +43,7 @@ __all__ = [
     "build_info",
     "class_loss",
     "cross_entropy",
+    "plot",
     "state_from_bytes",
     "state_to_bytes",
 ]

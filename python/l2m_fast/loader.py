@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from l2m_fast._checks import checked_int, shortened
 from l2m_fast.arguments import refuse_unknown
 from l2m_fast.data.fields import DataView
+from l2m_fast.dataloader import loader_arguments
 from l2m_fast.losses.sums import MAX_COUNT
 from l2m_fast.run import Run
 from l2m_fast.state import MAX_EPOCH
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
     from torch.distributed import ProcessGroup
-    from typing_extensions import Never
+    from torch.utils.data import DataLoader
+    from typing_extensions import Never, Self
 
     from l2m_fast.data.fields import Format
     from l2m_fast.losses.sums import ClassSums
@@ -150,6 +152,26 @@ class Loader(Run):
             "lookahead": lookahead, "include": include, "seed": seed, "num_threads": num_threads, "prefetch": prefetch, "pin_memory": pin_memory, "device": device, "rank": rank,
             "world_size": world_size, "all_reduce": all_reduce, "group": group, "format": format,
         })  # fmt: skip
+
+    @classmethod
+    def from_dataloader(cls, dataloader: DataLoader[Any], **options: Any) -> Self:
+        """Return a loader that replaces a DataLoader of torch over tensors in memory, which are not copied.
+
+        Its dataset is a TensorDataset, a StackDataset of tensors, a Subset of one, or a tensor. Batch size, order,
+        `drop_last` and `pin_memory` are those of the DataLoader; its workers are replaced by threads. Fields come as a
+        tuple where the DataLoader makes a list.
+
+        Args:
+            dataloader: DataLoader without `collate_fn`, `batch_sampler`, `generator` or a sampler of its own.
+            **options: Further arguments of the loader, such as `classes` and `mixing`, and replacements of those that
+                come from the DataLoader.
+
+        Raises:
+            TypeError: `dataloader` is not a DataLoader.
+            ValueError: A loader cannot replace it; the message says why.
+        """
+        data, arguments = loader_arguments(dataloader)
+        return cls(data, **{**arguments, **options})
 
     # ---- iteration
 
