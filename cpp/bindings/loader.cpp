@@ -84,12 +84,17 @@ std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::sha
                                         memory_rows, description);
 }
 
-LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
+/// Return sums, followed by counts, in one array.
+py::array_t<double> to_one_array(const LossSums& sums) {
   py::array_t<double> array(static_cast<py::ssize_t>(2 * sums.sum.size()));
   double* out = array.mutable_data();
   for (const double sum : sums.sum) *out++ = sum;
   for (const std::int64_t count : sums.count) *out++ = static_cast<double>(count);
-  const auto result = held.all_reduce(array).cast<Array<double>>();
+  return array;
+}
+
+LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
+  const auto result = held.all_reduce(to_one_array(sums)).cast<Array<double>>();
   LossSums all(sums.sum.size());
   const double* in = result.data();
   for (double& sum : all.sum) sum = *in++;
@@ -109,6 +114,10 @@ void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& h
   };
   if (held->all_reduce.is_none()) return;
   options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return reduce_over_ranks(*held, sums); }); };
+  if (held->start_all_reduce.is_none()) return;
+  options.start_all_reduce = [held](std::uint64_t number, const LossSums& sums) {
+    interruptible([&] { held->start_all_reduce(number, to_one_array(sums)); });
+  };
 }
 
 std::unique_ptr<PyLoader> make_loader(
@@ -116,15 +125,16 @@ std::unique_ptr<PyLoader> make_loader(
     const std::vector<std::shared_ptr<Field>>& described_fields, py::object owner,
     const std::vector<WatchedTuple>& watched, const std::vector<OutputTuple>& outputs, py::object build,
     py::object from_dlpack, py::object from_numpy, py::object destination, std::vector<std::string> include,
-    const py::object& policy, std::string policy_name, py::object all_reduce, py::object draw_seed, py::object warn,
-    py::object check, py::object observe, std::int64_t batch_size, std::int64_t rank, std::int64_t world_size,
-    bool has_classes, bool shuffle, bool grouped, bool drop_last, std::optional<std::int64_t> steps_per_epoch,
-    std::optional<std::uint64_t> total_steps, std::optional<std::int64_t> update_every, std::int64_t lookahead,
-    std::optional<std::uint64_t> seed, int prefetch, int num_threads) {
+    const py::object& policy, std::string policy_name, py::object all_reduce, py::object start_all_reduce,
+    py::object draw_seed, py::object warn, py::object check, py::object observe, std::int64_t batch_size,
+    std::int64_t rank, std::int64_t world_size, bool has_classes, bool shuffle, bool grouped, bool drop_last,
+    std::optional<std::int64_t> steps_per_epoch, std::optional<std::uint64_t> total_steps,
+    std::optional<std::int64_t> update_every, std::int64_t lookahead, std::optional<std::uint64_t> seed, int prefetch,
+    int num_threads) {
   const auto held = std::make_shared<HeldObjects>(
       HeldObjects{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy), py::none(),
-                  std::move(all_reduce), std::move(draw_seed), std::move(warn), std::move(check), std::move(observe),
-                  std::move(destination)});
+                  std::move(all_reduce), std::move(start_all_reduce), std::move(draw_seed), std::move(warn),
+                  std::move(check), std::move(observe), std::move(destination)});
   std::vector<Watched> all_watched;
   for (const auto& [name, array, address] : watched) all_watched.push_back({name, array, address});
   std::vector<Output> all_outputs;
@@ -214,10 +224,11 @@ void register_loader(py::module_& m) {
           py::init(&make_loader), py::kw_only(), py::arg("index"), py::arg("fields"), py::arg("described_fields"),
           py::arg("owner"), py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"),
           py::arg("from_numpy"), py::arg("destination"), py::arg("include"), py::arg("policy"), py::arg("policy_name"),
-          py::arg("all_reduce"), py::arg("draw_seed"), py::arg("warn"), py::arg("check"), py::arg("observe"),
-          py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("has_classes"), py::arg("shuffle"),
-          py::arg("grouped"), py::arg("drop_last"), py::arg("steps_per_epoch"), py::arg("total_steps"),
-          py::arg("update_every"), py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          py::arg("all_reduce"), py::arg("start_all_reduce"), py::arg("draw_seed"), py::arg("warn"), py::arg("check"),
+          py::arg("observe"), py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("has_classes"),
+          py::arg("shuffle"), py::arg("grouped"), py::arg("drop_last"), py::arg("steps_per_epoch"),
+          py::arg("total_steps"), py::arg("update_every"), py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"),
+          py::arg("num_threads"),
           "Create a loader.\n\n"
           "Args:\n"
           "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"
@@ -265,6 +276,8 @@ void register_loader(py::module_& m) {
            }),
            py::arg("step"), py::arg("num_losses"),
            "Return the class of each row of a batch, int32. The batch must have `num_losses` rows.")
+      .def("end_epoch", guarded(+[](PyLoader& self) { self.core().end_epoch(); }),
+           "End the epoch where it was consumed.")
       .def("update", guarded(+[](PyLoader& self) { self.core().update(); }), "Close the window of the epoch now.")
       .def("set_epoch", guarded(+[](PyLoader& self, std::uint64_t epoch) { self.core().set_epoch(epoch); }),
            py::arg("epoch"))

@@ -17,22 +17,23 @@ namespace l2m::bindings {
 /// Python objects that a loader uses: owners of memory and callbacks. In one struct, so that garbage collection sees
 /// them.
 struct HeldObjects {
-  py::object owner;        ///< keeps the memory of the fields alive
-  py::object build;        ///< build(arrays) returns a batch
-  py::object from_dlpack;  ///< returns a tensor for a DLPack capsule; None: batches are numpy arrays
-  py::object from_numpy;   ///< returns a tensor for a numpy array; None: batches are numpy arrays
-  py::object policy;       ///< policy written in Python, or None
-  py::object all_reduce;   ///< all_reduce(sums) returns the sums of all ranks; None: nothing to reduce
-  py::object draw_seed;    ///< draw_seed() returns an int
-  py::object warn;         ///< warn(message)
-  py::object check;        ///< check() checks the data before an epoch
-  py::object observe;      ///< observe(epoch, total_step, proportions, class_losses, counts)
-  py::object destination;  ///< destination of batches, see data/device.py; None: host memory
+  py::object owner;             ///< keeps the memory of the fields alive
+  py::object build;             ///< build(arrays) returns a batch
+  py::object from_dlpack;       ///< returns a tensor for a DLPack capsule; None: batches are numpy arrays
+  py::object from_numpy;        ///< returns a tensor for a numpy array; None: batches are numpy arrays
+  py::object policy;            ///< policy written in Python, or None
+  py::object all_reduce;        ///< all_reduce(sums) returns the sums of all ranks; None: nothing to reduce
+  py::object start_all_reduce;  ///< start_all_reduce(number, sums), see LoaderOptions; None: all_reduce() starts
+  py::object draw_seed;         ///< draw_seed() returns an int
+  py::object warn;              ///< warn(message)
+  py::object check;             ///< check() checks the data before an epoch
+  py::object observe;           ///< observe(epoch, total_step, proportions, class_losses, counts)
+  py::object destination;       ///< destination of batches, see data/device.py; None: host memory
 
   template <class F>
   void visit(F&& f) {
-    for (py::object* object : {&owner, &build, &from_dlpack, &from_numpy, &policy, &all_reduce, &draw_seed, &warn,
-                               &check, &observe, &destination})
+    for (py::object* object : {&owner, &build, &from_dlpack, &from_numpy, &policy, &all_reduce, &start_all_reduce,
+                               &draw_seed, &warn, &check, &observe, &destination})
       f(*object);
   }
 };

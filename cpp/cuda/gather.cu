@@ -156,9 +156,8 @@ void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_
       over_bus = over_bus || fields[f].on_host;
     }
     constexpr std::int64_t kPiecesPerBlock = kThreads * kAtOnce;
-    const std::int64_t max_blocks =
-        over_bus ? kMaxBlocksOverBus / static_cast<std::int64_t>(end - begin)
-                 : kMaxBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
+    const std::int64_t max_blocks = over_bus ? kMaxBlocksOverBus / static_cast<std::int64_t>(end - begin)
+                                             : kMaxBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
     const std::int64_t blocks = std::min((max_pieces + kPiecesPerBlock - 1) / kPiecesPerBlock, max_blocks);
     const Launch how{blocks, kThreads, stream, 0, static_cast<int>(end - begin)};
     // 32-bit division is several times as fast. The largest increment of an index must not overflow either.

@@ -30,7 +30,10 @@ Loader::Loader(LoaderOptions options)
   kind_ = options_.mixing->kind();
   check_options();
   set_steps();
-  if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) options_.all_reduce = nullptr;
+  if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) {
+    options_.all_reduce = nullptr;
+    options_.start_all_reduce = nullptr;
+  }
   may_miss_losses_ = kind_ == Policy::Kind::kFollowsLosses;
   next_proportions_ = options_.mixing->initial(class_sizes_);
   normalize(next_proportions_, class_sizes_);
@@ -142,7 +145,7 @@ bool Loader::prepare(const Iteration& iteration) {
   if (iteration.number == newest_ && total_step() < run_until_) return true;
   check_usable();
   if (iteration.number < newest_ || iteration.number > iterations_)
-    throw std::runtime_error("this iterator has ended: a newer one or load_state_dict() replaced it");
+    throw std::runtime_error("this iterator has ended: a newer one, load_state_dict() or end_epoch() replaced it");
   const bool failed_to_begin = iteration.forever && !iterating_;  // the epoch after one that ended
   if (iteration.number > newest_ || failed_to_begin) {
     begin();
@@ -220,6 +223,15 @@ void Loader::finish_epoch() {
   epoch_ = next_epoch_.value_or(epoch_ + 1);
   epoch_began_ = total_step();
   next_epoch_.reset();
+}
+
+void Loader::end_epoch() {
+  check_usable();
+  if (step_in_epoch() == 0) return;
+  draw_seed();
+  finish_epoch();
+  newest_ = ++iterations_;  // ends existing iterators
+  report_applied();
 }
 
 std::optional<FilledBatch> Loader::take() {

@@ -131,10 +131,9 @@ void Loader::close_windows() {
       apply_pending();
     } else if (requested < due) {
       return;
-    } else if (windows_.is_on_device() && !options_.all_reduce && !options_.mixing->uses_rows()) {
-      // Losses on a device get half a window more to arrive, unless the new proportions are needed earlier. With
-      // several ranks, windows are applied at once: at the same batch on each, even if one of them saves its state in
-      // between.
+    } else if (arrives_later()) {
+      // Half a window, unless the new proportions are needed earlier.
+      if (options_.start_all_reduce) options_.start_all_reduce(reductions_, windows_.total());
       apply_by_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.applied() + 2) * every - 1));
       windows_.close_oldest();
       pending_epoch_ = epoch_;
@@ -143,6 +142,12 @@ void Loader::close_windows() {
       report_applied();
     }
   }
+}
+
+/// Return whether the sums of the oldest window should get time to arrive: from a device, or from other ranks.
+bool Loader::arrives_later() const {
+  if (options_.mixing->uses_rows()) return false;  // those drawn until the window is applied
+  return options_.all_reduce ? options_.start_all_reduce && !windows_.is_on_device() : windows_.is_on_device();
 }
 
 void Loader::apply_pending() {
@@ -159,6 +164,7 @@ void Loader::apply_pending() {
 void Loader::apply_window(bool at_once) {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
+  if (options_.start_all_reduce) options_.start_all_reduce(reductions_, sums);
   if (options_.all_reduce) options_.all_reduce(sums);
   std::vector<double> class_losses = class_losses_;
   bool recorded = false, negative = false;
@@ -208,6 +214,7 @@ void Loader::apply_window(bool at_once) {
   class_losses_ = std::move(class_losses);
   memory_ = std::move(memory);
   policy_failed_ = false;
+  ++reductions_;
   windows_.drop(options_.update_every.has_value());
   unreported_ = std::move(applied);
 }

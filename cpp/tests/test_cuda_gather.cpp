@@ -92,7 +92,8 @@ void test_rows_in_pinned_memory() {
     cuda::gather({&field, 1}, rows.data(), static_cast<std::int64_t>(rows.size()), {&address, 1}, nullptr);
     num_blocks.push_back(cuda_on_cpu::num_blocks);
     for (std::size_t i = 0; i < rows.size(); ++i)
-      CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) == 0);
+      CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) ==
+            0);
   }
   CHECK(num_blocks == std::vector<unsigned>({64, 32}));
   cuda_on_cpu::memory_type = cudaMemoryTypeUnregistered;

@@ -189,6 +189,41 @@ void test_update_closes_the_window_of_an_epoch() {
   CHECK_THROWS(std::runtime_error, loader.update());
 }
 
+/// end_epoch() has the effect of a newer iteration, and is part of a state.
+void test_an_epoch_ends_where_it_was_consumed() {
+  for (const Training& training : {following({}), following({}, 2), following(3), following(3, 2)}) {
+    const Expected expected(training);
+    for (const int consumed : {0, 1, 4, static_cast<int>(training.run.steps)}) {
+      const auto take = [](Loader& loader, const Iteration& iteration) {
+        CHECK(loader.next(iteration));
+        const BatchPlan plan = loader.plan().value();
+        std::vector<float> losses;
+        for (const PlannedRow& planned : plan) losses.push_back(static_cast<float>(planned.row % 5 + planned.class_id));
+        loader.record(std::span<const float>(losses));
+        return std::vector<PlannedRow>(plan.begin(), plan.end());
+      };
+      Loader newer(expected.options()), ended(expected.options()), restored(expected.options());
+      for (Loader* loader : {&newer, &ended}) {
+        const Iteration iteration = loader->iterate();
+        for (int step = 0; step < consumed; ++step) take(*loader, iteration);
+        if (loader == &newer) continue;
+        loader->end_epoch();
+        loader->end_epoch();
+        if (consumed > 0) CHECK_THROWS(std::runtime_error, loader->next(iteration));
+        CHECK(loader->step() == 0 && loader->epoch() == (consumed > 0 ? 1 : 0));
+      }
+      restored.load(ended.state());
+      const Iteration of_newer = newer.iterate(), of_ended = ended.iterate(), of_restored = restored.iterate();
+      for (std::uint64_t step = 0; step < training.run.steps; ++step) {
+        const std::vector<PlannedRow> rows = take(newer, of_newer);
+        CHECK(take(ended, of_ended) == rows);
+        CHECK(take(restored, of_restored) == rows);
+      }
+      CHECK(ended.proportions() == newer.proportions() && restored.proportions() == newer.proportions());
+    }
+  }
+}
+
 void test_set_epoch_starts_new_passes() {
   for (const std::int64_t lookahead : {0, 2}) {
     const Expected expected(following({}, lookahead));
@@ -288,6 +323,7 @@ int main() {
   test_an_iteration_can_go_on_forever();
   test_an_iteration_ends_when_a_newer_one_or_a_state_replaces_it();
   test_update_closes_the_window_of_an_epoch();
+  test_an_epoch_ends_where_it_was_consumed();
   test_set_epoch_starts_new_passes();
   test_a_policy_sees_its_window();
   test_a_forked_child_continues_independently();

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <barrier>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,20 +20,35 @@ namespace {
 
 constexpr std::int64_t kRanks = 3;
 
-/// Sum of losses over the threads that call it.
+/// Sums of losses over the threads of all ranks. The i-th sum that each rank starts is of the same window.
 class AllReduce {
  public:
-  void operator()(std::size_t rank, LossSums& sums) {
-    parts_[rank] = sums;
-    barrier_.arrive_and_wait();
-    sums = parts_[0];
-    for (std::size_t other = 1; other < parts_.size(); ++other) sums.add(parts_[other]);
-    barrier_.arrive_and_wait();
+  /// Start a sum, unless it was started already.
+  void start(std::size_t rank, std::uint64_t number, const LossSums& sums) {
+    const std::lock_guard lock(mutex_);
+    std::vector<LossSums>& mine = started_[rank];
+    if (!mine.empty() && numbers_[rank] == number && mine.back() == sums) return;
+    numbers_[rank] = number;
+    mine.push_back(sums);
+    changed_.notify_all();
+  }
+
+  /// Wait until all ranks have started the sum that this rank started last, and return it.
+  LossSums finish(std::size_t rank) {
+    std::unique_lock lock(mutex_);
+    const std::size_t last = started_[rank].size() - 1;
+    changed_.wait(lock,
+                  [&] { return std::ranges::all_of(started_, [&](const auto& of) { return of.size() > last; }); });
+    LossSums total(started_[0][last].sum.size());
+    for (const auto& of_rank : started_) total.add(of_rank[last]);
+    return total;
   }
 
  private:
-  std::barrier<> barrier_{kRanks};
-  std::vector<LossSums> parts_{std::size_t{kRanks}};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::vector<LossSums>> started_{std::size_t{kRanks}};
+  std::vector<std::uint64_t> numbers_ = std::vector<std::uint64_t>(std::size_t{kRanks});
 };
 
 /// Return the expected results of a training on one of several ranks.
@@ -46,11 +61,18 @@ std::unique_ptr<Expected> expected_of(Training training, std::int64_t rank, std:
 /// Training on all ranks.
 class Ranks {
  public:
-  explicit Ranks(const Training& training) {
+  /// @param ahead  whether sums over the ranks are started before they are needed.
+  explicit Ranks(const Training& training, bool ahead = false) {
     for (std::int64_t rank = 0; rank < kRanks; ++rank) {
       expected_.push_back(expected_of(training, rank, kRanks));
       LoaderOptions options = expected_.back()->options(static_cast<int>(rank));
-      options.all_reduce = [this, rank](LossSums& sums) { all_reduce_(static_cast<std::size_t>(rank), sums); };
+      const auto i = static_cast<std::size_t>(rank);
+      auto calls = std::make_shared<std::uint64_t>(0);
+      if (ahead) options.start_all_reduce = [this, i](auto number, const auto& sums) { sums_.start(i, number, sums); };
+      options.all_reduce = [this, i, ahead, calls](LossSums& sums) {
+        if (!ahead) sums_.start(i, (*calls)++, sums);
+        sums = sums_.finish(i);
+      };
       trainers_.push_back(std::make_unique<Trainer>(*expected_.back(), std::move(options),
                                                     static_cast<std::uint64_t>(training.lookahead)));
     }
@@ -73,20 +95,21 @@ class Ranks {
   }
 
  private:
-  AllReduce all_reduce_;
+  AllReduce sums_;
   std::vector<std::unique_ptr<Expected>> expected_;
   std::vector<std::unique_ptr<Trainer>> trainers_;
 };
 
 void test_ranks_follow_the_losses_of_all() {
   for (const Training& training : {following(3), following(3, 2), following({}), following({}, 2)})
-    Ranks(training).at_once([](Trainer& trainer) { trainer.train_all(); });
+    for (const bool ahead : {false, true})
+      Ranks(training, ahead).at_once([](Trainer& trainer) { trainer.train_all(); });
 }
 
 void test_merged_states_resume_on_as_many_ranks_or_on_one() {
   for (const Training& training : {following(3), following(3, 2), following({}, 1)}) {
     const auto expected_alone = expected_of(training, 0, 1);
-    Ranks ranks(training);
+    Ranks ranks(training, true);
     for (int round = 0; round < 5; ++round) {
       ranks.at_once([](Trainer& trainer) { trainer.train(5); });
       const std::vector<LoaderState> states = ranks.states();

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,16 @@ if TYPE_CHECKING:
 
     from l2m_fast.mixing import Floats
 
+_MAX_SLEEP = 0.005  # seconds between two looks at whether the other processes have answered
+
+# One group of gloo per process group, because connecting takes long and needs all processes. And per default group the
+# number of those created, which names the next one.
+_gloo: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_num_created: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
+
 
 class RankGroup:
-    """Processes that share the batches of a loader. Its collectives go through a gloo group of its own.
+    """Processes that share the batches of a loader. Its collectives go through a group of gloo, and work for any backend.
 
     Creating it is a collective operation of these processes, and so are its methods.
 
@@ -39,10 +48,14 @@ class RankGroup:
     def __init__(self, given: Any) -> None:
         import torch.distributed as dist
 
-        if given is not True and not (dist.is_available() and isinstance(given, dist.ProcessGroup)):
+        available = dist.is_available()
+        if available and given is dist.GroupMember.NON_GROUP_MEMBER:
+            msg = "group must contain this process (got a group of other processes)"
+            raise ValueError(msg)
+        if given is not True and not (available and isinstance(given, dist.ProcessGroup)):
             msg = f"group must be a process group of torch.distributed, or True (got {shortened(given)})"
             raise TypeError(msg)
-        if not dist.is_available() or not dist.is_initialized():
+        if not available or not dist.is_initialized():
             msg = (
                 "group=True needs torch.distributed: call torch.distributed.init_process_group() before creating the "
                 "loader, and run the program with torchrun"
@@ -50,25 +63,62 @@ class RankGroup:
             raise RuntimeError(msg)
         members = dist.group.WORLD if given is True else given
         self.rank, self.world_size = dist.get_rank(members), dist.get_world_size(members)
-        if self.rank < 0:
-            msg = f"group must contain this process (got ranks {shortened(dist.get_process_group_ranks(members))})"
-            raise ValueError(msg)
-        self._group = dist.new_group(
-            dist.get_process_group_ranks(members),
-            backend="gloo",
-            timeout=_timeout(members),
-            use_local_synchronization=True,
-        )
-        self._leave = weakref.finalize(self, _leave, self._group)
-        self._leave.atexit = False  # the default group may be gone
+        self._gloo = _gloo_of(members)
+        self._started: tuple[int, Floats, Any, Any] | None = None
+
+    def check_equal(self, options: Mapping[str, object]) -> None:
+        """Raise ValueError on all processes unless the options are the same on all of them."""
+        import torch
+
+        digests = [hashlib.sha256(repr(value).encode()).digest()[:8] for value in options.values()]
+        own = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
+        of_ranks = [torch.empty_like(own) for _ in range(self.world_size)]
+        self._wait(self._gloo.allgather([of_ranks], [own]))
+        for rank, values in enumerate(of_ranks):
+            for name, mine, other in zip(options, own.tolist(), values.tolist(), strict=True):
+                if mine != other:
+                    msg = (
+                        f"{name} must be the same on all processes of group= (got {shortened(options[name])} on rank "
+                        f"{self.rank}, and something else on rank {rank})"
+                    )
+                    raise ValueError(msg)
+        # A process whose options equal those of the first ones must not go on alone.
+        for rank, values in enumerate(of_ranks):
+            if not torch.equal(values, of_ranks[0]):
+                msg = (
+                    f"the options of a loader must be the same on all processes of group= (they differ on rank {rank})"
+                )
+                raise ValueError(msg)
 
     def all_reduce(self, sums: Floats) -> Floats:
         """Sum an array over all processes, in place. The result has the same bits on all of them."""
         import torch
-        import torch.distributed as dist
 
-        dist.all_reduce(torch.from_numpy(sums), group=self._group)
+        self._wait(self._gloo.allreduce([torch.from_numpy(sums)]))
         return sums
+
+    def start(self, number: int, sums: Floats) -> None:
+        """Start a sum over all processes, which `finish()` returns. Do not wait for the others.
+
+        Args:
+            number: Number of this sum. If it was started already, with the same values, nothing happens: the other
+                processes would not take part a second time.
+            sums: Values of this process.
+        """
+        import torch
+
+        if self._started is not None and self._started[0] == number and np.array_equal(self._started[1], sums):
+            return
+        total = torch.from_numpy(sums.copy())
+        self._started = (number, sums, total, self._gloo.allreduce([total]))
+
+    def finish(self, sums: Floats) -> Floats:  # noqa: ARG002 -- those of start()
+        """Wait for the sum that was started last, and return it."""
+        assert self._started is not None
+        *_, total, work = self._started
+        self._wait(work)
+        result: Floats = total.numpy().copy()
+        return result
 
     def draw_seed(self, batch_format: str) -> int:
         """Return the same random seed on all processes, drawn by the first as `arguments.draw_seed()` does."""
@@ -76,9 +126,20 @@ class RankGroup:
         high, low = self.all_reduce(np.array([seed >> 32, seed & 0xFFFFFFFF], np.float64))
         return int(high) << 32 | int(low)
 
-    def leave(self) -> None:
-        """Free the group. Idempotent."""
-        self._leave()
+    def _wait(self, work: Any) -> None:
+        """Wait for a collective. Ctrl-C ends the waiting."""
+        seconds = 1e-5
+        while not work.is_completed():
+            time.sleep(seconds)
+            seconds = min(2 * seconds, _MAX_SLEEP)
+        try:
+            work.wait()
+        except RuntimeError as error:
+            msg = (
+                "the processes of group= did not answer each other: one of them has failed, or has not done what the others "
+                "do (all of them must create the loader, take its batches, and call state_dict() at the same batch)"
+            )
+            raise RuntimeError(msg) from error
 
 
 def group_of(arguments: Mapping[str, Any]) -> RankGroup | None:
@@ -92,19 +153,32 @@ def group_of(arguments: Mapping[str, Any]) -> RankGroup | None:
     return RankGroup(arguments["group"])
 
 
-def _leave(group: Any) -> None:
+def _gloo_of(members: Any) -> Any:
+    """Return the group of gloo of the same processes, with the same timeout."""
+    import torch
     import torch.distributed as dist
 
-    with contextlib.suppress(Exception):  # it is gone if the default group is
-        dist.destroy_process_group(group)
+    existing = _gloo.get(members)
+    if existing is not None:
+        return existing
+    ranks = tuple(dist.get_process_group_ranks(members))
+    num_created = _num_created.setdefault(dist.group.WORLD, {})
+    # new_group() would name the group after the number of those of this process, which may differ between processes.
+    name = f"l2m_fast/{'-'.join(map(str, ranks))}/{num_created.get(ranks, 0)}"
+    store = torch._C._distributed_c10d.PrefixStore(name, dist.distributed_c10d._get_default_store())
+    created = dist.ProcessGroupGloo(store, dist.get_rank(members), len(ranks), _timeout(members))
+    num_created[ranks] = num_created.get(ranks, 0) + 1
+    _gloo[members] = created
+    return created
 
 
-def _timeout(group: Any) -> dt.timedelta | None:
-    """Return the timeout of the collectives of a group; None, the default of torch, if it does not tell."""
+def _timeout(group: Any) -> dt.timedelta:
+    """Return the timeout of the collectives of a group, or the default of torch if it does not tell."""
     import torch
+    import torch.distributed as dist
 
     for device in ("cpu", "cuda"):
         with contextlib.suppress(AttributeError, RuntimeError):
             timeout: dt.timedelta = group._get_backend(torch.device(device)).options._timeout
             return timeout
-    return None
+    return dist.default_pg_timeout

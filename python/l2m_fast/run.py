@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import multiprocessing.context
 import sys
 import weakref
+from dataclasses import is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -81,21 +83,43 @@ class Run:
         self._class_sizes = self._source.index.class_sizes
         warn_about_epochs(self._source)
         self._mixing = checked_mixing(arguments["mixing"], self._all_reduce, self._source)
+        if self._group is not None:
+            self._group.check_equal(self._options_of_the_run())
         self._core = self._new_core(checked_seed(arguments["seed"], self._source, self._group is not None))
+
+    def _options_of_the_run(self) -> dict[str, object]:
+        """Return what must be the same on all ranks, by the names of the arguments."""
+        source = self._source
+        return {
+            "batch_size": source.batch_size,
+            "the number of rows": source.index.num_rows,
+            "the number of rows of each class": hashlib.sha256(self._class_sizes.tobytes()).hexdigest(),
+            "mixing": self._mixing if is_dataclass(self._mixing) else type(self._mixing),  # whose repr has no address
+            "update_every": source.update_every,
+            "lookahead": source.lookahead,
+            "steps_per_epoch": source.steps_per_epoch,
+            "total_steps": source.total_steps,
+            "shuffle": source.shuffle,
+            "drop_last": source.drop_last,
+            "seed": self._arguments["seed"],
+        }
 
     def _new_core(self, seed: int | None) -> _core.Loader:
         source, num_classes = self._source, len(self._class_sizes)
         self._recorder = Recorder(num_classes, _HISTORY_BYTES)
-        checked_all_reduce = None
-        if self._all_reduce is not None:
-            checked_all_reduce = partial(
+        all_reduce = start_all_reduce = None
+        draw = draw_seed
+        if self._group is not None:
+            all_reduce, start_all_reduce, draw = self._group.finish, self._group.start, self._group.draw_seed
+        elif self._all_reduce is not None:
+            all_reduce = partial(
                 summed_over_ranks, all_reduce=self._all_reduce, world_size=source.world_size, num_counts=num_classes
             )
-        draw = draw_seed if self._group is None else self._group.draw_seed
         core = source.core_loader(
             policy=core_policy(self._mixing, num_classes),
             policy_name=shortened(self._mixing),
-            all_reduce=checked_all_reduce,
+            all_reduce=all_reduce,
+            start_all_reduce=start_all_reduce,
             draw_seed=partial(draw, source.format),
             warn=warn,
             check=partial(_check_epoch, source.fields),
@@ -168,12 +192,16 @@ class Run:
         """
         self._core.update()
 
-    # ---- attributes
+    def end_epoch(self) -> None:
+        """End the epoch after the last batch consumed, and close its loss window. Between epochs, nothing happens.
 
-    @property
-    def windows_count_steps(self) -> bool:
-        """True if loss windows are of `update_every` steps; False if they are epochs, which `update()` can close."""
-        return self._source.update_every is not None
+        The next iteration would do so too. Call it before saving a state where a loop leaves an epoch early, or counts
+        batches and leaves the iterator unfinished: the state would resume in the middle of the epoch. Iterators of the
+        epoch end.
+        """
+        self._core.end_epoch()
+
+    # ---- attributes
 
     @property
     def proportions(self) -> Floats:
@@ -275,8 +303,6 @@ class Run:
         thread or around a signal handler, it takes effect when that call ends.
         """
         self._core.close()
-        if self._group is not None:
-            self._group.leave()
 
     def __enter__(self) -> Self:
         return self

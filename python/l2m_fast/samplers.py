@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -39,8 +38,9 @@ class BatchSampler(Run):
 
     A DataLoader with workers draws batches before they are needed, and what its `collate_fn` returns does not name its
     rows. Therefore the first `record()` belongs to the first batch drawn, the second to the second, and so on. Call
-    `record()` or `skip()` once for each batch that the DataLoader delivers. A new iteration passes over the batches of
-    the last one that have no losses.
+    `record()` or `skip()` once for each batch that the DataLoader delivers. Batches that have been drawn, but not
+    delivered when an epoch is left early, are drawn again later, as if the DataLoader had no workers. Needs a DataLoader
+    that delivers batches in order (`in_order=True`, the default).
 
     Args:
         classes: Class of each row of the dataset, shape `[N]`, as for a `Loader`.
@@ -66,7 +66,7 @@ class BatchSampler(Run):
         ImportError: torch is not installed.
     """
 
-    __slots__ = ("_drawn", "_first_step", "_unrecorded")
+    __slots__ = ("_began", "_drawn", "_first_step", "_tracks", "_unrecorded")
 
     def __init__(
         self,
@@ -87,17 +87,26 @@ class BatchSampler(Run):
         all_reduce: Callable[[Floats], object] | None = None,
         group: ProcessGroup | Literal[True] | None = None,
     ) -> None:
-        if not isinstance(classes, Sized):
+        try:
+            num_rows = len(classes)  # type: ignore[arg-type]
+        except TypeError:  # None, a number, an array without dimensions
             msg = f"classes must be an array with the class of each row (got {shortened(classes)})"
-            raise TypeError(msg)
+            raise TypeError(msg) from None
+        if num_rows == 0:
+            msg = "classes must have at least one row (got none)"
+            raise ValueError(msg)
         # No rows are copied. Without threads, a DataLoader can fork its workers at any time.
-        super().__init__(np.broadcast_to(np.zeros(1, np.uint8), len(classes)), {
+        super().__init__(np.broadcast_to(np.zeros(1, np.uint8), num_rows), {
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": False, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
             "lookahead": lookahead, "include": ("rows",), "seed": seed, "num_threads": 0, "prefetch": 0, "pin_memory": False,
             "device": None, "rank": rank, "world_size": world_size, "all_reduce": all_reduce, "group": group, "format": "torch",
         })  # fmt: skip
-        self._first_step = 0  # step at which the newest iteration began
+        self._began: int | None = None  # total step at which the newest iteration began; None: it is over
+        self._first_step = 0  # its first step in the epoch
+        self._tracks = (
+            kind_of(self._mixing) == "follows losses"
+        )  # whether every batch delivered gets losses or is skipped
         self._unrecorded = 0  # total step of the oldest batch without losses
         self._drawn: deque[list[int]] = deque(maxlen=self._source.lookahead + 1)  # rows of the last batches
 
@@ -125,12 +134,40 @@ class BatchSampler(Run):
 
     def _draw(self, batches: Iterator[Any]) -> list[int]:
         """Return the row ids of the next batch."""
-        if self._num_unrecorded > self._source.lookahead and kind_of(self._mixing) == "follows losses":
+        if self._tracks and self._num_unrecorded > self._source.lookahead:
             raise RuntimeError(self._too_many())
         _, rows = next(batches)
         ids: list[int] = rows.tolist()
         self._drawn.append(ids)
         return ids
+
+    def _begin(self) -> Iterator[Any]:
+        """Return an iterator of the core over the next epoch, or over one that was restored."""
+        self._take_back()
+        if self._began is not None and self._core.total_step > self._began:
+            self._core.end_epoch()
+        self._began = self._unrecorded = self._core.total_step
+        return self._core.iterate(forever=False)
+
+    def _take_back(self) -> None:
+        """Return to the last batch delivered, if the batches drawn after it are known not to have been."""
+        core = self._core
+        if not self._tracks or not 0 < self._num_unrecorded <= self._source.lookahead:
+            return
+        num_drawn = self._num_unrecorded
+        core.load(core.state(self._unrecorded - 1 if self._unrecorded > 0 else None))
+        for _ in range(num_drawn):
+            self._drawn.pop()
+
+    def end_epoch(self) -> None:
+        """End the epoch after the last batch with losses, and close its loss window. Between epochs, nothing happens.
+
+        See `Loader.end_epoch()`. A DataLoader iterator of the epoch must not be used any more.
+        """
+        self._take_back()
+        self._began = None
+        super().end_epoch()
+        self._unrecorded = self._core.total_step
 
     @property
     def _num_unrecorded(self) -> int:
@@ -141,7 +178,7 @@ class BatchSampler(Run):
             f"lookahead must be at least the number of batches drawn beyond the one whose losses are recorded "
             f"(got {self._source.lookahead}, and {self._num_unrecorded} batches without losses): set lookahead to "
             "num_workers * prefetch_factor of the DataLoader, plus 1 where a trainer fetches the next batch first, and "
-            "call record() or skip() once for each batch"
+            "call record() or skip() once for each batch (with a StatefulDataLoader, use snapshot_every_n_steps=1)"
         )
 
     # ---- losses
@@ -167,15 +204,15 @@ class BatchSampler(Run):
         step = self._oldest()
         if rows is not None:
             expected = self._drawn[step - self._core.total_step]
-            given = np.asarray(rows)
-            if given.shape != (len(expected),) or given.tolist() != expected:
+            given = rows.tolist() if hasattr(rows, "tolist") else rows
+            if given != expected:
                 msg = (
                     f"rows must be those of the oldest batch without losses, {shortened(expected)} (got "
-                    f"{shortened(given.tolist())}): call skip() for a batch without losses"
+                    f"{shortened(given)}): call skip() for a batch without losses"
                 )
                 raise ValueError(msg)
         self._record(losses, classes, step)
-        self._unrecorded = step + 1
+        self._unrecorded, self._tracks = step + 1, True
 
     def skip(self) -> None:
         """Pass over the oldest batch without losses, which gets none.
@@ -183,7 +220,21 @@ class BatchSampler(Run):
         Raises:
             RuntimeError: No batch is without losses, or there are more than `lookahead` after this one.
         """
-        self._unrecorded = self._oldest() + 1
+        self._unrecorded, self._tracks = self._oldest() + 1, True
+
+    def update(self) -> None:
+        """Close the loss window now, as `Loader.update()` does.
+
+        Raises:
+            RuntimeError: Batches that have been drawn have no losses yet, or as `Loader.update()`.
+        """
+        if self._tracks and self._num_unrecorded > 0 and self._source.lookahead > 0:
+            msg = (
+                f"every batch drawn must have losses when update() is called (got {self._num_unrecorded} without): call it "
+                "after the epoch, or end_epoch() to end the epoch here"
+            )
+            raise RuntimeError(msg)
+        super().update()
 
     def _oldest(self) -> int:
         if self._num_unrecorded == 0:
@@ -198,8 +249,8 @@ class BatchSampler(Run):
     def state_dict(self, *, shared: bool | None = None) -> dict[str, Any]:
         """Return the state after the last batch with losses, or the last one skipped, as `Loader.state_dict()` does.
 
-        Batches drawn after it are drawn again. If neither `record()` nor `skip()` is called, it is the state before
-        the last `lookahead` batches drawn, which a DataLoader with workers has not delivered yet.
+        Batches drawn after it are drawn again, up to `lookahead` of them. If neither `record()` nor `skip()` is called, it
+        is the state before the last `lookahead` batches drawn, which a DataLoader with workers has not delivered yet.
 
         Args:
             shared: As for `Loader.state_dict()`.
@@ -217,6 +268,7 @@ class BatchSampler(Run):
         """
         super().load_state_dict(state_dict)
         self._drawn.clear()
+        self._began = None
         self._unrecorded = self._core.total_step
 
 
@@ -232,25 +284,28 @@ class _Draws:
 
     def __next__(self) -> list[int]:
         sampler = self._sampler
-        if self._batches is None:
-            self._batches = sampler._core.iterate(forever=False)
-            sampler._unrecorded = sampler._core.total_step
-            batch = sampler._draw(self._batches)
-            sampler._first_step = sampler._core.step - 1
-            return batch
-        return sampler._draw(self._batches)
+        if self._batches is not None:
+            return sampler._draw(self._batches)
+        self._batches = sampler._begin()
+        batch = sampler._draw(self._batches)
+        sampler._first_step = sampler._core.step - 1
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches drawn. Their losses are in the state of the sampler."""
         return {"total_step": self._sampler._core.total_step}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Draw batches until as many have been drawn as in the saved state. They have been delivered already."""
-        sampler = self._sampler
+    def load_state_dict(self, state_dict: dict[str, int]) -> list[int]:
+        """Draw batches until as many have been drawn as in the saved state. They have been delivered already.
+
+        Return the last one.
+        """
+        sampler, batch = self._sampler, []
         drawn = checked_int("total_step", state_dict["total_step"], sampler._core.total_step, MAX_COUNT)
         while sampler._core.total_step < drawn:
-            next(self)
+            batch = next(self)
             sampler._unrecorded = sampler._core.total_step
+        return batch
 
 
 class Sampler(BatchSampler):
@@ -267,5 +322,29 @@ class Sampler(BatchSampler):
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         """Return an iterator over the row ids of the next epoch, or of the rest of an epoch that was restored."""
-        for batch in super().__iter__():
-            yield from batch
+        return _Rows(_Draws(self))
+
+
+class _Rows:
+    """Iterator over the rows of the batches of one epoch. A torchdata StatefulDataLoader saves its position."""
+
+    def __init__(self, batches: _Draws) -> None:
+        self._batches = batches
+        self._rest: list[int] = []  # rows of the last batch drawn, in reverse order
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> int:
+        if not self._rest:
+            self._rest = next(self._batches)[::-1]
+        return self._rest.pop()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches drawn, and of rows of the last one that are left."""
+        return {**self._batches.state_dict(), "rows_left": len(self._rest)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Draw rows until as many have been drawn as in the saved state. They have been delivered already."""
+        last = self._batches.load_state_dict(state_dict)
+        self._rest = last[::-1][: state_dict["rows_left"]]

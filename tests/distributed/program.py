@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,51 @@ def losses_of(rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(CLASSES)[rows] + 1 + rows % 8 / 8
 
 
-def main(folder: Path, steps: int, kill_rank: int = -1, kill_step: int = -1, sampler: int = 0, seed: int = 7) -> None:
+class InterruptedOnce:
+    """Policy that is interrupted once on one rank, after the losses of all ranks were summed."""
+
+    def __init__(self, interrupted: bool) -> None:
+        self._interrupted = interrupted
+
+    def initial(self, class_sizes: Any) -> Any:
+        return class_sizes / class_sizes.sum()
+
+    def update(self, window: Any) -> Any:
+        if self._interrupted and window.step > 8:
+            self._interrupted = False
+            raise KeyboardInterrupt
+        return 0.5 * (window.proportions + window.class_losses / window.class_losses.sum())
+
+
+def without_interrupts(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield all batches, and repeat a `next()` that was interrupted."""
+    while True:
+        try:
+            yield next(batches)
+        except KeyboardInterrupt:
+            continue
+        except StopIteration:
+            return
+
+
+def main(
+    folder: Path,
+    steps: int,
+    kill_rank: int = -1,
+    kill_step: int = -1,
+    sampler: int = 0,
+    seed: int = 7,
+    interrupt: int = -2,
+) -> None:
     """Take batches until `steps` have been taken, from the newest checkpoint, and write one after each batch."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     options: dict[str, Any] = {"init_method": f"file://{folder}/meeting"} if "MASTER_ADDR" not in os.environ else {}
     if options:
         options |= {"rank": rank, "world_size": world_size}
     dist.init_process_group("gloo", timeout=dt.timedelta(seconds=10), **options)
+    mixing: Any = Learn2Mix(0.5) if interrupt < -1 else InterruptedOnce(rank == interrupt)
     common: dict[str, Any] = {
-        "mixing": Learn2Mix(0.5), "update_every": 4, "lookahead": 2, "group": True, "seed": None if seed < 0 else seed
+        "mixing": mixing, "update_every": 4, "lookahead": 2, "group": True, "seed": None if seed < 0 else seed
     }  # fmt: skip
     batch_size = GLOBAL_BATCH // world_size
     loader: Loader | BatchSampler
@@ -49,7 +86,7 @@ def main(folder: Path, steps: int, kill_rank: int = -1, kill_step: int = -1, sam
         loader.load_state_dict(json.loads(checkpoint.read_text()))
     with (folder / f"rank{rank}.jsonl").open("a") as out:
         while loader.total_step < steps:
-            for batch in loader:
+            for batch in without_interrupts(iter(loader)):
                 rows = torch.as_tensor(batch)
                 line = {
                     "step": loader.total_step - 1,

@@ -119,6 +119,95 @@ def test_a_killed_run_resumes_on_other_numbers_of_processes(tmp_path: Path, alon
     assert all(values == alone[1][step] for step, values in proportions.items())
 
 
+def test_a_rank_that_is_interrupted_after_the_sum_does_not_sum_again(tmp_path: Path) -> None:
+    for interrupt in (-1, 1):  # none, and the second of two
+        (tmp_path / str(interrupt)).mkdir()
+        run(tmp_path / str(interrupt), 2, steps=30, interrupt=interrupt)
+    assert results(tmp_path / "1") == results(tmp_path / "-1")
+
+
+MANY = """
+import datetime as dt, os, sys
+import torch
+import torch.distributed as dist
+from l2m_fast import Learn2Mix, Loader
+
+folder, rank, world_size = sys.argv[1], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+timeout = dt.timedelta(seconds=20)
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size, timeout=timeout)
+if rank == 0:
+    own = dist.new_group([0], use_local_synchronization=True)  # ranks may have different numbers of groups
+x = torch.arange(40)
+for i in range(12):
+    loader = Loader(x, batch_size=5, classes=x % 3, mixing=Learn2Mix(), group=True)
+    for rows in loader:
+        loader.record(rows / 8)
+    if i % 2:
+        loader.close()
+pair = dist.new_group([0, 1])
+loaders = [Loader(x, batch_size=5, classes=x % 3, mixing=Learn2Mix(), group=group) for group in (True, pair)]
+for batches in zip(*loaders):  # two runs at once
+    for loader, rows in zip(loaders, batches):
+        loader.record(rows / 8)
+for number, options in enumerate(({"seed": rank}, {"batch_size": 5 + rank}, {"mixing": Learn2Mix(0.1 + rank / 10)})):
+    try:
+        Loader(x, **{"batch_size": 5, "classes": x % 3, "mixing": Learn2Mix(), "group": True, **options})
+    except ValueError as error:
+        name = next(iter(options))
+        assert f"{name} must be the same on all processes of group=" in str(error), error
+    else:
+        raise AssertionError(options)
+dist.destroy_process_group()
+loaders[0].state_dict()  # the group of a loader does not end with the default one
+"""
+
+INTERRUPT = """
+import os, signal, sys, threading, time
+import torch
+import torch.distributed as dist
+from l2m_fast import Learn2Mix, Loader
+
+folder, rank = sys.argv[1], int(os.environ["RANK"])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+x = torch.arange(40)
+loader = Loader(x, batch_size=5, classes=x % 3, mixing=Learn2Mix(), update_every=1, group=True, seed=0)
+batches = iter(loader)
+loader.record(next(batches) / 8)
+if rank == 0:
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        next(batches)  # waits for the losses of the other rank
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("not interrupted")
+else:
+    time.sleep(3)
+loader.record(next(batches) / 8)
+assert len(loader.history) > 0
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("program", [MANY, INTERRUPT], ids=["many loaders", "Ctrl-C"])
+def test_programs_of_two_processes(tmp_path: Path, program: str) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, file, tmp_path],
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for status, errors in finish(processes):
+        assert status == 0, errors
+
+
 # ---- torch.distributed.checkpoint
 
 CHECKPOINT = """
@@ -211,7 +300,7 @@ def test_a_group_is_a_process_group_or_true(given: Any) -> None:
         Loader(X, batch_size=4, group=given)
 
 
-@pytest.mark.parametrize("other", [{"rank": 0}, {"world_size": 1}, {"all_reduce": lambda sums: sums}], ids=str)
+@pytest.mark.parametrize("other", [{"rank": 0}, {"world_size": 1}, {"all_reduce": sum}], ids=str)
 def test_a_group_determines_other_arguments(other: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(other))} must be None with group="):
         Loader(X, batch_size=4, group=True, **other)

@@ -137,6 +137,76 @@ def test_a_checkpoint_of_an_epoch_resumes_with_the_next(tmp_path: Path, kind: st
     assert resumed.rows == module.rows[len(module.rows) // 3 :]
 
 
+@pytest.mark.parametrize("update_every", [None, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_at_the_validation_after_an_epoch_resumes_with_the_next(
+    tmp_path: Path, kind: str, update_every: int | None
+) -> None:
+    validation = DataLoader(TensorDataset(ROWS), batch_size=7)
+    data, _ = make(kind, update_every=update_every)
+    module = Module()
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", save_on_train_epoch_end=False)
+    trainer(tmp_path, saver, MixingCallback(), enable_checkpointing=True).fit(module, data, validation)
+    data, run = make(kind, update_every=update_every)
+    resumed = Module()
+    trainer(tmp_path, MixingCallback()).fit(
+        resumed, data, validation, ckpt_path=tmp_path / "step=12.ckpt", weights_only=True
+    )
+    assert resumed.rows == module.rows[12:]
+    assert run.total_step == 36
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_fit_goes_on(tmp_path: Path, kind: str) -> None:
+    data, run = make(kind, update_every=5)
+    module, fitted = Module(), trainer(tmp_path, MixingCallback(), max_epochs=1)
+    fitted.fit(module, data)
+    fitted.fit_loop.max_epochs = 3
+    fitted.fit(module, data)
+    assert module.rows == bare_loop(3, update_every=5, lookahead=4 if "workers" in kind else 0)[0]
+    assert run.total_step == 36
+
+
+@pytest.mark.parametrize("update_every", [None, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_epochs_that_are_cut_short_resume(tmp_path: Path, kind: str, update_every: int | None) -> None:
+    data, _ = make(kind, update_every=update_every)
+    module, saver = Module(), pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer(tmp_path, saver, MixingCallback(), enable_checkpointing=True, limit_train_batches=5).fit(module, data)
+    assert len(module.rows) == 15
+    data, _ = make(kind, update_every=update_every)
+    resumed = Module()
+    trainer(tmp_path, MixingCallback(), limit_train_batches=5).fit(
+        resumed, data, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True
+    )
+    assert resumed.rows == module.rows[5:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dataloaders_that_are_reloaded_go_on(tmp_path: Path, kind: str) -> None:
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return make(kind, update_every=5)[0]
+
+    module = Module()
+    trainer(tmp_path, MixingCallback(), reload_dataloaders_every_n_epochs=1).fit(module, datamodule=Data())
+    assert module.rows == bare_loop(3, update_every=5, lookahead=4 if "workers" in kind else 0)[0]
+
+
+def test_a_restored_state_is_kept_until_it_is_used(tmp_path: Path) -> None:
+    module, fitted = Module(), trainer(tmp_path, MixingCallback())
+    fitted.fit(module, make("Loader")[0])
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    again = trainer(tmp_path, MixingCallback(), max_epochs=3)
+    again.fit(Module(), make("Loader")[0], ckpt_path=tmp_path / "last.ckpt", weights_only=True)  # nothing to do
+    again.save_checkpoint(tmp_path / "again.ckpt")
+    resumed = Module()
+    trainer(tmp_path, MixingCallback(), max_epochs=4).fit(
+        resumed, make("Loader")[0], ckpt_path=tmp_path / "again.ckpt", weights_only=True
+    )
+    assert resumed.rows == bare_loop(4)[0][36:]
+
+
 def test_the_mix_is_logged(tmp_path: Path) -> None:
     data, run = make("Loader")
     fitted = trainer(tmp_path, MixingCallback())

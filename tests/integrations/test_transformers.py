@@ -132,6 +132,39 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path: Path) -> None:
         MixingTrainer(Model(), arguments(tmp_path), loader=make()).train(str(tmp_path / "checkpoint-1"))
 
 
+def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_trainer_usable(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "gradient_accumulation_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 2,
+    }
+    MixingTrainer(Model(), arguments(tmp_path, **options), loader=make(lookahead=4)).train()
+    model, checkpoint = Model(), str(tmp_path / "checkpoint-1")
+    other = MixingTrainer(model, arguments(tmp_path, gradient_accumulation_steps=2), loader=make(lookahead=4))
+    with pytest.raises(
+        ValueError, match=r"gradient_accumulation_steps must be that of the checkpoint, 5, .* \(got 2\)"
+    ):
+        other.train(checkpoint)
+    ignoring = arguments(tmp_path, gradient_accumulation_steps=5, ignore_data_skip=True)
+    with pytest.raises(ValueError, match="ignore_data_skip must be False"):
+        MixingTrainer(Model(), ignoring, loader=make(lookahead=4)).train(checkpoint)
+    (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
+    trainer = MixingTrainer(model, arguments(tmp_path, gradient_accumulation_steps=5), loader=make(lookahead=4))
+    with pytest.raises(FileNotFoundError):
+        trainer.train(checkpoint)
+    trainer.train()
+    assert len(model.rows) == 12 - 5 + 24  # the loader was restored, and the epoch of the Trainer is shorter
+
+
+def test_training_that_ends_within_an_epoch_resumes_there(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_train_epochs": 1.5, "save_strategy": "epoch"}
+    MixingTrainer(Model(), arguments(tmp_path, **options), loader=make()).train()
+    resumed = Model()
+    MixingTrainer(resumed, arguments(tmp_path), loader=make()).train(str(tmp_path / "checkpoint-18"))
+    assert resumed.rows == bare_loop(3)[0][18:]
+
+
 def test_losses_of_other_models_are_given_by_an_override(tmp_path: Path) -> None:
     class Sequences(Model):
         def forward(self, x: torch.Tensor, row: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,7 +172,7 @@ def test_losses_of_other_models_are_given_by_an_override(tmp_path: Path) -> None
             return {**outputs, "logits": outputs["logits"][:, None]}
 
     with pytest.raises(
-        ValueError, match=r"sample_losses\(\) must be overridden .* \(got logits of shape \[5, 1, 3\], labels"
+        ValueError, match=r"sample_losses\(\) must be overridden .* \(got logits torch.float32 \[5, 1, 3\], "
     ):
         MixingTrainer(Sequences(), arguments(tmp_path), loader=make()).train()
 

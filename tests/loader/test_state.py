@@ -144,7 +144,7 @@ def test_loading_into_a_running_loader_ends_its_iterator() -> None:
     state = loader.state_dict()
     rest = [next(batches).tolist()]
     loader.load_state_dict(state)
-    with pytest.raises(RuntimeError, match=r"a newer one or load_state_dict\(\) replaced it"):
+    with pytest.raises(RuntimeError, match=r"a newer one, load_state_dict\(\) or end_epoch\(\) replaced it"):
         next(batches)
     resumed = [batch.tolist() for batch in loader]
     assert resumed[:1] == rest

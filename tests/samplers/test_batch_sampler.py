@@ -140,15 +140,76 @@ def test_losses_belong_to_the_oldest_batch_without_any() -> None:
     np.testing.assert_allclose(sums, expected)
 
 
-def test_a_new_iteration_passes_over_batches_without_losses() -> None:
-    options = {"mixing": Learn2Mix(0.5), "lookahead": 4, "update_every": 4}
+def in_pieces(data: Any, record: Callable[..., None], lengths: list[int]) -> Iterator[list[int]]:
+    """Yield the rows of the first batches of several epochs."""
+    for length in lengths:
+        for i, rows in enumerate(data):
+            record(rows)
+            yield rows.tolist()
+            if i + 1 == length:
+                break
+
+
+@pytest.mark.parametrize("update_every", [None, 4])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_that_is_left_early_ends_at_the_last_batch_delivered(
+    update_every: int | None, num_workers: int
+) -> None:
+    lengths = [3, 1, 20, 7, 2, 20]
+    options: dict[str, Any] = {"mixing": Learn2Mix(0.5), "lookahead": 2 * num_workers, "update_every": update_every}
+    loader = Loader(torch.arange(N), classes=CLASSES, batch_size=8, seed=3, **options)
+    expected = list(in_pieces(loader, lambda rows: loader.record(losses_of(rows)), lengths))
     sampler = make(**options)
+    data = DataLoader(Rows(), batch_sampler=sampler, num_workers=num_workers)
+    assert list(in_pieces(data, lambda rows: sampler.record(losses_of(rows), rows=rows), lengths)) == expected
+    assert [r["proportions"].tolist() for r in sampler.history] == [r["proportions"].tolist() for r in loader.history]
+    assert sampler.total_step == loader.total_step == len(expected)
+
+
+@pytest.mark.parametrize("update_every", [None, 4])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_state_after_the_end_of_an_epoch_begins_the_next(update_every: int | None, num_workers: int) -> None:
+    options: dict[str, Any] = {"mixing": Learn2Mix(0.5), "lookahead": 2 * num_workers, "update_every": update_every}
+    expected = list(
+        in_pieces(
+            loader := Loader(torch.arange(N), classes=CLASSES, batch_size=8, seed=3, **options),
+            lambda rows: loader.record(losses_of(rows)),
+            [3, 20, 5],
+        )
+    )
+    sampler = make(**options)
+    data = DataLoader(Rows(), batch_sampler=sampler, num_workers=num_workers)
+    taken = list(in_pieces(data, lambda rows: sampler.record(losses_of(rows), rows=rows), [3]))
+    sampler.end_epoch()
+    sampler.end_epoch()  # between epochs, nothing happens
+    resumed = make(**options)
+    resumed.load_state_dict(sampler.state_dict())
+    data = DataLoader(Rows(), batch_sampler=resumed, num_workers=num_workers)
+    taken += in_pieces(data, lambda rows: resumed.record(losses_of(rows), rows=rows), [20, 5])
+    assert taken == expected
+
+
+def test_two_iterators_before_the_first_batch_take_the_same_batches() -> None:
+    sampler = make(mixing=Learn2Mix(), lookahead=4)
     data = DataLoader(Rows(), batch_sampler=sampler, num_workers=2)
-    for i, rows in enumerate(data):  # draws four batches that are never delivered
-        sampler.record(losses_of(rows), rows=rows)
-        if i == 2:
-            break
-    assert len(list(batches_of(sampler, data, 2))) == 2 * len(sampler)
+    iter(data)  # draws four batches
+    assert [rows.tolist() for rows in zip(range(1), data, strict=False) for rows in rows[1:]] == list(
+        expected_batches(1)
+    )[:1]
+
+
+def test_update_needs_the_losses_of_all_batches_drawn() -> None:
+    sampler = make(mixing=Learn2Mix(), lookahead=4)
+    batches = iter(sampler)
+    next(batches), next(batches)
+    sampler.skip()
+    with pytest.raises(
+        RuntimeError, match=r"every batch drawn must have losses when update\(\) is called \(got 1 without\)"
+    ):
+        sampler.update()
+    sampler.record(torch.ones(8))
+    sampler.update()
+    assert sampler.state_dict()["total_step"] == 2
 
 
 @pytest.mark.parametrize("lookahead", [0, 4])
@@ -230,6 +291,33 @@ def test_a_stateful_dataloader_resumes_at_the_same_batch(case: str) -> None:
         assert [next(rest) for _ in range(same)] == expected[consumed : consumed + same], consumed
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stateful_dataloader_resumes_the_flat_form(num_workers: int) -> None:
+    options: dict[str, Any] = {"mixing": Balanced(), "lookahead": 2 * num_workers}
+    expected = list(expected_batches(2, **options))
+    for consumed in (1, 5, 9):
+        sampler = Sampler(CLASSES, 8, seed=3, **options)
+        data = StatefulDataLoader(Rows(), batch_size=8, sampler=sampler, num_workers=num_workers)
+        batches = iter(data)
+        assert [next(batches).tolist() for _ in range(consumed)] == expected[:consumed]
+        state = data.state_dict()
+        sampler = Sampler(CLASSES, 8, seed=3, **options)
+        data = StatefulDataLoader(Rows(), batch_size=8, sampler=sampler, num_workers=num_workers)
+        data.load_state_dict(state)
+        assert [rows.tolist() for rows in data] == expected[consumed : len(expected) // 2]
+
+
+def test_a_position_within_a_batch_of_the_flat_form_is_restored() -> None:
+    rows = list(Sampler(CLASSES, 8, seed=3))
+    for consumed in (0, 1, 7, 8, 13):
+        batches: Any = iter(Sampler(CLASSES, 8, seed=3))
+        taken = [next(batches) for _ in range(consumed)]
+        resumed: Any = iter(Sampler(CLASSES, 8, seed=3))
+        resumed.load_state_dict(batches.state_dict())
+        assert taken + list(resumed) == rows
+
+
 # ---- the flat form
 
 
@@ -252,7 +340,8 @@ def test_the_flat_form_delivers_the_same_batches(num_workers: int) -> None:
     [
         ({"classes": None}, TypeError, "classes must be an array with the class of each row"),
         ({"classes": 3}, TypeError, "classes must be an array with the class of each row"),
-        ({"classes": []}, ValueError, "at least one"),
+        ({"classes": []}, ValueError, "classes must have at least one row"),
+        ({"classes": np.array(3)}, TypeError, "classes must be an array with the class of each row"),
         ({"classes": [0.5, 1.5]}, TypeError, "classes must be"),
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"batch_size": "8"}, TypeError, "batch_size must be"),

@@ -152,6 +152,6 @@ PYBIND11_MODULE(_cuda, m) {
   py::classh<Gather>(m, "Gather", "Fields in device memory or pinned memory, whose rows are gathered on the device.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Create from fields (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")
-      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"), WithoutGil(),
-           "Copy the n rows with int64 ids at `rows` to one output per field, aligned to 16 bytes.");
+      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
+           WithoutGil(), "Copy the n rows with int64 ids at `rows` to one output per field, aligned to 16 bytes.");
 }

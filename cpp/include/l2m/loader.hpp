@@ -52,8 +52,11 @@ struct LoaderOptions {
   std::function<std::uint64_t()> draw_seed;  ///< called once if there is no seed, before the first random draw
   int prefetch = 4;
   int num_threads = 0;
-  std::shared_ptr<BatchDestination> destination;     ///< null: host memory
-  std::function<void(LossSums&)> all_reduce;         ///< sums over all ranks in place; null: nothing to reduce
+  std::shared_ptr<BatchDestination> destination;  ///< null: host memory
+  std::function<void(LossSums&)> all_reduce;      ///< sums over all ranks in place; null: nothing to reduce
+  /// Starts the sum that the next all_reduce() returns, without waiting for other ranks; null: all_reduce() starts it.
+  /// Called again with the same number if a call was interrupted: starts another sum only for other losses.
+  std::function<void(std::uint64_t number, const LossSums&)> start_all_reduce;
   std::function<void()> check;                       ///< called before an epoch begins, to check the data
   std::function<void(const std::string&)> warn;      ///< null: warnings are dropped
   std::function<void(const UpdateRecord&)> observe;  ///< called after each update
@@ -112,6 +115,10 @@ class Loader {
   void suspend();
   /// Prepare, wait for, take and commit the next batch. Return nullopt if the epoch has ended.
   std::optional<FilledBatch> next(const Iteration& iteration);
+
+  /// End the epoch after the last batch consumed, as the next iteration does, so that a state has it ended. Its
+  /// iterations end. Between epochs, nothing happens.
+  void end_epoch();
 
   // ---- losses
 
@@ -200,6 +207,7 @@ class Loader {
   void check_counts() const;
   void finish_epoch();
   void close_windows();
+  [[nodiscard]] bool arrives_later() const;
   void apply_window(bool at_once);
   void report_applied();
   void run_policy(const LossSums& sums, std::span<const double> known, std::span<double> proportions,
@@ -255,6 +263,7 @@ class Loader {
   OpenWindows windows_;
   std::uint64_t apply_by_ = 0;       // total step at which the pending window is applied at the latest
   std::uint64_t pending_epoch_ = 0;  // epoch in which the pending window was closed
+  std::uint64_t reductions_ = 0;     // number of the next sum over all ranks
   bool updated_ = false;             // update() has closed the window of this epoch
   std::uint64_t open_from_ = 0;      // total step from which the window of the epoch accepts losses
   std::vector<double> next_proportions_, class_losses_, memory_;

@@ -76,14 +76,15 @@ inline constexpr int kGarbage = 0xA5;
 namespace cuda_on_cpu {
 
 // What a test sets, and what it reads.
-inline cudaError_t driver = cudaSuccess;         ///< result of counting devices
-inline int compute_capability = 80;              ///< of each device
-inline cudaError_t loading = cudaSuccess;        ///< result of loading a kernel
-inline int launches_before_failure = 1 << 30;    ///< launches that succeed before all others fail
+inline cudaError_t driver = cudaSuccess;                   ///< result of counting devices
+inline int compute_capability = 80;                        ///< of each device
+inline cudaError_t loading = cudaSuccess;                  ///< result of loading a kernel
+inline int launches_before_failure = 1 << 30;              ///< launches that succeed before all others fail
 inline cudaMemoryType memory_type = cudaMemoryTypeDevice;  ///< of all memory
 inline std::ptrdiff_t bytes_to_device_pointer = 0;         ///< from the address on the host to that on the device
-inline unsigned num_blocks = 0;                  ///< of the last launch
-inline std::atomic<std::int64_t> wide_atomics = 0;  ///< operations on 64-bit words, which the kernels have in global memory only
+inline unsigned num_blocks = 0;                            ///< of the last launch
+inline std::atomic<std::int64_t> wide_atomics =
+    0;  ///< operations on 64-bit words, which the kernels have in global memory only
 
 }  // namespace cuda_on_cpu
 

@@ -54,7 +54,8 @@ class AcceleratedLoader(DataLoaderStateMixin):
             )
             raise ValueError(msg)
         self.gradient_state = GradientState()
-        accelerator.register_for_checkpointing(self._run)
+        if not any(registered is self._run for registered in accelerator._custom_objects):
+            accelerator.register_for_checkpointing(self._run)
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""

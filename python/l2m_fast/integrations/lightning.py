@@ -32,7 +32,8 @@ class MixingCallback(Callback):
             return {"loss": losses.mean(), "losses": losses}
 
     A checkpoint of the Trainer then contains the state of the loader; `fit(ckpt_path=...)` resumes after the last batch.
-    Validation records nothing.
+    Validation records nothing. Put it before callbacks that save checkpoints in `on_train_batch_end`, except
+    ModelCheckpoint, which the Trainer calls last.
 
     On several processes, create the loader in `train_dataloader()`, where torch.distributed is initialized, and pass
     `group=True`. Create the Trainer with `use_distributed_sampler=False` if there is a sampler.
@@ -56,6 +57,13 @@ class MixingCallback(Callback):
             # The Trainer has created an iterator already, whose workers, if any, have drawn batches.
             iter(trainer.fit_loop._data_fetcher)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the state of the last loader if the Trainer has reloaded the train dataloader."""
+        run = run_of(trainer.train_dataloader)
+        if run is not self._run:
+            run.load_state_dict(self._mixing_run.state_dict())
+            self._run = run
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -70,10 +78,9 @@ class MixingCallback(Callback):
         self._mixing_run.record(outputs[self._key])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the loss window of the epoch, because a Trainer counts batches and leaves the iterator unfinished."""
+        """End the epoch, because a Trainer counts batches and leaves the iterator unfinished."""
         run = self._mixing_run
-        if not run.windows_count_steps:
-            run.update()
+        run.end_epoch()
         if not self._log:
             return
         labels = run.class_labels or range(run.num_classes)
@@ -87,6 +94,8 @@ class MixingCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the loader. On several processes, all of them must call this."""
+        if self._restored is not None:  # not used yet
+            return self._restored
         return {} if self._run is None else self._run.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

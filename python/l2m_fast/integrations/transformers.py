@@ -71,13 +71,15 @@ class MixingTrainerMixin:
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, from a checkpoint if one is given."""
+        self._batches.num_trained = 0
         if resume_from_checkpoint:
             self._resume(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss of the Trainer. In training, record the losses of the samples."""
-        step, labels = inputs.pop("step", None), inputs.get("labels")
+        names = self.label_names  # type: ignore[attr-defined]
+        step, labels = inputs.pop("step", None), inputs.get(names[0]) if names else None
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)  # type: ignore[misc]
         if step is not None and torch.is_grad_enabled():
             with torch.no_grad():
@@ -93,17 +95,40 @@ class MixingTrainerMixin:
             outputs: Outputs of the model.
             labels: Labels of the batch; None if it has none.
         """
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
-        if logits.ndim != 2 or labels is None or labels.shape != logits.shape[:1]:
-            got = f"logits of shape {list(logits.shape)}, labels of shape {None if labels is None else list(labels.shape)}"
-            msg = f"sample_losses() must be overridden unless logits are [n, C] and labels are [n] (got {got})"
+        logits = outputs.get("logits") if isinstance(outputs, dict) else None
+        if (
+            logits is None
+            or labels is None
+            or logits.ndim != 2
+            or labels.shape != logits.shape[:1]
+            or labels.is_floating_point()
+        ):
+            got = [None if x is None else f"{x.dtype} {list(x.shape)}" for x in (logits, labels)]
+            msg = (
+                "sample_losses() must be overridden unless the model returns a dict with logits [n, C], and labels are "
+                f"integers [n] (got logits {got[0]}, labels {got[1]})"
+            )
             raise ValueError(msg)
         return functional.cross_entropy(logits.float(), labels, reduction="none")
 
     # ---- states
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        args = self.args  # type: ignore[attr-defined]
+        saved = {
+            "loader": self.loader.state_dict(),  # on all processes
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        }
+        if args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"  # type: ignore[attr-defined]
+            (folder / _STATE_NAME).write_text(json.dumps(saved))
+
     def _resume(self, checkpoint: str | bool) -> None:
         args = self.args  # type: ignore[attr-defined]
+        if args.ignore_data_skip:
+            msg = "ignore_data_skip must be False, because the loader resumes at its next batch by itself (got True)"
+            raise ValueError(msg)
         folder: Any = get_last_checkpoint(args.output_dir) if checkpoint is True else checkpoint
         if folder is None:
             return  # the Trainer raises
@@ -111,8 +136,16 @@ class MixingTrainerMixin:
         if not file.exists():
             msg = f"resume_from_checkpoint must be a checkpoint of a Trainer with this mixin (got one without {file})"
             raise FileNotFoundError(msg)
-        self.loader.load_state_dict(json.loads(file.read_text()))
-        self._batches.num_trained = 0 if args.ignore_data_skip else self.loader.step % len(self.loader)
+        saved = json.loads(file.read_text())
+        accumulated = saved["gradient_accumulation_steps"]
+        if args.gradient_accumulation_steps != accumulated:
+            msg = (
+                f"gradient_accumulation_steps must be that of the checkpoint, {accumulated}, or the Trainer resumes at another "
+                f"batch (got {args.gradient_accumulation_steps})"
+            )
+            raise ValueError(msg)
+        self.loader.load_state_dict(saved["loader"])
+        self._batches.num_trained = self.loader.step % len(self.loader)
 
 
 class _Batches(IterableDataset[Any]):
@@ -136,22 +169,15 @@ class _Batches(IterableDataset[Any]):
 
 
 class _LoaderCallback(TrainerCallback):
-    """Callback that closes the window of an epoch, and saves the state of the loader."""
+    """Callback that ends the epochs of the loader."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the window, because a Trainer counts batches and leaves the iterator unfinished."""
-        if not self._loader.windows_count_steps:
-            self._loader.update()
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save the state into the folder of the checkpoint."""
-        loader_state = self._loader.state_dict()  # on all processes
-        if args.should_save:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / _STATE_NAME).write_text(json.dumps(loader_state))
+        """End the epoch, because a Trainer counts batches and leaves the iterator unfinished."""
+        if self._loader.step == len(self._loader):  # not where training ends within an epoch
+            self._loader.end_epoch()
 
 
 def _check(loader: Any, args: TrainingArguments) -> None:
