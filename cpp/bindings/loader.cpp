@@ -127,8 +127,8 @@ std::unique_ptr<PyLoader> make_loader(
     py::object from_dlpack, py::object from_numpy, py::object destination, std::vector<std::string> include,
     const py::object& policy, std::string policy_name, py::object all_reduce, py::object start_all_reduce,
     py::object draw_seed, py::object warn, py::object check, py::object observe, std::int64_t batch_size,
-    std::int64_t rank, std::int64_t world_size, bool has_classes, bool shuffle, bool grouped, bool drop_last,
-    std::optional<std::int64_t> steps_per_epoch, std::optional<std::uint64_t> total_steps,
+    std::int64_t rank, std::int64_t world_size, std::int64_t listed_ranks, bool has_classes, bool shuffle, bool grouped,
+    bool drop_last, std::optional<std::int64_t> steps_per_epoch, std::optional<std::uint64_t> total_steps,
     std::optional<std::int64_t> update_every, std::int64_t lookahead, std::optional<std::uint64_t> seed, int prefetch,
     int num_threads) {
   const auto held = std::make_shared<HeldObjects>(
@@ -149,6 +149,7 @@ std::unique_ptr<PyLoader> make_loader(
   options.batch_size = batch_size;
   options.rank = rank;
   options.world_size = world_size;
+  options.listed_ranks = listed_ranks;
   options.has_classes = has_classes;
   options.shuffle = shuffle;
   options.grouped = grouped;
@@ -225,10 +226,10 @@ void register_loader(py::module_& m) {
           py::arg("owner"), py::arg("watched"), py::arg("outputs"), py::arg("build"), py::arg("from_dlpack"),
           py::arg("from_numpy"), py::arg("destination"), py::arg("include"), py::arg("policy"), py::arg("policy_name"),
           py::arg("all_reduce"), py::arg("start_all_reduce"), py::arg("draw_seed"), py::arg("warn"), py::arg("check"),
-          py::arg("observe"), py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("has_classes"),
-          py::arg("shuffle"), py::arg("grouped"), py::arg("drop_last"), py::arg("steps_per_epoch"),
-          py::arg("total_steps"), py::arg("update_every"), py::arg("lookahead"), py::arg("seed"), py::arg("prefetch"),
-          py::arg("num_threads"),
+          py::arg("observe"), py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("listed_ranks"),
+          py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"), py::arg("drop_last"),
+          py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"), py::arg("lookahead"),
+          py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
           "Create a loader.\n\n"
           "Args:\n"
           "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"

@@ -30,7 +30,7 @@ Loader::Loader(LoaderOptions options)
   kind_ = options_.mixing->kind();
   check_options();
   set_steps();
-  if (kind_ != Policy::Kind::kFollowsLosses || options_.world_size == 1) {
+  if (kind_ != Policy::Kind::kFollowsLosses || num_ranks() == 1) {
     options_.all_reduce = nullptr;
     options_.start_all_reduce = nullptr;
   }
@@ -60,8 +60,11 @@ void Loader::check_options() const {
               std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     refuse("classes must be given, because ", o.mixing_name, " follows class losses (got none)");
-  if (kind_ == Policy::Kind::kFollowsLosses && o.world_size > 1 && !o.all_reduce)
-    refuse("all_reduce must be given for ", o.mixing_name, " on ", o.world_size, " ranks (got none)");
+  if (o.listed_ranks < 1 || (o.listed_ranks > 1 && (o.world_size > 1 || o.batch_size % o.listed_ranks != 0)))
+    refuse("listed_ranks must divide batch_size, ", o.batch_size, ", and be 1 for several ranks (got ", o.listed_ranks,
+           ")");
+  if (kind_ == Policy::Kind::kFollowsLosses && num_ranks() > 1 && !o.all_reduce)
+    refuse("all_reduce must be given for ", o.mixing_name, " on ", num_ranks(), " ranks (got none)");
   if (!o.seed && !o.draw_seed) throw std::invalid_argument("seed or draw_seed must be set (got neither)");
 }
 
@@ -98,6 +101,7 @@ std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proporti
                       .global_batch = o.batch_size * o.world_size,
                       .rank = o.rank,
                       .world_size = o.world_size,
+                      .listed_ranks = o.listed_ranks,
                       .shuffle = o.shuffle,
                       .grouped = o.grouped,
                       .epoch_is_pass = !o.has_classes && !o.steps_per_epoch,

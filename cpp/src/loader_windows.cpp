@@ -248,7 +248,7 @@ void Loader::run_policy(const LossSums& sums, std::span<const double> known, std
   SamplerState drawn;
   std::vector<std::uint64_t> passes;
   // Losses are not reduced for a schedule, so each rank knows only its own, and its proportions would differ.
-  const bool has_losses = kind_ != Policy::Kind::kSchedule || options_.world_size == 1;
+  const bool has_losses = kind_ != Policy::Kind::kSchedule || num_ranks() == 1;
   const std::vector<double> no_losses(has_losses ? 0 : known.size());
   const std::vector<std::int64_t> no_counts(no_losses.size());
   if (!has_losses) {

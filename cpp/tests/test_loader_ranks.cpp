@@ -106,6 +106,44 @@ void test_ranks_follow_the_losses_of_all() {
       Ranks(training, ahead).at_once([](Trainer& trainer) { trainer.train_all(); });
 }
 
+/// A batch that lists the ranks has the rows of their loaders, one after the other.
+void test_a_batch_may_list_the_rows_of_all_ranks() {
+  for (const bool grouped : {false, true}) {
+    Training training = following(3);
+    training.run.options.grouped = grouped;
+    std::vector<std::unique_ptr<Expected>> expected;
+    std::vector<std::unique_ptr<Loader>> of_ranks;
+    const auto same_losses = [](LossSums&) {};
+    for (std::int64_t rank = 0; rank < kRanks; ++rank) {
+      expected.push_back(expected_of(training, rank, kRanks));
+      LoaderOptions options = expected.back()->options();
+      options.all_reduce = same_losses;
+      of_ranks.push_back(std::make_unique<Loader>(std::move(options)));
+    }
+    expected.push_back(expected_of(training, 0, 1));
+    LoaderOptions options = expected.back()->options();
+    options.listed_ranks = kRanks;
+    CHECK_THROWS(std::invalid_argument, Loader(options));  // without all_reduce
+    options.all_reduce = same_losses;
+    Loader all(options);
+    const Iteration iteration = all.iterate(true);
+    std::vector<Iteration> of_rank;
+    for (const auto& loader : of_ranks) of_rank.push_back(loader->iterate(true));
+    for (int step = 0; step < 20; ++step) {
+      CHECK(all.next(iteration));
+      std::vector<PlannedRow> rows;
+      for (std::size_t rank = 0; rank < of_ranks.size(); ++rank) {
+        CHECK(of_ranks[rank]->next(of_rank[rank]));
+        const BatchPlan plan = of_ranks[rank]->plan().value();
+        rows.insert(rows.end(), plan.begin(), plan.end());
+      }
+      CHECK(std::ranges::equal(all.plan().value(), rows));
+    }
+    options.batch_size += 1;
+    CHECK_THROWS(std::invalid_argument, Loader(options));
+  }
+}
+
 void test_merged_states_resume_on_as_many_ranks_or_on_one() {
   for (const Training& training : {following(3), following(3, 2), following({}, 1)}) {
     const auto expected_alone = expected_of(training, 0, 1);
@@ -233,6 +271,7 @@ void test_states_of_different_runs_are_refused() {
 int main() {
   using namespace l2m::test;
   test_ranks_follow_the_losses_of_all();
+  test_a_batch_may_list_the_rows_of_all_ranks();
   test_merged_states_resume_on_as_many_ranks_or_on_one();
   test_states_of_a_rank_without_rows_are_those_of_the_others();
   test_a_last_batch_that_more_ranks_drop();

@@ -95,6 +95,7 @@ class Loader(metaclass=type):
         batch_size: int,
         rank: int,
         world_size: int,
+        listed_ranks: int,
         has_classes: bool,
         shuffle: bool,
         grouped: bool,

@@ -163,8 +163,8 @@ def checked_seed(seed: object, source: BatchSource, have_group: bool) -> int | N
         return checked_int("seed", seed, 0, 2**64 - 1)
     if source.in_order:
         return 0  # nothing is random
-    if source.world_size > 1 and not have_group:
-        msg = f"seed must be an int in [0, 2**64), the same on all {source.world_size} ranks (got None)"
+    if source.num_ranks > 1 and not have_group:
+        msg = f"seed must be an int in [0, 2**64), the same on all {source.num_ranks} ranks (got None)"
         raise ValueError(msg)
     return None
 
@@ -183,9 +183,9 @@ def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> Mixi
     if source.classless:
         msg = f"classes must be the class of each row, because {shortened(policy)} follows class losses (got None)"
         raise ValueError(msg)
-    if source.world_size > 1 and all_reduce is None:
+    if source.num_ranks > 1 and all_reduce is None:
         msg = (
-            f"all_reduce must be a callable that sums a float64 array over all {source.world_size} ranks, because "
+            f"all_reduce must be a callable that sums a float64 array over all {source.num_ranks} ranks, because "
             f"{shortened(policy)} follows losses (got None)"
         )
         raise ValueError(msg)

@@ -38,6 +38,7 @@ class BatchSource:
         batch_size: Number of rows per batch on this rank.
         rank: Rank of this process.
         world_size: Number of ranks.
+        listed_ranks: Number of ranks whose rows each batch lists one after the other; then, there is one rank.
         shuffle: Whether rows are drawn in random order.
         grouped: Whether the rows of a batch stay grouped by class.
         drop_last: Whether a short last batch is dropped.
@@ -61,6 +62,7 @@ class BatchSource:
     batch_size: int
     rank: int
     world_size: int
+    listed_ranks: int
     shuffle: bool
     grouped: bool
     drop_last: bool
@@ -79,6 +81,11 @@ class BatchSource:
     def global_batch(self) -> int:
         """Number of rows of a batch across all ranks."""
         return self.batch_size * self.world_size
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of processes that share the batches, and whose losses are summed."""
+        return self.world_size * self.listed_ranks
 
     @property
     def in_order(self) -> bool:
@@ -133,6 +140,7 @@ class BatchSource:
             batch_size=self.batch_size,
             rank=self.rank,
             world_size=self.world_size,
+            listed_ranks=self.listed_ranks,
             has_classes=not self.classless,
             shuffle=self.shuffle,
             grouped=self.grouped,
@@ -186,6 +194,7 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         batch_size=batch_size,
         rank=rank,
         world_size=world_size,
+        listed_ranks=arguments.get("listed_ranks", 1),
         shuffle=shuffle,
         grouped=arguments["order"] == "grouped",
         drop_last=checked_bool("drop_last", arguments["drop_last"]),

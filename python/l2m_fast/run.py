@@ -68,6 +68,7 @@ class Run:
         "_group",
         "_labels",
         "_mixing",
+        "_rank",
         "_recorder",
         "_source",
     )
@@ -79,6 +80,7 @@ class Run:
             ranks = {"rank": self._group.rank, "world_size": self._group.world_size}
             arguments = {**arguments, **ranks, "all_reduce": self._group.all_reduce}
         self._all_reduce: AllReduce | None = arguments["all_reduce"]
+        self._rank, arguments = self._planned_ranks(arguments)
         self._source, self._labels = batch_source(data, arguments)
         self._class_sizes = self._source.index.class_sizes
         warn_about_epochs(self._source)
@@ -86,6 +88,10 @@ class Run:
         if self._group is not None:
             self._group.check_equal(self._options_of_the_run())
         self._core = self._new_core(checked_seed(arguments["seed"], self._source, self._group is not None))
+
+    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the rank of this process, and the arguments of the batches that it plans: those of this rank."""
+        return arguments["rank"] or 0, arguments
 
     def _options_of_the_run(self) -> dict[str, object]:
         """Return what must be the same on all ranks, by the names of the arguments."""
@@ -113,7 +119,7 @@ class Run:
             all_reduce, start_all_reduce, draw = self._group.finish, self._group.start, self._group.draw_seed
         elif self._all_reduce is not None:
             all_reduce = partial(
-                summed_over_ranks, all_reduce=self._all_reduce, world_size=source.world_size, num_counts=num_classes
+                summed_over_ranks, all_reduce=self._all_reduce, world_size=source.num_ranks, num_counts=num_classes
             )
         core = source.core_loader(
             policy=core_policy(self._mixing, num_classes),
@@ -261,9 +267,9 @@ class Run:
         shared = self._group is not None if shared is None else checked_bool("shared", shared)
         own = self._core.state(step)
         source = self._source
-        if not shared or source.world_size == 1:
+        if not shared or source.num_ranks == 1:
             return own
-        return shared_state(own, self._all_reduce, source.rank, source.world_size)
+        return shared_state(own, self._all_reduce, self._rank, source.num_ranks)
 
     def load_state_dict(self, state_dict: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Restore a saved state, so that the next iteration resumes in the middle of its epoch or begins the next one.

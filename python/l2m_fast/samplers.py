@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast._checks import checked_int, shortened
-from l2m_fast.losses.sums import MAX_COUNT
+from l2m_fast.losses.sums import MAX_COUNT, ClassLoss
 from l2m_fast.mixing import kind_of
 from l2m_fast.run import Run
 
@@ -113,7 +113,7 @@ class BatchSampler(Run):
     @property
     def batch_size(self) -> int:
         """Number of rows per batch on each rank."""
-        return self._source.batch_size
+        return self._source.batch_size // self._source.listed_ranks
 
     # ---- iteration
 
@@ -170,6 +170,12 @@ class BatchSampler(Run):
         self._unrecorded = self._core.total_step
 
     @property
+    def _own_rows(self) -> slice:
+        """Rows of this rank in a batch that lists those of several."""
+        begin = self._rank * self.batch_size if self._source.listed_ranks > 1 else 0
+        return slice(begin, begin + self.batch_size)
+
+    @property
     def _num_unrecorded(self) -> int:
         return self._core.total_step - self._unrecorded
 
@@ -203,7 +209,7 @@ class BatchSampler(Run):
         """
         step = self._oldest()
         if rows is not None:
-            expected = self._drawn[step - self._core.total_step]
+            expected = self._drawn[step - self._core.total_step][self._own_rows]
             given = rows.tolist() if hasattr(rows, "tolist") else rows
             if given != expected:
                 msg = (
@@ -211,6 +217,8 @@ class BatchSampler(Run):
                     f"{shortened(given)}): call skip() for a batch without losses"
                 )
                 raise ValueError(msg)
+        if classes is None and self._source.listed_ranks > 1 and not isinstance(losses, ClassLoss):
+            classes = self._core.classes_to_record(step, self._source.batch_size)[self._own_rows]
         self._record(losses, classes, step)
         self._unrecorded, self._tracks = step + 1, True
 
@@ -312,13 +320,27 @@ class Sampler(BatchSampler):
     """Sampler of row ids whose every `batch_size` are one batch of a `BatchSampler`, for code that takes a `sampler`.
 
     Use it with the same batch size: `DataLoader(dataset, batch_size=64, sampler=Sampler(classes, 64))`.
+
+    With several ranks, each process has the rows of all of them: `batch_size` rows of the first rank, then those of the
+    second, and so on. This is for trainers that deal the batches of a DataLoader to the processes in turn, such as
+    `Accelerator.prepare()`. Losses are recorded for the rows of this rank, and `lookahead` counts batches of this rank.
     """
 
     __slots__ = ()
 
+    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        world_size = arguments["world_size"]
+        if world_size is None:
+            return super()._planned_ranks(arguments)
+        world_size = checked_int("world_size", world_size, 1)
+        rank = checked_int("rank", arguments["rank"], 0, world_size - 1)
+        batch_size = checked_int("batch_size", arguments["batch_size"], 1) * world_size
+        planned = {"batch_size": batch_size, "rank": 0, "world_size": 1, "listed_ranks": world_size}
+        return rank, {**arguments, **planned}
+
     def __len__(self) -> int:
-        """Return the number of rows per epoch."""
-        return super().__len__() * self.batch_size
+        """Return the number of rows per epoch, those of other ranks included."""
+        return len(self._core) * self._source.batch_size
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         """Return an iterator over the row ids of the next epoch, or of the rest of an epoch that was restored."""

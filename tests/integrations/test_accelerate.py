@@ -150,6 +150,40 @@ def test_other_data_is_refused() -> None:
         AcceleratedLoader(sharded, accelerator)
 
 
+PREPARED = """
+import json, os, sys, warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+from test_accelerate import CLASSES, ROWS, Accelerator, DataLoader, Learn2Mix, TensorDataset
+from l2m_fast import Sampler
+
+accelerator = Accelerator(cpu=True)
+options = {"mixing": Learn2Mix(0.5), "seed": 2, "update_every": 3, "lookahead": 2, "group": True}
+sampler = Sampler(CLASSES, 6, **options)
+data = accelerator.prepare(DataLoader(TensorDataset(ROWS), batch_size=6, sampler=sampler))
+rows = []
+for _ in range(3):
+    for (batch,) in data:
+        sampler.record(CLASSES[batch] + 1 + batch % 8 / 8, rows=batch)
+        rows.append(batch.tolist())
+(Path(sys.argv[2]) / f"{os.environ['RANK']}.json").write_text(json.dumps(rows))
+"""
+
+
+def test_accelerate_deals_the_batches_of_a_flat_sampler_to_their_ranks(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PREPARED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    arguments = [str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    expected, _ = bare_loop(3, batch_size=12, update_every=3, lookahead=2)
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(rows) for rows in expected]
+
+
 PROGRAM = """
 import json, os, sys, warnings
 from pathlib import Path

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from l2m_fast import Balanced, BatchSampler, GroupDRO, Learn2Mix, Loader, MixingPolicy, Sampler
+from loader.ranks import on_ranks
 
 N = 120
 CLASSES = np.arange(N) % 5 % 3
@@ -329,6 +330,45 @@ def test_the_flat_form_delivers_the_same_batches(num_workers: int) -> None:
     expected = list(expected_batches(3, **options))
     assert list(batches_of(sampler, data, 3)) == expected
     assert len(sampler) == 8 * len(data) == 8 * len(expected) // 3
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "grouped"}, {"shuffle": False}], ids=str)
+@pytest.mark.filterwarnings("ignore:shuffle=False")
+def test_the_flat_form_lists_the_batches_of_all_ranks(options: dict[str, Any]) -> None:
+    common: dict[str, Any] = {"mixing": Balanced(), "seed": 3, "world_size": 3, **options}
+    of_ranks = [list(BatchSampler(CLASSES, 5, rank=rank, **common)) for rank in range(3)]
+    expected = [row for batches in zip(*of_ranks, strict=True) for batch in batches for row in batch]
+    for rank in range(3):
+        sampler = Sampler(CLASSES, 5, rank=rank, **common)
+        assert sampler.batch_size == 5
+        assert list(sampler) == expected
+        assert len(sampler) == len(expected)
+
+
+@pytest.mark.parametrize("update_every", [None, 3])
+def test_ranks_of_the_flat_form_follow_the_losses_of_all(update_every: int | None) -> None:
+    def run(kind: type[BatchSampler], rank: int, all_reduce: Any) -> tuple[list[Any], Any]:
+        sampler = kind(
+            CLASSES, 5, mixing=Learn2Mix(0.5), seed=3, rank=rank, world_size=3, all_reduce=all_reduce,
+            update_every=update_every, lookahead=2,
+        )  # fmt: skip
+        taken: list[Any] = []
+        for _ in range(3):
+            for item in sampler:
+                taken.append(item)
+                if kind is Sampler and len(taken) % 15 > 0:
+                    continue
+                own = item if kind is BatchSampler else taken[-15:][rank * 5 : rank * 5 + 5]
+                sampler.record(losses_of(torch.tensor(own)), rows=own)
+        state = sampler.state_dict(shared=True)
+        return taken, ([record["proportions"].tolist() for record in sampler.history], state)
+
+    of_batches = on_ranks(3, lambda rank, all_reduce: run(BatchSampler, rank, all_reduce))
+    of_rows = on_ranks(3, lambda rank, all_reduce: run(Sampler, rank, all_reduce))
+    expected = [row for batches in zip(*(taken for taken, _ in of_batches), strict=True) for b in batches for row in b]
+    for rank in range(3):
+        assert of_rows[rank][0] == expected
+        assert of_rows[rank][1] == of_batches[rank][1]
 
 
 # ---- arguments

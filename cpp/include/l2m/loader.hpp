@@ -40,6 +40,9 @@ struct LoaderOptions {
   std::int64_t batch_size = 1;  ///< rows per batch on this rank
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
+  /// Ranks whose rows each batch lists, one rank after the other, as loaders of these ranks with batch_size /
+  /// listed_ranks rows would have them. Needs world_size 1; losses are summed over the ranks as usual.
+  std::int64_t listed_ranks = 1;
   bool has_classes = false;  ///< false: an epoch is one pass over the rows, including a short last batch
   bool shuffle = true;
   bool grouped = false;    ///< group the rows of a batch by class
@@ -198,6 +201,7 @@ class Loader {
   };
 
   void check_options() const;
+  [[nodiscard]] std::int64_t num_ranks() const { return options_.world_size * options_.listed_ranks; }
   void set_steps();
   std::unique_ptr<Prefetcher> make_prefetcher(std::vector<double> proportions) const;
   void lend_memory(std::size_t blocks);

@@ -172,12 +172,7 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_bat
   const auto stride = static_cast<std::size_t>(max_rows);
   drawer_.dealer().begin(num_batches);
   for (std::size_t i = 0; i < num_batches; ++i) {
-    std::int64_t rank = 0;
-    if (options_.world_size > 1 && !options_.in_order) {
-      Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step + i));
-      rank = throw_dice<1>(static_cast<std::uint32_t>(options_.world_size), random)[0];
-    }
-    drawer_.dealer().begin_batch(i, &plans.rows_[i * stride], rank);
+    drawer_.dealer().begin_batch(i, &plans.rows_[i * stride], first_rank(epoch, step + i, options_.world_size));
   }
 
   const auto class_at = [&](std::size_t i) { return quotas.classes[std::min(i, quotas.classes.size() - 1)].class_id; };
@@ -196,10 +191,31 @@ void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_bat
   state_.total_step += num_batches;
 }
 
+/// Return the rank that gets the first row of a batch.
+std::int64_t Sampler::first_rank(std::uint64_t epoch, std::uint64_t step, std::int64_t num_ranks) const {
+  if (num_ranks == 1 || options_.in_order) return 0;
+  Sfc64 random(RandomStream(options_.seed, Purpose::kRankOffset, epoch, step));
+  return throw_dice<1>(static_cast<std::uint32_t>(num_ranks), random)[0];
+}
+
 void Sampler::arrange(std::uint64_t epoch, std::uint64_t step, std::span<PlannedRow> rows) const {
-  if (!options_.shuffle || options_.grouped || drawer_.index().num_classes() == 1) return;
-  fisher_yates(rows, Sfc64(RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step,
-                                        static_cast<std::uint64_t>(options_.rank))));
+  const bool shuffled = options_.shuffle && !options_.grouped && drawer_.index().num_classes() > 1;
+  const auto shuffle = [&](std::span<PlannedRow> of_rank, std::int64_t rank) {
+    if (!shuffled) return;
+    const auto c = static_cast<std::uint64_t>(rank);
+    fisher_yates(of_rank, Sfc64(RandomStream(options_.seed, Purpose::kBatchOrder, epoch, step, c)));
+  };
+  const std::int64_t num_ranks = options_.listed_ranks;
+  if (num_ranks == 1) return shuffle(rows, options_.rank);
+  const std::vector<PlannedRow> dealt(rows.begin(), rows.end());
+  const std::int64_t first = first_rank(epoch, step, num_ranks);
+  std::size_t end = 0;
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+    const std::size_t begin = end;
+    for (std::int64_t i = (rank - first + num_ranks) % num_ranks; i < std::ssize(dealt); i += num_ranks)
+      rows[end++] = dealt[static_cast<std::size_t>(i)];
+    shuffle(rows.subspan(begin, end - begin), rank);
+  }
 }
 
 }  // namespace l2m

@@ -17,6 +17,8 @@ struct SamplerOptions {
   std::int64_t global_batch = 1;  ///< rows of a full batch over all ranks, in [1, 2^31)
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
+  /// Ranks whose rows a batch lists, one rank after the other, as each of them would have them. Needs world_size 1.
+  std::int64_t listed_ranks = 1;
   bool shuffle = true;         ///< new random order of every class in each pass; false: index order, grouped batches
   bool grouped = false;        ///< keep the rows of a batch grouped by class
   bool epoch_is_pass = false;  ///< epoch e starts at the beginning of pass e
@@ -69,6 +71,7 @@ class Sampler {
   [[nodiscard]] Passes& passes() { return drawer_.passes(); }
 
  private:
+  [[nodiscard]] std::int64_t first_rank(std::uint64_t epoch, std::uint64_t step, std::int64_t num_ranks) const;
   void check_held(std::int64_t class_id, std::span<const std::int64_t> held, const Cursor& cursor);
 
   const SamplerOptions options_;
