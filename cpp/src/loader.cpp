@@ -234,7 +234,8 @@ void Loader::end_epoch() {
   if (step_in_epoch() == 0) return;
   draw_seed();
   finish_epoch();
-  newest_ = ++iterations_;  // ends existing iterators
+  earliest_ = total_step();  // no state resumes in the epoch
+  newest_ = ++iterations_;   // ends existing iterators
   report_applied();
 }
 

@@ -22,6 +22,8 @@ def loader_arguments(dataloader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
     if not isinstance(dataloader, torch_data.DataLoader):
         msg = f"dataloader must be a DataLoader of torch (got {truncated(type(dataloader).__name__)})"
         raise TypeError(msg)
+    if type(dataloader) is not torch_data.DataLoader:
+        _refuse(f"it is a {truncated(type(dataloader).__name__)}", dataloader)
     for name, plain in (
         ("collate_fn", torch_data.default_collate),
         ("worker_init_fn", None),
@@ -31,17 +33,19 @@ def loader_arguments(dataloader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
             _refuse(f"it has a {name}", dataloader)
     data, rows = _memory_of(dataloader.dataset, dataloader)
     arguments = {"batch_size": dataloader.batch_size, "drop_last": dataloader.drop_last, "rows": rows, "shuffle": False}
-    if type(dataloader.batch_sampler) is not torch_data.BatchSampler:
+    if dataloader.batch_size is None or type(dataloader.batch_sampler) is not torch_data.BatchSampler:
         _refuse("it has a batch_sampler, or batch_size=None", dataloader)
     sampler = dataloader.sampler
-    if type(sampler) is torch_data.RandomSampler:
-        if sampler.replacement or sampler.num_samples != len(sampler.data_source):
-            _refuse("its RandomSampler draws with replacement, or another number of rows", dataloader)
-        arguments["shuffle"] = True
+    if getattr(sampler, "generator", None) is not None:
+        _refuse("its sampler has a generator", dataloader)
+    if type(sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler):
+        arguments["shuffle"] = type(sampler) is torch_data.RandomSampler
+        if len(sampler) != len(dataloader.dataset) or getattr(sampler, "replacement", False):  # type: ignore[arg-type]
+            _refuse("its sampler draws with replacement, or another number of rows", dataloader)
     elif type(sampler) is torch_data.SubsetRandomSampler:
         drawn = [int(i) for i in sampler.indices]
         arguments["rows"], arguments["shuffle"] = drawn if rows is None else [rows[i] for i in drawn], True
-    elif type(sampler) is not torch_data.SequentialSampler:
+    else:
         _refuse(f"it has a {truncated(type(sampler).__name__)}", dataloader)
     return data, {**arguments, "pin_memory": dataloader.pin_memory}
 

@@ -24,6 +24,7 @@ _MAX_SLEEP = 0.005  # seconds between two looks at whether the other processes h
 # One group of gloo per process group, because connecting takes long and needs all processes. And per default group the
 # number of those created, which names the next one.
 _gloo: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_num_loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _num_created: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
 
 
@@ -64,7 +65,12 @@ class RankGroup:
         members = dist.group.WORLD if given is True else given
         self.rank, self.world_size = dist.get_rank(members), dist.get_world_size(members)
         self._gloo = _gloo_of(members)
+        # Sums carry the number of the loader, so that loaders used in another order on another process are noticed.
+        number = _num_loaders[self._gloo] = _num_loaders.get(self._gloo, 0) + 1
+        self._tag = np.array([number, number**2], np.float64)
+        self._seed: int | None = None  # drawn, but not agreed on
         self._started: tuple[int, Floats, Any, Any] | None = None
+        self._waiting: tuple[Floats, Any, Any] | None = None  # what all_reduce() was interrupted in
 
     def check_equal(self, options: Mapping[str, object]) -> None:
         """Raise ValueError on all processes unless the options are the same on all of them."""
@@ -91,10 +97,15 @@ class RankGroup:
                 raise ValueError(msg)
 
     def all_reduce(self, sums: Floats) -> Floats:
-        """Sum an array over all processes, in place. The result has the same bits on all of them."""
-        import torch
+        """Sum an array over all processes, in place. The result has the same bits on all of them.
 
-        self._wait(self._gloo.allreduce([torch.from_numpy(sums)]))
+        A call that was interrupted goes on if it is repeated: the others would not take part a second time.
+        """
+        if self._waiting is None or not np.array_equal(self._waiting[0], sums):
+            self._waiting = (sums.copy(), *self._start(sums))
+        _, total, work = self._waiting
+        sums[:] = self._finish(total, work)
+        self._waiting = None
         return sums
 
     def start(self, number: int, sums: Floats) -> None:
@@ -105,26 +116,42 @@ class RankGroup:
                 processes would not take part a second time.
             sums: Values of this process.
         """
-        import torch
-
         if self._started is not None and self._started[0] == number and np.array_equal(self._started[1], sums):
             return
-        total = torch.from_numpy(sums.copy())
-        self._started = (number, sums, total, self._gloo.allreduce([total]))
+        self._started = (number, sums, *self._start(sums))
 
     def finish(self, sums: Floats) -> Floats:  # noqa: ARG002 -- those of start()
         """Wait for the sum that was started last, and return it."""
         assert self._started is not None
         *_, total, work = self._started
-        self._wait(work)
-        result: Floats = total.numpy().copy()
-        return result
+        return self._finish(total, work)
 
     def draw_seed(self, batch_format: str) -> int:
         """Return the same random seed on all processes, drawn by the first as `arguments.draw_seed()` does."""
-        seed = draw_seed(batch_format) if self.rank == 0 else 0
-        high, low = self.all_reduce(np.array([seed >> 32, seed & 0xFFFFFFFF], np.float64))
+        if self._seed is None:  # otherwise the last call was interrupted
+            self._seed = draw_seed(batch_format) if self.rank == 0 else 0
+        high, low = self.all_reduce(np.array([self._seed >> 32, self._seed & 0xFFFFFFFF], np.float64))
+        self._seed = None
         return int(high) << 32 | int(low)
+
+    def _start(self, sums: Floats) -> tuple[Any, Any]:
+        """Start a sum. Return the tensor that will hold it, and a handle to wait for it."""
+        import torch
+
+        total = torch.from_numpy(np.concatenate((sums, self._tag)))
+        return total, self._gloo.allreduce([total])
+
+    def _finish(self, total: Any, work: Any) -> Floats:
+        """Wait for a sum, and return it."""
+        self._wait(work)
+        result: Floats = total.numpy()
+        if not np.array_equal(result[-len(self._tag) :], self.world_size * self._tag):
+            msg = (
+                "loaders of one process group must be used in the same order on all processes (the losses of different "
+                "loaders were summed): take their batches in the same order, or give each loader a group of its own"
+            )
+            raise RuntimeError(msg)
+        return result[: -len(self._tag)].copy()
 
     def _wait(self, work: Any) -> None:
         """Wait for a collective. Ctrl-C ends the waiting."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast._checks import checked_int, shortened
+from l2m_fast.losses.class_loss import is_device_class_loss
 from l2m_fast.losses.sums import MAX_COUNT, ClassLoss
 from l2m_fast.mixing import kind_of
 from l2m_fast.run import Run
@@ -39,8 +40,9 @@ class BatchSampler(Run):
     A DataLoader with workers draws batches before they are needed, and what its `collate_fn` returns does not name its
     rows. Therefore the first `record()` belongs to the first batch drawn, the second to the second, and so on. Call
     `record()` or `skip()` once for each batch that the DataLoader delivers. Batches that have been drawn, but not
-    delivered when an epoch is left early, are drawn again later, as if the DataLoader had no workers. Needs a DataLoader
-    that delivers batches in order (`in_order=True`, the default).
+    delivered when an epoch is left early, are drawn again later, as if the DataLoader had no workers; without losses, the
+    sampler cannot know which were delivered. Needs a DataLoader that delivers batches in order (`in_order=True`, the
+    default).
 
     Args:
         classes: Class of each row of the dataset, shape `[N]`, as for a `Loader`.
@@ -66,7 +68,7 @@ class BatchSampler(Run):
         ImportError: torch is not installed.
     """
 
-    __slots__ = ("_began", "_drawn", "_first_step", "_tracks", "_unrecorded")
+    __slots__ = ("_began", "_drawn", "_first_step", "_follows", "_tracks", "_unrecorded")
 
     def __init__(
         self,
@@ -104,9 +106,8 @@ class BatchSampler(Run):
         })  # fmt: skip
         self._began: int | None = None  # total step at which the newest iteration began; None: it is over
         self._first_step = 0  # its first step in the epoch
-        self._tracks = (
-            kind_of(self._mixing) == "follows losses"
-        )  # whether every batch delivered gets losses or is skipped
+        self._follows = kind_of(self._mixing) == "follows losses"
+        self._tracks = self._follows  # whether every batch delivered gets losses or is skipped
         self._unrecorded = 0  # total step of the oldest batch without losses
         self._drawn: deque[list[int]] = deque(maxlen=self._source.lookahead + 1)  # rows of the last batches
 
@@ -134,7 +135,7 @@ class BatchSampler(Run):
 
     def _draw(self, batches: Iterator[Any]) -> list[int]:
         """Return the row ids of the next batch."""
-        if self._tracks and self._num_unrecorded > self._source.lookahead:
+        if self._follows and self._num_unrecorded > self._source.lookahead:
             raise RuntimeError(self._too_many())
         _, rows = next(batches)
         ids: list[int] = rows.tolist()
@@ -147,16 +148,18 @@ class BatchSampler(Run):
         if self._began is not None and self._core.total_step > self._began:
             self._core.end_epoch()
         self._began = self._unrecorded = self._core.total_step
+        self._tracks = self._follows
         return self._core.iterate(forever=False)
 
     def _take_back(self) -> None:
-        """Return to the last batch delivered, if the batches drawn after it are known not to have been."""
+        """Return to the last batch delivered, if it is known from the losses which that is."""
         core = self._core
-        if not self._tracks or not 0 < self._num_unrecorded <= self._source.lookahead:
+        delivered = max(self._unrecorded, core.total_step - self._source.lookahead)
+        num_ahead = core.total_step - delivered
+        if not self._tracks or num_ahead == 0:
             return
-        num_drawn = self._num_unrecorded
-        core.load(core.state(self._unrecorded - 1 if self._unrecorded > 0 else None))
-        for _ in range(num_drawn):
+        core.load(core.state(delivered - 1 if delivered > 0 else None))
+        for _ in range(num_ahead):
             self._drawn.pop()
 
     def end_epoch(self) -> None:
@@ -217,7 +220,8 @@ class BatchSampler(Run):
                     f"{shortened(given)}): call skip() for a batch without losses"
                 )
                 raise ValueError(msg)
-        if classes is None and self._source.listed_ranks > 1 and not isinstance(losses, ClassLoss):
+        has_classes = isinstance(losses, ClassLoss) or is_device_class_loss(losses)
+        if classes is None and self._source.listed_ranks > 1 and not has_classes:
             classes = self._core.classes_to_record(step, self._source.batch_size)[self._own_rows]
         self._record(losses, classes, step)
         self._unrecorded, self._tracks = step + 1, True

@@ -157,6 +157,17 @@ for number, options in enumerate(({"seed": rank}, {"batch_size": 5 + rank}, {"mi
         assert f"{name} must be the same on all processes of group=" in str(error), error
     else:
         raise AssertionError(options)
+one, other = (Loader(x, batch_size=5, classes=x % 3, mixing=Learn2Mix(), update_every=1, group=True) for _ in range(2))
+order = [iter(loader) for loader in (one, other)]
+for loader, batches in zip((one, other), order):
+    loader.record(next(batches) / 8)
+try:
+    for batches in order if rank == 0 else order[::-1]:
+        next(batches)
+except RuntimeError as error:
+    assert "must be used in the same order on all processes" in str(error), error
+else:
+    raise AssertionError("another order was not noticed")
 dist.destroy_process_group()
 loaders[0].state_dict()  # the group of a loader does not end with the default one
 """
@@ -186,6 +197,21 @@ else:
 loader.record(next(batches) / 8)
 assert len(loader.history) > 0
 dist.barrier()
+unseeded = Loader(x, batch_size=5, classes=x % 3, group=True)
+batches = iter(unseeded)
+for call in (loader.state_dict, lambda: next(batches)):  # the latter agrees on a seed
+    if rank == 0:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            call()
+        else:
+            raise AssertionError("not interrupted")
+    else:
+        time.sleep(3)
+        call()
+    dist.barrier()
 dist.destroy_process_group()
 """
 

@@ -183,6 +183,42 @@ def test_epochs_that_are_cut_short_resume(tmp_path: Path, kind: str, update_ever
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_training_that_stops_within_an_epoch_resumes_there(tmp_path: Path, kind: str) -> None:
+    data, _ = make(kind, update_every=6)
+    module, fitted = Module(), trainer(tmp_path, MixingCallback(), max_steps=17)
+    fitted.fit(module, data)
+    fitted.save_checkpoint(tmp_path / "stopped.ckpt")
+    data, _ = make(kind, update_every=6)
+    resumed = Module()
+    trainer(tmp_path, MixingCallback(), max_epochs=-1, max_steps=36).fit(
+        resumed, data, ckpt_path=tmp_path / "stopped.ckpt", weights_only=True
+    )
+    assert module.rows + resumed.rows == bare_loop(3, update_every=6, lookahead=4 if "workers" in kind else 0)[0]
+
+
+@pytest.mark.parametrize("reload", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_at_the_last_batch_of_an_epoch_resumes_with_the_next(
+    tmp_path: Path, kind: str, reload: int
+) -> None:
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return make(kind, update_every=6)[0]
+
+    options: dict[str, Any] = {"limit_train_batches": 7, "reload_dataloaders_every_n_epochs": reload}
+    module = Module()
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer(tmp_path, saver, MixingCallback(), enable_checkpointing=True, **options).fit(module, datamodule=Data())
+    assert len(module.rows) == 21
+    for saved_at in (6, 7, 8, 14):
+        resumed = Module()
+        trainer(tmp_path, MixingCallback(), **options).fit(
+            resumed, datamodule=Data(), ckpt_path=tmp_path / f"step={saved_at}.ckpt", weights_only=True
+        )
+        assert resumed.rows == module.rows[saved_at:], saved_at
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_dataloaders_that_are_reloaded_go_on(tmp_path: Path, kind: str) -> None:
     class Data(pl.LightningDataModule):
         def train_dataloader(self) -> Any:

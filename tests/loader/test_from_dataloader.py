@@ -82,6 +82,11 @@ class Stream(IterableDataset[int]):
         return iter(range(3))
 
 
+class Doubled(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return ([2 * field for field in batch] for batch in super().__iter__())
+
+
 class Transformed(TensorDataset):
     pass
 
@@ -101,12 +106,16 @@ class Transformed(TensorDataset):
             "it has a batch_sampler, or batch_s",
         ),
         (DataLoader(DATA, sampler=WeightedRandomSampler([1.0] * 20, 20)), "it has a WeightedRandomSampler"),
-        (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True)), "its RandomSampler draws with replacement"),
+        (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True)), "its sampler draws with replacement"),
         (
             DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=5)),
-            "its RandomSampler draws .* or another number of rows",
+            "its sampler draws .* or another number of rows",
         ),
         (DataLoader(DATA, sampler=[1, 2]), "it has a list"),
+        (DataLoader(DATA, sampler=SequentialSampler(range(5))), "its sampler draws .* or another number of rows"),
+        (DataLoader(DATA, sampler=RandomSampler(DATA, generator=torch.Generator())), "its sampler has a generator"),
+        (DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(DATA), 7, False)), "it has a batch_sampler"),
+        (Doubled(DATA), "it is a Doubled"),
     ],
 )
 def test_a_dataloader_that_cannot_be_replaced_says_why(data: DataLoader[Any], reason: str) -> None:

@@ -199,6 +199,32 @@ def test_two_iterators_before_the_first_batch_take_the_same_batches() -> None:
     )[:1]
 
 
+@pytest.mark.parametrize("update_every", [None, 4])
+def test_a_batch_that_failed_is_the_last_of_its_epoch(update_every: int | None) -> None:
+    options: dict[str, Any] = {"mixing": Learn2Mix(0.5), "lookahead": 4, "update_every": update_every}
+    loader = Loader(torch.arange(N), classes=CLASSES, batch_size=8, seed=3, include=("step",), **options)
+    sampler = make(**options)
+    data = DataLoader(Rows(), batch_sampler=sampler, num_workers=2)
+    for _ in range(3):  # each epoch ends with a batch without losses
+        for i, ((expected, step), rows) in enumerate(zip(loader, data, strict=True)):
+            assert torch.equal(expected, rows)
+            if i == 3:
+                break
+            loader.record(losses_of(rows), step=step)
+            sampler.record(losses_of(rows), rows=rows)
+    sampler.end_epoch()
+    assert sampler.total_step == loader.total_step == 12
+
+
+def test_a_policy_that_follows_no_losses_may_get_some_in_some_epochs() -> None:
+    sampler = make(mixing=Balanced(), lookahead=4)
+    data = DataLoader(Rows(), batch_sampler=sampler, num_workers=2)
+    expected = list(expected_batches(4, mixing=Balanced(), lookahead=4))
+    taken = list(batches_of(sampler, data, 1))
+    taken += [rows.tolist() for _ in range(2) for rows in data]
+    assert taken + list(batches_of(sampler, data, 1)) == expected
+
+
 def test_update_needs_the_losses_of_all_batches_drawn() -> None:
     sampler = make(mixing=Learn2Mix(), lookahead=4)
     batches = iter(sampler)

@@ -50,6 +50,7 @@ class MixingCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loader, and resume it."""
+        trainer.fit_loop.setup_data()  # reloads the train dataloader if that is due
         self._run = run_of(trainer.train_dataloader)
         if self._restored is not None:
             self._run.load_state_dict(self._restored)
@@ -63,11 +64,12 @@ class MixingCallback(Callback):
         if run is not self._run:
             run.load_state_dict(self._mixing_run.state_dict())
             self._run = run
+            iter(trainer.fit_loop._data_fetcher)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the losses."""
+        """Record the losses, and end the epoch with its last batch, because a Trainer leaves the iterator unfinished."""
         if not isinstance(outputs, dict) or self._key not in outputs:
             got = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
             msg = (
@@ -76,11 +78,12 @@ class MixingCallback(Callback):
             )
             raise TypeError(msg)
         self._mixing_run.record(outputs[self._key])
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._mixing_run.end_epoch()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the epoch, because a Trainer counts batches and leaves the iterator unfinished."""
+        """Log the mix."""
         run = self._mixing_run
-        run.end_epoch()
         if not self._log:
             return
         labels = run.class_labels or range(run.num_classes)
