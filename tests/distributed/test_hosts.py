@@ -52,7 +52,17 @@ def start(folder: Path, steps: int) -> list[subprocess.Popen[str]]:
         meeting = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": CABLE, "WORLD_SIZE": "2"}
         processes.append(
             subprocess.Popen(
-                ["ip", "netns", "exec", host, sys.executable, str(PROGRAM), str(folder), f"steps={steps}"],
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    host,
+                    sys.executable,
+                    str(PROGRAM),
+                    str(folder),
+                    f"steps={steps}",
+                    "timeout=30",
+                ],
                 env={**os.environ, **meeting, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
                 stderr=subprocess.PIPE,
                 text=True,
@@ -75,12 +85,12 @@ def test_two_hosts_take_the_same_global_batches_as_one(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("hosts")
 def test_a_cable_that_is_cut_gives_an_error_on_both_hosts(tmp_path: Path) -> None:
     processes = start(tmp_path, 10_000_000)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(results(tmp_path)[0]) < 20:
         assert time.monotonic() < deadline, "the hosts take no batches"
         assert all(process.poll() is None for process in processes)
         time.sleep(0.1)
     ip("-n", HOSTS[1], "link", "set", CABLE, "down")
-    for status, errors in finish(processes):  # within the timeout of 10 s of the group
+    for status, errors in finish(processes):  # within the timeout of the group
         assert status == 1
         assert "RuntimeError" in errors
