@@ -80,8 +80,9 @@ class Run:
             ranks = {"rank": self._group.rank, "world_size": self._group.world_size}
             arguments = {**arguments, **ranks, "all_reduce": self._group.all_reduce}
         self._all_reduce: AllReduce | None = arguments["all_reduce"]
-        self._rank, arguments = self._planned_ranks(arguments)
+        listing_rank, arguments = self._planned_ranks(arguments)
         self._source, self._labels = batch_source(data, arguments)
+        self._rank = self._source.rank if listing_rank is None else listing_rank
         self._class_sizes = self._source.index.class_sizes
         warn_about_epochs(self._source)
         self._mixing = checked_mixing(arguments["mixing"], self._all_reduce, self._source)
@@ -89,9 +90,9 @@ class Run:
             self._group.check_equal(self._options_of_the_run())
         self._core = self._new_core(checked_seed(arguments["seed"], self._source, self._group is not None))
 
-    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Return the rank of this process, and the arguments of the batches that it plans: those of this rank."""
-        return arguments["rank"] or 0, arguments
+    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+        """Return the arguments of the batches to plan. If they list several ranks, also return that of this process."""
+        return None, arguments
 
     def _options_of_the_run(self) -> dict[str, object]:
         """Return what must be the same on all ranks, by the names of the arguments."""

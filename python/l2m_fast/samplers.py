@@ -332,7 +332,7 @@ class Sampler(BatchSampler):
 
     __slots__ = ()
 
-    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
         world_size = arguments["world_size"]
         if world_size is None:
             return super()._planned_ranks(arguments)
