@@ -105,8 +105,8 @@ class Loader(Run):
                     return sums
         group: Process group of torch.distributed, or True for the default one, in place of `rank`, `world_size` and
             `all_reduce`. Its processes also agree on a seed if none is given. All of them must create the loader, at
-            the same place of the program. Losses are summed over a gloo group of its own, with the timeout of the given
-            one.
+            the same place of the program, and use several loaders in the same order. Losses are summed over a group of
+            gloo, with the timeout of the given one.
         format: Type of the arrays in a batch: "torch" or "numpy", which does not need torch.
 
     Raises:

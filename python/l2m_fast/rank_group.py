@@ -88,13 +88,6 @@ class RankGroup:
                         f"{self.rank}, and something else on rank {rank})"
                     )
                     raise ValueError(msg)
-        # A process whose options equal those of the first ones must not go on alone.
-        for rank, values in enumerate(of_ranks):
-            if not torch.equal(values, of_ranks[0]):
-                msg = (
-                    f"the options of a loader must be the same on all processes of group= (they differ on rank {rank})"
-                )
-                raise ValueError(msg)
 
     def all_reduce(self, sums: Floats) -> Floats:
         """Sum an array over all processes, in place. The result has the same bits on all of them.

@@ -22,19 +22,24 @@ STEPS = 50  # more than two epochs
 Batches = dict[int, list[int]]
 
 
-def start(folder: Path, world_size: int, **options: int) -> list[subprocess.Popen[str]]:
-    """Start the program on all ranks."""
+def launch(program: Path, folder: Path, world_size: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start a program on all ranks, with the folder as its first argument."""
     (folder / "meeting").unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MASTER_", "PYTEST_"))}
     return [
         subprocess.Popen(
-            [sys.executable, PROGRAM, folder, *(f"{name}={value}" for name, value in options.items())],
+            [sys.executable, program, folder, *arguments],
             env={**environment, "RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(world_size)
     ]
+
+
+def start(folder: Path, world_size: int, **options: int) -> list[subprocess.Popen[str]]:
+    """Start the training program on all ranks."""
+    return launch(PROGRAM, folder, world_size, *(f"{name}={value}" for name, value in options.items()))
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
@@ -213,26 +218,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("program", [MANY, INTERRUPT], ids=["many loaders", "Ctrl-C"])
-def test_programs_of_two_processes(tmp_path: Path, program: str) -> None:
-    file = tmp_path / "program.py"
-    file.write_text(program)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, file, tmp_path],
-            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for status, errors in finish(processes):
-        assert status == 0, errors
-
-
-# ---- torch.distributed.checkpoint
-
+# Of torch.distributed.checkpoint.
 CHECKPOINT = """
 import os, sys
 import torch
@@ -270,20 +256,11 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_distributed_checkpoints_hold_a_loader(tmp_path: Path) -> None:
-    program = tmp_path / "checkpoint.py"
-    program.write_text(CHECKPOINT)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, program, tmp_path],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for status, errors in finish(processes):
+@pytest.mark.parametrize("program", [MANY, INTERRUPT, CHECKPOINT], ids=["many loaders", "Ctrl-C", "checkpoint"])
+def test_programs_of_two_processes(tmp_path: Path, program: str) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    for status, errors in finish(launch(file, tmp_path, 2)):
         assert status == 0, errors
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils.data import DataLoader, TensorDataset
 
-from l2m_fast import BatchSampler, Learn2Mix, Loader
+from integrations.torchrun import check_global_batches, torchrun
+from l2m_fast import BatchSampler, Learn2Mix, Loader, Sampler
 from l2m_fast.integrations.accelerate import AcceleratedLoader
 
 N = 60
@@ -146,6 +144,11 @@ def test_other_data_is_refused() -> None:
     ):
         AcceleratedLoader(DataLoader(TensorDataset(ROWS), batch_size=5), accelerator)
     sharded, _ = make("BatchSampler", rank=0, world_size=2, all_reduce=lambda sums: sums)
+    listing = Sampler(CLASSES, 5, seed=2, rank=0, world_size=2)
+    with pytest.raises(
+        ValueError, match=r"on several processes, training data must be a Loader, or .* \(got a Sampler"
+    ):
+        AcceleratedLoader(DataLoader(TensorDataset(ROWS), batch_size=5, sampler=listing), accelerator)
     with pytest.raises(ValueError, match=r"must be created with group=True for 1 processes \(got world_size=2\)"):
         AcceleratedLoader(sharded, accelerator)
 
@@ -156,7 +159,7 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from test_accelerate import CLASSES, ROWS, Accelerator, DataLoader, Learn2Mix, TensorDataset
+from integrations.test_accelerate import CLASSES, ROWS, Accelerator, DataLoader, Learn2Mix, TensorDataset
 from l2m_fast import Sampler
 
 accelerator = Accelerator(cpu=True)
@@ -173,15 +176,8 @@ for _ in range(3):
 
 
 def test_accelerate_deals_the_batches_of_a_flat_sampler_to_their_ranks(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PREPARED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    arguments = [str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     expected, _ = bare_loop(3, batch_size=12, update_every=3, lookahead=2)
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(rows) for rows in expected]
+    check_global_batches(torchrun(PREPARED, tmp_path), tmp_path, expected)
 
 
 PROGRAM = """
@@ -190,7 +186,7 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from test_accelerate import Accelerator, make, train
+from integrations.test_accelerate import Accelerator, make, train
 
 folder, kind = Path(sys.argv[2]), sys.argv[3]
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -211,12 +207,5 @@ assert resumed == rows[7:10]
 
 @pytest.mark.parametrize("kind", ["Loader", "BatchSampler"])
 def test_two_processes_share_global_batches(tmp_path: Path, kind: str) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    arguments = [str(Path(__file__).parent), str(tmp_path), kind]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     expected, _ = bare_loop(3, batch_size=12, update_every=3)
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(rows) for rows in expected]
+    check_global_batches(torchrun(PROGRAM, tmp_path, kind), tmp_path, expected)

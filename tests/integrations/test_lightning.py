@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from integrations.torchrun import check_global_batches, torchrun
 from l2m_fast import BatchSampler, Learn2Mix, Loader, Sampler
 from l2m_fast.integrations.lightning import MixingCallback
 
@@ -279,7 +277,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(sys.argv[1])))
-from test_lightning import CLASSES, ROWS, Module, trainer
+from integrations.test_lightning import CLASSES, ROWS, Module, trainer
 from l2m_fast import BatchSampler, Learn2Mix, Loader
 from l2m_fast.integrations.lightning import MixingCallback
 
@@ -314,24 +312,13 @@ assert resumed.rows == module.rows[7:]
 """
 
 
-def run_program(folder: Path, kind: str, distributed: bool) -> subprocess.CompletedProcess[str]:
-    program = folder / "program.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    arguments = [str(Path(__file__).parent), str(folder), kind, str(distributed)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.mark.parametrize(("kind", "distributed"), [("Loader", True), ("BatchSampler", False)])
 def test_two_processes_share_global_batches(tmp_path: Path, kind: str, distributed: bool) -> None:
-    done = run_program(tmp_path, kind, distributed)
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     expected, _ = bare_loop(3, batch_size=12, update_every=3)
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(rows) for rows in expected]
+    check_global_batches(torchrun(PROGRAM, tmp_path, kind, str(distributed)), tmp_path, expected)
 
 
 def test_a_sampler_that_lightning_replaces_names_the_setting(tmp_path: Path) -> None:
-    done = run_program(tmp_path, "BatchSampler", distributed=True)
+    done = torchrun(PROGRAM, tmp_path, "BatchSampler", "True")
     assert done.returncode != 0
     assert "use_distributed_sampler=False" in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
+from integrations.torchrun import check_global_batches, torchrun
 from l2m_fast import Learn2Mix, Loader
 from l2m_fast.integrations.transformers import MixingTrainerMixin
 
@@ -218,7 +216,7 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from test_transformers import Model, MixingTrainer, arguments, make
+from integrations.test_transformers import Model, MixingTrainer, arguments, make
 
 folder = Path(sys.argv[2])
 common = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 12}
@@ -239,13 +237,5 @@ assert resumed.rows == model.rows[5 + 2 :]  # an epoch of 5 batches is 3 updates
 
 
 def test_two_processes_share_global_batches(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    done = subprocess.run(
-        [*command, str(Path(__file__).parent), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     expected, _ = bare_loop(4, batch_size=12, update_every=3, lookahead=1)
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(rows) for rows in expected]
+    check_global_batches(torchrun(PROGRAM, tmp_path), tmp_path, expected)

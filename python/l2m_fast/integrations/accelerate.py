@@ -35,8 +35,8 @@ class AcceleratedLoader(DataLoaderStateMixin):
     The state of the loader is part of `accelerator.save_state()` and `load_state()`.
 
     Args:
-        data: A `Loader`, or a DataLoader with a `BatchSampler` or `Sampler`, created with `group=True` if there are
-            several processes.
+        data: A `Loader`, or a DataLoader with a `BatchSampler`, created with `group=True` if there are several
+            processes; on one process, also a DataLoader with a `Sampler`.
         accelerator: Accelerator of the training.
 
     Raises:

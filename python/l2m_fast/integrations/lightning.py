@@ -83,9 +83,9 @@ class MixingCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the mix."""
-        run = self._mixing_run
         if not self._log:
             return
+        run = self._mixing_run
         labels = run.class_labels or range(run.num_classes)
         pl_module.log_dict({f"proportion/{label}": p for label, p in zip(labels, run.proportions, strict=True)})
         pl_module.log_dict({f"class_loss/{label}": x for label, x in zip(labels, run.class_losses, strict=True)})
