@@ -10,7 +10,6 @@ class Pass(metaclass=type):
 def add_exact_class_loss(
     losses: NDArray[Any],
     classes: NDArray[Any],
-    sum: NDArray[np.float64],
-    count: NDArray[np.int64],
+    words: NDArray[np.int64],
     skipped: NDArray[np.int64],
 ) -> None: ...

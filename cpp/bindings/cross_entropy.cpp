@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "class_words.hpp"
 #include "convert.hpp"
 #include "l2m/run/thread_pool.hpp"
 #include "register.hpp"
@@ -29,16 +30,16 @@ Targets targets_of(const py::array& logits, const Array<std::int64_t>& targets, 
 
 std::pair<double, double> forward(const py::array& logits, const Array<std::int64_t>& targets,
                                   const Array<std::int64_t>& classes, const Weight& weight, std::int64_t ignore_index,
-                                  double label_smoothing, Array<double> log_sum_exp, Array<double> sum,
-                                  Array<std::int64_t> count, std::optional<int> num_threads) {
+                                  double label_smoothing, Array<double> log_sum_exp, Array<std::int64_t> words,
+                                  std::optional<int> num_threads) {
   const Targets rows = targets_of(logits, targets, weight, ignore_index, label_smoothing);
   const auto class_ids = view<std::int64_t>(classes);
   const auto log_sum_exps = mutable_view(log_sum_exp);
-  const auto sums = mutable_view(sum);
-  const auto counts = mutable_view(count);
+  const ClassWords sums(mutable_view(words));
   const MeanLoss mean = with_floats("logits", logits, [&](auto values) {
     const ReleasedGil released;
-    return cross_entropy(rows, values, class_ids, log_sum_exps, sums, counts, num_threads.value_or(kUsableCpus));
+    return cross_entropy(rows, values, class_ids, log_sum_exps, sums.sum, sums.count,
+                         num_threads.value_or(kUsableCpus));
   });
   return {mean.loss, mean.total_weight};
 }
@@ -65,8 +66,7 @@ void register_cross_entropy(py::module_& m) {
   m.def(
       "cross_entropy", &forward, py::arg("logits"), py::arg("targets").noconvert(), py::arg("classes").noconvert(),
       py::arg("weight").noconvert(), py::arg("ignore_index"), py::arg("label_smoothing"),
-      py::arg("log_sum_exp").noconvert(), py::arg("sum").noconvert(), py::arg("count").noconvert(),
-      py::arg("num_threads") = py::none(),
+      py::arg("log_sum_exp").noconvert(), py::arg("words").noconvert(), py::arg("num_threads") = py::none(),
       "Add the cross entropy of logits to the sum and count of each class, and return its mean and the total weight.\n\n"
       "Args:\n"
       "    logits: float16, float32, float64, or the bits of bfloat16 as int16; [n, C].\n"
@@ -76,8 +76,7 @@ void register_cross_entropy(py::module_& m) {
       "    ignore_index: Target of rows without a loss.\n"
       "    label_smoothing: In [0, 1].\n"
       "    log_sum_exp: float64, [n]; output.\n"
-      "    sum: float64, [K], added to in place.\n"
-      "    count: int64, [K], added to in place.\n"
+      "    words: int64, added to in place, as in add_class_loss().\n"
       "    num_threads: Maximum number of threads; None: the number of CPUs of the process. Does not affect the result.\n\n"
       "Raises:\n"
       "    ValueError: Lengths do not match, or a target or class is out of range; nothing was added.");

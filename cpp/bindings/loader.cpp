@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -10,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "class_words.hpp"
 #include "interrupt.hpp"
 #include "loader_state.hpp"
 #include "py_loader.hpp"
@@ -84,24 +87,6 @@ std::shared_ptr<const Policy> policy_of(const py::object& policy, const std::sha
                                         memory_rows, description);
 }
 
-/// Return sums, followed by counts, in one array.
-py::array_t<double> to_one_array(const LossSums& sums) {
-  py::array_t<double> array(static_cast<py::ssize_t>(2 * sums.sum.size()));
-  double* out = array.mutable_data();
-  for (const double sum : sums.sum) *out++ = sum;
-  for (const std::int64_t count : sums.count) *out++ = static_cast<double>(count);
-  return array;
-}
-
-LossSums reduce_over_ranks(HeldObjects& held, const LossSums& sums) {
-  const auto result = held.all_reduce(to_one_array(sums)).cast<Array<double>>();
-  LossSums all(sums.sum.size());
-  const double* in = result.data();
-  for (double& sum : all.sum) sum = *in++;
-  for (std::int64_t& count : all.count) count = static_cast<std::int64_t>(*in++);
-  return all;
-}
-
 /// Set the callbacks of the core to Python functions.
 void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& held) {
   options.draw_seed = [held] { return interruptible([&] { return held->draw_seed().cast<std::uint64_t>(); }); };
@@ -113,10 +98,15 @@ void set_callbacks(LoaderOptions& options, const std::shared_ptr<HeldObjects>& h
     });
   };
   if (held->all_reduce.is_none()) return;
-  options.all_reduce = [held](LossSums& sums) { sums = interruptible([&] { return reduce_over_ranks(*held, sums); }); };
+  options.all_reduce = [held](std::span<double> values) {
+    interruptible([&] {
+      const auto sums = held->all_reduce(to_array(std::span<const double>(values))).cast<Array<double>>();
+      std::ranges::copy(view<double>(sums), values.begin());
+    });
+  };
   if (held->start_all_reduce.is_none()) return;
-  options.start_all_reduce = [held](std::uint64_t number, const LossSums& sums) {
-    interruptible([&] { held->start_all_reduce(number, to_one_array(sums)); });
+  options.start_all_reduce = [held](std::uint64_t number, std::span<const double> values) {
+    interruptible([&] { held->start_all_reduce(number, to_array(values)); });
   };
 }
 
@@ -257,12 +247,13 @@ void register_loader(py::module_& m) {
            "Add losses [n] of given classes [n]; None: classes of the batch. int16 holds the bits of bfloat16.")
       .def("record_sums",
            guarded(+[](PyLoader& self, const Array<double>& sum, const Array<std::int64_t>& count, Step step) {
-             LossSums sums;
-             sums.sum = to_vector(sum);
-             sums.count = to_vector(count);
-             self.core().record(sums, step);
+             self.core().record_sums(view<double>(sum), view<std::int64_t>(count), step);
            }),
            py::arg("sum"), py::arg("count"), py::arg("step"), "Add loss sums and counts, arrays [K].")
+      .def("record_words", guarded(+[](PyLoader& self, const Array<std::int64_t>& words, Step step) {
+             self.core().record(to_sums(words), step);
+           }),
+           py::arg("words"), py::arg("step"), "Add class sums, the words of add_class_loss().")
       .def("record_on_device",
            guarded(
                +[](PyLoader& self, const py::object& add, const py::object& device, const py::object& make, Step step) {
@@ -315,6 +306,27 @@ void register_loader(py::module_& m) {
       .def_property_readonly(
           "classes", [](PyLoader& self) { return rows_of(self, true); }, "Classes of the last batch, int64.");
 
+  m.def(
+      "values_of_losses",
+      [](const py::object& state) {
+        const LoaderState converted = to_state(state);
+        std::vector<double> values;
+        for (const LossSums& sums : converted.losses) std::ranges::copy(sums.to_values(), std::back_inserter(values));
+        const auto windows = static_cast<py::ssize_t>(converted.losses.size());
+        return to_array(std::span<const double>(values)).reshape({windows, py::ssize_t{-1}});
+      },
+      py::arg("state"), "Return the losses of each open window as integers to sum over ranks, [windows, values].");
+  m.def(
+      "with_values_of_losses",
+      [](const py::object& state, const Array<double>& values) {
+        LoaderState converted = to_state(state);
+        const std::span<const double> all = view<double>(values);
+        const std::size_t size = all.size() / std::max<std::size_t>(converted.losses.size(), 1);
+        for (std::size_t w = 0; w < converted.losses.size(); ++w)
+          converted.losses[w] = LossSums::from_values(all.subspan(w * size, size));
+        return to_dict(converted);
+      },
+      py::arg("state"), py::arg("values"), "Return a state with other losses, sums of values_of_losses().");
   m.def(
       "state_to_bytes",
       [](const py::object& state) {

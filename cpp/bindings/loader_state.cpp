@@ -106,6 +106,11 @@ class Reader {
     number = PyFloat_AS_DOUBLE(value.ptr());
     if (!std::isfinite(number)) throw py::value_error(message(key_, " of the state must be finite (got ", number, ")"));
   }
+  void read(const py::handle& value, ExactSum& sum, bool entry) const {
+    std::vector<double> terms;
+    read(value, terms, entry);
+    sum = sum_of_terms(key_, terms);
+  }
   template <class Item>
   void read(const py::handle& value, std::vector<Item>& items, bool entry) const {
     if (!PyList_Check(value.ptr())) wrong_type(key_, "list", value, entry);
@@ -164,6 +169,7 @@ class Writer {
   static py::object write(const std::vector<Item>& items) {
     return write_list(items, [](const Item& item) { return write(item); });
   }
+  static py::object write(const ExactSum& sum) { return write(sum.terms()); }
   static py::object write(const Fingerprint& fingerprint) {
     py::dict dict;
     for (const auto& [name, text] : fingerprint) dict[py::str(name)] = text;

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "class_words.hpp"
 #include "interrupt.hpp"
 #include "released_gil.hpp"
 
@@ -85,13 +86,7 @@ void PySource::start_reading() {
 }
 
 LossSums PySource::read() {
-  return interruptible([&] {
-    const py::tuple read = sums_.attr("read")();
-    LossSums sums;
-    sums.sum = to_vector(read[0].cast<Array<double>>());
-    sums.count = to_vector(read[1].cast<Array<std::int64_t>>());
-    return sums;
-  });
+  return interruptible([&] { return to_sums(sums_.attr("read")().attr("words").cast<Array<std::int64_t>>()); });
 }
 
 bool PySource::all_finite() {

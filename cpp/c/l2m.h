@@ -149,7 +149,8 @@ typedef struct l2m_options {
   /* Ranks: processes that share each batch of batch_size * world_size rows. */
   int64_t rank;       /* [0] */
   int64_t world_size; /* [1] */
-  /* [NULL] Function that replaces each value by its sum over all ranks, and returns 0, or another number if it fails.
+  /* [NULL] Function that replaces each value, an integer, by its sum over all ranks, and returns 0, or another number if
+   * it fails.
    * Needed on several ranks by policies that follow losses; called in the same order on each. */
   int (*all_reduce)(void* user_data, double* values, size_t num_values);
 

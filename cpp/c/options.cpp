@@ -179,22 +179,18 @@ std::optional<Int> unless_zero(Int value) {
   return value == 0 ? std::nullopt : std::optional(value);
 }
 
-/// Replace sums by those of all ranks.
-void reduce(const l2m_options& o, LossSums& sums) {
-  std::vector<double> values(sums.sum.begin(), sums.sum.end());
-  values.insert(values.end(), sums.count.begin(), sums.count.end());
-  values.push_back(1);  // becomes the number of ranks that took part
-  check_status(o.all_reduce(o.user_data, values.data(), values.size()), "all_reduce()");
-  if (values.back() != static_cast<double>(o.world_size))
-    throw CallbackFailed(message("all_reduce() must sum over all ", o.world_size, " ranks (got ", values.back(),
+/// Replace values by their sums over all ranks.
+void reduce(const l2m_options& o, std::span<double> values) {
+  std::vector<double> given(values.begin(), values.end());
+  given.push_back(1);  // becomes the number of ranks that took part
+  check_status(o.all_reduce(o.user_data, given.data(), given.size()), "all_reduce()");
+  if (given.back() != static_cast<double>(o.world_size))
+    throw CallbackFailed(message("all_reduce() must sum over all ", o.world_size, " ranks (got ", given.back(),
                                  " for a value that is 1 on each)"));
-  const std::size_t num_classes = sums.sum.size();
-  for (std::size_t k = 0; k < num_classes; ++k) {
-    const double count = values[num_classes + k];
-    if (!(count >= 0 && count <= 0x1p53 * static_cast<double>(o.world_size) && count == std::floor(count)))
-      throw CallbackFailed(message("all_reduce() must return a whole number of losses (got ", count, ")"));
-    sums.sum[k] = values[k];
-    sums.count[k] = static_cast<std::int64_t>(std::min(count, 0x1p62));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = given[i];
+    if (!(std::abs(values[i]) <= 0x1p53 * static_cast<double>(o.world_size) && values[i] == std::floor(values[i])))
+      throw CallbackFailed(message("all_reduce() must sum integers without rounding (got ", values[i], ")"));
   }
 }
 
@@ -238,7 +234,7 @@ LoaderOptions options_of(const l2m_options& o, std::uint64_t seed) {
   options.num_threads = o.num_threads;
   if (o.warn != nullptr)
     options.warn = [warn = o.warn, user_data = o.user_data](const std::string& text) { warn(user_data, text.c_str()); };
-  if (o.all_reduce != nullptr) options.all_reduce = [o](LossSums& sums) { reduce(o, sums); };
+  if (o.all_reduce != nullptr) options.all_reduce = [o](std::span<double> values) { reduce(o, values); };
   return options;
 }
 

@@ -21,13 +21,10 @@ constexpr int kSharedDigits = std::is_same_v<Loss, double> ? 8 : 6;
 // digit, and two floats of one double may add to the same digit.
 constexpr std::int64_t kLossesPerFlush = 1 << 14;
 constexpr std::int64_t kMinLossesPerBlock = 2048;
-// The last block finishes all classes alone. Beyond this number of classes, that would take longer than a launch.
-constexpr std::int64_t kMaxClassesInShared = 4096;
 // Copies of the digits of each class per block, as many as fit, to reduce conflicts between the lanes of a warp.
 constexpr int kMaxCopies = 32;
 constexpr std::int64_t kCopyBytes = 48 << 10;
 
-constexpr int kGroupedThreads = 256;
 constexpr int kAtOnce = 4;  // losses that a thread loads before it adds the first
 
 __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
@@ -117,14 +114,6 @@ __device__ void for_each_loss(const Loss* losses, const ClassIds& classes, std::
   }
 }
 
-/// Add the exact sum and the count of a class to the totals.
-__device__ void finish(const ClassTotals& totals, std::int64_t k, std::int64_t count) {
-  std::int64_t* const digits = &totals.unfinished[k * kUnfinished];
-  totals.sum[k] += nearest_double(digits);
-  totals.count[k] += count;
-  for (int d = 0; d < kSumDigits; ++d) digits[d] = 0;
-}
-
 /// Return the first of the digits that a block keeps in shared memory, which is even: chosen so that the losses of its
 /// threads, one each, are in the middle on average. All threads must call; shared memory is overwritten.
 template <class Loss>
@@ -180,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
           for (int d = 0; d < 3; ++d)
             if (x.digit[d] != 0) atomicAdd(&word(x.first - first_shared + d, static_cast<int>(k), copy), x.digit[d]);
         } else {
-          add_to(&totals.unfinished[k * kUnfinished], x);
+          add_to(&totals.digits[k * kSumDigits], x);
         }
       }
       atomicAdd(&word(kSharedDigits<Loss>, static_cast<int>(k), copy), 1);
@@ -197,23 +186,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
         word(which, k, 0) = 0;
         return total;
       };
-      std::int64_t* const unfinished = &totals.unfinished[std::int64_t{k} * kUnfinished];
       if (digit == kSharedDigits<Loss>) {
-        add_to(&unfinished[kSumDigits], take(digit));
+        add_to(&totals.count[k], take(digit));
       } else {
-        add_to(&unfinished[(first_shared + digit) / 2], take(digit) + take(digit + 1) * 65536);
+        add_to(&totals.digits[std::int64_t{k} * kSumDigits + (first_shared + digit) / 2],
+               take(digit) + take(digit + 1) * 65536);
       }
     }
   }
   skipped.add_of_block<kThreads>(totals);
-  if (!is_last_block(&totals.skipped[2])) return;
-  if (threadIdx.x == 0) totals.skipped[2] = 0;
-  for (std::int64_t k = threadIdx.x; k < num_classes; k += kThreads) {
-    std::int64_t& count = totals.unfinished[k * kUnfinished + kSumDigits];
-    if (count == 0) continue;
-    finish(totals, k, count);
-    count = 0;
-  }
 }
 
 /// Add losses directly to global memory, for many classes, where conflicts are rare.
@@ -224,55 +205,17 @@ __global__ void __launch_bounds__(kThreadsInMemory)
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x;
   for_each_loss(losses, classes, begin, n, step, totals, skipped, [&](std::int64_t k, const Pieces& loss) {
-    std::int64_t* const unfinished = &totals.unfinished[k * kUnfinished];
-    for (int p = 0; p < loss.count; ++p) add_to(unfinished, half_digits(loss.piece[p]));
-    add_to(&unfinished[kSumDigits], 1);
+    for (int p = 0; p < loss.count; ++p) add_to(&totals.digits[k * kSumDigits], half_digits(loss.piece[p]));
+    add_to(&totals.count[k], 1);
   });
   skipped.add_of_block<kThreadsInMemory>(totals);
-}
-
-/// Finish the classes of all losses: the thread that fetches the count of a class finishes it.
-__global__ void __launch_bounds__(kThreadsInMemory)
-    finish_in_memory(ClassIds classes, std::int64_t n, ClassTotals totals) {
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsInMemory;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreadsInMemory + threadIdx.x; i < n; i += step) {
-    const std::int64_t k = class_at(classes, i);
-    if (!is_class(k, totals)) continue;
-    const auto count =
-        static_cast<std::int64_t>(atomicExch(as_unsigned(&totals.unfinished[k * kUnfinished + kSumDigits]), 0ULL));
-    if (count != 0) finish(totals, k, count);
-  }
-}
-
-template <class Loss>
-__global__ void __launch_bounds__(kGroupedThreads)
-    add_grouped(const Loss* losses, Segments segments, ClassTotals totals) {
-  const std::int32_t begin = segments.begins[blockIdx.x];
-  const std::int32_t end = segments.begins[blockIdx.x + 1];
-  const std::int32_t k = segments.classes[blockIdx.x];
-  double sum_and_skipped[] = {0.0, 0.0};
-#pragma unroll 4
-  for (std::int32_t i = begin + static_cast<std::int32_t>(threadIdx.x); i < end; i += kGroupedThreads) {
-    const auto loss = static_cast<double>(widened(losses[i]));
-    if (isfinite(static_cast<float>(loss))) {
-      sum_and_skipped[0] += loss;
-    } else {
-      sum_and_skipped[1] += 1.0;
-    }
-  }
-  sum_over_block<kGroupedThreads>(sum_and_skipped);
-  if (threadIdx.x != 0) return;
-  const auto not_finite = static_cast<std::int64_t>(sum_and_skipped[1]);
-  totals.sum[k] += sum_and_skipped[0];
-  totals.count[k] += end - begin - not_finite;
-  add_to(&totals.skipped[1], not_finite);
 }
 
 template <class Loss>
 void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
   const std::int64_t max_blocks = kBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
   const std::int64_t copy_bytes = (kSharedDigits<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
-  if (totals.num_classes <= kMaxClassesInShared && copy_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+  if (copy_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
     int copies = kMaxCopies;
     while (copies > 1 && copies * copy_bytes > kCopyBytes) copies /= 2;
     // A block flushes one value per class, so it should add more losses than there are classes.
@@ -285,20 +228,7 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
     const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * max_blocks);
     launch({blocks, kThreadsInMemory, stream, kSkippedBytes<kThreadsInMemory>}, add_in_memory<Loss>, losses, classes, n,
            totals);
-    try {
-      launch({blocks, kThreadsInMemory, stream}, finish_in_memory, classes, n, totals);
-    } catch (const std::runtime_error&) {  // what was added must not become part of the next sums
-      const auto words = static_cast<std::size_t>(kUnfinished * totals.num_classes);
-      cudaMemsetAsync(totals.unfinished, 0, words * sizeof(std::int64_t), static_cast<cudaStream_t>(stream));
-      throw;
-    }
   }
-}
-
-template <class Loss>
-void add_by_segment(const Loss* losses, const Segments& segments, const ClassTotals& totals, Stream stream) {
-  constexpr std::int64_t kSharedBytes = 2 * kGroupedThreads / kLanes * sizeof(double);
-  launch({segments.size, kGroupedThreads, stream, kSharedBytes}, add_grouped<Loss>, losses, segments, totals);
 }
 
 }  // namespace
@@ -307,12 +237,6 @@ void add_class_loss(FloatType type, const void* losses, ClassIds classes, std::i
                     Stream stream) {
   if (n == 0) return;
   with_floats(type, losses, [&](auto typed) { add_by_id(typed, classes, n, totals, stream); });
-}
-
-void add_grouped_class_loss(FloatType type, const void* losses, const Segments& segments, const ClassTotals& totals,
-                            Stream stream) {
-  if (segments.size == 0) return;
-  with_floats(type, losses, [&](auto typed) { add_by_segment(typed, segments, totals, stream); });
 }
 
 }  // namespace l2m::cuda

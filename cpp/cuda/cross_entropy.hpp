@@ -33,7 +33,7 @@ struct Losses {
 
 /// Compute the cross entropy of logits, its mean, and its sum and count per class: l2m::cross_entropy() on a device.
 ///
-/// Two launches, or three if add_class_loss() takes two. The first reads the logits once and 8 bytes * n of targets,
+/// Two launches. The first reads the logits once and 8 bytes * n of targets,
 /// and writes 16 bytes * n. The second reads 8 bytes * n of losses, the targets and the classes. With weights and
 /// smoothing, each row reads 8 bytes * C more, from the cache. Exponentials and sums over a row are computed in float
 /// (double for double logits), sums over rows in double.

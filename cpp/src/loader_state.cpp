@@ -208,13 +208,11 @@ void Loader::check(const LoaderState& state) const {
   for (const LossSums& sums : state.losses) {
     check_length("window_sums", sums.sum.size(), num_classes);
     check_length("window_counts", sums.count.size(), num_classes);
-    for (const double sum : sums.sum)
-      if (!std::isfinite(sum)) refuse("window_sums of the state must be finite (got ", sum, ")");
     for (const std::int64_t count : sums.count) check_member("window_counts", count, 0, kMaxCount);
     for (std::size_t k = 0; k < num_classes; ++k)
-      if (sums.count[k] == 0 && sums.sum[k] != 0)
-        refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k], " for class ", k,
-               ")");
+      if (sums.count[k] == 0 && sums.sum[k] != ExactSum{})
+        refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k].nearest(),
+               " for class ", k, ")");
   }
   check_length("class_losses", state.class_losses.size(), num_classes);
   for (const double loss : state.class_losses)

@@ -14,7 +14,8 @@
 
 // The bytes of a state: the letters "l2mstate", the version, the number of bytes, the members of visit_members(), and a
 // hash of all that. Every number is a little-endian word of 64 bits. A list is its length and its items, a string its
-// length and its bytes, an optional number the word 0, or the word 1 and the number.
+// length and its bytes, an optional number the word 0, or the word 1 and the number, a sum of losses the list of its
+// terms.
 
 namespace l2m {
 namespace {
@@ -88,6 +89,7 @@ class Writer {
   void write(const std::vector<Item>& items) {
     write_list(items, [&](const Item& item) { write(item); });
   }
+  void write(const ExactSum& sum) { write(sum.terms()); }
   void write(const HeldRows& held) {
     write_list(held, [&](const auto& of_class) { write(of_class); });
   }
@@ -173,6 +175,11 @@ class Reader {
     items.resize(read_length());
     for (Item& item : items) read(item);
   }
+  void read(ExactSum& sum) {
+    std::vector<double> terms;
+    read(terms);
+    sum = sum_of_terms(name_, terms);
+  }
   void read(HeldRows& held) {
     for (std::size_t classes = read_length(); classes > 0; --classes) {
       std::int64_t class_id = 0;
@@ -209,6 +216,17 @@ void add_held(HeldRows& held, std::int64_t class_id, std::vector<std::int64_t> r
     refuse("held of the state must hold [class, [row, ...]] with ascending classes (got class ", class_id, " with ",
            rows.size(), " rows)");
   held.emplace_hint(held.end(), class_id, std::move(rows));
+}
+
+ExactSum sum_of_terms(const char* name, std::span<const double> terms) {
+  ExactSum sum;
+  for (const double term : terms) {
+    if (!(std::abs(term) <= ExactSum::kLargest))
+      refuse(name, " of the state must hold sums of at most ", ExactSum::kLargest, " (got ", term, ")");
+    sum.add(term);
+    sum.carry();
+  }
+  return sum;
 }
 
 std::string differing_members(const LoaderState& a, const LoaderState& b) {

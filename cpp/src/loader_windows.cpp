@@ -15,8 +15,8 @@
 namespace l2m {
 namespace {
 
-constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;  // no limit
-constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr std::uint64_t kAllSteps = std::uint64_t{1} << 63;     // no limit
+constexpr double kLargest = std::numeric_limits<float>::max();  // of losses
 
 }  // namespace
 
@@ -70,20 +70,36 @@ void Loader::record(const LossSums& sums, std::optional<std::uint64_t> step) {
   if (sums.sum.size() != to.sum.size() || sums.count.size() != to.sum.size())
     refuse("a ClassLoss must have sum and count of ", to.sum.size(), " classes (got ", sums.sum.size(), " and ",
            sums.count.size(), ")");
-  LossSums added(to.sum.size());
   for (std::size_t k = 0; k < to.sum.size(); ++k) {
     if (sums.count[k] < 0 || sums.count[k] > kMaxCount)
       refuse("the counts of a ClassLoss must be in [0, 2**53] (got ", sums.count[k], " for class ", k, ")");
-    if (sums.count[k] == 0 && sums.sum[k] != 0)
-      refuse("a class without losses must have sum 0 (got ", sums.sum[k], " for class ", k, ")");
+    if (sums.count[k] == 0 && sums.sum[k] != ExactSum{})
+      refuse("a class without losses must have sum 0 (got ", sums.sum[k].nearest(), " for class ", k, ")");
     if (to.count[k] + sums.count[k] > kMaxCount)
       refuse("the counts of a window must stay in [0, 2**53] (got ", to.count[k] + sums.count[k], ")");
-    if (!std::isfinite(sums.sum[k])) continue;
-    added.sum[k] = sums.sum[k];
-    added.count[k] = sums.count[k];
   }
-  to.add(added);
-  recorded(step, std::ranges::all_of(sums.sum, [](double sum) { return std::isfinite(sum); }));
+  to.add(sums);
+  recorded(step, true);
+}
+
+void Loader::record_sums(std::span<const double> sum, std::span<const std::int64_t> count,
+                         std::optional<std::uint64_t> step) {
+  check_usable();
+  LossSums sums(sum.size());
+  sums.count.assign(count.begin(), count.end());
+  bool all_finite = true;
+  for (std::size_t k = 0; k < std::min(sum.size(), count.size()); ++k) {
+    const double largest = kLargest * static_cast<double>(std::clamp<std::int64_t>(count[k], 1, kMaxCount));
+    if (std::abs(sum[k]) <= std::min(largest, ExactSum::kLargest)) {
+      sums.sum[k].add(sum[k]);
+      sums.sum[k].carry();
+    } else {
+      sums.count[k] = 0;
+      all_finite = false;
+    }
+  }
+  record(sums, step);
+  if (!all_finite) warn_once(kNonFinite, kNonFiniteText);
 }
 
 void Loader::warn_if_losses_are_missing() {
@@ -133,7 +149,7 @@ void Loader::close_windows() {
       return;
     } else if (arrives_later()) {
       // Half a window, unless the new proportions are needed earlier.
-      if (options_.start_all_reduce) options_.start_all_reduce(reductions_, windows_.total());
+      if (options_.start_all_reduce) options_.start_all_reduce(reductions_, windows_.total().to_values());
       apply_by_ = static_cast<std::uint64_t>(std::min(due + every / 2, (windows_.applied() + 2) * every - 1));
       windows_.close_oldest();
       pending_epoch_ = epoch_;
@@ -164,14 +180,17 @@ void Loader::apply_pending() {
 void Loader::apply_window(bool at_once) {
   LossSums sums = windows_.total();
   const bool all_finite = windows_.all_finite();
-  if (options_.start_all_reduce) options_.start_all_reduce(reductions_, sums);
-  if (options_.all_reduce) options_.all_reduce(sums);
+  if (options_.all_reduce) {
+    std::vector<double> values = sums.to_values();
+    if (options_.start_all_reduce) options_.start_all_reduce(reductions_, values);
+    options_.all_reduce(values);
+    sums = LossSums::from_values(values);
+  }
   std::vector<double> class_losses = class_losses_;
   bool recorded = false, negative = false;
   for (std::size_t k = 0; k < class_losses.size(); ++k) {
-    // NaN if the sums of the ranks overflow to infinities of both signs.
-    if (sums.count[k] <= 0 || class_sizes_[k] == 0 || std::isnan(sums.sum[k])) continue;
-    const double mean = std::min(sums.sum[k] / static_cast<double>(sums.count[k]), kLargest);
+    if (sums.count[k] == 0 || class_sizes_[k] == 0) continue;
+    const double mean = sums.sum[k].nearest() / static_cast<double>(sums.count[k]);
     negative = negative || mean < 0;
     recorded = true;
     class_losses[k] = std::max(mean, 0.0);

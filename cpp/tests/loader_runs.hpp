@@ -66,9 +66,10 @@ struct Training {
   [[nodiscard]] std::uint64_t total_steps() const { return run.epochs * run.steps; }
 };
 
-/// Return the loss of a row: an integer, so that sums do not depend on the order.
+/// Return the loss of a row. Doubles would have to round sums of such losses.
 inline float loss_of(const PlannedRow& row, std::uint64_t step) {
-  return static_cast<float>((static_cast<std::uint64_t>(row.row * 7 + row.class_id * 5) + step) % 13);
+  const std::uint64_t number = (static_cast<std::uint64_t>(row.row * 7 + row.class_id * 5) + step) % 13;
+  return std::ldexp(1.1F * static_cast<float>(number), -8 * static_cast<int>(number));
 }
 
 inline std::vector<float> losses_of(const std::vector<PlannedRow>& rows, std::uint64_t step) {
@@ -148,12 +149,13 @@ class Expected {
       for (ReferenceSampler& rank : ranks) {
         auto rows = rank.plan(step / run.steps, step % run.steps, run.rows_of_batch(step % run.steps));
         for (const PlannedRow& row : rows) {
-          sums.back().sum[static_cast<std::size_t>(row.class_id)] += static_cast<double>(loss_of(row, step));
+          sums.back().sum[static_cast<std::size_t>(row.class_id)].add(static_cast<double>(loss_of(row, step)));
           ++sums.back().count[static_cast<std::size_t>(row.class_id)];
         }
         if (&rank == &ranks[static_cast<std::size_t>(run.options.rank)]) batches.push_back(std::move(rows));
       }
       states.push_back(ranks[0].state());
+      for (ExactSum& sum : sums.back().sum) sum.carry();
       window.add(sums.back());
       if ((step + 1) % every != 0) continue;
       close(std::exchange(window, LossSums(newest_.size())), step + 1);
@@ -164,7 +166,8 @@ class Expected {
   void close(const LossSums& window_sums, std::uint64_t step) {
     if (training.policy->kind() == Policy::Kind::kFixed) return;
     for (std::size_t k = 0; k < newest_.size(); ++k)
-      if (window_sums.count[k] > 0) class_losses_[k] = window_sums.sum[k] / static_cast<double>(window_sums.count[k]);
+      if (window_sums.count[k] > 0)
+        class_losses_[k] = window_sums.sum[k].nearest() / static_cast<double>(window_sums.count[k]);
     std::vector<double> known = class_losses_;
     fill_gaps(known, training.run.sizes);
     Window window;

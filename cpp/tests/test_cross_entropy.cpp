@@ -29,7 +29,7 @@ struct Case {
   std::vector<double> weight;
   double label_smoothing = 0.0;
   std::vector<double> log_sum_exp = std::vector<double>(targets.size());
-  std::vector<double> sum = std::vector<double>(3);
+  std::vector<ExactSum> sum = std::vector<ExactSum>(3);
   std::vector<std::int64_t> count = std::vector<std::int64_t>(3);
   std::vector<Logit> gradient = std::vector<Logit>(logits.size());
 
@@ -52,7 +52,7 @@ struct Case {
     std::vector<std::uint64_t> all{std::bit_cast<std::uint64_t>(mean.loss),
                                    std::bit_cast<std::uint64_t>(mean.total_weight)};
     for (const double x : log_sum_exp) all.push_back(std::bit_cast<std::uint64_t>(x));
-    for (const double x : sum) all.push_back(std::bit_cast<std::uint64_t>(x));
+    for (const ExactSum& x : sum) all.push_back(std::bit_cast<std::uint64_t>(x.nearest()));
     for (const std::int64_t x : count) all.push_back(static_cast<std::uint64_t>(x));
     for (const Logit x : gradient) all.push_back(std::bit_cast<std::uint64_t>(static_cast<double>(widen(x))));
     return all;
@@ -130,7 +130,7 @@ void test_against_definition(std::size_t n, std::size_t columns, bool weighted, 
   }
   CHECK(near(mean.total_weight, total_weight, 1e-15));
   CHECK(near(mean.loss, total / total_weight, tolerance));
-  for (std::size_t k = 0; k < 3; ++k) CHECK(near(made.sum[k], sum[k], tolerance));
+  for (std::size_t k = 0; k < 3; ++k) CHECK(near(made.sum[k].nearest(), sum[k], tolerance));
   CHECK(made.count == count);
 
   const auto bits = made.bits(mean);
@@ -177,7 +177,7 @@ void test_non_finite_logits() {
                    .classes = {0, 0, 1, 2},
                    .weight = {}};
   CHECK(std::isnan(made.forward(0).loss));
-  CHECK(made.sum == std::vector<double>({0.0, 0.0, std::log(2.0)}));
+  CHECK(made.sum[0] == ExactSum{} && made.sum[1] == ExactSum{} && made.sum[2].nearest() == std::log(2.0));
   CHECK(made.count == std::vector<std::int64_t>({1, 0, 1}));
   made.backward(1.0, 0);
   CHECK(made.gradient[0] == 0.0F && made.gradient[1] == 0.0F);

@@ -83,15 +83,16 @@ struct Result {
   double mean = kUntouched;
   double total_weight = kUntouched;
   std::int64_t wrong_targets = 0;
-  std::vector<double> sum = std::vector<double>(kClasses);
+  std::vector<ExactSum> sum = std::vector<ExactSum>(kClasses);
   std::vector<std::int64_t> count = std::vector<std::int64_t>(kClasses);
-  std::vector<std::int64_t> skipped = std::vector<std::int64_t>(3);
+  std::vector<std::int64_t> skipped = std::vector<std::int64_t>(2);
   std::vector<Logit> gradient;
 
   [[nodiscard]] std::vector<std::uint64_t> bits() const {
     std::vector<std::uint64_t> all;
     const auto add = [&](double x) { all.push_back(std::bit_cast<std::uint64_t>(x)); };
-    for (const auto* numbers : {&log_sum_exp, &losses, &sum}) std::for_each(numbers->begin(), numbers->end(), add);
+    for (const auto* numbers : {&log_sum_exp, &losses}) std::for_each(numbers->begin(), numbers->end(), add);
+    for (const ExactSum& of_class : sum) add(of_class.nearest());
     for (const Logit x : gradient) add(static_cast<double>(widen(x)));
     add(mean);
     add(total_weight);
@@ -114,7 +115,6 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
   auto mean = rounded<Logit>(kUntouched);
   std::vector<std::int64_t> counters(2);
   std::vector<double> partials(2 * cuda::kMaxBlocks, kUntouched);
-  std::vector<std::int64_t> unfinished(kClasses * cuda::kUnfinished);
   cuda::cross_entropy(kTypeOf<Logit>, logits.data(), targets,
                       {.log_sum_exp = made.log_sum_exp.data(),
                        .losses = made.losses.data(),
@@ -123,7 +123,8 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
                        .counters = counters.data(),
                        .partials = partials.data()},
                       {classes.data(), sizeof(std::int16_t), true},
-                      {kClasses, made.sum.data(), made.count.data(), made.skipped.data(), unfinished.data()}, nullptr);
+                      {kClasses, made.sum.data()->digit, made.count.data(), made.skipped.data()}, nullptr);
+  for (ExactSum& of_class : made.sum) of_class.carry();
   made.mean = static_cast<double>(widen(mean));
   made.wrong_targets = counters[0];
   CHECK(counters[1] == 0);
@@ -146,10 +147,12 @@ Result<Logit> reference_result(const Case<Logit>& given) {
                         .label_smoothing = given.label_smoothing};
   std::vector<std::int64_t> own(given.rows());
   for (std::size_t row = 0; row < own.size(); ++row) own[row] = static_cast<std::int64_t>(row);
+  std::vector<ExactSum> sum(given.rows());
   std::vector<std::int64_t> count(given.rows());
   std::fill(made.losses.begin(), made.losses.end(), 0.0);
   const MeanLoss mean = cross_entropy(targets, std::span<const Logit>(given.logits), std::span<const std::int64_t>(own),
-                                      std::span(made.log_sum_exp), std::span(made.losses), std::span(count), 1);
+                                      std::span(made.log_sum_exp), std::span(sum), std::span(count), 1);
+  for (std::size_t row = 0; row < own.size(); ++row) made.losses[row] = sum[row].nearest();
   for (std::size_t row = 0; row < own.size(); ++row)
     if (given.targets[row] != kIgnored && count[row] == 0) made.losses[row] = kNan;  // any non-finite value
   made.mean = mean.loss;
@@ -211,8 +214,8 @@ Result<Logit> check_against_cpu(const Case<Logit>& given) {
     losses.push_back(made.losses[row]);
     classes.push_back(given.classes()[row]);
   }
-  std::vector<double> sum(kClasses);
-  std::vector<std::int64_t> count(kClasses), skipped(3);
+  std::vector<ExactSum> sum(kClasses);
+  std::vector<std::int64_t> count(kClasses), skipped(2);
   add_exact_class_loss(std::span<const double>(losses), std::span<const std::int16_t>(classes), std::span(sum),
                        std::span(count), std::span(skipped));
   CHECK(made.sum == sum);
@@ -386,7 +389,7 @@ void test_targets_out_of_range(std::size_t columns) {
   const Result<Logit> result = by_kernels(made);
   CHECK(result.wrong_targets == 3);
   CHECK(std::isnan(result.mean) && std::isfinite(result.total_weight));
-  CHECK(result.skipped == std::vector<std::int64_t>({0, 3, 0}));
+  CHECK(result.skipped == std::vector<std::int64_t>({0, 3}));
   for (std::size_t row = 0; row < made.rows(); ++row) {
     const bool wrong = row == 2 || row == 5 || row == 6;
     CHECK(wrong ? std::isnan(result.losses[row]) : result.losses[row] == without.losses[row]);
@@ -408,14 +411,14 @@ void test_classes() {
   const std::vector<std::int8_t> classes{0, 1, 5, -1, 1, 0};
   const std::vector<std::int64_t> targets{3, 3, kIgnored, 3, kIgnored, 3};
   for (const std::size_t num_classes : {2, 5000}) {  // in shared memory, and in global memory
-    std::vector<double> sum(num_classes);
-    std::vector<std::int64_t> count(num_classes), skipped(3), unfinished(num_classes * cuda::kUnfinished);
-    sum[1] = 0.5;
-    cuda::add_class_loss(
-        cuda::FloatType::kFloat64, losses.data(), {classes.data(), 1, true, targets.data(), kIgnored}, 6,
-        {static_cast<std::int64_t>(num_classes), sum.data(), count.data(), skipped.data(), unfinished.data()}, nullptr);
-    CHECK(sum[0] == 1.0 && sum[1] == 2.5 && count[0] == 1 && count[1] == 1);
-    CHECK(skipped == std::vector<std::int64_t>({1, 1, 0}));
+    std::vector<ExactSum> sum(num_classes);
+    std::vector<std::int64_t> count(num_classes), skipped(2);
+    sum[1].add(0.5F);
+    cuda::add_class_loss(cuda::FloatType::kFloat64, losses.data(), {classes.data(), 1, true, targets.data(), kIgnored},
+                         6, {static_cast<std::int64_t>(num_classes), sum.data()->digit, count.data(), skipped.data()},
+                         nullptr);
+    CHECK(sum[0].nearest() == 1.0 && sum[1].nearest() == 2.5 && count[0] == 1 && count[1] == 1);
+    CHECK(skipped == std::vector<std::int64_t>({1, 1}));
   }
 }
 

@@ -42,18 +42,23 @@ struct Totals {
 
   template <class Loss>
   void add(const std::vector<Loss>& losses, const std::vector<std::int32_t>& classes) {
-    add_exact_class_loss(std::span<const Loss>(losses), std::span<const std::int32_t>(classes), std::span<double>(sum),
-                         std::span<std::int64_t>(count), std::span<std::int64_t>(skipped));
+    add_exact_class_loss(std::span<const Loss>(losses), std::span<const std::int32_t>(classes),
+                         std::span<ExactSum>(sum), std::span<std::int64_t>(count), std::span<std::int64_t>(skipped));
   }
 
-  std::vector<double> sum;
+  std::vector<ExactSum> sum;
   std::vector<std::int64_t> count, skipped;
 };
 
 double sum_of(const std::vector<float>& losses) {
   Totals totals(1);
   totals.add(losses, std::vector<std::int32_t>(losses.size(), 0));
-  return totals.sum[0];
+  ExactSum same;
+  for (const float loss : losses)
+    if (std::isfinite(loss)) same.add(loss);
+  same.carry();
+  CHECK(same == totals.sum[0]);
+  return same.nearest();
 }
 
 /// Compare sums of floats m * 2^(offset + s) with 128-bit integers, over the whole range of a float.
@@ -109,8 +114,77 @@ void test_doubles_are_added_exactly() {
     const double x = std::ldexp(static_cast<double>(random()), static_cast<int>(random() % 100) - 100);
     Totals totals(1);
     totals.add(std::vector<double>{x}, {0});
-    CHECK(totals.sum[0] == x);
+    CHECK(totals.sum[0].nearest() == x);
+    ExactSum same;
+    same.add(x);
+    same.carry();
+    CHECK(same == totals.sum[0]);
   }
+}
+
+/// Compare doubles of all magnitudes with long divisions by two.
+void test_doubles_of_all_magnitudes() {
+  Sfc64 random(RandomStream(4, Purpose::kShuffle, 0));
+  for (int exponent = -230; exponent < 168 - 53; ++exponent) {
+    const auto m = static_cast<double>(random() >> 11);
+    const double x = std::ldexp(random() % 2 == 0 ? m : -m, exponent);
+    ExactSum sum;
+    sum.add(x);
+    sum.carry();
+    const double unit = 0x1p-149;
+    const double rounded = exponent >= -149 ? x : std::round(x / unit) * unit;
+    CHECK(sum.nearest() == rounded);
+    sum.add(-rounded);
+    sum.carry();
+    CHECK(sum == ExactSum{});
+  }
+}
+
+/// Terms must add up to the sum exactly, and be few for losses of similar size.
+void test_terms() {
+  Sfc64 random(RandomStream(5, Purpose::kShuffle, 0));
+  for (int range = 1; range <= 250; range += 7) {
+    ExactSum sum;
+    for (int i = 0; i < 1000; ++i) {
+      const auto m = static_cast<std::int32_t>(random() % (1U << 25)) - (1 << 24);
+      sum.add(std::ldexp(static_cast<float>(m), -149 + static_cast<int>(random() % static_cast<unsigned>(range))));
+    }
+    sum.carry();
+    const std::vector<double> terms = sum.terms();
+    CHECK(terms.size() <= 7 && (range > 18 || terms.size() <= 1) && terms[0] == sum.nearest());
+    ExactSum same;
+    for (const double term : terms) same.add(term);
+    same.carry();
+    CHECK(same == sum);
+  }
+  CHECK(ExactSum{}.terms().empty());
+}
+
+void test_sums_are_clamped() {
+  ExactSum sum;
+  for (int i = 0; i < 3; ++i) {
+    sum.add(ExactSum::kLargest);
+    sum.carry();
+    CHECK(sum.nearest() == ExactSum::kLargest && sum.terms().size() == 1);
+  }
+  for (int i = 0; i < 3; ++i) {
+    sum.add(-ExactSum::kLargest);
+    sum.carry();
+  }
+  CHECK(sum.nearest() == -ExactSum::kLargest);
+  sum.add(ExactSum(sum));
+  CHECK(sum.nearest() == -ExactSum::kLargest);
+}
+
+/// As many additions as are allowed between two carries, of the numbers with the largest digits.
+void test_digits_do_not_overflow() {
+  ExactSum sum, step;
+  step.add(-std::ldexp(9007199254740991.0, 11 - 149));  // digits of 2^32 - 1
+  for (int i = 0; i < kSumDigits; ++i) sum.digit[i] = ExactSum::kMaxAdditions * step.digit[i];
+  const double expected = static_cast<double>(ExactSum::kMaxAdditions) * step.nearest();
+  CHECK(sum.nearest() == expected);
+  sum.add(ExactSum(sum));
+  CHECK(sum.nearest() == 2 * expected);
 }
 
 void test_skipped_losses_are_counted() {
@@ -118,7 +192,7 @@ void test_skipped_losses_are_counted() {
   Totals totals(3);
   totals.add(std::vector<float>{1, 2, 4, kInfinity, std::nanf(""), 8, kInfinity}, {0, 2, 2, 0, 1, -1, 3});
   totals.add(std::vector<double>{1e39, -0.5}, {0, 2});
-  CHECK(totals.sum == std::vector<double>{1, 0, 5.5});
+  CHECK(totals.sum[0].nearest() == 1 && totals.sum[1] == ExactSum{} && totals.sum[2].nearest() == 5.5);
   CHECK(totals.count == std::vector<std::int64_t>{1, 0, 3});
   CHECK(totals.skipped == std::vector<std::int64_t>{2, 3});
 }
@@ -132,5 +206,9 @@ int main() {
   test_ends_of_the_range();
   test_the_order_does_not_matter();
   test_doubles_are_added_exactly();
+  test_doubles_of_all_magnitudes();
+  test_terms();
+  test_sums_are_clamped();
+  test_digits_do_not_overflow();
   test_skipped_losses_are_counted();
 }

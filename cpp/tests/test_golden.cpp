@@ -27,7 +27,7 @@
 namespace l2m::test {
 namespace {
 
-constexpr std::uint64_t kGolden = 0x48d23e69ced3d801;
+constexpr std::uint64_t kGolden = 0x0c97a5542eba2a96;
 
 Sfc64 randomness(std::uint64_t number) { return Sfc64(RandomStream(number, Purpose::kShuffle, 0)); }
 
@@ -101,7 +101,9 @@ LoaderOptions options_of(const Golden& golden, const Rows& rows, int num_threads
   options.lookahead = golden.lookahead;
   options.seed = 0x123456789ABCDEF0U;
   options.num_threads = num_threads;
-  options.all_reduce = [](LossSums& sums) { sums.add(LossSums(sums)); };  // as if all ranks had the same losses
+  options.all_reduce = [](std::span<double> values) {
+    for (double& value : values) value *= 2;
+  };  // as if all ranks had the same losses
   return options;
 }
 

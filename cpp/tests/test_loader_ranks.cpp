@@ -24,30 +24,30 @@ constexpr std::int64_t kRanks = 3;
 class AllReduce {
  public:
   /// Start a sum, unless it was started already.
-  void start(std::size_t rank, std::uint64_t number, const LossSums& sums) {
+  void start(std::size_t rank, std::uint64_t number, std::span<const double> values) {
     const std::lock_guard lock(mutex_);
-    std::vector<LossSums>& mine = started_[rank];
-    if (!mine.empty() && numbers_[rank] == number && mine.back() == sums) return;
+    std::vector<std::vector<double>>& mine = started_[rank];
+    if (!mine.empty() && numbers_[rank] == number && std::ranges::equal(mine.back(), values)) return;
     numbers_[rank] = number;
-    mine.push_back(sums);
+    mine.emplace_back(values.begin(), values.end());
     changed_.notify_all();
   }
 
-  /// Wait until all ranks have started the sum that this rank started last, and return it.
-  LossSums finish(std::size_t rank) {
+  /// Wait until all ranks have started the sum that this rank started last, and write it to `values`.
+  void finish(std::size_t rank, std::span<double> values) {
     std::unique_lock lock(mutex_);
     const std::size_t last = started_[rank].size() - 1;
     changed_.wait(lock,
                   [&] { return std::ranges::all_of(started_, [&](const auto& of) { return of.size() > last; }); });
-    LossSums total(started_[0][last].sum.size());
-    for (const auto& of_rank : started_) total.add(of_rank[last]);
-    return total;
+    std::ranges::fill(values, 0.0);
+    for (const auto& of_rank : started_)
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] += of_rank[last][i];
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::vector<LossSums>> started_{std::size_t{kRanks}};
+  std::vector<std::vector<std::vector<double>>> started_{std::size_t{kRanks}};
   std::vector<std::uint64_t> numbers_ = std::vector<std::uint64_t>(std::size_t{kRanks});
 };
 
@@ -68,10 +68,10 @@ class Ranks {
       LoaderOptions options = expected_.back()->options(static_cast<int>(rank));
       const auto i = static_cast<std::size_t>(rank);
       auto calls = std::make_shared<std::uint64_t>(0);
-      if (ahead) options.start_all_reduce = [this, i](auto number, const auto& sums) { sums_.start(i, number, sums); };
-      options.all_reduce = [this, i, ahead, calls](LossSums& sums) {
-        if (!ahead) sums_.start(i, (*calls)++, sums);
-        sums = sums_.finish(i);
+      if (ahead) options.start_all_reduce = [this, i](auto number, auto values) { sums_.start(i, number, values); };
+      options.all_reduce = [this, i, ahead, calls](std::span<double> values) {
+        if (!ahead) sums_.start(i, (*calls)++, values);
+        sums_.finish(i, values);
       };
       trainers_.push_back(std::make_unique<Trainer>(*expected_.back(), std::move(options),
                                                     static_cast<std::uint64_t>(training.lookahead)));
@@ -113,7 +113,7 @@ void test_a_batch_may_list_the_rows_of_all_ranks() {
     training.run.options.grouped = grouped;
     std::vector<std::unique_ptr<Expected>> expected;
     std::vector<std::unique_ptr<Loader>> of_ranks;
-    const auto same_losses = [](LossSums&) {};
+    const auto same_losses = [](std::span<double>) {};
     for (std::int64_t rank = 0; rank < kRanks; ++rank) {
       expected.push_back(expected_of(training, rank, kRanks));
       LoaderOptions options = expected.back()->options();

@@ -1,6 +1,7 @@
 #include "l2m/loss/window.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -29,7 +30,8 @@ class FakeSource final : public LossSource {
 
 LossSums of(std::int64_t k, double loss) {
   LossSums sums(3);
-  sums.sum[static_cast<std::size_t>(k)] = loss;
+  sums.sum[static_cast<std::size_t>(k)].add(loss);
+  sums.sum[static_cast<std::size_t>(k)].carry();
   sums.count[static_cast<std::size_t>(k)] = 1;
   return sums;
 }
@@ -155,13 +157,29 @@ void test_the_newest_batch_with_losses_is_known() {
   CHECK(windows.newest() == 3);
 }
 
-void test_sums_are_clamped_to_the_largest_double() {
-  constexpr double kLargest = std::numeric_limits<double>::max();
-  LossSums sums = of(0, kLargest);
-  sums.add(of(0, kLargest));
-  CHECK(sums.sum[0] == kLargest && sums.count[0] == 2 && !sums.empty());
-  sums.add(of(0, -kLargest));
-  CHECK(sums.sum[0] == 0);
+/// The values of several ranks must add up to the sum of their losses, also where a sum is clamped.
+void test_values_for_a_sum_over_ranks() {
+  Sfc64 random(RandomStream(1, Purpose::kShuffle, 0));
+  for (const std::size_t ranks : {1, 2, 1000}) {
+    LossSums all(3);
+    std::vector<double> total(3 * LossSums::kValues);
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      LossSums of_rank(3);
+      for (std::int64_t k = 0; k < 3; ++k) {
+        const int exponent = k == 2 ? 100 : static_cast<int>(random() % 250) - 140;
+        of_rank.add(of(k, std::ldexp(random() % 2 == 0 || k == 2 ? 1.1 : -1.7, exponent)));
+      }
+      all.add(of_rank);
+      const std::vector<double> values = of_rank.to_values();
+      for (std::size_t i = 0; i < values.size(); ++i) total[i] += values[i];
+    }
+    CHECK(LossSums::from_values(total) == all);
+  }
+  LossSums largest = of(0, ExactSum::kLargest / 2);
+  for (int i = 0; i < 3; ++i) largest.add(LossSums(largest));
+  std::vector<double> total = largest.to_values();
+  for (double& value : total) value *= 1 << 21;
+  CHECK(LossSums::from_values(total).sum[0].nearest() == ExactSum::kLargest);
 }
 
 }  // namespace
@@ -180,5 +198,5 @@ int main() {
   test_sums_on_a_device_are_requested_when_their_window_closes();
   test_losses_skipped_on_a_device_are_known_until_their_window_is_applied();
   test_the_newest_batch_with_losses_is_known();
-  test_sums_are_clamped_to_the_largest_double();
+  test_values_for_a_sum_over_ranks();
 }

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 __version__: str
 compiler: str
 without_cuda: str
+SUM_DIGITS: int
 
 def usable_cpus() -> int: ...
 def pool_threads() -> int: ...
@@ -112,6 +113,7 @@ class Loader(metaclass=type):
     def iterate(self, forever: bool) -> Iteration: ...
     def record(self, losses: NDArray[Any], classes: NDArray[Any] | None, step: int | None) -> None: ...
     def record_sums(self, sum: NDArray[np.float64], count: NDArray[np.int64], step: int | None) -> None: ...
+    def record_words(self, words: NDArray[np.int64], step: int | None) -> None: ...
     def record_on_device(
         self, add: Callable[[Any], None], device: object, make: Callable[[], object], step: int | None
     ) -> None: ...
@@ -142,6 +144,8 @@ class Loader(metaclass=type):
 
 def state_to_bytes(state: object) -> bytes: ...
 def state_from_bytes(data: bytes | bytearray | memoryview) -> dict[str, Any]: ...
+def values_of_losses(state: object) -> NDArray[np.float64]: ...
+def with_values_of_losses(state: object, values: NDArray[np.float64]) -> dict[str, Any]: ...
 
 class Iteration(metaclass=type):
     def __init__(self, *args: object, **kwargs: object) -> None: ...  # raises: created by functions
@@ -151,10 +155,10 @@ class Iteration(metaclass=type):
 def add_class_loss(
     losses: NDArray[Any],
     classes: NDArray[Any],
-    sum: NDArray[np.float64],
-    count: NDArray[np.int64],
+    words: NDArray[np.int64],
     num_threads: int | None = None,
 ) -> int: ...
+def nearest_sums(words: NDArray[np.int64]) -> NDArray[np.float64]: ...
 def cross_entropy(
     logits: NDArray[Any],
     targets: NDArray[np.int64],
@@ -163,8 +167,7 @@ def cross_entropy(
     ignore_index: int,
     label_smoothing: float,
     log_sum_exp: NDArray[np.float64],
-    sum: NDArray[np.float64],
-    count: NDArray[np.int64],
+    words: NDArray[np.int64],
     num_threads: int | None = None,
 ) -> tuple[float, float]: ...
 def cross_entropy_gradient(

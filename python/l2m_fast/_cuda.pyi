@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 
-UNFINISHED: int
 PARTIALS: int
 
 def why_no_device() -> str: ...
@@ -12,11 +11,8 @@ def add_class_loss(
     class_bytes: int,
     classes_signed: bool,
     n: int,
-    totals: tuple[int, int, int, int, int],
+    totals: tuple[int, int, int, int],
     stream: int,
-) -> None: ...
-def add_grouped_class_loss(
-    losses: int, loss_type: str, segments: int, size: int, totals: tuple[int, int, int, int, int], stream: int
 ) -> None: ...
 def cross_entropy(
     logits: int,
@@ -26,7 +22,7 @@ def cross_entropy(
     classes: int,
     class_bytes: int,
     classes_signed: bool,
-    totals: tuple[int, int, int, int, int],
+    totals: tuple[int, int, int, int],
     stream: int,
 ) -> None: ...
 def cross_entropy_gradient(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2m_fast import _core
 from l2m_fast._checks import shortened, warn
-from l2m_fast.losses.sums import MAX_COUNT, MAX_SUM
+from l2m_fast.losses.sums import MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,25 +40,26 @@ def check_all_reduce(all_reduce: object) -> None:
         raise TypeError(msg)
 
 
-def summed_over_ranks(sums: Floats, all_reduce: AllReduce, world_size: int, num_counts: int) -> Floats:
-    """Return the sums over all ranks.
+def summed_over_ranks(values: Floats, all_reduce: AllReduce, world_size: int, num_floats: int = 0) -> Floats:
+    """Return the sums of values over all ranks.
 
     Args:
-        sums: Sums of this rank, shape `[n]`.
+        values: Values of this rank, shape `[n]`.
         all_reduce: Function that sums an array over the ranks, in place or into the array that it returns.
         world_size: Number of ranks.
-        num_counts: Number of entries, at the end of `sums`, that are counts.
+        num_floats: Number of entries, at the beginning of `values`, that may be no integers.
 
     Raises:
         RuntimeError: The result is not the sum of `world_size` arrays.
     """
-    given = np.append(sums, 1.0)  # the last entry of the result is the number of ranks that took part
+    given = np.append(values, 1.0)  # the last entry of the result is the number of ranks that took part
     returned = all_reduce(given)
     for result in (given, returned):
         array = _as_floats(result)
         if array is None or array.shape != given.shape or array[-1] != world_size:
             continue
-        return _checked_counts(array[:-1].copy(), num_counts, MAX_COUNT * world_size)
+        _check_integers(array[num_floats:-1], MAX_COUNT * world_size)
+        return array[:-1].copy()
     if returned is None or returned is given:
         got = f"got {given[-1]:g} instead of {world_size} for a value that is 1 on every rank"
     else:
@@ -90,41 +92,36 @@ def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int,
     class_losses = np.where(np.isnan(known), -1.0, known) if rank == 0 else np.zeros(len(known))
     steps = np.zeros(world_size)
     steps[rank] = state["total_step"]
-    open_windows = len(state["window_sums"])
-    # Always two windows of sums and counts, so that arrays have the same length on all ranks.
-    losses = np.zeros((2, 2, len(known)))
-    losses[0, :open_windows], losses[1, :open_windows] = state["window_sums"], state["window_counts"]
+    # Always two windows, so that arrays have the same length on all ranks.
+    own = _core.values_of_losses(state)
+    losses = np.zeros((2, own.shape[1]))
+    losses[: len(own)] = own
     reduced = summed_over_ranks(
-        np.concatenate([steps, class_losses, losses.ravel()]), all_reduce, world_size, losses[1].size
+        np.concatenate([class_losses, steps, losses.ravel()]), all_reduce, world_size, num_floats=len(known)
     )
-    steps, class_losses, losses = np.split(reduced, [world_size, world_size + len(known)])
+    class_losses, steps, values = np.split(reduced, [len(known), len(known) + world_size])
     if (steps != state["total_step"]).any():
         msg = (
             "state_dict(shared=True) must describe the same batch on all ranks (got the steps "
             f"{shortened([int(total_step) - 1 for total_step in steps])}): pass step="
         )
         raise RuntimeError(msg)
-    sums, counts = losses.reshape(2, 2, len(known))[:, :open_windows]
     return {
-        **state,
+        **_core.with_values_of_losses(state, values.reshape(losses.shape)[: len(own)]),
         "rank": 0,
         "world_size": 1,
         "class_losses": [None if loss < 0 else loss for loss in class_losses.tolist()],
-        "window_sums": np.clip(sums, -MAX_SUM, MAX_SUM).tolist(),
-        "window_counts": np.minimum(counts, MAX_COUNT).astype(np.int64).tolist(),
     }
 
 
-def _checked_counts(sums: Floats, num_counts: int, max_count: int) -> Floats:
-    counts = sums[len(sums) - num_counts :]
-    valid = (counts >= 0) & (counts <= max_count) & (counts == np.floor(counts))
+def _check_integers(sums: Floats, largest: float) -> None:
+    valid = (np.abs(sums) <= largest) & (sums == np.floor(sums))
     if not valid.all():
         msg = (
-            "all_reduce must return sums, with integers up to 2**53 per rank for the number of losses of a class (got "
-            f"{counts[~valid][0]:g}): it may sum in a dtype that is too narrow; use float64"
+            "all_reduce must return sums of integers of up to 2**53 per rank (got "
+            f"{sums[~valid][0]:g}): it may sum in a dtype that is too narrow; use float64"
         )
         raise RuntimeError(msg)
-    return sums
 
 
 def _as_floats(result: Any) -> Floats | None:

@@ -18,7 +18,7 @@ from l2m_fast.distributed import shared_state, summed_over_ranks
 from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
 from l2m_fast.losses.class_loss import is_device_class_loss
-from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, checked_sums
+from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, HostClassLoss, checked_sums
 from l2m_fast.mixing import core_policy
 from l2m_fast.rank_group import group_of
 
@@ -119,9 +119,7 @@ class Run:
         if self._group is not None:
             all_reduce, start_all_reduce, draw = self._group.finish, self._group.start, self._group.draw_seed
         elif self._all_reduce is not None:
-            all_reduce = partial(
-                summed_over_ranks, all_reduce=self._all_reduce, world_size=source.num_ranks, num_counts=num_classes
-            )
+            all_reduce = partial(summed_over_ranks, all_reduce=self._all_reduce, world_size=source.num_ranks)
         core = source.core_loader(
             policy=core_policy(self._mixing, num_classes),
             policy_name=shortened(self._mixing),
@@ -154,32 +152,32 @@ class Run:
     ) -> None:
         if step is not None:
             step = checked_int("step", step, 0, MAX_COUNT)
-        if isinstance(losses, ClassLoss) or is_device_class_loss(losses):
+        if isinstance(losses, (ClassLoss, HostClassLoss)) or is_device_class_loss(losses):
             self._record_sums(losses, classes, step)
         elif is_on_device(losses):
             self._record_on_device(losses, classes, step)
         else:
             self._core.record(loss_array(losses), None if classes is None else class_array(classes), step)
 
-    def _record_sums(self, losses: ClassLoss | DeviceClassLoss, classes: object, step: int | None) -> None:
+    def _record_sums(
+        self, losses: ClassLoss | HostClassLoss | DeviceClassLoss, classes: object, step: int | None
+    ) -> None:
         if classes is not None:
             msg = f"classes must be None with a ClassLoss, which has its own classes (got {shortened(classes)})"
             raise ValueError(msg)
         if isinstance(losses, ClassLoss):
             self._core.record_sums(*checked_sums(losses, self.num_classes), step)
-            return
-        if losses.num_classes != self.num_classes:
-            msg = f"losses must be sums over {self.num_classes} classes (got {losses.num_classes})"
-            raise ValueError(msg)
-        self._add_on_device(lambda sums: sums.add_sums(losses), losses.device, step)
+        elif isinstance(losses, HostClassLoss):
+            self._core.record_words(losses.words, step)
+        else:
+            if losses.num_classes != self.num_classes:
+                msg = f"losses must be sums over {self.num_classes} classes (got {losses.num_classes})"
+                raise ValueError(msg)
+            self._add_on_device(lambda sums: sums.add_sums(losses), losses.device, step)
 
     def _record_on_device(self, losses: torch.Tensor, classes: Any, step: int | None) -> None:
-        batch_classes = self._core.classes_to_record(step, len(losses)) if classes is None else None
-        ids = device_classes(losses, batch_classes if classes is None else classes)
-        if batch_classes is not None and self._source.grouped:
-            self._add_on_device(lambda sums: sums.add_grouped(losses, batch_classes), losses.device, step)
-        else:
-            self._add_on_device(lambda sums: sums.add(losses, ids), losses.device, step)
+        ids = device_classes(losses, self._core.classes_to_record(step, len(losses)) if classes is None else classes)
+        self._add_on_device(lambda sums: sums.add(losses, ids), losses.device, step)
 
     def _add_on_device(self, add: Callable[[DeviceClassLoss], None], device: torch.device, step: int | None) -> None:
         from l2m_fast.losses.device import DeviceClassLoss

@@ -145,7 +145,7 @@ def test_a_run_ends_before_its_counters_overflow(name: str, lookahead: int) -> N
         state = loader().state_dict()
         if name == "window_counts":
             state[name] = [[start] * 3]
-            state["window_sums"] = [[1.0] * 3]
+            state["window_sums"] = [[[1.0]] * 3]
         else:
             state[name] = [start] * 3 if isinstance(state[name], list) else start
         counting = loader()

@@ -48,10 +48,13 @@ losses, classes = np.ones(3_000_000, np.float32), np.arange(3_000_000) % 3
 print(class_loss(losses, classes, 3).count.tolist())
 loader = Loader(np.arange(300_000), batch_size=8, classes=classes[:300_000], num_threads=0, format="numpy")
 loader.record(losses, classes)
-print(loader.state_dict()["window_sums"][0])
+print(loader.state_dict()["window_sums"][0], loader.state_dict()["window_counts"][0])
 """
     )
-    assert run(program) == "[1000000, 1000000, 1000000]\n[1000000.0, 1000000.0, 1000000.0]\n"
+    assert (
+        run(program)
+        == "[1000000, 1000000, 1000000]\n[[1000000.0], [1000000.0], [1000000.0]] [1000000, 1000000, 1000000]\n"
+    )
 
 
 def test_usable_cpus_follow_the_affinity_of_this_process() -> None:

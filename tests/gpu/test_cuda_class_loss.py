@@ -54,7 +54,7 @@ def test_many_classes_and_losses() -> None:
     classes = torch.randint(1_000_000, (3_000_000,), device="cuda")
     result = class_loss(losses.float(), classes, 1_000_000)
     expected = class_loss(losses.float().cpu(), classes.cpu(), 1_000_000)
-    np.testing.assert_allclose(result.sum, expected.sum, rtol=1e-14)
+    assert result.sum.tolist() == expected.sum.tolist()
     assert result.count.tolist() == expected.count.tolist()
 
 
@@ -99,7 +99,7 @@ def test_two_thousand_adds_leave_no_unfinished_sums() -> None:
     for _ in range(2000):  # each finished by the last of several blocks
         sums.add(losses, classes)
     assert_exact(sums.read(), losses, classes, times=2000)
-    assert not sums.words[sums.num_classes * 2 :].any()
+    assert not sums.diagnostics.any()
 
 
 def test_streams_may_take_turns_adding() -> None:
@@ -127,23 +127,6 @@ def test_the_order_does_not_matter() -> None:
     assert sums[0] == sums[1]
 
 
-@pytest.mark.parametrize("loss_type", watching(LOSS_TYPES, torch.bfloat16, torch.float64), ids=str)
-def test_grouped_losses(loss_type: torch.dtype) -> None:
-    classes = np.sort(np.random.default_rng(0).integers(0, 50, 3000)).astype(np.int32)
-    losses = torch.rand(3000, device="cuda").to(loss_type)
-    losses[::100] = torch.nan
-    runs = []
-    for _ in range(2):
-        by_class, by_id = totals("cuda", 50), totals("cuda", 50)
-        by_class.add_grouped(losses, classes)
-        by_id.add(losses, torch.from_numpy(classes))
-        np.testing.assert_allclose(by_class.sum, by_id.sum, rtol=1e-14)
-        assert by_class.count.tolist() == by_id.count.tolist()
-        assert by_class.not_finite == by_id.not_finite == 30
-        runs.append(by_class.sum.tolist())
-    assert runs[0] == runs[1]
-
-
 @pytest.mark.parametrize("order", ["shuffled", "grouped"])
 @pytest.mark.parametrize("update_every", [None, 3])
 def test_a_loader_follows_losses_on_the_device(order: Literal["shuffled", "grouped"], update_every: int | None) -> None:
@@ -155,9 +138,9 @@ def test_a_loader_follows_losses_on_the_device(order: Literal["shuffled", "group
         )
         for _ in range(2):
             for inputs, targets in loader:
-                loader.record((inputs + 1 + 100 * targets).to(device))
+                loader.record((inputs + 1.1 + 100 * targets).sqrt().to(device))
         proportions.append(loader.proportions)
-    np.testing.assert_allclose(proportions[0], proportions[1], rtol=1e-12)
+    assert proportions[0].tolist() == proportions[1].tolist()
 
 
 @pytest.mark.parametrize("order", ["shuffled", "grouped"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,11 @@ def make(**options: Any) -> Loader:
         "format": "numpy",
     }
     return Loader(np.arange(N), **usual | {"num_threads": 1} | options)
+
+
+def window_sums(state: dict[str, Any]) -> list[list[float]]:
+    """Return the loss sums of each open window and class."""
+    return [[math.fsum(terms) for terms in window] for window in state["window_sums"]]
 
 
 def losses_of(rows: Any) -> Any:

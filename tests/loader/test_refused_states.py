@@ -94,13 +94,13 @@ for _name in ("due", "proportions", "next_proportions"):
     _WRONG_TYPE[_name] += [[0.5, 0.5, 0.0, "a"], [0.5, 0.5, 0.0, None], [0.5, 0.5, 0.0, [0.0]]]
 _WRONG_TYPE["updated"] = [None, 0, 1, "x"]
 _WRONG_TYPE["window_counts"] += [[[0, 0, 0, 0.0]], [[0, 0, 0, None]], [[0, 0, 0, True]], [0, 0, 0, 0]]
-_WRONG_TYPE["window_sums"] += [[[0.5, 0.5, 0.0, "a"]], [[0.5, 0.5, 0.0, None]], [[0, 0, 0, 0]], [0.0] * 4]
+_WRONG_TYPE["window_sums"] += [[[[], [], [], ["a"]]], [[[], [], [], [None]]], [[0.0] * 4], [[[0]] * 4]]
 _WRONG_TYPE["memory"] += [[0], [[0.0]], [0.0, 0.0, 0.0, None]]
 _WRONG_TYPE["held"] += [[[0, [1.5]]], [["a", [1]]], [[0, ["a"]]], [[True, [20]]], [[0, [True]]]]
 _WRONG_TYPE["fingerprint"] += [{"rows": 40}, {1: "40"}]
 _WRONG_TYPE["class_losses"] += [[0.0, 0.0, None, "a"], [0.0, 0.0, None, True]]
 _WRONG_VALUE: dict[str, list[Any]] = {
-    "version": [0, 1, 2, 3, 4, 6, True, 5.0, "5", None, _MISSING],
+    "version": [0, 1, 2, 3, 4, 5, 7, True, 6.0, "6", None, _MISSING],
     "updated": [_MISSING],
     "drawn": [[0, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2**53 + 1], _MISSING],
     "memory": [[0.0], [0.0] * 4, [_NAN], _MISSING],
@@ -132,7 +132,8 @@ _WRONG_VALUE: dict[str, list[Any]] = {
     ],
     "class_losses": [[0.0] * 3, [_NAN, 0.0, 0.0, 0.0], [_INF, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], _MISSING],
     "window_sums": [
-        *([], [[0.0] * 5], [[_NAN, 0.0, 0.0, 0.0]], [[_INF, 0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0]], [[0.0] * 4] * 2),
+        *([], [[[]] * 5], [[[_NAN], [], [], []]], [[[_INF], [], [], []]], [[[-1e300], [], [], []]]),
+        *([[[], [], [1.0], []]], [[[]] * 4] * 2, [[]] * 4),
         _MISSING,
     ],
     "window_counts": [
@@ -192,7 +193,7 @@ def test_a_value_that_is_not_a_state_is_refused(given: Any) -> None:
 
 
 def test_an_empty_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"version of the state must be 5 \(got None\)"):
+    with pytest.raises(ValueError, match=r"version of the state must be 6 \(got None\)"):
         make().load_state_dict({})
 
 

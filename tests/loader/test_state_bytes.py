@@ -46,7 +46,7 @@ def test_a_state_from_bytes_resumes() -> None:
 
 def test_the_bytes_are_little_endian_words() -> None:
     data = state_to_bytes(make().state_dict())
-    assert data[:24] == b"l2mstate" + (5).to_bytes(8, "little") + len(data).to_bytes(8, "little")
+    assert data[:24] == b"l2mstate" + (6).to_bytes(8, "little") + len(data).to_bytes(8, "little")
 
 
 def test_every_changed_byte_and_every_cut_is_detected() -> None:
@@ -96,8 +96,8 @@ def test_a_forged_state_is_refused_or_a_state(seed: int) -> None:
 
 def test_another_version_is_refused_by_name() -> None:
     data = bytearray(state_to_bytes(make().state_dict()))
-    data[8] = 4
-    with pytest.raises(ValueError, match=r"version of the state must be 5 \(got 4\)"):
+    data[8] = 5
+    with pytest.raises(ValueError, match=r"version of the state must be 6 \(got 5\)"):
         state_from_bytes(data)
 
 
@@ -113,7 +113,7 @@ def test_strided_memory_is_refused() -> None:
         state_from_bytes(np.repeat(data, 2)[::2].data)
 
 
-@pytest.mark.parametrize("state", [None, [], {}, {"version": 5}, b""])
+@pytest.mark.parametrize("state", [None, [], {}, {"version": 6}, b""])
 def test_other_objects_are_not_states(state: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="state"):
         state_to_bytes(state)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LARGEST = float(np.finfo(np.float64).max)  # sums of losses are clamped to it
+LARGEST = float(np.finfo(np.float64).max)
 
 # log(2) in two parts; the first ends in zeros, so that its multiples by exponents are exact.
 LOG2_HIGH = float.fromhex("0x1.62e42fee00000p-1")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from oracle.arithmetic import Floats, Ints
 from oracle.batches import Batches, Progress
-from oracle.losses import OpenWindows
+from oracle.losses import UNIT, OpenWindows
 from oracle.mixing import Policy, Window, checked_proportions, without_gaps
 
 
@@ -291,15 +291,15 @@ class OracleLoader:
         """Close the oldest open window, whose batches are those below `end`, and update the proportions."""
         num_classes = len(self.class_sizes)
         sums = self._losses.close(self._windows)
-        totals = np.array([*sums.losses, *sums.counts, 1.0], np.float64)
+        totals = np.array([*sums.units, *sums.counts, 1], object)  # integers of any size
         if self._all_reduce is not None and self._world_size > 1 and self._follows:
             returned = self._all_reduce(totals)
             totals = totals if returned is None else np.asarray(returned)
             assert totals[-1] == self._world_size
-        loss_sum, count = totals[:num_classes].tolist(), totals[num_classes:-1].tolist()
+        units, count = totals[:num_classes].tolist(), totals[num_classes:-1].tolist()
         had = [k for k in range(num_classes) if count[k] > 0 and self.class_sizes[k] > 0]
         for k in had:
-            self.class_losses[k] = max(loss_sum[k] / count[k], 0.0)
+            self.class_losses[k] = max(float(units[k] * UNIT) / count[k], 0.0)
         if self._schedule or (self._follows and had):
             known, counts = without_gaps(self.class_losses, self.class_sizes), np.array(count, np.int64)
             if self._schedule and self._world_size > 1:  # nothing is reduced: each rank knows other losses
@@ -363,7 +363,7 @@ class OracleLoader:
         newest_window = self._windows if every is None else max(self._windows, (s - 1) // every)
         sums = [self._losses.total(window, before=s) for window in range(self._windows, newest_window + 1)]
         return {
-            "version": 5,
+            "version": 6,
             "seed": self._batches.seed,
             "rank": self._rank,
             "world_size": self._world_size,
@@ -376,7 +376,7 @@ class OracleLoader:
             **progress.state(),
             "next_proportions": self._next_proportions.tolist(),
             "class_losses": list(self.class_losses),
-            "window_sums": [of_window.losses for of_window in sums],
+            "window_sums": [of_window.terms() for of_window in sums],
             "window_counts": [of_window.counts for of_window in sums],
             "memory": self._memory.ravel().tolist(),
         }

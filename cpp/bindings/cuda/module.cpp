@@ -30,13 +30,12 @@ l2m::cuda::FloatType float_type(const std::string& name) {
   throw py::type_error("floats must be float16, bfloat16, float32 or float64 (got " + name + ")");
 }
 
-/// (num_classes, sum, count, skipped, unfinished); all but the first are addresses.
-using Totals = std::tuple<std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+/// (num_classes, digits, count, skipped); all but the first are addresses.
+using Totals = std::tuple<std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
 
 l2m::cuda::ClassTotals class_totals(const Totals& totals) {
-  const auto& [num_classes, sum, count, skipped, unfinished] = totals;
-  return {num_classes, pointer<double>(sum), pointer<std::int64_t>(count), pointer<std::int64_t>(skipped),
-          pointer<std::int64_t>(unfinished)};
+  const auto& [num_classes, digits, count, skipped] = totals;
+  return {num_classes, pointer<std::int64_t>(digits), pointer<std::int64_t>(count), pointer<std::int64_t>(skipped)};
 }
 
 void add_class_loss(std::uintptr_t losses, const std::string& type, std::uintptr_t classes, int class_bytes,
@@ -44,13 +43,6 @@ void add_class_loss(std::uintptr_t losses, const std::string& type, std::uintptr
   l2m::cuda::add_class_loss(float_type(type), pointer<const void>(losses),
                             {pointer<const void>(classes), class_bytes, classes_signed}, n, class_totals(totals),
                             pointer<void>(stream));
-}
-
-void add_grouped_class_loss(std::uintptr_t losses, const std::string& type, std::uintptr_t segments, std::int64_t size,
-                            const Totals& totals, std::uintptr_t stream) {
-  const auto* const begins = pointer<const std::int32_t>(segments);
-  l2m::cuda::add_grouped_class_loss(float_type(type), pointer<const void>(losses), {begins, begins + size + 1, size},
-                                    class_totals(totals), pointer<void>(stream));
 }
 
 /// (targets, n, num_columns, weight, ignore_index, label_smoothing); targets and weight are addresses, weight may be 0.
@@ -127,16 +119,12 @@ PYBIND11_MODULE(_cuda, m) {
         "Return why the kernels run on no device, empty if they run on one. Initializes the driver.");
   m.def("why_not_on_current_device", &l2m::cuda::why_not_on_current_device,
         "Return why the kernels do not run on the current device, empty if they do. Creates a context.");
-  m.attr("UNFINISHED") = l2m::cuda::kUnfinished;
   m.attr("PARTIALS") = 2 * l2m::cuda::kMaxBlocks;
   m.def("add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
         py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
         WithoutGil(),
         "Add losses per class, see cpp/cuda/class_loss.hpp.\n\n"
-        "totals are (num_classes, sum, count, skipped, unfinished). A failed launch is a RuntimeError.");
-  m.def("add_grouped_class_loss", &add_grouped_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("segments"),
-        py::arg("size"), py::arg("totals"), py::arg("stream"), WithoutGil(),
-        "Add losses that are grouped by class; segments are int32: `size` + 1 begins, then `size` classes.");
+        "totals are (num_classes, digits, count, skipped). A failed launch is a RuntimeError.");
   m.def(
       "cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"), py::arg("losses"),
       py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),

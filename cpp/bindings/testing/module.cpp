@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 
+#include "class_words.hpp"
 #include "convert.hpp"
 #include "exact_class_loss.hpp"
 #include "l2m/plan/class_index.hpp"
@@ -43,13 +44,14 @@ class Pass {
   RowIds rows_;
 };
 
-void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<double> sum,
-                          Array<std::int64_t> count, Array<std::int64_t> skipped) {
-  if (losses.size() != classes.size() || sum.size() != count.size() || skipped.size() != 2)
-    throw py::value_error("losses and classes, and sum and count, must have equal lengths, and skipped 2 values");
+void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<std::int64_t> words,
+                          Array<std::int64_t> skipped) {
+  const bindings::ClassWords sums(mutable_view(words));
+  if (losses.size() != classes.size() || skipped.size() != 2)
+    throw py::value_error("losses and classes must have equal lengths, and skipped 2 values");
   bindings::with_floats("losses", losses, [&](auto values) {
     bindings::with_integers("classes", classes, [&](auto class_ids) {
-      l2m::add_exact_class_loss(values, class_ids, mutable_view(sum), mutable_view(count), mutable_view(skipped));
+      l2m::add_exact_class_loss(values, class_ids, sums.sum, sums.count, mutable_view(skipped));
     });
   });
 }
@@ -66,14 +68,13 @@ PYBIND11_MODULE(_testing, m) {
            "Compute the pass of this number, as the loader does in the background.")
       .def_buffer(&Pass::rows);
   m.def(
-      "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"), py::arg("sum").noconvert(),
-      py::arg("count").noconvert(), py::arg("skipped").noconvert(),
-      "Add to each sum the double nearest to the exact sum of its losses, as the CUDA kernel does.\n\n"
+      "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"),
+      py::arg("words").noconvert(), py::arg("skipped").noconvert(),
+      "Add losses to the exact sum of their class, as the CUDA kernel does.\n\n"
       "Args:\n"
       "    losses: float16, float32, float64, or the bits of bfloat16 as int16; [n].\n"
       "    classes: Integers; [n].\n"
-      "    sum: float64, [K], added to in place.\n"
-      "    count: int64, [K], added to in place.\n"
+      "    words: Sums and counts, as in add_class_loss(); added to in place.\n"
       "    skipped: int64, [2], added to in place: losses skipped for a class out of range, and for being non-finite.");
 }
 

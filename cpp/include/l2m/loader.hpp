@@ -56,10 +56,12 @@ struct LoaderOptions {
   int prefetch = 4;
   int num_threads = 0;
   std::shared_ptr<BatchDestination> destination;  ///< null: host memory
-  std::function<void(LossSums&)> all_reduce;      ///< sums over all ranks in place; null: nothing to reduce
+  /// Replaces each value by its sum over all ranks; null: nothing to reduce. The values are integers, and so must be
+  /// their sums.
+  std::function<void(std::span<double> values)> all_reduce;
   /// Starts the sum that the next all_reduce() returns, without waiting for other ranks; null: all_reduce() starts it.
-  /// Called again with the same number if a call was interrupted: starts another sum only for other losses.
-  std::function<void(std::uint64_t number, const LossSums&)> start_all_reduce;
+  /// Called again with the same number if a call was interrupted: starts another sum only for other values.
+  std::function<void(std::uint64_t number, std::span<const double> values)> start_all_reduce;
   std::function<void()> check;                       ///< called before an epoch begins, to check the data
   std::function<void(const std::string&)> warn;      ///< null: warnings are dropped
   std::function<void(const UpdateRecord&)> observe;  ///< called after each update
@@ -133,8 +135,11 @@ class Loader {
   /// Add losses of the given classes.
   template <class Loss, class Class>
   void record(std::span<const Loss> losses, std::span<const Class> classes, std::optional<std::uint64_t> step = {});
-  /// Add loss sums and counts, skipping classes whose sum is non-finite.
+  /// Add loss sums and counts.
   void record(const LossSums& sums, std::optional<std::uint64_t> step = {});
+  /// Add loss sums and counts [K], skipping classes whose mean is non-finite as a float.
+  void record_sums(std::span<const double> sum, std::span<const std::int64_t> count,
+                   std::optional<std::uint64_t> step = {});
   /// Return the class of each row of a batch, which must have `num_losses` rows. Valid until the next call.
   std::span<const std::int32_t> classes_of(std::optional<std::uint64_t> step, std::size_t num_losses);
   /// Return the slot to which losses of a batch are added. Call recorded() afterwards.

@@ -20,7 +20,7 @@ using Fingerprint = std::vector<std::pair<std::string, std::string>>;
 
 /// State from which a run resumes: O(K + held rows).
 struct LoaderState {
-  static constexpr std::int64_t kVersion = 5;  // version 4 had a fingerprint with values of Python
+  static constexpr std::int64_t kVersion = 6;  // version 5 had rounded sums of losses
 
   Fingerprint fingerprint;
   std::uint64_t seed = 0;
@@ -77,6 +77,10 @@ void visit_members(State& state, Visit&& visit) {
 /// Add the held rows of one class to a state that is read.
 /// @throws std::invalid_argument  there are none, or the class does not follow those before it.
 void add_held(HeldRows& held, std::int64_t class_id, std::vector<std::int64_t> rows);
+
+/// Return a sum that is read as its terms.
+/// @throws std::invalid_argument  a term is not finite, or too large.
+ExactSum sum_of_terms(const char* name, std::span<const double> terms);
 
 /// Return the names of the members that differ between the states of two ranks after the same batch; empty if they
 /// agree.

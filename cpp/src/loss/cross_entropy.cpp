@@ -145,7 +145,7 @@ void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int n
 
 template <class Logit>
 MeanLoss cross_entropy(const Targets& targets, std::span<const Logit> logits, std::span<const std::int64_t> classes,
-                       std::span<double> log_sum_exp, std::span<double> sum, std::span<std::int64_t> count,
+                       std::span<double> log_sum_exp, std::span<ExactSum> sum, std::span<std::int64_t> count,
                        int num_threads) {
   using R = Wide<Logit>;
   check(targets, logits.size(), classes, log_sum_exp);
@@ -216,7 +216,7 @@ void cross_entropy_gradient(const Targets& targets, std::span<const Logit> logit
 
 #define L2M_CROSS_ENTROPY(Logit)                                                                                \
   template MeanLoss cross_entropy(const Targets&, std::span<const Logit>, std::span<const std::int64_t>,        \
-                                  std::span<double>, std::span<double>, std::span<std::int64_t>, int);          \
+                                  std::span<double>, std::span<ExactSum>, std::span<std::int64_t>, int);        \
   template void cross_entropy_gradient(const Targets&, std::span<const Logit>, std::span<const double>, double, \
                                        std::span<Logit>, int);
 L2M_CROSS_ENTROPY(Float16)

@@ -1,7 +1,6 @@
 #include "l2m/loss/window.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "l2m/base/max_count.hpp"
@@ -9,15 +8,46 @@
 namespace l2m {
 
 void LossSums::add(const LossSums& other) {
-  constexpr double kLargest = std::numeric_limits<double>::max();
   for (std::size_t k = 0; k < sum.size(); ++k) {
-    sum[k] = std::clamp(sum[k] + other.sum[k], -kLargest, kLargest);
+    sum[k].add(other.sum[k]);
     count[k] = std::min(count[k] + other.count[k], kMaxCount);
   }
 }
 
 bool LossSums::empty() const {
   return std::ranges::all_of(count, [](std::int64_t n) { return n == 0; });
+}
+
+namespace {
+
+constexpr double kBase = 0x1p32;
+constexpr std::size_t kLastDigit = kSumDigits - 1;
+
+}  // namespace
+
+std::vector<double> LossSums::to_values() const {
+  std::vector<double> values;
+  values.reserve(kValues * sum.size());
+  for (std::size_t k = 0; k < sum.size(); ++k) {
+    for (std::size_t i = 0; i < kLastDigit; ++i) values.push_back(static_cast<double>(sum[k].digit[i]));
+    values.push_back(static_cast<double>(sum[k].digit[kLastDigit] & 0xFFFFFFFF));
+    values.push_back(static_cast<double>(sum[k].digit[kLastDigit] >> 32));
+    values.push_back(static_cast<double>(count[k]));
+  }
+  return values;
+}
+
+LossSums LossSums::from_values(std::span<const double> values) {
+  LossSums all(values.size() / kValues);
+  for (std::size_t k = 0; k < all.sum.size(); ++k) {
+    const std::span<const double> of_class = values.subspan(k * kValues, kValues);
+    for (std::size_t i = 0; i < kLastDigit; ++i) all.sum[k].digit[i] = static_cast<std::int64_t>(of_class[i]);
+    const double high = std::clamp(of_class[kLastDigit + 1], -kBase / 8, kBase / 8);
+    all.sum[k].digit[kLastDigit] = static_cast<std::int64_t>(of_class[kLastDigit] + kBase * high);
+    all.sum[k].carry();
+    all.count[k] = static_cast<std::int64_t>(std::min(of_class[kValues - 1], static_cast<double>(kMaxCount)));
+  }
+  return all;
 }
 
 LossSums LossSlot::total() const {
@@ -125,7 +155,7 @@ void OpenWindows::drop(bool count) noexcept {
     if (windows_.size() > 1) {
       windows_.erase(windows_.begin());
     } else {
-      std::ranges::fill(windows_.front().host.sum, 0.0);
+      std::ranges::fill(windows_.front().host.sum, ExactSum{});
       std::ranges::fill(windows_.front().host.count, 0);
       windows_.front().device.reset();
       windows_.front().skipped = false;

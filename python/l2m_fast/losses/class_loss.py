@@ -10,7 +10,7 @@ import numpy as np
 from l2m_fast import _core
 from l2m_fast._checks import shortened
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
-from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
+from l2m_fast.losses.sums import MAX_CLASSES, HostClassLoss, num_host_words
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
 def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLike, num_classes: int) -> ClassSums:
     """Return the sum and the number of losses of each class.
 
-    Non-finite losses are skipped in both. A sum beyond the largest float64 is clamped to it.
+    Losses that are non-finite as a float32 are skipped in both. Sums are exact, and rounded to float64 when they are
+    read: they have the same bits for every order of the losses, number of threads, and device. `Loader.record` adds
+    them without rounding. The part of a float64 loss below 2^-149 is lost. A sum is clamped to 2^168.
 
-    CPU: large inputs are summed by as many threads as the process has CPUs. The result does not depend on the number of
-    threads.
+    CPU: large inputs are summed by as many threads as the process has CPUs.
 
-    CUDA: losses are summed on their device without blocking the host. Reading `sum` or `count` of the result waits for
-    the device; `Loader.record` does not. A call takes one kernel launch if shared memory holds all classes (up to
-    1,820 on every device, 4,096 on the largest) and two otherwise. Sums are rounded once, so that they are gpu-to-gpu
-    deterministic: the same bits on every device and in every order. A float64 loss is split into float32 numbers: a
-    loss beyond the largest float32 counts as non-finite, and the part below 2^-149 is lost. If the package was built
-    without a CUDA compiler, torch computes the sums, which is not deterministic.
+    CUDA: losses are summed on their device without blocking the host, by one kernel launch, or by torch if the package
+    was built without a CUDA compiler. Reading `sum` or `count` of the result waits for the device; `Loader.record` does
+    not.
 
     Args:
         losses: Loss of each sample, shape `[n]`; float16, bfloat16, float32 or float64. Gradients are ignored.
@@ -63,9 +61,9 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
         on_device = DeviceClassLoss(int(num_classes), losses.device)
         on_device.add(losses, device_classes(losses, classes))
         return on_device
-    result = ClassLoss(np.zeros(num_classes), np.zeros(num_classes, np.int64))
-    _core.add_class_loss(loss_array(losses), class_array(classes), *result)
-    return result
+    words = np.zeros(num_host_words(int(num_classes)), np.int64)
+    _core.add_class_loss(loss_array(losses), class_array(classes), words)
+    return HostClassLoss(words)
 
 
 def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from l2m_fast._checks import checked_int, has_memory, not_plain_message, shortened, truncated
 from l2m_fast.losses.arrays import MAX_LOSSES_ON_DEVICE
-from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss
+from l2m_fast.losses.sums import MAX_CLASSES, HostClassLoss
 from l2m_fast.mixing import check_number
 
 if TYPE_CHECKING:
@@ -45,12 +43,12 @@ def cross_entropy(
     `vmap`, `jvp` and others), where tensors have no values to sum. There, use
     `torch.nn.functional.cross_entropy(..., reduction="none")` and pass the losses to `Loader.record` afterwards.
 
-    Losses are computed in float32 (float64 for float64 logits) and summed over rows in float64. On the CPU, large
-    inputs are processed by as many threads as the process has CPUs, and the result does not depend on the number of
-    threads. On CUDA, the host is not blocked until the class sums are read, and the result is run-to-run
-    deterministic. If the package was built without a CUDA compiler, and on other devices, the result is computed by
-    torch operations. `torch.compile` is supported, including `fullgraph=True`. Under autocast, the logits are
-    converted to float32, as in torch. Needs torch >= 2.4.
+    Losses are computed in float32 (float64 for float64 logits). Their mean is computed in float64, and the sum of each
+    class is exact, as in `class_loss()`. On the CPU, large inputs are processed by as many threads as the process has
+    CPUs, and the result does not depend on the number of threads. On CUDA, the host is not blocked until the class sums
+    are read, and the result is run-to-run deterministic. If the package was built without a CUDA compiler, and on other
+    devices, the result is computed by torch operations. `torch.compile` is supported, including `fullgraph=True`. Under
+    autocast, the logits are converted to float32, as in torch. Needs torch >= 2.4.
 
     Args:
         logits: Logits, shape `[n, C]`; float16, bfloat16, float32 or float64. Copied if not contiguous.
@@ -63,8 +61,8 @@ def cross_entropy(
         label_smoothing: Part of the target, in `[0, 1]`, that is spread evenly over all columns.
 
     Returns:
-        The mean, a scalar tensor with the dtype of the logits, and the class losses. On the CPU, these are a `ClassLoss`
-        of NumPy arrays; on a device, the same object as from `class_loss()`.
+        The mean, a scalar tensor with the dtype of the logits, and the class losses, the same object as from
+        `class_loss()`.
 
     Raises:
         TypeError: An argument is not a tensor, has no memory of its own, or has an unsupported dtype; or the call is
@@ -114,8 +112,7 @@ def cross_entropy(
             float(label_smoothing),
         )
         if logits.device.type == "cpu":
-            sums = words.numpy()
-            return loss, ClassLoss(sums[:num_classes].view(np.float64), sums[num_classes:])
+            return loss, HostClassLoss(words.numpy())
         if not compiling and (logits.is_cuda or logits.is_meta) and not has_memory(words):
             raise TypeError(not_plain_message("the class sums", words, "int64"))
     except (AssertionError, RuntimeError, TypeError) as error:
@@ -124,7 +121,7 @@ def cross_entropy(
             if tensor is not None and not has_memory(tensor):
                 raise TypeError(not_plain_message(name, tensor, str(tensor.dtype))) from error
         raise
-    return loss, DeviceClassLoss(num_classes, logits.device, words)
+    return loss, DeviceClassLoss(num_classes, logits.device, words, len(targets))
 
 
 def _torch() -> Any:

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from l2m_fast import _core
 from l2m_fast._build_info import _cuda
 from l2m_fast._checks import warn
-from l2m_fast.losses.sums import ClassLoss
+from l2m_fast.losses.arrays import MAX_LOSSES_ON_DEVICE
+from l2m_fast.losses.sums import HostClassLoss, num_host_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-# Diagnostic words: classes out of range, non-finite losses, scratch of a kernel, targets out of range, more scratch.
-_NUM_DIAGNOSTICS = 5
-INVALID_TARGETS = 3
-_MAX_SEGMENT_SIZE = 1 << 16  # a single block of a kernel sums each segment
+# Diagnostic words: losses skipped for a class out of range, and for being non-finite, targets out of range, and scratch
+# of a kernel.
+_NUM_DIAGNOSTICS = 4
+INVALID_CLASSES, NOT_FINITE, INVALID_TARGETS = range(3)
+_DIGIT_BITS = 32  # of a carried digit, see exact_sums.hpp
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -33,43 +36,52 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 class DeviceClassLoss:
     """Sum and number of losses of each class on a device, copied to the CPU when read. Implements `ClassSums`.
 
-    Each `add()` sums the losses of a class without rounding, and adds the nearest float64 to the sum of the class: the
-    same bits on every device and in every order (gpu-to-gpu deterministic). If the package was built without a CUDA
-    compiler, torch sums CUDA losses in an order that may change from run to run, and with it the last bits. Losses
-    that are non-finite as a float32 or whose class is out of range are skipped and counted. The part of a float64 loss
-    below 2^-149 is lost.
+    Losses are summed without rounding, as integers: the same bits on every device and in every order (gpu-to-gpu
+    deterministic), by a kernel of this package, or by torch. Losses that are non-finite as a float32 or whose class is
+    out of range are skipped and counted. The part of a float64 loss below 2^-149 is lost.
 
     May be used on any stream: each stream waits for the one used before.
 
     Args:
         num_classes: Number of classes K.
         device: Device of the sums.
-        words: Memory of the sums, int64, shape `[num_words()]`: float64 sums, counts, diagnostic words, and unfinished
-            sums of kernels. None: new memory, initially 0.
+        words: Memory of the sums, int64, shape `[num_words(K)]`: those of a `HostClassLoss`, then diagnostic words.
+            None: new memory, initially 0.
+        num_losses: Number of losses that `words` hold already.
     """
 
-    def __init__(self, num_classes: int, device: torch.device, words: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, num_classes: int, device: torch.device, words: torch.Tensor | None = None, num_losses: int = 0
+    ) -> None:
         if words is None:
             with torch.inference_mode(False):  # otherwise they could not be modified in another mode
-                words = torch.zeros(num_words(num_classes, device), dtype=torch.int64, device=device)
+                words = torch.zeros(num_words(num_classes), dtype=torch.int64, device=device)
         # The device of the tensor has an index; torch.device("cuda") does not equal torch.device("cuda:0").
         self.num_classes, self.device, self.words = num_classes, words.device, words
+        self._uncarried = num_losses  # losses added since the digits were carried
         self._copied: tuple[torch.Tensor, torch.cuda.Event] | None = None  # valid after the event
         self._stream: torch.cuda.Stream | None = None  # the last stream used
         if self.device.type == "cuda" and not torch.compiler.is_compiling():
             self._stream = torch.cuda.current_stream(self.device)
 
     @property
-    def totals(self) -> tuple[int, int, int, int, int]:
-        """K, and the addresses of sums, counts, diagnostic words and unfinished sums, for a kernel."""
-        address, size = self.words.data_ptr(), self.words.element_size()
-        offsets = (0, self.num_classes, 2 * self.num_classes, 2 * self.num_classes + _NUM_DIAGNOSTICS)
-        return self.num_classes, *(address + size * offset for offset in offsets)  # type: ignore[return-value]
+    def totals(self) -> tuple[int, int, int, int]:
+        """K, and the addresses of digits, counts and diagnostic words, for a kernel."""
+        k, digits = self.num_classes, _core.SUM_DIGITS * self.num_classes
+        return k, self._address(0), self._address(digits), self._address(digits + k)
 
     @property
     def counters(self) -> int:
         """Address of two words for the loss kernel: number of targets out of range, and scratch that it leaves at 0."""
-        return self.words.data_ptr() + self.words.element_size() * (2 * self.num_classes + INVALID_TARGETS)
+        return self._address(num_host_words(self.num_classes) + INVALID_TARGETS)
+
+    @property
+    def diagnostics(self) -> torch.Tensor:
+        """Diagnostic words on the device."""
+        return self.words[num_host_words(self.num_classes) :]
+
+    def _address(self, word: int) -> int:
+        return self.words.data_ptr() + self.words.element_size() * word
 
     # ---- reading, which waits for the device
 
@@ -95,29 +107,29 @@ class DeviceClassLoss:
         """Return sum or count, like a `ClassLoss`."""
         return self.read()[i]
 
-    def read(self) -> ClassLoss:
-        """Return sums and counts as NumPy arrays. Wait for the device.
+    def read(self) -> HostClassLoss:
+        """Return sums and counts on the CPU. Wait for the device.
 
         Raises:
             ValueError: Classes or targets were out of range, and their losses skipped. Raised once.
         """
-        k, words = self.num_classes, self._on_cpu()
+        words, num_words = self._on_cpu(), num_host_words(self.num_classes)
         for word, rule in (
-            (0, f"classes must be in [0, {k})"),
+            (INVALID_CLASSES, f"classes must be in [0, {self.num_classes})"),
             (INVALID_TARGETS, "targets must be columns of logits or ignore_index"),
         ):
-            num_invalid = int(words[2 * k + word])
+            num_invalid = int(words[num_words + word])
             if num_invalid > 0:
                 with torch.inference_mode(self.words.is_inference()):
-                    self.words[2 * k + word], self._copied = 0, None
+                    self.diagnostics[word], self._copied = 0, None
                 msg = f"{rule} (got {num_invalid} out of range, skipped, on {self.device})"
                 raise ValueError(msg)
-        return ClassLoss(words[:k].view(torch.float64).numpy().copy(), words[k : 2 * k].numpy().copy())
+        return HostClassLoss(words[:num_words].numpy().copy())
 
     @property
     def not_finite(self) -> int:
         """Number of losses skipped because they are non-finite. Waits for the device."""
-        return int(self._on_cpu()[2 * self.num_classes + 1])
+        return int(self._on_cpu()[num_host_words(self.num_classes) + NOT_FINITE])
 
     def start_reading(self) -> None:
         """Start copying the sums to the CPU, so that `read()` does not wait for later work on the device.
@@ -129,13 +141,13 @@ class DeviceClassLoss:
 
     def _copy(self) -> tuple[torch.Tensor, torch.cuda.Event]:
         with torch.cuda.device(self.device):
-            stream, read = self._on_stream(), self._read_words
-            copy = torch.empty_like(read, device="cpu", pin_memory=True).copy_(read, non_blocking=True)
+            stream = self._on_stream()
+            copy = torch.empty_like(self.words, device="cpu", pin_memory=True).copy_(self.words, non_blocking=True)
             return copy, stream.record_event()
 
     def _on_cpu(self) -> torch.Tensor:
         if self.device.type != "cuda":
-            return self._read_words.cpu()
+            return self.words.cpu()
         copy, event = self._copied or self._copy()
         event.synchronize()
         return copy
@@ -151,10 +163,6 @@ class DeviceClassLoss:
             self._stream = stream
         return stream
 
-    @property
-    def _read_words(self) -> torch.Tensor:
-        return self.words[: 2 * self.num_classes + _NUM_DIAGNOSTICS]
-
     # ---- adding, which does not block the host
 
     def add(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
@@ -166,6 +174,7 @@ class DeviceClassLoss:
         """
         losses, classes = losses.detach().contiguous(), to_device(classes, self.device).contiguous()
         self._copied = None
+        self._carry_before(losses.numel())
         if has_kernels(self.device):
             with torch.cuda.device(self.device):
                 _cuda.add_class_loss(
@@ -181,30 +190,6 @@ class DeviceClassLoss:
         else:
             self.add_with_torch(losses, classes)
 
-    def add_grouped(self, losses: torch.Tensor, classes: NDArray[np.int32]) -> None:
-        """Add losses grouped by class, summed in float64 in an order that depends only on the classes.
-
-        Args:
-            losses: Same as for `add()`.
-            classes: Class of each loss, on the CPU, grouped and in range.
-        """
-        starts = np.flatnonzero(np.diff(classes, prepend=-1, append=-1)).astype(np.int32)
-        if not has_kernels(self.device) or len(losses) > _MAX_SEGMENT_SIZE:
-            self.add(losses, torch.from_numpy(classes))
-            return
-        segments = torch.from_numpy(np.concatenate((starts, classes[starts[:-1]])))
-        segments, losses = to_device(segments, self.device), losses.detach().contiguous()
-        self._copied = None
-        with torch.cuda.device(self.device):
-            _cuda.add_grouped_class_loss(
-                losses.data_ptr(),
-                dtype_name(losses.dtype),
-                segments.data_ptr(),
-                len(starts) - 1,
-                self.totals,
-                self._on_stream().cuda_stream,
-            )
-
     def add_sums(self, other: DeviceClassLoss) -> None:
         """Add the sums, the counts and the diagnostic words of another object on this device."""
         self._copied = None
@@ -212,26 +197,48 @@ class DeviceClassLoss:
             with torch.cuda.device(self.device):
                 other._on_stream()
                 self._on_stream()
-        self._sum.add_(other._sum)
-        self._integers.add_(other._integers)
-
-    @property
-    def _sum(self) -> torch.Tensor:
-        return self.words[: self.num_classes].view(torch.float64)
-
-    @property
-    def _integers(self) -> torch.Tensor:
-        return self.words[self.num_classes : 2 * self.num_classes + _NUM_DIAGNOSTICS]
+        self._carry_before(other._uncarried + 1)
+        self.words.add_(other.words)
 
     def add_with_torch(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
-        """Add losses by torch operations, on any device. Equals `add()` except for rounding."""
+        """Add losses by torch operations, on any device. The result is that of `add()`."""
         classes = classes.long()
         in_range = (classes >= 0) & (classes < self.num_classes)
-        kept = in_range & losses.float().isfinite()
+        first = losses.float()
+        kept = in_range & first.isfinite()
         # The diagnostic words for classes out of range and non-finite losses follow the counts.
         counter = torch.where(kept, classes, self.num_classes + in_range.long())
-        self._integers.index_add_(0, counter, torch.ones_like(counter))
-        self._sum.index_add_(0, torch.where(kept, classes, 0), torch.where(kept, losses, 0).double())
+        self.words[_core.SUM_DIGITS * self.num_classes :].index_add_(0, counter, torch.ones_like(counter))
+        at = torch.where(kept, classes, 0) * _core.SUM_DIGITS
+        rest = torch.where(kept, losses, 0)
+        for _ in range(3 if losses.dtype == torch.float64 else 1):  # three floats hold the bits of a double
+            piece = rest.float()
+            self._add_floats(piece, at)
+            rest = rest - piece
+
+    def _add_floats(self, x: torch.Tensor, at: torch.Tensor) -> None:
+        """Add finite float32 numbers to the digits that begin at words `at`, as `ExactSum::add()` does."""
+        bits = x.view(torch.int32).long()
+        exponent = (bits >> 23) & 0xFF
+        place = (exponent - 1).clamp(min=0)
+        fraction = (bits & 0x7FFFFF) + torch.where(exponent > 0, 1 << 23, 0)
+        shifted, sign = fraction << (place % _DIGIT_BITS), torch.where(bits < 0, -1, 1)
+        first = at + place // _DIGIT_BITS
+        self.words.index_add_(0, first, sign * (shifted & (2**_DIGIT_BITS - 1)))
+        self.words.index_add_(0, first + 1, sign * (shifted >> _DIGIT_BITS))
+
+    def _carry_before(self, num_losses: int) -> None:
+        """Carry the digits if they might overflow when losses are added. A captured graph adds them many times."""
+        if torch.compiler.is_compiling():
+            return  # the words are new
+        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if capturing or self._uncarried + num_losses > MAX_LOSSES_ON_DEVICE:
+            digits = self.words[: _core.SUM_DIGITS * self.num_classes].view(self.num_classes, -1)
+            high = digits[:, :-1] >> _DIGIT_BITS
+            digits[:, :-1] &= 2**_DIGIT_BITS - 1
+            digits[:, 1:] += high
+            self._uncarried = 0
+        self._uncarried += num_losses
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -251,9 +258,9 @@ def _kernels_run_on(device: int) -> bool:
     return not reason
 
 
-def num_words(num_classes: int, device: torch.device) -> int:
+def num_words(num_classes: int) -> int:
     """Return the number of 64-bit words that class loss sums need on a device."""
-    return (2 + (_cuda.UNFINISHED if has_kernels(device) else 0)) * num_classes + _NUM_DIAGNOSTICS
+    return num_host_words(num_classes) + _NUM_DIAGNOSTICS
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast.losses.device import INVALID_TARGETS, DeviceClassLoss, has_kernels, num_words
+from l2m_fast.losses.device import INVALID_TARGETS, NOT_FINITE, DeviceClassLoss, has_kernels, num_words
+from l2m_fast.losses.sums import num_host_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -40,8 +40,8 @@ def cross_entropy(
     # Ignored rows are added as infinite losses, and subtracted again from the count of non-finite losses: selecting the
     # other rows would wait for the device.
     sums.add_with_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
-    sums.words[2 * num_classes + 1] -= (~kept).sum()
-    sums.words[2 * num_classes + INVALID_TARGETS] += invalid.sum()
+    sums.diagnostics[NOT_FINITE] -= (~kept).sum()
+    sums.diagnostics[INVALID_TARGETS] += invalid.sum()
     log_sum_exp = torch.where(kept, _widened(logits).logsumexp(1).double(), 0.0)
     return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
 
@@ -80,9 +80,8 @@ def _cross_entropy_on_cpu(
     ignore_index: int,
     label_smoothing: float,
 ) -> Outputs:
-    words = targets.new_zeros(2 * num_classes)
+    words = targets.new_zeros(num_host_words(num_classes))
     log_sum_exp = logits.new_empty(targets.shape, dtype=torch.float64)
-    sums = words.numpy()
     loss, total_weight = _core.cross_entropy(
         _array(logits),
         _array(targets),
@@ -91,8 +90,7 @@ def _cross_entropy_on_cpu(
         ignore_index,
         label_smoothing,
         log_sum_exp.numpy(),
-        sums[:num_classes].view(np.float64),
-        sums[num_classes:],
+        words.numpy(),
     )
     mean = torch.scalar_tensor(loss, dtype=logits.dtype, device="cpu")
     return mean, words, log_sum_exp, torch.scalar_tensor(total_weight, dtype=torch.float64, device="cpu")
@@ -109,7 +107,7 @@ def _(
     label_smoothing: float,  # noqa: ARG001
 ) -> Outputs:
     log_sum_exp, total_weight = (logits.new_empty(shape, dtype=torch.float64) for shape in ((targets.shape[0],), ()))
-    size = 2 * num_classes if logits.device.type == "cpu" else num_words(num_classes, logits.device)
+    size = (num_host_words if logits.device.type == "cpu" else num_words)(num_classes)
     return logits.new_empty(()), targets.new_empty(size), log_sum_exp, total_weight
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from l2m_fast import _core
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Sizes = NDArray[np.int64]
 
-MAX_SUM = sys.float_info.max  # sums of losses are clamped to it
 MAX_COUNT = 2**53  # for losses of a class in a window and all counters in saved states; exact as a float
 MAX_CLASSES = 2**31 - 1
 
@@ -34,9 +36,12 @@ class ClassSums(Protocol):
     def count(self) -> Sizes:
         """Number of losses of each class, int64, shape `[num_classes]`."""
 
+    def __iter__(self) -> Iterator[Any]:
+        """Return an iterator over sum and count."""
+
 
 class ClassLoss(NamedTuple):
-    """Sum and number of losses of each class, on the CPU.
+    """Sum and number of losses of each class, computed elsewhere.
 
     Attributes:
         sum: Sum of the losses of each class, float64, shape `[num_classes]`.
@@ -45,6 +50,47 @@ class ClassLoss(NamedTuple):
 
     sum: Floats
     count: Sizes  # type: ignore[assignment]  # shadows tuple.count, which is not needed
+
+
+class HostClassLoss:
+    """Exact sum and number of losses of each class, on the CPU. Implements `ClassSums`.
+
+    Args:
+        words: int64, shape `[num_host_words(num_classes)]`: digits of the sums, then the counts.
+    """
+
+    def __init__(self, words: Sizes) -> None:
+        self.words = words
+
+    @property
+    def sum(self) -> Floats:
+        """Sum of the losses of each class, rounded once to float64, shape `[num_classes]`."""
+        return _core.nearest_sums(self.words)
+
+    @property
+    def count(self) -> Sizes:
+        """Number of losses of each class, int64, shape `[num_classes]`."""
+        return self.words[_core.SUM_DIGITS * (len(self.words) // num_host_words(1)) :].copy()
+
+    def __iter__(self) -> Iterator[Floats | Sizes]:
+        """Return an iterator over sum and count, like that of a `ClassLoss`."""
+        return iter((self.sum, self.count))
+
+    def __len__(self) -> int:
+        """Return 2, like a `ClassLoss`."""
+        return 2
+
+    def __getitem__(self, i: int) -> Floats | Sizes:
+        """Return sum or count, like a `ClassLoss`."""
+        return (self.sum, self.count)[i]
+
+    def __repr__(self) -> str:
+        return f"HostClassLoss(sum={self.sum}, count={self.count})"
+
+
+def num_host_words(num_classes: int) -> int:
+    """Return the number of 64-bit words of the sums and counts of classes."""
+    return (_core.SUM_DIGITS + 1) * num_classes
 
 
 def checked_sums(loss: ClassLoss, num_classes: int) -> tuple[Floats, Sizes]:

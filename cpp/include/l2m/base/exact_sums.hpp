@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 // Also compiled as device code.
 #if defined(__CUDACC__)
@@ -64,8 +66,16 @@ L2M_HOST_DEVICE inline Pieces pieces_of(double x) {
   return {3, {first, second, static_cast<float>(rest - static_cast<double>(second))}};
 }
 
+/// Make all digits but the last smaller than 2^32 and not negative, so that equal sums have equal digits.
+/// @param digits  [kSumDigits]
+L2M_HOST_DEVICE inline void carry(std::int64_t* digits) {
+  for (int i = 0; i + 1 < kSumDigits; ++i) {
+    digits[i + 1] += digits[i] >> 32;
+    digits[i] &= 0xFFFFFFFF;
+  }
+}
+
 /// Return the double nearest to a sum, ties to even.
-///
 /// @param digits  [kSumDigits]
 L2M_HOST_DEVICE inline double nearest_double(const std::int64_t* digits) {
   // Convert to 32-bit digits; the last one is signed and takes the remaining carry.
@@ -103,5 +113,49 @@ L2M_HOST_DEVICE inline double nearest_double(const std::int64_t* digits) {
   if (follows) high |= 1U;
   return (negative ? -1.0 : 1.0) * std::ldexp(static_cast<double>(high), place - 149);
 }
+
+/// Exact sum of floats on the host. Its digits may be carried or not; only sums with carried digits can be compared.
+struct ExactSum {
+  /// Number of values that can be added to carried digits before they must be carried again.
+  static constexpr std::int64_t kMaxAdditions = 1 << 28;
+  /// Limit of a sum, which is clamped to it: 2^40 times the largest float.
+  static constexpr double kLargest = 0x1p168;
+
+  std::int64_t digit[kSumDigits] = {};
+
+  /// Add a float. @param x  finite.
+  void add(float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t exponent = (bits >> 23) & 0xFFU;
+    const std::uint32_t place = exponent - static_cast<std::uint32_t>(exponent != 0);
+    const std::uint64_t fraction = (bits & 0x7FFFFFU) | (std::uint64_t{exponent != 0} << 23);
+    const std::uint64_t shifted = fraction << (place % 32);
+    const std::int64_t sign = -static_cast<std::int64_t>(bits >> 31);  // 0 or -1: (x ^ sign) - sign negates x
+    digit[place / 32] += (static_cast<std::int64_t>(shifted & 0xFFFFFFFF) ^ sign) - sign;
+    digit[place / 32 + 1] += (static_cast<std::int64_t>(shifted >> 32) ^ sign) - sign;
+  }
+  /// Add a double, rounded to a multiple of 2^-149. @param x  in [-kLargest, kLargest].
+  void add(double x);
+  /// Add another sum. Both must have been carried at most kMaxAdditions values ago; carries the result.
+  void add(const ExactSum& other) {
+    for (int i = 0; i < kSumDigits; ++i) digit[i] += other.digit[i];
+    carry();
+  }
+  /// Carry the digits, and clamp the sum.
+  void carry() {
+    l2m::carry(digit);
+    constexpr std::int64_t kMax = std::int64_t{1} << 61;
+    if (digit[kSumDigits - 1] > -kMax && digit[kSumDigits - 1] < kMax) return;
+    const std::int64_t last = digit[kSumDigits - 1] < 0 ? -kMax : kMax;
+    *this = {};
+    digit[kSumDigits - 1] = last;
+  }
+
+  /// Return the nearest double, ties to even.
+  [[nodiscard]] double nearest() const { return nearest_double(digit); }
+  /// Return the doubles of which this is the sum, the largest first: one or two for most sums of losses.
+  [[nodiscard]] std::vector<double> terms() const;
+  bool operator==(const ExactSum&) const = default;
+};
 
 }  // namespace l2m

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "l2m/base/exact_sums.hpp"
 #include "l2m/base/float_types.hpp"
 
 namespace l2m {
@@ -37,7 +38,7 @@ struct MeanLoss {
 /// Determinism: the same bits for any number of threads. Memory: 16 bytes * n, and 4 or 8 bytes * C per thread.
 template <class Logit>
 MeanLoss cross_entropy(const Targets& targets, std::span<const Logit> logits, std::span<const std::int64_t> classes,
-                       std::span<double> log_sum_exp, std::span<double> sum, std::span<std::int64_t> count,
+                       std::span<double> log_sum_exp, std::span<ExactSum> sum, std::span<std::int64_t> count,
                        int num_threads);
 
 /// Compute the gradient of the mean loss with respect to the logits, times total_weight * scale; 0 for ignored rows.

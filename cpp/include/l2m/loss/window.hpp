@@ -5,7 +5,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
+
+#include "l2m/base/exact_sums.hpp"
 
 namespace l2m {
 
@@ -14,13 +17,19 @@ struct LossSums {
   LossSums() = default;
   explicit LossSums(std::size_t num_classes) : sum(num_classes), count(num_classes) {}
 
-  std::vector<double> sum;          ///< [K]
+  std::vector<ExactSum> sum;        ///< [K]
   std::vector<std::int64_t> count;  ///< [K]
 
-  /// Add other sums. Sums are clamped to finite doubles, counts to kMaxCount.
+  /// Add other sums, and carry all digits. Sums are clamped as in ExactSum, counts to kMaxCount.
   void add(const LossSums& other);
   [[nodiscard]] bool empty() const;
   bool operator==(const LossSums&) const = default;
+
+  // For sums over ranks: integers of which sums are exact doubles for up to 2^21 ranks.
+  static constexpr std::size_t kValues = kSumDigits + 2;  ///< values per class: digits, the last as two, and the count
+  [[nodiscard]] std::vector<double> to_values() const;    ///< [K * kValues] the digits must be carried
+  /// @param values  [K * kValues] sums of the results of to_values() over all ranks.
+  static LossSums from_values(std::span<const double> values);
 };
 
 /// Loss sums computed on another device, such as a GPU.
