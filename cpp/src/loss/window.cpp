@@ -9,9 +9,15 @@ namespace l2m {
 
 void LossSums::add(const LossSums& other) {
   for (std::size_t k = 0; k < sum.size(); ++k) {
+    if (other.count[k] == 0) continue;  // most of many classes
     sum[k].add(other.sum[k]);
     count[k] = std::min(count[k] + other.count[k], kMaxCount);
   }
+}
+
+void LossSums::clear() {
+  for (std::size_t k = 0; k < sum.size(); ++k)
+    if (std::exchange(count[k], 0) > 0) sum[k] = {};
 }
 
 bool LossSums::empty() const {
@@ -135,10 +141,9 @@ void OpenWindows::close_oldest() {
 }
 
 LossSums OpenWindows::total() const {
-  LossSums sums(num_classes_);
-  bool first = true;
+  LossSums sums;
   for_oldest([&](const LossSlot& slot) {
-    if (std::exchange(first, false)) {
+    if (sums.sum.empty()) {
       sums = slot.total();
     } else {
       sums.add(slot.total());
@@ -155,8 +160,7 @@ void OpenWindows::drop(bool count) noexcept {
     if (windows_.size() > 1) {
       windows_.erase(windows_.begin());
     } else {
-      std::ranges::fill(windows_.front().host.sum, ExactSum{});
-      std::ranges::fill(windows_.front().host.count, 0);
+      windows_.front().host.clear();
       windows_.front().device.reset();
       windows_.front().skipped = false;
     }

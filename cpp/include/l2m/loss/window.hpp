@@ -12,7 +12,7 @@
 
 namespace l2m {
 
-/// Sum and number of the losses of each class.
+/// Sum and number of the losses of each class. The sum of a class without losses is 0.
 struct LossSums {
   LossSums() = default;
   explicit LossSums(std::size_t num_classes) : sum(num_classes), count(num_classes) {}
@@ -22,6 +22,7 @@ struct LossSums {
 
   /// Add other sums, and carry all digits. Sums are clamped as in ExactSum, counts to kMaxCount.
   void add(const LossSums& other);
+  void clear();
   [[nodiscard]] bool empty() const;
   bool operator==(const LossSums&) const = default;
 
