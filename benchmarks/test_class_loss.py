@@ -1,4 +1,4 @@
-"""Time of per-class sums and counts of ten million losses, against torch.bincount, and of a small cross entropy."""
+"""Time of per-class sums of ten million losses, against torch.bincount, of a small cross entropy, and of record()."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional
 
-from benchmarks.race import OURS, race
+from benchmarks.race import OURS, Spread, race
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import SEED
-from l2m_fast import class_loss, cross_entropy
+from l2m_fast import Learn2Mix, Loader, class_loss, cross_entropy
 
 NUM_LOSSES = 10_000_000
 NUM_CLASSES = 1000
@@ -63,3 +63,25 @@ def test_small_cross_entropy(benchmark: BenchmarkFixture, report: Report, rounds
     for name in (OURS, "torch"):
         report.add(case, name, times.rate(name, 1000), "steps/s")
     report.add(case, f"{OURS} vs torch", times.ratio("torch", OURS), "x", Goal(at_least=1 / 1.3))
+
+
+def test_record(benchmark: BenchmarkFixture, report: Report, rounds: int) -> None:
+    """Race record() of a batch with and without its step."""
+    losses = torch.rand(512, generator=torch.Generator().manual_seed(SEED))
+    classes = torch.arange(5120) % 10
+    loader = Loader(classes, batch_size=512, classes=classes, mixing=Learn2Mix(), seed=SEED)
+    next(iter(loader))
+
+    def with_step(repeats: int) -> None:
+        for _ in range(10_000 * repeats):
+            loader.record(losses, step=0)
+
+    def without(repeats: int) -> None:
+        for _ in range(10_000 * repeats):
+            loader.record(losses)
+
+    times = race(benchmark, {"with step=": with_step, OURS: without}, rounds)
+    more = [a - b for a, b in zip(times.seconds["with step="], times.seconds[OURS], strict=True)]
+    case = "record() of 512 losses, K = 10"
+    report.add(case, OURS, Spread.of(times.seconds[OURS]).scaled(100), "us")
+    report.add(case, "more with step=", Spread.of(more).scaled(100), "us", Goal(at_most=2))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,11 @@ from l2m_fast._checks import shortened
 from l2m_fast.arguments import draw_seed
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Mapping
 
     from l2m_fast.mixing import Floats
 
-_MAX_SLEEP = 0.005  # seconds between two looks at whether the other processes have answered
+_SIGNALS_EVERY = dt.timedelta(seconds=0.1)  # a wait for other processes ends this often, for Ctrl-C
 
 # One group of gloo per process group, because connecting takes long and needs all processes. And per default group the
 # number of those created, which names the next one.
@@ -148,18 +147,19 @@ class RankGroup:
 
     def _wait(self, work: Any) -> None:
         """Wait for a collective. Ctrl-C ends the waiting."""
-        seconds = 1e-5
-        while not work.is_completed():
-            time.sleep(seconds)
-            seconds = min(2 * seconds, _MAX_SLEEP)
-        try:
-            work.wait()
-        except RuntimeError as error:
-            msg = (
-                "the processes of group= did not answer each other: one of them has failed, or has not done what the others "
-                "do (all of them must create the loader, take its batches, and call state_dict() at the same batch)"
-            )
-            raise RuntimeError(msg) from error
+        while True:
+            try:
+                work.wait(_SIGNALS_EVERY)
+            except RuntimeError as error:
+                if not work.is_completed():
+                    continue
+                msg = (
+                    "the processes of group= did not answer each other: one of them has failed, or has not done what the "
+                    "others do (all of them must create the loader, take its batches, and call state_dict() at the same "
+                    "batch)"
+                )
+                raise RuntimeError(msg) from error
+            return
 
 
 def group_of(arguments: Mapping[str, Any]) -> RankGroup | None:
