@@ -70,7 +70,7 @@ std::int64_t add(std::span<const Loss> losses, const Classes& classes, std::span
   const auto n = static_cast<std::int64_t>(losses.size());
   const std::int64_t parts = std::clamp<std::int64_t>(
       n / std::max(kPartLosses, kLossesPerClass * static_cast<std::int64_t>(num_classes)), 1, kMaxParts);
-  if (parts == 1) {
+  if (kCompact || parts == 1) {
     check_classes(classes, 0, num_classes);
     return add_valid(losses, classes, sum.data(), count.data());
   }
