@@ -98,9 +98,9 @@ def test_sums_of_sums() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
-    logits, targets, classes, weight, num_classes, *options = arguments(dtype, weighted)
-    expected = operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
-    result = cuda_operators.cross_entropy(logits, targets, classes, weight, num_classes, *options)
+    logits, targets, classes, weight, offsets, num_classes, *options = arguments(dtype, weighted)
+    expected = operators.cross_entropy(logits, targets, classes, weight, offsets, num_classes, *options)
+    result = cuda_operators.cross_entropy(logits, targets, classes, weight, offsets, num_classes, *options)
     for mine, theirs in zip((result[0], *result[2:]), (expected[0], *expected[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     sums = DeviceClassLoss(num_classes, CPU, result[1])
@@ -108,7 +108,7 @@ def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: boo
     np.testing.assert_allclose(sums.sum, expected_sums.sum, rtol=1e-6)
     assert sums.count.tolist() == expected_sums.count.tolist()
     assert sums.not_finite == 0
-    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, *expected[2:], *options)
+    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, offsets, *expected[2:], *options)
     torch.testing.assert_close(
         cuda_operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient(*backward)
     )
@@ -116,7 +116,7 @@ def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: boo
 
 def test_targets_and_classes_out_of_range_raise_when_the_sums_are_read() -> None:
     logits, targets, classes = torch.randn(4, 3), torch.tensor([0, 3, -100, 2]), torch.tensor([0, 0, 7, 5])
-    loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, 2, -100, 0.0)
+    loss, words, *_ = cuda_operators.cross_entropy(logits, targets, classes, None, None, 2, -100, 0.0)
     sums = DeviceClassLoss(2, CPU, words)
     assert loss.isnan()
     for message in (

@@ -14,6 +14,7 @@
 
 #include "class_words.hpp"
 #include "interrupt.hpp"
+#include "l2m/base/errors.hpp"
 #include "loader_state.hpp"
 #include "py_loader.hpp"
 #include "py_policy.hpp"
@@ -180,6 +181,17 @@ py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
       *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
 }
 
+py::array_t<double> batch_proportions(PyLoader& self, std::optional<std::uint64_t> step) {
+  const auto proportions = self.core().batch_proportions(step);
+  if (!proportions.empty()) return to_array(proportions);
+  if (!step || !self.core().plan())
+    throw std::runtime_error(
+        "no batch has been yielded since the loader was made or its state loaded: take a batch first");
+  throw std::runtime_error(message("step must be that of one of the last ", self.core().lookahead() + 1,
+                                   " batches yielded (got ", *step, ", and the last one was ",
+                                   self.core().total_step() - 1, ")"));
+}
+
 /// Compute the fingerprint, which the first time reads the class of every row.
 void hash_classes(PyLoader& self) {
   const ReleasedGil released;
@@ -301,6 +313,8 @@ void register_loader(py::module_& m) {
       .def_property_readonly("proportions", [](PyLoader& self) { return to_array<double>(self.core().proportions()); })
       .def_property_readonly("class_losses",
                              [](PyLoader& self) { return to_array<double>(self.core().class_losses()); })
+      .def("batch_proportions", &batch_proportions, py::arg("step"),
+           "Proportions with which a batch was drawn, one of the last lookahead + 1 yielded; None: the last one.")
       .def_property_readonly(
           "rows", [](PyLoader& self) { return rows_of(self, false); }, "Row ids of the last batch, int64.")
       .def_property_readonly(

@@ -182,16 +182,20 @@ std::optional<Int> unless_zero(Int value) {
 /// Replace values by their sums over all ranks.
 void reduce(const l2m_options& o, std::span<double> values) {
   std::vector<double> given(values.begin(), values.end());
+  constexpr double kProbe = 0x1p32 - 1;  // float would round it
+  given.push_back(kProbe);
   given.push_back(1);  // becomes the number of ranks that took part
   check_status(o.all_reduce(o.user_data, given.data(), given.size()), "all_reduce()");
   if (given.back() != static_cast<double>(o.world_size))
     throw CallbackFailed(message("all_reduce() must sum over all ", o.world_size, " ranks (got ", given.back(),
                                  " for a value that is 1 on each)"));
+  const auto world_size = static_cast<double>(o.world_size);
+  bool exact = given[values.size()] == kProbe * world_size;
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = given[i];
-    if (!(std::abs(values[i]) <= 0x1p53 * static_cast<double>(o.world_size) && values[i] == std::floor(values[i])))
-      throw CallbackFailed(message("all_reduce() must sum integers without rounding (got ", values[i], ")"));
+    exact = exact && std::abs(values[i]) <= 0x1p53 * world_size && values[i] == std::floor(values[i]);
   }
+  if (!exact) throw CallbackFailed("all_reduce() must sum doubles without rounding them");
 }
 
 }  // namespace

@@ -37,6 +37,12 @@ struct Rows {
     return static_cast<std::uint64_t>(target) < static_cast<std::uint64_t>(given.num_columns);
   }
   __device__ double weight(std::int64_t column) const { return given.weight == nullptr ? 1.0 : given.weight[column]; }
+  /// Add the offsets of consecutive columns to their logits.
+  template <class R, int kSize>
+  __device__ void add_offsets(std::int64_t column, R (&x)[kSize]) const {
+    if (given.offsets == nullptr) return;
+    for (int i = 0; i < kSize; ++i) x[i] += static_cast<R>(given.offsets[column + i]);
+  }
   __device__ std::int64_t begin() const { return blockIdx.x * rows_per_block; }
   __device__ std::int64_t end() const {
     return begin() + rows_per_block < given.size ? begin() + rows_per_block : given.size;
@@ -194,14 +200,16 @@ __global__ void __launch_bounds__(kThreadsPerBlock)
     const bool ignored = target == rows.given.ignore_index;
     const bool is_column = !ignored && rows.is_column(target);
     Softmax<R> softmax;
-    R of_target = 0;
+    R of_target[] = {0};
     if (is_column) {
       const Logit* const from = logits + row * rows.given.num_columns;
-      of_target = widened(from[target]);
+      of_target[0] = widened(from[target]);
+      rows.add_offsets(target, of_target);
       const auto get = [&](int column, auto& x) { read(from + column, x); };
       const auto add = [&]<int kSize>(int column, const Vector<Logit, kSize>& x) {
         R wide[kSize];
         for (int i = 0; i < kSize; ++i) wide[i] = widened(x.at[i]);
+        rows.add_offsets(column, wide);
         softmax.add(wide);
         for (int i = 0; smooth && i < kSize; ++i) softmax.smooth(wide[i], static_cast<R>(rows.weight(column + i)));
       };
@@ -216,7 +224,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock)
       const auto log_sum = static_cast<double>(log(softmax.sum + (softmax.largest - softmax.largest)));
       const double weight = rows.weight(target);
       log_sum_exp = static_cast<double>(softmax.largest) + log_sum;
-      loss = rows.of_target * weight * (log_sum - static_cast<double>(of_target - softmax.largest)) +
+      loss = rows.of_target * weight * (log_sum - static_cast<double>(of_target[0] - softmax.largest)) +
              rows.of_column * of_all_columns(softmax, log_sum);
       totals[1] += weight;
     } else if (!ignored) {
@@ -275,7 +283,9 @@ __global__ void __launch_bounds__(kThreadsPerBlock)
     const auto get = [&](int column, auto& x) { read(from + column, x); };
     const auto put = [&]<int kSize>(int column, const Vector<Logit, kSize>& x) {
       R wide[kSize];
-      for (int i = 0; i < kSize; ++i) wide[i] = of_row * exp((widened(x.at[i]) - high) - low);
+      for (int i = 0; i < kSize; ++i) wide[i] = widened(x.at[i]);
+      rows.add_offsets(column, wide);
+      for (int i = 0; i < kSize; ++i) wide[i] = of_row * exp((wide[i] - high) - low);
       for (int i = 0; smooth && i < kSize; ++i) wide[i] -= of_columns * static_cast<R>(rows.weight(column + i));
       if (target_column >= column && target_column < column + kSize)
         for (int i = 0; i < kSize; ++i)

@@ -7,15 +7,16 @@
 
 namespace l2m::cuda {
 
-/// Targets and weights of a cross entropy, as l2m::Targets. A target that is neither in [0, C) nor ignore_index cannot
+/// Targets, weights and offsets of a cross entropy, as l2m::Targets. A target that is neither in [0, C) nor ignore_index cannot
 /// be refused on the device: the loss of its row is NaN, and so are the gradient of the row and the mean.
 struct Targets {
-  const std::int64_t* targets;  ///< [n] column of each row's target
-  std::int64_t size;            ///< n < 2^29
-  std::int64_t num_columns;     ///< C in [1, 2^30)
-  const double* weight;         ///< [C] weight of a target; nullptr: all 1
-  std::int64_t ignore_index;    ///< rows with this target have no loss
-  double label_smoothing;       ///< in [0, 1]
+  const std::int64_t* targets;      ///< [n] column of each row's target
+  std::int64_t size;                ///< n < 2^29
+  std::int64_t num_columns;         ///< C in [1, 2^30)
+  const double* weight;             ///< [C] weight of a target; nullptr: all 1
+  std::int64_t ignore_index;        ///< rows with this target have no loss
+  double label_smoothing;           ///< in [0, 1]
+  const double* offsets = nullptr;  ///< [C] added to the logits of each row; nullptr: all 0
 };
 
 /// Maximum number of blocks per launch.

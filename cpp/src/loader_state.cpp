@@ -24,6 +24,13 @@ void check_length(const char* name, std::size_t size, std::size_t wanted) {
   if (size != wanted) refuse(name, " of the state must have ", wanted, " values (got ", size, ")");
 }
 
+void check_sums(const LossSums& sums) {
+  for (std::size_t k = 0; k < std::min(sums.sum.size(), sums.count.size()); ++k)
+    if (sums.count[k] == 0 && sums.sum[k] != ExactSum{})
+      refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k].nearest(),
+             " for class ", k, ")");
+}
+
 }  // namespace
 
 LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std::int64_t world_size) {
@@ -62,7 +69,9 @@ LoaderState merge_states(std::vector<LoaderState> states, std::int64_t rank, std
   }
   for (std::size_t w = 0; w < first.losses.size(); ++w) {
     LossSums& sums = first.losses[w];
+    check_sums(sums);
     for (const LoaderState& state : states | std::views::drop(1)) {
+      check_sums(state.losses[w]);
       check_length("window_counts", state.losses[w].count.size(), sums.count.size());
       check_length("window_sums", state.losses[w].sum.size(), sums.sum.size());
       for (std::size_t k = 0; k < sums.count.size(); ++k)
@@ -209,10 +218,7 @@ void Loader::check(const LoaderState& state) const {
     check_length("window_sums", sums.sum.size(), num_classes);
     check_length("window_counts", sums.count.size(), num_classes);
     for (const std::int64_t count : sums.count) check_member("window_counts", count, 0, kMaxCount);
-    for (std::size_t k = 0; k < num_classes; ++k)
-      if (sums.count[k] == 0 && sums.sum[k] != ExactSum{})
-        refuse("window_sums of the state must be 0 for a class without losses (got ", sums.sum[k].nearest(),
-               " for class ", k, ")");
+    check_sums(sums);
   }
   check_length("class_losses", state.class_losses.size(), num_classes);
   for (const double loss : state.class_losses)

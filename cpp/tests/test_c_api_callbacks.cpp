@@ -200,7 +200,7 @@ void test_losses_are_reduced_over_ranks() {
   data.options.user_data = &script;
   data.options.all_reduce = [](void* user_data, double* values, std::size_t num_values) {
     auto& self = *static_cast<Script*>(user_data);
-    CHECK(num_values == LossSums::kValues * kClasses + 1 && values[num_values - 1] == 1);
+    CHECK(num_values == LossSums::kValues * kClasses + 2 && values[num_values - 1] == 1);
     for (std::size_t i = 0; i < num_values; ++i) values[i] *= self.ranks;
     return self.run();
   };

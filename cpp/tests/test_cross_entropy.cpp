@@ -26,7 +26,7 @@ struct Case {
   std::vector<Logit> logits;
   std::vector<std::int64_t> targets;
   std::vector<std::int64_t> classes;
-  std::vector<double> weight;
+  std::vector<double> weight, offsets;
   double label_smoothing = 0.0;
   std::vector<double> log_sum_exp = std::vector<double>(targets.size());
   std::vector<ExactSum> sum = std::vector<ExactSum>(3);
@@ -38,7 +38,8 @@ struct Case {
             .num_columns = num_columns,
             .weight = weight,
             .ignore_index = -1,
-            .label_smoothing = label_smoothing};
+            .label_smoothing = label_smoothing,
+            .offsets = offsets};
   }
   MeanLoss forward(int threads) {
     return cross_entropy(given(), std::span<const Logit>(logits), std::span<const std::int64_t>(classes),
@@ -66,6 +67,7 @@ Case<Logit> random_case(std::size_t n, std::size_t columns, bool weighted, doubl
                    .targets = {},
                    .classes = {},
                    .weight = {},
+                   .offsets = {},
                    .label_smoothing = label_smoothing};
   const RandomStream random(n, Purpose::kBatchOrder, columns);
   for (std::size_t i = 0; i < n * columns; ++i)
@@ -74,7 +76,10 @@ Case<Logit> random_case(std::size_t n, std::size_t columns, bool weighted, doubl
     made.targets.push_back(i % 5 == 3 ? -1 : static_cast<std::int64_t>(i * 7 % columns));
     made.classes.push_back(i % 5 == 3 ? 77 : static_cast<std::int64_t>(i % 3));
   }
-  for (std::size_t j = 0; weighted && j < columns; ++j) made.weight.push_back(0.5 + static_cast<double>(j % 4));
+  for (std::size_t j = 0; weighted && j < columns; ++j) {
+    made.weight.push_back(0.5 + static_cast<double>(j % 4));
+    made.offsets.push_back(0.7 * static_cast<double>(j % 5) - 1.0);
+  }
   made.log_sum_exp.resize(n);
   made.gradient.resize(n * columns);
   return made;
@@ -107,7 +112,8 @@ void test_against_definition(std::size_t n, std::size_t columns, bool weighted, 
       continue;
     }
     std::vector<double> x;
-    for (std::size_t j = 0; j < columns; ++j) x.push_back(static_cast<double>(widen(made.logits[row * columns + j])));
+    for (std::size_t j = 0; j < columns; ++j)
+      x.push_back(static_cast<double>(widen(made.logits[row * columns + j])) + (weighted ? made.offsets[j] : 0.0));
     double sum_exp = 0.0;
     for (const double v : x) sum_exp += std::exp(v);
     std::vector<double> share(columns);  // of each column in the loss
@@ -175,7 +181,8 @@ void test_non_finite_logits() {
                    .logits = {1, -static_cast<float>(kInfinity), static_cast<float>(kInfinity), 0, NAN, 0, 0, 0},
                    .targets = {0, 0, 0, 1},
                    .classes = {0, 0, 1, 2},
-                   .weight = {}};
+                   .weight = {},
+                   .offsets = {}};
   CHECK(std::isnan(made.forward(0).loss));
   CHECK(made.sum[0] == ExactSum{} && made.sum[1] == ExactSum{} && made.sum[2].nearest() == std::log(2.0));
   CHECK(made.count == std::vector<std::int64_t>({1, 0, 1}));
@@ -207,6 +214,7 @@ void test_smoothing_uses_every_weight() {
                    .targets = {0, 1, -1},
                    .classes = {0, 1, 2},
                    .weight = {1.0, 1.0, kInfinity},
+                   .offsets = {},
                    .label_smoothing = 0.1};
   const MeanLoss mean = made.forward(1);
   CHECK(mean.loss == kInfinity && mean.total_weight == 2.0);
@@ -234,7 +242,7 @@ void test_the_mean_is_nan_for_a_total_weight_of_0() {
 }
 
 void test_no_rows() {
-  Case<double> made{.num_columns = 4, .logits = {}, .targets = {}, .classes = {}, .weight = {}};
+  Case<double> made{.num_columns = 4, .logits = {}, .targets = {}, .classes = {}, .weight = {}, .offsets = {}};
   const MeanLoss mean = made.forward(2);
   CHECK(std::isnan(mean.loss) && mean.total_weight == 0.0);
   made.backward(1.0, 2);
@@ -249,7 +257,8 @@ void test_logits_of_another_size_are_refused() {
                      .logits = {},
                      .targets = std::vector<std::int64_t>(rows),
                      .classes = std::vector<std::int64_t>(rows),
-                     .weight = {}};
+                     .weight = {},
+                     .offsets = {}};
     CHECK_THROWS(std::invalid_argument, made.forward(1));
     CHECK_THROWS(std::invalid_argument, made.backward(1.0, 1));
   }
@@ -262,6 +271,17 @@ void test_is_refused(const Change& change, bool gradient_too = true) {
   CHECK_THROWS(std::invalid_argument, made.forward(2));
   CHECK(made.count == std::vector<std::int64_t>(3, 0));
   if (gradient_too) CHECK_THROWS(std::invalid_argument, made.backward(1.0, 2));
+}
+
+void test_offsets_are_checked() {
+  for (const std::vector<double>& wrong :
+       {std::vector<double>(3), std::vector<double>{0, 0, 0, kInfinity}, std::vector<double>{0, std::nan(""), 0, 0}}) {
+    Case<float> made = random_case<float>(5, 4, false, 0.0);
+    made.offsets = wrong;
+    CHECK_THROWS(std::invalid_argument, made.forward(1));
+    CHECK_THROWS(std::invalid_argument, made.backward(1.0, 1));
+    CHECK(made.sum[0] == ExactSum{});
+  }
 }
 
 }  // namespace
@@ -281,6 +301,7 @@ int main() {
   test_smoothing_uses_every_weight();
   test_the_mean_is_nan_for_a_total_weight_of_0();
   test_no_rows();
+  test_offsets_are_checked();
   test_logits_of_another_size_are_refused();
   test_is_refused([](auto& made) { made.targets[7] = 4; });
   test_is_refused([](auto& made) { made.targets[7] = -2; });

@@ -56,7 +56,7 @@ struct Case {
   std::size_t columns;
   std::vector<Logit> logits;
   std::vector<std::int64_t> targets;
-  std::vector<double> weight;
+  std::vector<double> weight, offsets;
   double label_smoothing = 0.0;
   std::size_t place = 0;  // offset of the logits and of the gradient
   std::size_t place_of_gradient = 0;
@@ -111,7 +111,8 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
                               .num_columns = static_cast<std::int64_t>(given.columns),
                               .weight = given.weight.empty() ? nullptr : given.weight.data(),
                               .ignore_index = kIgnored,
-                              .label_smoothing = given.label_smoothing};
+                              .label_smoothing = given.label_smoothing,
+                              .offsets = given.offsets.empty() ? nullptr : given.offsets.data()};
   auto mean = rounded<Logit>(kUntouched);
   std::vector<std::int64_t> counters(2);
   std::vector<double> partials(2 * cuda::kMaxBlocks, kUntouched);
@@ -144,7 +145,8 @@ Result<Logit> reference_result(const Case<Logit>& given) {
                         .num_columns = static_cast<std::int64_t>(given.columns),
                         .weight = given.weight,
                         .ignore_index = kIgnored,
-                        .label_smoothing = given.label_smoothing};
+                        .label_smoothing = given.label_smoothing,
+                        .offsets = given.offsets};
   std::vector<std::int64_t> own(given.rows());
   for (std::size_t row = 0; row < own.size(); ++row) own[row] = static_cast<std::int64_t>(row);
   std::vector<ExactSum> sum(given.rows());
@@ -226,14 +228,17 @@ Result<Logit> check_against_cpu(const Case<Logit>& given) {
 
 template <class Logit>
 Case<Logit> random_case(std::size_t rows, std::size_t columns, bool weighted, double label_smoothing) {
-  Case<Logit> made{.columns = columns, .logits = {}, .targets = {}, .weight = {}, .label_smoothing = label_smoothing};
+  Case<Logit> made{
+      .columns = columns, .logits = {}, .targets = {}, .weight = {}, .offsets = {}, .label_smoothing = label_smoothing};
   const RandomStream random(rows, Purpose::kBatchOrder, columns);
   for (std::size_t i = 0; i < rows * columns; ++i)
     made.logits.push_back(rounded<Logit>(20.0 * uniform(random, i) - 10.0));
   for (std::size_t row = 0; row < rows; ++row)
     made.targets.push_back(row % 5 == 3 ? kIgnored : static_cast<std::int64_t>((row * 7 + columns - 1) % columns));
-  for (std::size_t column = 0; weighted && column < columns; ++column)
+  for (std::size_t column = 0; weighted && column < columns; ++column) {
     made.weight.push_back(0.25 + static_cast<double>(column % 4));
+    made.offsets.push_back(0.7 * static_cast<double>(column % 5) - 1.0);
+  }
   return made;
 }
 
@@ -266,7 +271,7 @@ void test_several_rows_of_a_thread(std::size_t rows, std::size_t columns) {
   Result<Logit> made(given);
   const auto n = static_cast<std::int64_t>(rows);
   const auto size = static_cast<std::int64_t>(columns);
-  const cuda::Rows partition{{given.targets.data(), n, size, given.weight.data(), kIgnored, 0.1},
+  const cuda::Rows partition{{given.targets.data(), n, size, given.weight.data(), kIgnored, 0.1, given.offsets.data()},
                              1.0 - 0.1,
                              0.1 / static_cast<double>(columns),
                              (n + 1) / 2};

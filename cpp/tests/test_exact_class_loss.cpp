@@ -132,11 +132,24 @@ void test_doubles_of_all_magnitudes() {
     sum.add(x);
     sum.carry();
     const double unit = 0x1p-149;
-    const double rounded = exponent >= -149 ? x : std::round(x / unit) * unit;
+    const double rounded = exponent >= -149 ? x : std::nearbyint(x / unit) * unit;
     CHECK(sum.nearest() == rounded);
     sum.add(-rounded);
     sum.carry();
     CHECK(sum == ExactSum{});
+  }
+}
+
+void test_ties_go_to_even() {
+  for (const auto& [halves, expected] : {std::pair{1, 0}, {2, 1}, {3, 2}, {4, 2}, {5, 2}, {7, 4}}) {
+    const double x = halves * 0x1p-150;
+    for (const double high : {0.0, 0x1p-110}) {
+      ExactSum sum;
+      sum.add(high + x);
+      Totals totals(1);
+      totals.add(std::vector<double>{high + x}, {0});
+      CHECK(sum.nearest() == high + expected * 0x1p-149 && sum == totals.sum[0]);
+    }
   }
 }
 
@@ -207,6 +220,7 @@ int main() {
   test_the_order_does_not_matter();
   test_doubles_are_added_exactly();
   test_doubles_of_all_magnitudes();
+  test_ties_go_to_even();
   test_terms();
   test_sums_are_clamped();
   test_digits_do_not_overflow();

@@ -168,6 +168,7 @@ void test_values_for_a_sum_over_ranks() {
       for (std::int64_t k = 0; k < 3; ++k) {
         const int exponent = k == 2 ? 100 : static_cast<int>(random() % 250) - 140;
         of_rank.add(of(k, std::ldexp(random() % 2 == 0 || k == 2 ? 1.1 : -1.7, exponent)));
+        if (k == 2) of_rank.add(of(k, std::ldexp(1.1, 150)));
       }
       all.add(of_rank);
       const std::vector<double> values = of_rank.to_values();
@@ -175,6 +176,9 @@ void test_values_for_a_sum_over_ranks() {
     }
     CHECK(LossSums::from_values(total) == all);
   }
+  CHECK_THROWS(std::runtime_error, LossSums::from_values(std::vector<double>(LossSums::kValues, -1.0)));
+  const std::vector<double> wrong(LossSums::kValues, 0x1p70);
+  CHECK(LossSums::from_values(wrong).sum[0].nearest() == ExactSum::kLargest);
   LossSums largest = of(0, ExactSum::kLargest / 2);
   for (int i = 0; i < 3; ++i) largest.add(LossSums(largest));
   std::vector<double> total = largest.to_values();

@@ -137,6 +137,7 @@ class Loader(metaclass=type):
     def proportions(self) -> NDArray[np.float64]: ...
     @property
     def class_losses(self) -> NDArray[np.float64]: ...
+    def batch_proportions(self, step: int | None) -> NDArray[np.float64]: ...
     @property
     def rows(self) -> NDArray[np.int64]: ...
     @property
@@ -164,6 +165,7 @@ def cross_entropy(
     targets: NDArray[np.int64],
     classes: NDArray[np.int64],
     weight: NDArray[np.float64] | None,
+    offsets: NDArray[np.float64] | None,
     ignore_index: int,
     label_smoothing: float,
     log_sum_exp: NDArray[np.float64],
@@ -174,6 +176,7 @@ def cross_entropy_gradient(
     logits: NDArray[Any],
     targets: NDArray[np.int64],
     weight: NDArray[np.float64] | None,
+    offsets: NDArray[np.float64] | None,
     ignore_index: int,
     label_smoothing: float,
     log_sum_exp: NDArray[np.float64],

@@ -17,7 +17,7 @@ def add_class_loss(
 def cross_entropy(
     logits: int,
     logit_type: str,
-    targets: tuple[int, int, int, int, int, float],
+    targets: tuple[int, int, int, int, int, float, int],
     losses: tuple[int, int, int, int, int, int],
     classes: int,
     class_bytes: int,
@@ -28,7 +28,7 @@ def cross_entropy(
 def cross_entropy_gradient(
     logits: int,
     logit_type: str,
-    targets: tuple[int, int, int, int, int, float],
+    targets: tuple[int, int, int, int, int, float, int],
     log_sum_exp: int,
     total_weight: int,
     of_loss: int,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     AllReduce = Callable[[Floats], object]
 
+# Summed with the values: a number that float32 rounds, and one whose sum is the number of ranks that took part.
+_PROBES = (2.0**32 - 1, 1.0)
+
 _EXAMPLE = """write
     def all_reduce(sums):
         torch.distributed.all_reduce(torch.from_numpy(sums))
@@ -52,14 +55,14 @@ def summed_over_ranks(values: Floats, all_reduce: AllReduce, world_size: int, nu
     Raises:
         RuntimeError: The result is not the sum of `world_size` arrays.
     """
-    given = np.append(values, 1.0)  # the last entry of the result is the number of ranks that took part
+    given = np.append(values, _PROBES)
     returned = all_reduce(given)
     for result in (given, returned):
         array = _as_floats(result)
         if array is None or array.shape != given.shape or array[-1] != world_size:
             continue
-        _check_integers(array[num_floats:-1], MAX_COUNT * world_size)
-        return array[:-1].copy()
+        _check_integers(array[num_floats:-1], world_size)
+        return array[: -len(_PROBES)].copy()
     if returned is None or returned is given:
         got = f"got {given[-1]:g} instead of {world_size} for a value that is 1 on every rank"
     else:
@@ -114,12 +117,14 @@ def shared_state(state: dict[str, Any], all_reduce: AllReduce | None, rank: int,
     }
 
 
-def _check_integers(sums: Floats, largest: float) -> None:
-    valid = (np.abs(sums) <= largest) & (sums == np.floor(sums))
+def _check_integers(sums: Floats, world_size: int) -> None:
+    """Raise unless values and the first probe were summed without rounding."""
+    valid = (np.abs(sums) <= MAX_COUNT * world_size) & (sums == np.floor(sums))
+    valid[-1] = sums[-1] == _PROBES[0] * world_size
     if not valid.all():
         msg = (
-            "all_reduce must return sums of integers of up to 2**53 per rank (got "
-            f"{sums[~valid][0]:g}): it may sum in a dtype that is too narrow; use float64"
+            "all_reduce must return sums of integers of up to 2**53 per rank, not rounded (got "
+            f"{sums[~valid][0]:.17g}): it may sum in a dtype that is too narrow; use float64"
         )
         raise RuntimeError(msg)
 

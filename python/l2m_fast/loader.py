@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from l2m_fast._checks import checked_int, shortened
 from l2m_fast.arguments import refuse_unknown
+from l2m_fast.correction import class_offsets, class_weights
 from l2m_fast.data.fields import DataView
 from l2m_fast.dataloader import loader_arguments
 from l2m_fast.losses.sums import MAX_COUNT
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from typing_extensions import Never, Self
 
+    from l2m_fast.correction import Float32s, Target
     from l2m_fast.data.fields import Format
     from l2m_fast.losses.sums import ClassSums
     from l2m_fast.mixing import Floats, MixingPolicy
@@ -224,6 +226,52 @@ class Loader(Run):
         """
         self._record(losses, classes, step)
 
+    # ---- correction
+
+    def class_weights(self, target: Target, *, step: int | None = None) -> Float32s | torch.Tensor:
+        """Return target / proportions of each class, for the proportions with which a batch was drawn.
+
+        With these weights, the mean loss of a batch is that of rows drawn from the target distribution, whatever the
+        proportions are: `(weights[classes] * losses).mean()`. For classes that are groups of rows, and for losses other
+        than the cross entropy of the classes, for which `class_offsets()` trains better.
+
+        Args:
+            target: Class proportions of the target distribution: "balanced" (equal shares of the classes that have
+                rows), "proportional" (shares of the rows), or an array of shape `[num_classes]`, finite, >= 0, with sum
+                1. A class with target 0 has weight 0.
+            step: Step of the batch, as for `record()`. None: the last batch yielded.
+
+        Returns:
+            float32, shape `[num_classes]`, in the format and on the device of the batches.
+
+        Raises:
+            RuntimeError: No batch has been yielded, or `step` is too old.
+            TypeError, ValueError: `target` is invalid, or has a share of a class whose proportion is 0.
+        """
+        weights: Float32s | torch.Tensor = self._correction(class_weights, target, step)
+        return weights
+
+    def class_offsets(self, target: Target, *, step: int | None = None) -> Float32s | torch.Tensor:
+        """Return log(proportions / target) of each class, to be added to the logits of a classifier in training.
+
+        The classes must be the labels. A classifier that is trained with `cross_entropy(logits + offsets, labels)` on
+        batches of any proportions, and used without offsets, is that of the target distribution (logit adjustment, Menon
+        et al. 2021, arXiv 2007.07314; Balanced Softmax, Ren et al. 2020, arXiv 2007.10740).
+
+        Args:
+            target: As for `class_weights()`, but > 0 for each class whose proportion is > 0.
+            step: Step of the batch, as for `record()`. None: the last batch yielded.
+
+        Returns:
+            float32, shape `[num_classes]`, in the format and on the device of the batches. 0 for a class without rows.
+
+        Raises:
+            RuntimeError: No batch has been yielded, or `step` is too old.
+            TypeError, ValueError: `target` is invalid, or one of target and proportion of a class is 0.
+        """
+        offsets: Float32s | torch.Tensor = self._correction(class_offsets, target, step)
+        return offsets
+
     # ---- attributes
 
     @property
@@ -258,6 +306,15 @@ class Loader(Run):
             RuntimeError: No batch has been yielded.
         """
         return self._as_batch(self._core.classes)
+
+    @property
+    def batch_proportions(self) -> Floats:
+        """Proportions with which the last batch yielded was drawn, float64, shape `[num_classes]`, sum 1.
+
+        Raises:
+            RuntimeError: No batch has been yielded.
+        """
+        return self._core.batch_proportions(None)
 
     def _as_batch(self, array: NDArray[np.int64]) -> NDArray[np.int64] | torch.Tensor:
         if self._source.format == "numpy":

@@ -147,11 +147,15 @@ class RankGroup:
 
     def _wait(self, work: Any) -> None:
         """Wait for a collective. Ctrl-C ends the waiting."""
-        while True:
+        completed = False
+        while not completed:
+            completed = work.is_completed()  # before the wait, which raises if it ends while this asks
             try:
                 work.wait(_SIGNALS_EVERY)
             except RuntimeError as error:
-                if not work.is_completed():
+                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                    raise  # from a signal handler
+                if not completed:
                     continue
                 msg = (
                     "the processes of group= did not answer each other: one of them has failed, or has not done what the "

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from l2m_fast._checks import checked_bool, checked_int, shortened, warn
 from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, warn_about_epochs
 from l2m_fast.batch_source import batch_source
+from l2m_fast.correction import target_proportions
 from l2m_fast.distributed import shared_state, summed_over_ranks
 from l2m_fast.history import Recorder
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
-from l2m_fast.losses.class_loss import is_device_class_loss
+from l2m_fast.losses.class_loss import is_class_loss
 from l2m_fast.losses.sums import MAX_COUNT, ClassLoss, HostClassLoss, checked_sums
 from l2m_fast.mixing import core_policy
 from l2m_fast.rank_group import group_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from l2m_fast import _core
+    from l2m_fast.correction import Float32s, Target
     from l2m_fast.distributed import AllReduce
     from l2m_fast.history import History
     from l2m_fast.losses.device import DeviceClassLoss
@@ -152,7 +154,7 @@ class Run:
     ) -> None:
         if step is not None:
             step = checked_int("step", step, 0, MAX_COUNT)
-        if isinstance(losses, (ClassLoss, HostClassLoss)) or is_device_class_loss(losses):
+        if is_class_loss(losses):
             self._record_sums(losses, classes, step)
         elif is_on_device(losses):
             self._record_on_device(losses, classes, step)
@@ -259,6 +261,23 @@ class Run:
         """
         self._core.apply_pending()
         return self._recorder.snapshot()
+
+    # ---- correction
+
+    def _correction(self, of: Callable[[Floats, Floats], Float32s], target: Target, step: int | None) -> Any:
+        """Return a correction in the format of batches and on their device, without waiting for the device."""
+        step = None if step is None else checked_int("step", step, 0, MAX_COUNT)
+        array = of(self._core.batch_proportions(step), target_proportions(target, self._class_sizes))
+        if self._source.format == "numpy":
+            return array
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self._source.device is None:
+            return tensor
+        from l2m_fast.losses.device import to_device
+
+        return to_device(tensor, self._source.device)
 
     # ---- state
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast._checks import checked_int, shortened
-from l2m_fast.losses.class_loss import is_device_class_loss
-from l2m_fast.losses.sums import MAX_COUNT, ClassLoss
+from l2m_fast.correction import class_offsets, class_weights
+from l2m_fast.losses.class_loss import is_class_loss
+from l2m_fast.losses.sums import MAX_COUNT
 from l2m_fast.mixing import kind_of
 from l2m_fast.run import Run
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from typing_extensions import Self
 
+    from l2m_fast.correction import Target
     from l2m_fast.losses.sums import ClassSums
     from l2m_fast.mixing import Floats, MixingPolicy
 
@@ -220,8 +222,7 @@ class BatchSampler(Run):
                     f"{shortened(given)}): call skip() for a batch without losses"
                 )
                 raise ValueError(msg)
-        has_classes = isinstance(losses, ClassLoss) or is_device_class_loss(losses)
-        if classes is None and self._source.listed_ranks > 1 and not has_classes:
+        if classes is None and self._source.listed_ranks > 1 and not is_class_loss(losses):
             classes = self._core.classes_to_record(step, self._source.batch_size)[self._own_rows]
         self._record(losses, classes, step)
         self._unrecorded, self._tracks = step + 1, True
@@ -233,6 +234,28 @@ class BatchSampler(Run):
             RuntimeError: No batch is without losses, or there are more than `lookahead` after this one.
         """
         self._unrecorded, self._tracks = self._oldest() + 1, True
+
+    def class_weights(self, target: Target) -> torch.Tensor:
+        """Return target / proportions of each class for the oldest batch without losses, as `Loader.class_weights()`.
+
+        Call it before `record()`.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: As `record()` and `Loader.class_weights()`.
+        """
+        weights: torch.Tensor = self._correction(class_weights, target, self._oldest())
+        return weights
+
+    def class_offsets(self, target: Target) -> torch.Tensor:
+        """Return log(proportions / target) of each class for the oldest batch without losses, as `Loader.class_offsets()`.
+
+        Call it before `record()`.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: As `record()` and `Loader.class_offsets()`.
+        """
+        offsets: torch.Tensor = self._correction(class_offsets, target, self._oldest())
+        return offsets
 
     def update(self) -> None:
         """Close the loss window now, as `Loader.update()` does.

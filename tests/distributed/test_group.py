@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from l2m_fast import BatchSampler, Learn2Mix, Loader
+from l2m_fast import BatchSampler, Learn2Mix, Loader, rank_group
 
 PROGRAM = Path(__file__).with_name("program.py")
 STEPS = 50  # more than two epochs
@@ -304,3 +306,38 @@ def test_a_group_is_a_process_group_or_true(given: Any) -> None:
 def test_a_group_determines_other_arguments(other: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(other))} must be None with group="):
         Loader(X, batch_size=4, group=True, **other)
+
+
+class Work:
+    """Collective whose wait fails, without a frame of Python, as those of torch do, while `lock` is free."""
+
+    wait = operator.methodcaller("release")  # of its argument
+
+    def __init__(self, lock: Any, completed_before: bool) -> None:
+        self._lock, self._completed = lock, completed_before
+
+    def is_completed(self) -> bool:
+        completed, self._completed = self._completed, True
+        if completed and self._lock is not None:
+            self._lock.acquire()
+        return completed
+
+
+def test_a_wait_that_ends_while_the_sum_completes_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = threading.Lock()
+    monkeypatch.setattr(rank_group, "_SIGNALS_EVERY", lock)
+    rank_group.RankGroup._wait(cast("Any", None), Work(lock, completed_before=False))
+    with pytest.raises(RuntimeError, match="did not answer each other"):
+        rank_group.RankGroup._wait(cast("Any", None), Work(None, completed_before=True))
+
+
+def test_an_error_of_a_signal_handler_stays_what_it_is() -> None:
+    class Preempted(RuntimeError):
+        pass
+
+    class Waiting(Work):
+        def wait(self, _: Any) -> None:  # type: ignore[override]
+            raise Preempted
+
+    with pytest.raises(Preempted):
+        rank_group.RankGroup._wait(cast("Any", None), Waiting(None, completed_before=False))

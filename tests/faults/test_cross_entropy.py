@@ -47,8 +47,10 @@ def by_torch_operations(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the cross entropy by torch operations, as on devices without kernels."""
     of_weight = weight.double()
-    loss, _, *saved = operators.cross_entropy._init_fn(logits, targets, targets, of_weight, 4, -100, label_smoothing)
-    backward = (torch.tensor(1.0), logits, targets, of_weight, *saved, -100, label_smoothing)
+    loss, _, *saved = operators.cross_entropy._init_fn(
+        logits, targets, targets, of_weight, None, 4, -100, label_smoothing
+    )
+    backward = (torch.tensor(1.0), logits, targets, of_weight, None, *saved, -100, label_smoothing)
     return loss, operators.cross_entropy_gradient._init_fn(*backward)
 
 

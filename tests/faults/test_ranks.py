@@ -55,11 +55,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "nothing": (lambda sums: None, "got 1 instead of 2 for a value that is 1 on every rank"),  # noqa: ARG005
     "the argument": (lambda sums: sums, "got 1 instead of 2 for a value that is 1 on every rank"),
     "a mean": (lambda sums: sums * 2 / 2, "and 1 in place of a value that is 1 on every rank"),
-    "another group": (lambda sums: sums * 4, "got <ndarray of shape \\(45,\\) and float64>"),
-    "another shape": (lambda sums: (sums * 2)[:-1], "<ndarray of shape \\(44,\\)"),
-    "two dimensions": (lambda sums: (sums * 2)[None], "<ndarray of shape \\(1, 45\\)"),
+    "another group": (lambda sums: sums * 4, "got <ndarray of shape \\(46,\\) and float64>"),
+    "another shape": (lambda sums: (sums * 2)[:-1], "<ndarray of shape \\(45,\\)"),
+    "two dimensions": (lambda sums: (sums * 2)[None], "<ndarray of shape \\(1, 46\\)"),
     "NaN": (lambda sums: sums * np.nan, "got <ndarray"),
     "a word": (lambda sums: "done", "got 'done'"),  # noqa: ARG005
+    "float32": (lambda sums: sums.astype(np.float32) * np.float32(2), r"not rounded \(got \d+\).* use float64"),
     "NaN sums": (lambda sums: np.append(np.nan * sums[:-1], 2.0), r"sums of integers .* \(got nan\)"),
     "sums that overflowed": (lambda sums: np.append(sums[:-1] + np.inf, 2.0), r"got inf.* use float64"),
     "sums of another kind": (lambda sums: np.append(sums[:-1] * 1.03, 2.0), r"got \d+\.\d+.* use float64"),

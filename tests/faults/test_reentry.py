@@ -397,7 +397,7 @@ def test_close_from_another_thread_while_losses_are_summed_or_weighed_ends_the_r
 
     def all_reduce(sums: Any) -> Any:
         called("all_reduce")
-        return sums * [*[1] * (len(sums) - 1), 2]
+        return sums * [*[1] * (len(sums) - 2), 2, 2]  # what is summed besides the losses
 
     loader = Loader(
         np.arange(N), batch_size=6, classes=CLASSES, mixing=Turning(), format="numpy", seed=0, steps_per_epoch=3, rank=0,

@@ -52,8 +52,10 @@ def test_it_equals_that_of_the_cpu(
 ) -> None:
     logits, targets = case(*shape, dtype)
     columns = shape[1]
-    weight = torch.linspace(0.5, 2, columns) if weighted else None
-    check(logits, targets, columns, weight=weight, label_smoothing=label_smoothing)
+    options: dict[str, Any] = {"label_smoothing": label_smoothing}
+    if weighted:
+        options |= {"weight": torch.linspace(0.5, 2, columns), "offsets": torch.linspace(1, -2, columns)}
+    check(logits, targets, columns, **options)
 
 
 def test_many_rows() -> None:

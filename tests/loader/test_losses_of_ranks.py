@@ -32,9 +32,9 @@ def test_ranks_with_all_reduce_follow_the_losses_of_all(world_size: int, every: 
 
     def all_reduce(sums: Any) -> None:
         assert sums.dtype == np.float64
-        assert sums.shape == (4 * 11 + 1,)
+        assert sums.shape == (4 * 11 + 2,)
         assert (sums == np.floor(sums)).all()
-        sums[:] = [*np.sum(mailbox, axis=0), world_size]
+        sums[:] = [*np.sum(mailbox, axis=0), world_size * (2**32 - 1), world_size]
 
     def post() -> None:
         states = [loader.state_dict() for loader in ranks]
@@ -65,7 +65,7 @@ def test_ranks_with_all_reduce_follow_the_losses_of_all(world_size: int, every: 
 
 def test_a_rank_without_losses_still_takes_part() -> None:
     def all_reduce(sums: Any) -> None:
-        sums += [*_core.values_of_losses(other.state_dict())[0], 1]
+        sums += [*_core.values_of_losses(other.state_dict())[0], 2**32 - 1, 1]
 
     other = make()
     other.record([1.0, 2.0, 3.0], [0, 1, 3])

@@ -21,7 +21,7 @@ def _ranks(world_size: int, mailbox: list[Any], **options: Any) -> list[Loader]:
             batch_size=12 // world_size,
             rank=rank,
             world_size=world_size,
-            all_reduce=lambda sums: np.copyto(sums, [*sum(mailbox), world_size]),
+            all_reduce=lambda sums: np.copyto(sums, [*sum(mailbox), world_size * (2**32 - 1), world_size]),
             **options,
         )
         for rank in range(world_size)
@@ -156,6 +156,19 @@ def test_a_schedule_on_several_ranks_sees_no_losses_of_one_of_them() -> None:
 
 
 # ---- states that do not fit
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_damaged_sum_of_one_rank_is_not_hidden_by_the_others(rank: int) -> None:
+    ranks = _ranks(2, [])
+    for loader in ranks:
+        loader.record([1.0], [0])
+    states = [loader.state_dict() for loader in ranks]
+    states[rank]["window_counts"][0][0] = 0
+    with pytest.raises(
+        ValueError, match=r"window_sums of the state must be 0 for a class without losses \(got 1 for class 0"
+    ):
+        _ranks(1, [])[0].load_state_dict(states)
 
 
 def test_sums_of_ranks_are_clamped() -> None:

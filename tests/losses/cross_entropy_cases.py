@@ -21,7 +21,10 @@ def gradient_of(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def arguments(dtype: torch.dtype, weighted: bool) -> tuple[Any, ...]:
+    """Return the arguments of the operator `cross_entropy`, with weights and offsets, or without both."""
     logits, targets = case(12, 5, dtype)
     targets[3] = -100
-    weight = torch.linspace(0.5, 2, 5).double() if weighted else None
-    return logits, targets, torch.arange(12) % 4, weight, 4, -100, 0.1
+    weight, offsets = (
+        (torch.linspace(0.5, 2, 5).double(), torch.linspace(-1, 3, 5).double()) if weighted else (None, None)
+    )
+    return logits, targets, torch.arange(12) % 4, weight, offsets, 4, -100, 0.1

@@ -23,10 +23,12 @@ def expected_of(logits: torch.Tensor, targets: torch.Tensor, num_classes: int, *
     """Return loss, gradient and class sums, computed by torch in float64."""
     classes = options.pop("classes", None)
     wide = logits.detach().double().requires_grad_()
+    shifted = wide if options.get("offsets") is None else wide + options["offsets"].double()
+    options.pop("offsets", None)
     if options.get("weight") is not None:
         options["weight"] = options["weight"].double()
-    loss = functional.cross_entropy(wide, targets, **options)
-    losses = functional.cross_entropy(wide, targets, reduction="none", **options).detach()
+    loss = functional.cross_entropy(shifted, targets, **options)
+    losses = functional.cross_entropy(shifted, targets, reduction="none", **options).detach()
     kept = targets != options.get("ignore_index", -100)
     return (
         loss,
@@ -60,10 +62,13 @@ def assert_equals_torch(logits: torch.Tensor, targets: torch.Tensor, num_classes
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
 def test_it_equals_torch(dtype: torch.dtype, n: int, columns: int, weighted: bool, label_smoothing: float) -> None:
     logits, targets = case(n, columns, dtype)
-    weight = torch.linspace(0.5, 2, columns).to(dtype) if weighted else None
-    assert_equals_torch(logits, targets, columns, weight=weight, label_smoothing=label_smoothing)
+    options: dict[str, Any] = {"label_smoothing": label_smoothing}
+    if weighted:
+        options["weight"] = torch.linspace(0.5, 2, columns).to(dtype)
+        options["offsets"] = torch.linspace(1, -2, columns).to(dtype)
+    assert_equals_torch(logits, targets, columns, **options)
     targets[::3] = -100
-    assert_equals_torch(logits, targets, columns, weight=weight, label_smoothing=label_smoothing)
+    assert_equals_torch(logits, targets, columns, **options)
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 3, 2**40])
@@ -146,10 +151,10 @@ def test_logits_of_any_magnitude_are_accurate(scale: float) -> None:
 def test_the_gradient_is_the_derivative(weighted: bool) -> None:
     logits, targets = case(6, 5, torch.float64)
     targets[2] = -100
-    weight = torch.linspace(0.5, 2, 5) if weighted else None
+    weight, offsets = (torch.linspace(0.5, 2, 5), torch.linspace(1, -2, 5)) if weighted else (None, None)
     for s in (0.0, 0.3):
         assert torch.autograd.gradcheck(
-            lambda x, s=s: cross_entropy(x, targets, 5, weight=weight, label_smoothing=s)[0], (logits,)
+            lambda x, s=s: cross_entropy(x, targets, 5, weight=weight, offsets=offsets, label_smoothing=s)[0], (logits,)
         )
 
 
@@ -162,9 +167,9 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
     for num_threads in (1, 2, 3, 7):
         log_sum_exp, words = np.empty(n), np.zeros(num_host_words(columns), np.int64)
         ids = targets.numpy()
-        mean = _core.cross_entropy(values, ids, ids, None, -100, 0.1, log_sum_exp, words, num_threads)
+        mean = _core.cross_entropy(values, ids, ids, None, None, -100, 0.1, log_sum_exp, words, num_threads)
         gradient = np.empty_like(values)
-        _core.cross_entropy_gradient(values, ids, None, -100, 0.1, log_sum_exp, 1 / n, gradient, num_threads)
+        _core.cross_entropy_gradient(values, ids, None, None, -100, 0.1, log_sum_exp, 1 / n, gradient, num_threads)
         results.add((mean, log_sum_exp.tobytes(), words.tobytes(), gradient.tobytes()))
     assert len(results) == 1
 
@@ -172,9 +177,9 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
-    logits, targets, classes, weight, *options = arguments(dtype, weighted)
-    native = operators.cross_entropy(logits, targets, classes, weight, *options)
-    composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, *options)
+    logits, targets, classes, weight, offsets, *options = arguments(dtype, weighted)
+    native = operators.cross_entropy(logits, targets, classes, weight, offsets, *options)
+    composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, offsets, *options)
     for mine, theirs in zip((native[0], *native[2:]), (composed[0], *composed[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     num_classes = options[0]
@@ -183,22 +188,22 @@ def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dty
     np.testing.assert_allclose(sums.sum, native_sums.sum, rtol=1e-6)
     assert sums.count.tolist() == native_sums.count.tolist()
     assert sums.not_finite == 0
-    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, *native[2:], *options[1:])
+    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, offsets, *native[2:], *options[1:])
     torch.testing.assert_close(
         operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient._init_fn(*backward)
     )
-    words = operators.cross_entropy._init_fn(logits, targets, classes, weight, 3, *options[1:])[1]
+    words = operators.cross_entropy._init_fn(logits, targets, classes, weight, offsets, 3, *options[1:])[1]
     with pytest.raises(ValueError, match=r"classes must be in \[0, 3\)"):
         DeviceClassLoss(3, logits.device, words).read()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_targets_out_of_range_give_nan_by_torch_operations(weighted: bool) -> None:
-    logits, targets, classes, weight, num_classes, *options = arguments(torch.float32, weighted)
+    logits, targets, classes, weight, offsets, num_classes, *options = arguments(torch.float32, weighted)
     targets[2], targets[5] = logits.shape[1], -7
-    outputs = operators.cross_entropy._init_fn(logits, targets, classes, weight, num_classes, *options)
+    outputs = operators.cross_entropy._init_fn(logits, targets, classes, weight, offsets, num_classes, *options)
     assert outputs[0].isnan()
-    backward = (torch.tensor(2.0), logits, targets, weight, *outputs[2:], *options)
+    backward = (torch.tensor(2.0), logits, targets, weight, offsets, *outputs[2:], *options)
     gradient = operators.cross_entropy_gradient._init_fn(*backward)
     assert gradient.isnan().any(1).nonzero().flatten().tolist() == [2, 5]
     assert gradient.is_contiguous()
@@ -213,9 +218,9 @@ def test_targets_out_of_range_give_nan_by_torch_operations(weighted: bool) -> No
 def test_the_operators_pass_the_checks_of_torch(weighted: bool) -> None:
     given = arguments(torch.float32, weighted)
     torch.library.opcheck(operators.cross_entropy, given)
-    logits, targets, _, weight, *_ = given
+    logits, targets, _, weight, offsets, *_ = given
     saved = [output.detach() for output in operators.cross_entropy(*given)[2:]]
-    backward = (torch.tensor(2.0), logits.detach(), targets, weight, *saved, -100, 0.1)
+    backward = (torch.tensor(2.0), logits.detach(), targets, weight, offsets, *saved, -100, 0.1)
     torch.library.opcheck(operators.cross_entropy_gradient, backward)
 
 
@@ -304,6 +309,15 @@ X, T = torch.zeros(3, 4), torch.tensor([0, 1, 2])
         ((X, T, 4), {"weight": torch.ones(3)}, ValueError, r"weight must have shape \[4\].*\(got \[3\]\)"),
         ((X, T, 4), {"weight": torch.ones(4).long()}, TypeError, r"weight must be .* \(got a Tensor of torch.int64"),
         ((X, T, 4), {"weight": torch.ones(4, requires_grad=True)}, ValueError, r"weight must have requires_grad=False"),
+        ((X, T, 4), {"offsets": torch.ones(5)}, ValueError, r"offsets must have shape \[4\].*\(got \[5\]\)"),
+        ((X, T, 4), {"offsets": [0.0] * 4}, TypeError, r"offsets must be a torch tensor \(got list\)"),
+        (
+            (X, T, 4),
+            {"offsets": torch.ones(4, requires_grad=True)},
+            ValueError,
+            r"offsets must have requires_grad=False",
+        ),
+        ((X, T, 4), {"offsets": torch.tensor([0, 1, -math.inf, 0])}, ValueError, r"finite \(got -inf for column 2\)"),
         ((X, T, 4), {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\] \(got 1.5\)"),
         ((X, T, 4), {"label_smoothing": math.nan}, ValueError, r"label_smoothing must be .* \(got nan\)"),
         ((X, T, 4), {"label_smoothing": "a"}, TypeError, r"label_smoothing must be a number in \[0, 1\] \(got 'a'\)"),

@@ -45,17 +45,20 @@ void add_class_loss(std::uintptr_t losses, const std::string& type, std::uintptr
                             pointer<void>(stream));
 }
 
-/// (targets, n, num_columns, weight, ignore_index, label_smoothing); targets and weight are addresses, weight may be 0.
-using Targets = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::uintptr_t, std::int64_t, double>;
+/// (targets, n, num_columns, weight, ignore_index, label_smoothing, offsets); targets, weight and offsets are addresses,
+/// of which the last two may be 0.
+using Targets =
+    std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::uintptr_t, std::int64_t, double, std::uintptr_t>;
 
 l2m::cuda::Targets targets_of(const Targets& targets) {
-  const auto& [address, n, num_columns, weight, ignore_index, label_smoothing] = targets;
+  const auto& [address, n, num_columns, weight, ignore_index, label_smoothing, offsets] = targets;
   return {pointer<const std::int64_t>(address),
           n,
           num_columns,
           pointer<const double>(weight),
           ignore_index,
-          label_smoothing};
+          label_smoothing,
+          pointer<const double>(offsets)};
 }
 
 /// (log_sum_exp, losses, mean, total_weight, counters, partials), all addresses.
@@ -130,8 +133,8 @@ PYBIND11_MODULE(_cuda, m) {
       py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),
       WithoutGil(),
       "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
-      "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing), losses are (log_sum_exp,\n"
-      "losses, mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
+      "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing, offsets or 0), losses are\n"
+      "(log_sum_exp, losses, mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
   m.def(
       "cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
       py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("gradient"), py::arg("stream"),

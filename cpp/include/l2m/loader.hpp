@@ -157,6 +157,7 @@ class Loader {
   /// Return how many times an epoch was begun or resumed.
   [[nodiscard]] std::uint64_t epochs_begun() const { return epochs_begun_; }
   [[nodiscard]] int num_threads() const { return std::max(options_.num_threads, 1); }
+  [[nodiscard]] std::int64_t lookahead() const { return options_.lookahead; }
   [[nodiscard]] std::optional<std::uint64_t> seed() const { return options_.seed; }
   [[nodiscard]] const std::vector<std::int64_t>& class_sizes() const { return class_sizes_; }
   [[nodiscard]] const std::vector<double>& proportions() const { return prefetcher_->proportions(); }
@@ -165,6 +166,10 @@ class Loader {
   /// Return the rows of a yielded batch, by default of the last one; nullopt if there is none.
   [[nodiscard]] std::optional<BatchPlan> plan(std::optional<std::uint64_t> step = {}) const {
     return prefetcher_->plan(step);
+  }
+  /// Return the proportions with which the batch of plan() was drawn; empty if there is none.
+  [[nodiscard]] std::span<const double> batch_proportions(std::optional<std::uint64_t> step = {}) const {
+    return prefetcher_->proportions_of(step);
   }
   /// Apply the closed window that is still pending, if any. Waits for losses on a device.
   void apply_pending();

@@ -9,7 +9,10 @@ void ExactSum::add(double x) {
   std::uint64_t fraction = (bits & 0xFFFFFFFFFFFFF) | (std::uint64_t{1} << 52);
   int place = exponent - 1075 + 149;
   if (place < 0) {
-    fraction = place < -53 ? 0 : ((fraction >> (-place - 1)) + 1) >> 1;
+    const int dropped = std::min(-place, 54);
+    const std::uint64_t rest = fraction & ((std::uint64_t{1} << dropped) - 1), half = std::uint64_t{1} << (dropped - 1);
+    fraction >>= dropped;
+    fraction += static_cast<std::uint64_t>(rest > half || (rest == half && (fraction & 1) == 1));  // ties to even
     place = 0;
   }
   const std::int64_t sign = (bits >> 63) != 0 ? -1 : 1;

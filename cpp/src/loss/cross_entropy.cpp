@@ -70,6 +70,7 @@ struct Prepared {
     num_columns = static_cast<std::size_t>(given.num_columns);
     weight.assign(given.weight.begin(), given.weight.end());
     if (weight.empty()) weight.assign(num_columns, 1.0);
+    offsets = given.offsets;
     of_target = 1.0 - given.label_smoothing;
     of_column = given.label_smoothing / static_cast<double>(num_columns);
     // Without smoothing, the weight of a class without rows is not used, even if it is non-finite.
@@ -85,6 +86,7 @@ struct Prepared {
   std::int64_t ignore_index;
   std::size_t num_columns;
   std::vector<double> weight;
+  std::span<const double> offsets;
   double of_target;
   double of_column;
   double sum_of_weights = 0.0;
@@ -111,6 +113,13 @@ void check(const Targets& given, std::size_t num_logits, const Other&... per_row
   if (!given.weight.empty() && static_cast<std::int64_t>(given.weight.size()) != given.num_columns)
     throw std::invalid_argument(message("weight must have one value for each of the ", given.num_columns,
                                         " columns (got ", given.weight.size(), ")"));
+  if (!given.offsets.empty() && static_cast<std::int64_t>(given.offsets.size()) != given.num_columns)
+    throw std::invalid_argument(message("offsets must have one value for each of the ", given.num_columns,
+                                        " columns (got ", given.offsets.size(), ")"));
+  for (std::size_t column = 0; column < given.offsets.size(); ++column)
+    if (!std::isfinite(given.offsets[column]))
+      throw std::invalid_argument(
+          message("offsets must be finite (got ", given.offsets[column], " for column ", column, ")"));
   for (std::size_t row = 0; row < n; ++row) {
     const std::int64_t target = given.targets[row];
     if ((target < 0 || target >= given.num_columns) && target != given.ignore_index)
@@ -126,6 +135,7 @@ void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int n
   using R = Wide<Logit>;
   const std::size_t n = prepared.targets.size();
   const std::size_t columns = prepared.num_columns;
+  const std::vector<R> offsets(prepared.offsets.begin(), prepared.offsets.end());
   const std::size_t block_rows = std::max<std::size_t>(static_cast<std::size_t>(kBlockLogits) / columns, 1);
   parallel_for(num_threads, static_cast<std::int64_t>((n + block_rows - 1) / block_rows), [&](std::int64_t block) {
     std::vector<R> numbers((columns + kLanes - 1) / kLanes * kLanes, -std::numeric_limits<R>::infinity());
@@ -134,6 +144,7 @@ void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int n
       if (prepared.ignored(row)) continue;
       const Logit* const from = &logits[row * columns];
       for (std::size_t j = 0; j < columns; ++j) numbers[j] = widen(from[j]);
+      for (std::size_t j = 0; j < offsets.size(); ++j) numbers[j] += offsets[j];
       body(row, std::span<R>(numbers));
       std::fill(numbers.begin() + static_cast<std::ptrdiff_t>(columns), numbers.end(),
                 -std::numeric_limits<R>::infinity());

@@ -1,8 +1,10 @@
 #include "l2m/loss/window.hpp"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
+#include "l2m/base/errors.hpp"
 #include "l2m/base/max_count.hpp"
 
 namespace l2m {
@@ -26,7 +28,6 @@ bool LossSums::empty() const {
 
 namespace {
 
-constexpr double kBase = 0x1p32;
 constexpr std::size_t kLastDigit = kSumDigits - 1;
 
 }  // namespace
@@ -47,11 +48,15 @@ LossSums LossSums::from_values(std::span<const double> values) {
   LossSums all(values.size() / kValues);
   for (std::size_t k = 0; k < all.sum.size(); ++k) {
     const std::span<const double> of_class = values.subspan(k * kValues, kValues);
-    for (std::size_t i = 0; i < kLastDigit; ++i) all.sum[k].digit[i] = static_cast<std::int64_t>(of_class[i]);
-    const double high = std::clamp(of_class[kLastDigit + 1], -kBase / 8, kBase / 8);
-    all.sum[k].digit[kLastDigit] = static_cast<std::int64_t>(of_class[kLastDigit] + kBase * high);
+    const auto clamped = [&](std::size_t i, double limit) {
+      return static_cast<std::int64_t>(std::clamp(of_class[i], -limit, limit));
+    };
+    for (std::size_t i = 0; i <= kLastDigit; ++i) all.sum[k].digit[i] = clamped(i, 0x1p60);
+    all.sum[k].digit[kLastDigit] += clamped(kLastDigit + 1, 0x1p29) * (std::int64_t{1} << 32);
     all.sum[k].carry();
-    all.count[k] = static_cast<std::int64_t>(std::min(of_class[kValues - 1], static_cast<double>(kMaxCount)));
+    all.count[k] = clamped(kValues - 1, static_cast<double>(kMaxCount));
+    if (all.count[k] < 0)
+      throw_error<std::runtime_error>("all_reduce must sum the number of losses of a class (got ", all.count[k], ")");
   }
   return all;
 }

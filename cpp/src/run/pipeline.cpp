@@ -238,7 +238,7 @@ void Pipeline::run(const Claim& claim, Lock& lock) {
 
 /// Plan the next batches.
 void Pipeline::plan(Lock& lock) {
-  std::vector<double> proportions;  // new ones that take effect now, if any
+  std::shared_ptr<const std::vector<double>> proportions;  // new ones that take effect now, if any
   while (!schedule_.empty() && schedule_.front().step <= planned_total_step_) {
     // Proportions of an earlier step were scheduled twice and have taken effect.
     if (schedule_.front().step == planned_total_step_) proportions = std::move(schedule_.front().proportions);
@@ -255,7 +255,7 @@ void Pipeline::plan(Lock& lock) {
   try {
     plans = spare_plans();
     lock.unlock();
-    if (!proportions.empty()) sampler_.change_proportions(std::move(proportions));
+    if (proportions) sampler_.change_proportions(*proportions);
     sampler_.plan(range_.epoch, static_cast<std::uint64_t>(step), static_cast<std::int64_t>(max_batches), rows, *plans);
   } catch (...) {
     error = std::current_exception();

@@ -48,7 +48,7 @@ Prefetcher::Prefetcher(PipelineOptions options, std::vector<double> proportions,
       before_changes_(before_changes),
       forks_(forks()),
       state_(pipeline_->sampler().initial_state(proportions)),
-      proportions_(std::move(proportions)) {}
+      proportions_(std::make_shared<const std::vector<double>>(std::move(proportions))) {}
 
 Prefetcher::~Prefetcher() { close(); }
 
@@ -89,7 +89,7 @@ void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) co
   auto change = std::ranges::find_if(changed_, [&](const Scheduled& of) { return of.step >= state.total_step; });
   const auto apply_changes = [&] {
     for (; change != changed_.end() && change->step <= state.total_step && (changes || change->step < to); ++change)
-      pipeline_->sampler().change_proportions(state, change->proportions);
+      pipeline_->sampler().change_proportions(state, *change->proportions);
   };
   apply_changes();
   for (const Consumed& batches : consumed_) {
@@ -115,7 +115,7 @@ void Prefetcher::advance(SamplerState& state, std::uint64_t to, bool changes) co
 void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, std::uint64_t plan_until) {
   const Use use(*this);
   pipeline_->sampler().check_proportions(proportions);
-  schedule_.push_back({step, std::move(proportions)});
+  schedule_.push_back({step, std::make_shared<const std::vector<double>>(std::move(proportions))});
   plan_until_ = plan_until;
   pipeline_->extend_schedule(schedule_.back(), plan_until);
   apply_schedule();
@@ -123,7 +123,7 @@ void Prefetcher::schedule(std::uint64_t step, std::vector<double> proportions, s
 
 void Prefetcher::apply_schedule() {
   while (!schedule_.empty() && schedule_.front().step <= total_step_) {
-    if (schedule_.front().proportions == proportions_) {
+    if (*schedule_.front().proportions == *proportions_) {
       schedule_.pop_front();
       continue;
     }
@@ -189,7 +189,7 @@ void Prefetcher::commit() {
       std::ranges::move(yielded_ | std::views::drop(1), yielded_.begin());
       yielded_.pop_back();
     }
-    yielded_.push_back({total_step_, batch.plans, index});
+    yielded_.push_back({total_step_, batch.plans, index, proportions_});
   }
   pipeline_->next(unneeded_);
   consumed_.back().end = ++total_step_;
@@ -204,10 +204,20 @@ void Prefetcher::commit_empty(std::int64_t global_rows, std::optional<std::uint6
   apply_schedule();
 }
 
-std::optional<BatchPlan> Prefetcher::plan(std::optional<std::uint64_t> step) const {
+const Prefetcher::Yielded* Prefetcher::yielded(std::optional<std::uint64_t> step) const {
   for (const Yielded& batch : std::ranges::reverse_view(yielded_))
-    if (!step || batch.step == *step) return batch.plans->rows(batch.index);
-  return {};
+    if (!step || batch.step == *step) return &batch;
+  return nullptr;
+}
+
+std::optional<BatchPlan> Prefetcher::plan(std::optional<std::uint64_t> step) const {
+  const Yielded* const batch = yielded(step);
+  return batch == nullptr ? std::nullopt : std::optional<BatchPlan>(batch->plans->rows(batch->index));
+}
+
+std::span<const double> Prefetcher::proportions_of(std::optional<std::uint64_t> step) const {
+  const Yielded* const batch = yielded(step);
+  return batch == nullptr ? std::span<const double>() : *batch->proportions;
 }
 
 SamplerState Prefetcher::state_at(std::uint64_t total_step) {
@@ -225,7 +235,7 @@ void Prefetcher::set_state(SamplerState state) {
   const Use use(*this);
   suspended_ = true;
   pipeline_->check(state);
-  proportions_ = state.proportions;
+  proportions_ = std::make_shared<const std::vector<double>>(state.proportions);
   state_ = std::move(state);
   total_step_ = state_.total_step;
   consumed_.clear();

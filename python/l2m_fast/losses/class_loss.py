@@ -10,7 +10,7 @@ import numpy as np
 from l2m_fast import _core
 from l2m_fast._checks import shortened
 from l2m_fast.losses.arrays import class_array, device_classes, is_on_device, loss_array
-from l2m_fast.losses.sums import MAX_CLASSES, HostClassLoss, num_host_words
+from l2m_fast.losses.sums import MAX_CLASSES, ClassLoss, HostClassLoss, num_host_words
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -42,7 +42,8 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
         num_classes: Number of classes, at least 1.
 
     Returns:
-        Object with `sum` (float64) and `count` (int64), both of shape `[num_classes]`.
+        Object with `sum` (float64) and `count` (int64), both of shape `[num_classes]` and rounded copies of what
+        `Loader.record` adds.
 
     Raises:
         TypeError: Losses are not floats or classes are not integers.
@@ -66,8 +67,10 @@ def class_loss(losses: torch.Tensor | ArrayLike, classes: torch.Tensor | ArrayLi
     return HostClassLoss(words)
 
 
-def is_device_class_loss(losses: object) -> TypeGuard[DeviceClassLoss]:
-    """Return whether `losses` is a `DeviceClassLoss`."""
-    # If one exists, its module has been imported already; importing it here would import torch.
+def is_class_loss(losses: object) -> TypeGuard[ClassLoss | HostClassLoss | DeviceClassLoss]:
+    """Return whether `losses` are sums and counts of classes."""
+    if isinstance(losses, (ClassLoss, HostClassLoss)):
+        return True
+    # If sums on a device exist, their module has been imported already; importing it here would import torch.
     module = sys.modules.get("l2m_fast.losses.device")
     return module is not None and isinstance(losses, module.DeviceClassLoss)

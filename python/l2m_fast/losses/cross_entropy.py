@@ -27,6 +27,7 @@ def cross_entropy(
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    offsets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, ClassSums]:
     """Return the mean cross entropy, and the loss sum and count of each class for `Loader.record`.
 
@@ -59,6 +60,9 @@ def cross_entropy(
         weight: Weight of each target, shape `[C]`; any float dtype.
         ignore_index: Target of rows that have no loss.
         label_smoothing: Part of the target, in `[0, 1]`, that is spread evenly over all columns.
+        offsets: Number to be added to the logits of each column, shape `[C]`, such as `Loader.class_offsets()`; any
+            float dtype, finite. The losses and the gradient are those of `logits + offsets`, computed without rounding
+            this sum to the dtype of the logits. None: 0.
 
     Returns:
         The mean, a scalar tensor with the dtype of the logits, and the class losses, the same object as from
@@ -68,7 +72,7 @@ def cross_entropy(
         TypeError: An argument is not a tensor, has no memory of its own, or has an unsupported dtype; or the call is
             inside a transform of `torch.func` or differentiated in forward mode.
         ValueError: Shapes or devices do not match, a target, a class, `num_classes` or `label_smoothing` is out of
-            range, or `weight` requires a gradient. On a device, a target or class out of range is skipped in the sums,
+            range, an offset is non-finite, or `weight` or `offsets` require a gradient. On a device, a target or class out of range is skipped in the sums,
             and the error is raised when they are read; for such a target, the mean and the gradient are NaN.
         ImportError: torch is not installed or too old.
     """
@@ -92,14 +96,16 @@ def cross_entropy(
     _check(torch, "targets", targets, (torch.int64,), logits, 0)
     if classes is not None:
         _check(torch, "classes", classes, integers, logits, 0)
-    if weight is not None:
-        _check(torch, "weight", weight, floats, logits, 1)
-        if weight.requires_grad:
-            msg = "weight must have requires_grad=False, because it gets no gradient (got True): pass weight.detach()"
+    for name, of_columns in (("weight", weight), ("offsets", offsets)):
+        if of_columns is None:
+            continue
+        _check(torch, name, of_columns, floats, logits, 1)
+        if of_columns.requires_grad:
+            msg = f"{name} must have requires_grad=False, because it gets no gradient (got True): pass {name}.detach()"
             raise ValueError(msg)
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        _check_differentiation(torch, logits, weight)
+        _check_differentiation(torch, logits, weight, offsets)
     try:
         narrow = logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type)
         loss, words, *_ = operators.run(
@@ -107,6 +113,7 @@ def cross_entropy(
             targets,
             targets if classes is None else classes.to(torch.int64),
             None if weight is None else weight.to(torch.float64),
+            None if offsets is None else offsets.to(torch.float64),
             num_classes,
             ignore_index,
             float(label_smoothing),
@@ -117,7 +124,8 @@ def cross_entropy(
             raise TypeError(not_plain_message("the class sums", words, "int64"))
     except (AssertionError, RuntimeError, TypeError) as error:
         # Tensors without memory raise many different errors.
-        for name, tensor in (("logits", logits), ("targets", targets), ("classes", classes), ("weight", weight)):
+        named = {"logits": logits, "targets": targets, "classes": classes, "weight": weight, "offsets": offsets}
+        for name, tensor in named.items():
             if tensor is not None and not has_memory(tensor):
                 raise TypeError(not_plain_message(name, tensor, str(tensor.dtype))) from error
         raise
@@ -136,12 +144,12 @@ def _torch() -> Any:
     return torch
 
 
-def _check_differentiation(torch: Any, logits: torch.Tensor, weight: torch.Tensor | None) -> None:
+def _check_differentiation(torch: Any, *tensors: torch.Tensor | None) -> None:
     """Raise TypeError if the tensors have no values to sum, or their tangents would be lost."""
     unpack = torch.autograd.forward_ad.unpack_dual
     if torch._C._are_functorch_transforms_active():
         got = "a transform of torch.func"
-    elif unpack(logits).tangent is not None or (weight is not None and unpack(weight).tangent is not None):
+    elif any(tensor is not None and unpack(tensor).tangent is not None for tensor in tensors):
         got = "a tensor with a tangent"
     else:
         return

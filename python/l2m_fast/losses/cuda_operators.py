@@ -14,12 +14,14 @@ def cross_entropy(
     targets: Tensor,
     classes: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the loss and the class sums without blocking the host."""
-    logits, targets, classes, weight = _contiguous(logits, targets, classes, weight)
+    logits, targets, classes = (tensor.contiguous() for tensor in (logits.detach(), targets, classes))
+    weight, offsets = _contiguous(weight), _contiguous(offsets)
     sums = DeviceClassLoss(num_classes, logits.device)
     loss = logits.new_empty(())
     shapes = ((len(targets),), (), (len(targets) + _cuda.PARTIALS,))
@@ -27,7 +29,7 @@ def cross_entropy(
     losses, partials = scratch.split((len(targets), _cuda.PARTIALS))
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy(
-            *_common_arguments(logits, targets, weight, ignore_index, label_smoothing),
+            *_common_arguments(logits, targets, weight, offsets, ignore_index, label_smoothing),
             (
                 log_sum_exp.data_ptr(),
                 losses.data_ptr(),
@@ -50,17 +52,19 @@ def cross_entropy_gradient(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     log_sum_exp: Tensor,
     total_weight: Tensor,
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor:
     """Compute the gradient without blocking the host."""
-    logits, targets, log_sum_exp, weight = _contiguous(logits, targets, log_sum_exp, weight)
+    logits, targets, log_sum_exp = (tensor.contiguous() for tensor in (logits.detach(), targets, log_sum_exp))
+    weight, offsets = _contiguous(weight), _contiguous(offsets)
     gradient = torch.empty_like(logits)
     with torch.cuda.device(logits.device):
         _cuda.cross_entropy_gradient(
-            *_common_arguments(logits, targets, weight, ignore_index, label_smoothing),
+            *_common_arguments(logits, targets, weight, offsets, ignore_index, label_smoothing),
             log_sum_exp.data_ptr(),
             total_weight.data_ptr(),
             grad_loss.contiguous().data_ptr(),
@@ -70,18 +74,20 @@ def cross_entropy_gradient(
     return gradient
 
 
-def _contiguous(
-    logits: Tensor, one: Tensor, other: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    weight = None if weight is None else weight.contiguous()
-    return logits.detach().contiguous(), one.contiguous(), other.contiguous(), weight
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _common_arguments(
-    logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> tuple[int, str, tuple[int, int, int, int, int, float]]:
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    offsets: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[int, str, tuple[int, int, int, int, int, float, int]]:
     """Return the first arguments of both kernels: address and dtype of the logits, and targets with their options."""
-    weight_address = 0 if weight is None else weight.data_ptr()
+    weight_address, offsets_address = (0 if tensor is None else tensor.data_ptr() for tensor in (weight, offsets))
     shape = len(targets), logits.shape[1]
-    target_arguments = (targets.data_ptr(), *shape, weight_address, ignore_index, label_smoothing)
+    target_arguments = (targets.data_ptr(), *shape, weight_address, ignore_index, label_smoothing, offsets_address)
     return logits.data_ptr(), dtype_name(logits.dtype), target_arguments

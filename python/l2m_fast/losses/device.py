@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -152,6 +153,15 @@ class DeviceClassLoss:
         event.synchronize()
         return copy
 
+    @contextmanager
+    def _in_turn(self) -> Iterator[Any]:
+        """Make the device current, and its current stream wait for the one used before. Yield the stream."""
+        if self.device.type != "cuda" and not has_kernels(self.device):
+            yield None
+            return
+        with torch.cuda.device(self.device):
+            yield self._on_stream()
+
     def _on_stream(self) -> torch.cuda.Stream:
         """Return the current stream after making it wait for the one used before."""
         stream = torch.cuda.current_stream()
@@ -174,31 +184,28 @@ class DeviceClassLoss:
         """
         losses, classes = losses.detach().contiguous(), to_device(classes, self.device).contiguous()
         self._copied = None
-        self._carry_before(losses.numel())
-        if has_kernels(self.device):
-            with torch.cuda.device(self.device):
-                _cuda.add_class_loss(
-                    losses.data_ptr(),
-                    dtype_name(losses.dtype),
-                    classes.data_ptr(),
-                    classes.element_size(),
-                    classes.dtype.is_signed,
-                    len(losses),
-                    self.totals,
-                    self._on_stream().cuda_stream,
-                )
-        else:
-            self.add_with_torch(losses, classes)
+        with self._in_turn() as stream:
+            self._carry_before(losses.numel())
+            if not has_kernels(self.device):
+                self.add_with_torch(losses, classes)
+                return
+            _cuda.add_class_loss(
+                losses.data_ptr(),
+                dtype_name(losses.dtype),
+                classes.data_ptr(),
+                classes.element_size(),
+                classes.dtype.is_signed,
+                len(losses),
+                self.totals,
+                stream.cuda_stream,
+            )
 
     def add_sums(self, other: DeviceClassLoss) -> None:
         """Add the sums, the counts and the diagnostic words of another object on this device."""
         self._copied = None
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                other._on_stream()
-                self._on_stream()
-        self._carry_before(other._uncarried + 1)
-        self.words.add_(other.words)
+        with other._in_turn(), self._in_turn():
+            self._carry_before(other._uncarried + 1)
+            self.words.add_(other.words)
 
     def add_with_torch(self, losses: torch.Tensor, classes: torch.Tensor) -> None:
         """Add losses by torch operations, on any device. The result is that of `add()`."""
@@ -237,7 +244,8 @@ class DeviceClassLoss:
             high = digits[:, :-1] >> _DIGIT_BITS
             digits[:, :-1] &= 2**_DIGIT_BITS - 1
             digits[:, 1:] += high
-            self._uncarried = 0
+            if not capturing:
+                self._uncarried = 0
         self._uncarried += num_losses
 
 

@@ -21,7 +21,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 @torch.library.custom_op(
     "l2m_fast::cross_entropy",
     mutates_args=(),
-    schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, int num_classes, int ignore_index, "
+    schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, Tensor? offsets, int num_classes, int ignore_index, "
     "float label_smoothing) -> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
 )
 def cross_entropy(
@@ -29,11 +29,13 @@ def cross_entropy(
     targets: Tensor,
     classes: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
 ) -> Outputs:
     """Compute the loss and the class sums by torch operations, on any device."""
+    dtype, logits = logits.dtype, _widened(logits, offsets)
     losses, total_weight = _losses_with_torch(logits, targets, weight, ignore_index, label_smoothing)
     kept, invalid, _ = _columns(logits, targets, ignore_index)
     sums = DeviceClassLoss(num_classes, logits.device)
@@ -42,19 +44,19 @@ def cross_entropy(
     sums.add_with_torch(torch.where(kept, losses, math.inf), torch.where(kept, classes, 0))
     sums.diagnostics[NOT_FINITE] -= (~kept).sum()
     sums.diagnostics[INVALID_TARGETS] += invalid.sum()
-    log_sum_exp = torch.where(kept, _widened(logits).logsumexp(1).double(), 0.0)
-    return (losses.sum() / total_weight).to(logits.dtype), sums.words, log_sum_exp, total_weight
+    log_sum_exp = torch.where(kept, logits.logsumexp(1).double(), 0.0)
+    return (losses.sum() / total_weight).to(dtype), sums.words, log_sum_exp, total_weight
 
 
 def _losses_with_torch(
     logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses, float64 and differentiable any number of times, and their total weight."""
+    """Return the losses of widened logits, float64 and differentiable any number of times, and their total weight."""
     kept, invalid, column = _columns(logits, targets, ignore_index)
     losses = functional.cross_entropy(
-        _widened(logits),
+        logits,
         targets.masked_fill(invalid, ignore_index),  # a target out of range would trigger an assertion on the device
-        None if weight is None else weight.to(_widened(logits).dtype),
+        None if weight is None else weight.to(logits.dtype),
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction="none",
@@ -66,8 +68,10 @@ def _losses_with_torch(
     return losses.double().masked_fill(invalid, math.nan), total_weight
 
 
-def _widened(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _widened(logits: Tensor, offsets: Tensor | None) -> Tensor:
+    """Return logits plus offsets in the dtype in which losses are computed."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if offsets is None else logits + offsets.to(logits.dtype)
 
 
 @cross_entropy.register_kernel("cpu")
@@ -76,6 +80,7 @@ def _cross_entropy_on_cpu(
     targets: Tensor,
     classes: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
@@ -87,6 +92,7 @@ def _cross_entropy_on_cpu(
         _array(targets),
         _array(classes),
         None if weight is None else _array(weight),
+        None if offsets is None else _array(offsets),
         ignore_index,
         label_smoothing,
         log_sum_exp.numpy(),
@@ -102,6 +108,7 @@ def _(
     targets: Tensor,
     classes: Tensor,  # noqa: ARG001
     weight: Tensor | None,  # noqa: ARG001
+    offsets: Tensor | None,  # noqa: ARG001
     num_classes: int,
     ignore_index: int,  # noqa: ARG001
     label_smoothing: float,  # noqa: ARG001
@@ -114,7 +121,7 @@ def _(
 @torch.library.custom_op(
     "l2m_fast::cross_entropy_gradient",
     mutates_args=(),
-    schema="(Tensor grad_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor log_sum_exp, Tensor total_weight, "
+    schema="(Tensor grad_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor? offsets, Tensor log_sum_exp, Tensor total_weight, "
     "int ignore_index, float label_smoothing) -> Tensor",
 )
 def cross_entropy_gradient(
@@ -122,6 +129,7 @@ def cross_entropy_gradient(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     log_sum_exp: Tensor,
     total_weight: Tensor,
     ignore_index: int,
@@ -133,7 +141,9 @@ def cross_entropy_gradient(
     target_weight = (1 - label_smoothing) * weights[column]
     # Not 0 * weights without smoothing, which is NaN for a non-finite weight.
     smoothing = label_smoothing / logits.shape[1] * weights if label_smoothing > 0 else torch.zeros_like(weights)
-    gradient = (logits.double() - log_sum_exp[:, None]).exp_() * (target_weight + smoothing.sum())[:, None] - smoothing
+    gradient = (_widened(logits, offsets).double() - log_sum_exp[:, None]).exp_() * (target_weight + smoothing.sum())[
+        :, None
+    ] - smoothing
     gradient.scatter_add_(1, column[:, None], -target_weight[:, None])
     gradient = (gradient * (grad_loss / total_weight)).masked_fill(invalid[:, None], math.nan)
     return torch.where(kept[:, None], gradient, 0.0).to(logits.dtype).contiguous()
@@ -152,6 +162,7 @@ def _gradient_on_cpu(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
+    offsets: Tensor | None,
     log_sum_exp: Tensor,
     total_weight: Tensor,
     ignore_index: int,
@@ -162,6 +173,7 @@ def _gradient_on_cpu(
         _array(logits),
         _array(targets),
         None if weight is None else _array(weight),
+        None if offsets is None else _array(offsets),
         ignore_index,
         label_smoothing,
         _array(log_sum_exp),
@@ -183,23 +195,25 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    logits, targets, _, weight, _, ctx.ignore_index, ctx.label_smoothing = inputs
+    logits, targets, _, weight, offsets, _, ctx.ignore_index, ctx.label_smoothing = inputs
     _, words, log_sum_exp, total_weight = output
-    ctx.save_for_backward(logits, targets, weight, log_sum_exp, total_weight)
+    ctx.save_for_backward(logits, targets, weight, offsets, log_sum_exp, total_weight)
     ctx.mark_non_differentiable(words, log_sum_exp, total_weight)
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
         given = (grad_loss, *ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
-        kernels = _kernels(*given[:4])
+        kernels = _kernels(*given[:5])
         gradient = cross_entropy_gradient(*given) if kernels is None else kernels[1](*given)
     else:  # create_graph=True: torch operations can be differentiated again
-        logits, targets, weight, _, _ = ctx.saved_tensors
-        losses, total_weight = _losses_with_torch(logits, targets, weight, ctx.ignore_index, ctx.label_smoothing)
+        logits, targets, weight, offsets, _, _ = ctx.saved_tensors
+        losses, total_weight = _losses_with_torch(
+            _widened(logits, offsets), targets, weight, ctx.ignore_index, ctx.label_smoothing
+        )
         loss = (losses.sum() / total_weight).to(logits.dtype)
         (gradient,) = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)
-    return gradient, None, None, None, None, None, None
+    return gradient, *(None,) * 7
 
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
@@ -250,13 +264,13 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
         if grad_loss is None:  # only other outputs, which have no gradient, were used
-            return (None,) * 8
+            return (None,) * 9
         return None, *_backward(ctx, grad_loss)
 
 
 def run(logits: Tensor, *given: Any) -> Outputs:
     """Return the outputs of the operator `cross_entropy`, with as little overhead as the tensors allow."""
-    kernels = _kernels(logits, *given[:3])
+    kernels = _kernels(logits, *given[:4])
     outputs: Outputs
     if kernels is None:
         outputs = cross_entropy(logits, *given)

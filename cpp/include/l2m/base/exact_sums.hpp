@@ -134,7 +134,7 @@ struct ExactSum {
     digit[place / 32] += (static_cast<std::int64_t>(shifted & 0xFFFFFFFF) ^ sign) - sign;
     digit[place / 32 + 1] += (static_cast<std::int64_t>(shifted >> 32) ^ sign) - sign;
   }
-  /// Add a double, rounded to a multiple of 2^-149. @param x  in [-kLargest, kLargest].
+  /// Add a double, rounded to a multiple of 2^-149, ties to even. @param x  in [-kLargest, kLargest].
   void add(double x);
   /// Add another sum. Both must have been carried at most kMaxAdditions values ago; carries the result.
   void add(const ExactSum& other) {

@@ -8,13 +8,14 @@
 
 namespace l2m {
 
-/// Targets and weights of a cross entropy.
+/// Targets, weights and offsets of a cross entropy.
 struct Targets {
   std::span<const std::int64_t> targets;  ///< [n] column of each row's target, in [0, C) or ignore_index
   std::int64_t num_columns;               ///< C, at least 1
   std::span<const double> weight;         ///< [C] weight of a target; empty: all 1
   std::int64_t ignore_index;              ///< rows with this target have no loss
   double label_smoothing;                 ///< in [0, 1]: part of the target that is spread over all columns
+  std::span<const double> offsets = {};   ///< [C] finite, added to the logits of each row; empty: all 0
 };
 
 struct MeanLoss {
@@ -24,14 +25,14 @@ struct MeanLoss {
 
 /// Compute the cross entropy of logits, its mean, and its sum and count per class, in one pass over the logits.
 ///
-/// Let t be the target of row i, s the label smoothing, w the weights and lp the log-softmax of the row. The loss of
+/// Let t be the target of row i, s the label smoothing, w the weights and lp the log-softmax of the row plus offsets. The loss of
 /// the row is -(1 - s) w[t] lp[t] - s / C sum_c(w[c] lp[c]). Without smoothing, only the weights of targets are used.
 /// With smoothing, a non-finite weight makes every loss infinite or NaN, and a total weight of 0 makes the mean and its
 /// gradient NaN, as in torch.
 ///
 /// @param logits       [n * C] Float16, BFloat16, float or double, row-major.
 /// @param classes      [n] class of each loss, in [0, K); not read for ignored rows.
-/// @param log_sum_exp  [n] out: log-sum-exp of the logits of each row, for the gradient; 0 for ignored rows.
+/// @param log_sum_exp  [n] out: log-sum-exp of the logits plus offsets of each row, for the gradient; 0 for ignored rows.
 /// @param sum          [K] added to.   @param count  [K] added to; both as in class_loss().
 /// @throws std::invalid_argument  lengths do not match, or a target or class is out of range; nothing was added.
 /// Exponentials are computed in float (double for double logits), sums over rows in double.

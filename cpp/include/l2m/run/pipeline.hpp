@@ -40,7 +40,7 @@ struct EpochRange {
 /// Proportions (normalized) that take effect at the batch of total_step `step`.
 struct Scheduled {
   std::uint64_t step;
-  std::vector<double> proportions;
+  std::shared_ptr<const std::vector<double>> proportions;
 };
 using Schedule = std::list<Scheduled>;  // a list, because moving an entry to another schedule cannot fail
 

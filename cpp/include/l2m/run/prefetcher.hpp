@@ -67,6 +67,8 @@ class Prefetcher {
   /// Return the plan of batch `step`, one of the last lookahead + 1 consumed batches with rows; default: the last one.
   /// Returns nullopt if there is none. Valid until the next call.
   [[nodiscard]] std::optional<BatchPlan> plan(std::optional<std::uint64_t> step = {}) const;
+  /// Return the proportions with which the batch of plan() was drawn; empty if there is none. Valid until the next call.
+  [[nodiscard]] std::span<const double> proportions_of(std::optional<std::uint64_t> step = {}) const;
 
   /// Return the step (from 0) of the last batch with rows consumed since the run began or set_state().
   [[nodiscard]] std::optional<std::uint64_t> newest() const {
@@ -75,7 +77,7 @@ class Prefetcher {
   /// Return the number of batches consumed since the beginning of training.
   [[nodiscard]] std::uint64_t total_step() const { return total_step_; }
   /// Return the proportions of the next batch.
-  [[nodiscard]] const std::vector<double>& proportions() const { return proportions_; }
+  [[nodiscard]] const std::vector<double>& proportions() const { return *proportions_; }
   /// Return the state after `total_step` batches. @param total_step  in [oldest(), total_step()].
   [[nodiscard]] SamplerState state_at(std::uint64_t total_step);
   /// Return the smallest total_step for which state_at() is available.
@@ -109,8 +111,10 @@ class Prefetcher {
     std::uint64_t step;
     std::shared_ptr<BatchPlans> plans;
     std::int64_t index;
+    std::shared_ptr<const std::vector<double>> proportions;
   };
 
+  [[nodiscard]] const Yielded* yielded(std::optional<std::uint64_t> step) const;
   void restart();
   void advance_state(std::uint64_t total_step);
   void advance(SamplerState& state, std::uint64_t to, bool changes) const;
@@ -128,7 +132,7 @@ class Prefetcher {
   SamplerState state_;              // before consumed_ and changed_
   std::vector<Consumed> consumed_;  // since state_
   Schedule changed_;                // proportions that took effect since state_
-  std::vector<double> proportions_;
+  std::shared_ptr<const std::vector<double>> proportions_;
   std::uint64_t total_step_ = 0;
   EpochRange range_;
   Schedule schedule_;  // that takes effect at batches not consumed yet
