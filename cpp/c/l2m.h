@@ -202,6 +202,7 @@ L2M_API int l2m_options_init(l2m_options* options, size_t size);
  *     "Static"            options.proportions
  *     "Temperature"       t > 0
  *     "EffectiveNumber"   beta in [0, 1)
+ *     "Annealed"          start in [0, 1] [0.5], end in [0, 1] [1]; needs options.total_steps
  *     "Learn2Mix"         mixing_rate in (0, 1] [0.1], min_share in [0, 1 / classes with rows] [0],
  *                         balanced 0 or 1 [0]: the start
  *     "GroupDRO"          step_size > 0

@@ -60,6 +60,9 @@ void Loader::check_options() const {
               std::numeric_limits<std::ptrdiff_t>::max() / std::ssize(class_sizes_) / std::int64_t{sizeof(double)});
   if (kind_ == Policy::Kind::kFollowsLosses && !o.has_classes)
     refuse("classes must be given, because ", o.mixing_name, " follows class losses (got none)");
+  if (o.mixing->needs_total_steps() && !o.total_steps)
+    refuse("total_steps must be given for ", o.mixing_name,
+           ", as the number of steps of the whole training (got none)");
   if (o.listed_ranks < 1 || (o.listed_ranks > 1 && (o.world_size > 1 || o.batch_size % o.listed_ranks != 0)))
     refuse("listed_ranks must divide batch_size, ", o.batch_size, ", and be 1 for several ranks (got ", o.listed_ranks,
            ")");

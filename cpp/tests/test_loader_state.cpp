@@ -143,6 +143,7 @@ void test_policies_describe_their_parameters() {
   CHECK(describe("Learn2Mix", {}) == "Learn2Mix(mixing_rate=0.1, min_share=0, start=proportional)");
   CHECK(describe("Learn2Mix", {{"balanced", 1}, {"min_share", 0.05}, {"mixing_rate", 1}}) ==
         "Learn2Mix(mixing_rate=1, min_share=0.05, start=balanced)");
+  CHECK(describe("Annealed", {{"end", 0.25}}) == "Annealed(start=0.5, end=0.25)");
   CHECK(describe("Temperature", {{"t", std::numeric_limits<double>::infinity()}}) == "Temperature(t=inf)");
   CHECK(describe("EffectiveNumber", {{"beta", 0.999}}) == "EffectiveNumber(beta=0.999)");
   CHECK(describe("GroupDRO", {{"step_size", 0.01}}) == "GroupDRO(step_size=0.01)");

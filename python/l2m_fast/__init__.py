@@ -10,6 +10,7 @@ from l2m_fast.losses.class_loss import class_loss
 from l2m_fast.losses.cross_entropy import cross_entropy
 from l2m_fast.losses.sums import ClassLoss
 from l2m_fast.mixing import (
+    Annealed,
     Balanced,
     EffectiveNumber,
     GroupDRO,
@@ -25,6 +26,7 @@ from l2m_fast.samplers import BatchSampler, Sampler
 from l2m_fast.state import state_from_bytes, state_to_bytes
 
 __all__ = [
+    "Annealed",
     "Balanced",
     "BatchSampler",
     "ClassLoss",

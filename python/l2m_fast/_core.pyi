@@ -46,7 +46,12 @@ class Policy(metaclass=type):
     def __init__(self, *args: object, **kwargs: object) -> None: ...  # raises: created by functions
     def initial(self, class_sizes: NDArray[np.int64]) -> NDArray[np.float64]: ...
     def update(
-        self, proportions: NDArray[np.float64], class_losses: NDArray[np.float64], class_sizes: NDArray[np.int64]
+        self,
+        proportions: NDArray[np.float64],
+        class_losses: NDArray[np.float64],
+        class_sizes: NDArray[np.int64],
+        step: int,
+        total_steps: int | None,
     ) -> NDArray[np.float64]: ...
 
 class Proportional(Policy):
@@ -60,6 +65,9 @@ class Static(Policy):
 
 class Temperature(Policy):
     def __init__(self, t: float) -> None: ...
+
+class Annealed(Policy):
+    def __init__(self, start: float, end: float) -> None: ...
 
 class EffectiveNumber(Policy):
     def __init__(self, beta: float) -> None: ...

@@ -122,7 +122,9 @@ class _CorePolicy:
 
     def update(self, window: Window) -> Floats:
         """Return the next proportions, float64, shape `[num_classes]`."""
-        return self.to_core(len(window.class_sizes)).update(window.proportions, window.class_losses, window.class_sizes)
+        w = window
+        policy = self.to_core(len(w.class_sizes))
+        return policy.update(w.proportions, w.class_losses, w.class_sizes, w.step, w.total_steps)
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,31 @@ class Temperature(_Fixed):
 
 
 @dataclass(frozen=True)
+class Annealed(_CorePolicy):
+    """Schedule between balanced and proportional sampling: p ~ n^a, where a moves from `start` to `end` during training.
+
+    a changes in proportion to step / total_steps, after every loss window; no losses are needed. Pass `total_steps` to
+    the loader.
+
+    Args:
+        start: Exponent at the beginning, in [0, 1]. 0 equals Balanced, 1 equals Proportional.
+        end: Exponent after `total_steps` steps, in [0, 1].
+    """
+
+    start: float = 0.5
+    end: float = 1.0
+    schedule: bool = field(default=True, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("start", self.start, "in [0, 1]", low=0, high=1)
+        check_number("end", self.end, "in [0, 1]", low=0, high=1)
+
+    def to_core(self, num_classes: int) -> _core.Policy:  # noqa: ARG002
+        """Return the core's policy for `num_classes` classes."""
+        return _core.Annealed(float(self.start), float(self.end))
+
+
+@dataclass(frozen=True)
 class Learn2Mix(_CorePolicy):
     """Learn2Mix (arXiv 2412.16482, Algorithm 2): p <- p + mixing_rate * (L / sum L - p), with class losses L.
 
@@ -269,7 +296,7 @@ class GroupDRO(_CorePolicy):
         return _core.GroupDRO(float(self.step_size))
 
 
-_BUILT_IN = (Proportional, Balanced, Static, Temperature, EffectiveNumber, Learn2Mix, GroupDRO)
+_BUILT_IN = (Proportional, Balanced, Static, Temperature, EffectiveNumber, Annealed, Learn2Mix, GroupDRO)
 
 
 def kind_of(policy: object) -> Kind:

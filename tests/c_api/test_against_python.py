@@ -10,6 +10,7 @@ import pytest
 
 from c_api.library import FAILED, INVALID, Batch, CLoader, Error
 from l2m_fast import (
+    Annealed,
     Balanced,
     EffectiveNumber,
     GroupDRO,
@@ -56,6 +57,7 @@ def random_mixing(rng: random.Random, present: Any) -> tuple[Any, dict[str, Any]
         (Balanced(), {"mixing": ("Balanced", {})}),
         (Static(shares), {"mixing": ("Static", shares)}),
         (Temperature(3 * rate), {"mixing": ("Temperature", {"t": 3 * rate})}),
+        (Annealed(rate / 3, rate), {"mixing": ("Annealed", {"start": rate / 3, "end": rate})}),
         (EffectiveNumber(rate / 3), {"mixing": ("EffectiveNumber", {"beta": rate / 3})}),
         (GroupDRO(rate), {"mixing": ("GroupDRO", {"step_size": rate})}),
         (Learn2Mix(), {"mixing": ("Learn2Mix", {})}),
@@ -100,7 +102,7 @@ class Configuration:
         self.option(rng, "shuffle", [True, True, True, False])
         self.option(rng, "drop_last", [False, False, True])
         self.option(rng, "steps_per_epoch", [None, None, 1, 4, 9])
-        self.option(rng, "total_steps", [None, 20])
+        self.option(rng, "total_steps", [20] if isinstance(mixing, Annealed) else [None, 20])
         self.option(rng, "update_every", [None, None, 1, 2, 5])
         self.option(rng, "lookahead", [0, 0, 1])
         self.option(rng, "num_threads", [0, 0, 2])

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 
 from fuzz import run
-from l2m_fast import Balanced, ClassLoss, EffectiveNumber, GroupDRO, Learn2Mix, Loader, Normalized, Static, Temperature
+from l2m_fast import (
+    Annealed,
+    Balanced,
+    ClassLoss,
+    EffectiveNumber,
+    GroupDRO,
+    Learn2Mix,
+    Loader,
+    Normalized,
+    Static,
+    Temperature,
+)
 
 _ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 3, 10**5, 2**31, 2**62, 2**64, 10**400, 0.5, float("nan"), float("inf")),
@@ -76,7 +87,7 @@ def arguments(rng: random.Random, num_rows: int) -> dict[str, Any]:
         ),
         "mixing": rng.choice(
             [
-                *(None, Balanced(), Learn2Mix(0.5), GroupDRO(0.1), EffectiveNumber(0.9), Temperature(2)),
+                *(None, Balanced(), Learn2Mix(0.5), GroupDRO(0.1), EffectiveNumber(0.9), Temperature(2), Annealed()),
                 *(Static([0.25] * 4), Static([1.0]), Static(cast("Any", [[1]])), Static(cast("Any", ["a"]))),
             ]
         ),

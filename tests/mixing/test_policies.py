@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2m_fast import (
+    Annealed,
     Balanced,
     EffectiveNumber,
     GroupDRO,
@@ -150,6 +152,17 @@ def test_fixed_policies_are_marked_fixed_and_keep_their_proportions(policy: Any)
     assert policy.update(Window.of([0.25, 0.75], [1.0, 9.0], [4, 4])).tolist() == [0.25, 0.75]
 
 
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1.0), (1.0, 0.0), (0.0, 0.3), (1 / 3, 1 / 3)])
+def test_annealed_moves_the_exponent_with_the_steps(start: float, end: float) -> None:
+    sizes = np.array([100, 10, 0, 1])
+    policy = Annealed(start, end)
+    assert_close(policy.initial(sizes), normal([100**start, 10**start, 0, 1]))
+    for step in (0, 1, 50, 99, 100, 10**9):
+        window = dataclasses.replace(Window.of([1.0, 0, 0, 0], [0.0] * 4, sizes), step=step, total_steps=100)
+        a = start + (end - start) * min(step, 100) / 100
+        assert_close(policy.update(window), normal([100**a, 10**a, 0, 1]))
+
+
 def test_policies_that_follow_losses_are_not_fixed() -> None:
     assert not any(getattr(policy, "fixed", False) for policy in (Learn2Mix(), GroupDRO(0.01)))
 
@@ -187,6 +200,11 @@ def test_policies_do_not_modify_their_arguments(policy: Any) -> None:
         (lambda: Temperature(math.nan), ValueError, "t must be above 0"),
         (lambda: Temperature(10**400), ValueError, r"t must be above 0 \(got 10+\.\.\."),
         (lambda: Temperature(False), TypeError, "t must be a number"),
+        (lambda: Annealed(-0.1), ValueError, r"start must be in \[0, 1\] \(got -0.1\)"),
+        (lambda: Annealed(end=1.1), ValueError, r"end must be in \[0, 1\] \(got 1.1\)"),
+        (lambda: Annealed(math.nan), ValueError, "start"),
+        (lambda: Annealed(end="1"), TypeError, r"end must be a number .* \(got '1'\)"),  # type: ignore[arg-type]
+        (lambda: Annealed().update(Window.of([1.0], [0.0], [3])), ValueError, "total_steps must be given for Annealed"),
         (lambda: GroupDRO(0), ValueError, "step_size must be above 0"),
         (lambda: GroupDRO(math.inf), ValueError, "step_size must be above 0 and finite"),
         (lambda: GroupDRO(math.nan), ValueError, "step_size"),

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2m_fast import (
+    Annealed,
     Balanced,
     EffectiveNumber,
     GroupDRO,
@@ -46,6 +47,19 @@ def test_a_fixed_policy_keeps_its_proportions_while_class_losses_are_updated(mix
     assert repr(loader.class_losses.tolist()) == "[1.0, 2.0, nan, 3.0]"
     assert loader.history == []
     assert loader.proportions.tolist() == before
+
+
+def test_annealed_needs_the_length_of_the_training_and_no_losses() -> None:
+    with pytest.raises(
+        ValueError, match=r"total_steps must be given for Annealed\(start=0.5, end=1.0\), .*\(got none\)"
+    ):
+        make(mixing=Annealed())
+    loader = make(mixing=Annealed(0.0, 1.0), total_steps=8, update_every=2, steps_per_epoch=4)
+    seen = [loader.batch_proportions for _ in range(3) for _batch in loader]
+    for step, p in enumerate(seen):
+        progress = min(max(step // 2 - 1, 0) * 2, 8) / 8  # a window takes effect after the next one
+        expected = np.where(SIZES > 0, SIZES**progress, 0)
+        np.testing.assert_allclose(p, expected / expected.sum(), rtol=1e-12)
 
 
 def test_a_custom_policy_is_called_with_copies() -> None:

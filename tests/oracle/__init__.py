@@ -11,6 +11,7 @@ from oracle.arithmetic import LARGEST, Floats, Ints, exp, expm1, log, mean_loss,
 from oracle.batches import MAX_GLOBAL_BATCH
 from oracle.loader import OracleLoader
 from oracle.mixing import (
+    Annealed,
     Balanced,
     EffectiveNumber,
     GroupDRO,
@@ -45,6 +46,7 @@ __all__ = [
     "MAX_GLOBAL_BATCH",
     "MAX_UNSPLIT",
     "PART",
+    "Annealed",
     "Balanced",
     "Cursor",
     "Due",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -156,6 +157,25 @@ class EffectiveNumber(Fixed):
             return Proportional().initial(class_sizes)
         log_beta = log(self.beta)
         return shares_of(class_sizes, lambda n: n / (expm1(n * log_beta) / (self.beta - 1)))
+
+
+@dataclass
+class Annealed:
+    """Shares n^a, where a moves from `start` to `end` with the steps done."""
+
+    start: float = 0.5
+    end: float = 1.0
+    schedule = True
+
+    def initial(self, class_sizes: Ints) -> Floats:
+        """Return class sizes to the power of `start`, normalized."""
+        return Temperature(1 / self.start if self.start > 0 else math.inf).initial(class_sizes)
+
+    def update(self, window: Window) -> Floats:
+        """Return class sizes to the power that belongs to the steps done, normalized."""
+        assert window.total_steps is not None
+        progress = min(window.step, window.total_steps) / window.total_steps
+        return Annealed(self.start + (self.end - self.start) * progress).initial(window.class_sizes)
 
 
 @dataclass

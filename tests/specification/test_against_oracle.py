@@ -59,6 +59,7 @@ _POLICIES: dict[str, Callable[[Any, Any], Any]] = {
     "learn2mix": lambda of, _: of.Learn2Mix(0.3),
     "learn2mix floor": lambda of, sizes: of.Learn2Mix(0.5, min_share=0.5 / np.count_nonzero(sizes), start="balanced"),
     "group_dro": lambda of, _: of.GroupDRO(0.2),
+    "annealed": lambda of, _: of.Annealed(0.3, 0.9),
     "schedule": lambda _, __: Annealed(),
     "memory": lambda _, __: Towards(),
 }
@@ -216,17 +217,18 @@ def _options(draw: st.DrawFn) -> dict[str, Any]:
     possible = with_classes or not shuffle or len(taken) >= world_size
     policies = sorted(_POLICIES if with_classes else _WITHOUT_CLASSES)
     update_every = draw(st.sampled_from([None, None, 1, 2, 3, 7]))
+    policy = draw(st.sampled_from(policies))
     return {
         "num_rows": num_rows,
         "classes": classes if with_classes else None,
         "rows": rows,
         "batch_size": batch_size,
-        "mixing": (draw(st.sampled_from(policies)), sizes),
+        "mixing": (policy, sizes),
         "shuffle": shuffle,
         "order": draw(st.sampled_from(["shuffled", "grouped"])),
         "drop_last": draw(st.booleans()) and len(taken) >= batch_size * world_size,
         "steps_per_epoch": None if default_steps and possible else draw(st.integers(1, 9)),
-        "total_steps": draw(st.sampled_from([None, 50])),
+        "total_steps": draw(st.sampled_from([50] if policy == "annealed" else [None, 50])),
         "update_every": update_every,
         "lookahead": draw(st.integers(0, min(update_every or 5, 5))) if draw(st.booleans()) else 0,
         "seed": draw(st.sampled_from([0, 1, 2**64 - 1])),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/mixing/annealed.hpp"
 #include "l2m/mixing/fixed.hpp"
 #include "l2m/mixing/group_dro.hpp"
 #include "l2m/mixing/learn2mix.hpp"
@@ -65,6 +66,10 @@ std::shared_ptr<const Policy> make_policy(std::string_view name, Parameters& par
     return std::make_shared<Temperature>(parameters.take("t", "above 0", kAboveZero, kInfinity));
   if (name == "EffectiveNumber")
     return std::make_shared<EffectiveNumber>(parameters.take("beta", "in [0, 1)", 0, kBelowOne));
+  if (name == "Annealed") {
+    const double start = parameters.take("start", "in [0, 1]", 0, 1, 0.5);
+    return std::make_shared<Annealed>(start, parameters.take("end", "in [0, 1]", 0, 1, 1.0));
+  }
   if (name == "GroupDRO")
     return std::make_shared<GroupDro>(parameters.take("step_size", "above 0 and finite", kAboveZero, 1e300));
   if (name == "Learn2Mix") {
@@ -74,8 +79,9 @@ std::shared_ptr<const Policy> make_policy(std::string_view name, Parameters& par
     using enum Learn2Mix::Start;
     return std::make_shared<Learn2Mix>(mixing_rate, min_share, balanced != 0 ? kBalanced : kProportional);
   }
-  refuse("mixing must be Proportional, Balanced, Static, Temperature, EffectiveNumber, Learn2Mix or GroupDRO (got ",
-         shortened(std::string(name)), ")");
+  refuse(
+      "mixing must be Proportional, Balanced, Static, Temperature, EffectiveNumber, Annealed, Learn2Mix or GroupDRO (got ",
+      shortened(std::string(name)), ")");
 }
 
 }  // namespace

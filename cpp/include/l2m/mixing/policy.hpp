@@ -38,6 +38,8 @@ class Policy {
   [[nodiscard]] virtual std::int64_t memory_rows() const { return 0; }
   /// Return whether update() uses Window::rows_drawn and Window::passes, which cost O(K) to compute.
   [[nodiscard]] virtual bool uses_rows() const { return false; }
+  /// Return whether update() uses Window::total_steps, which must then be given.
+  [[nodiscard]] virtual bool needs_total_steps() const { return false; }
   /// Return the proportions of the first batches. @param class_sizes  [K] rows of each class, at least one > 0.
   [[nodiscard]] virtual std::vector<double> initial(std::span<const std::int64_t> class_sizes) const = 0;
   /// Replace the proportions [K] and the memory [memory_rows, K], which hold the values of the window before. If this
