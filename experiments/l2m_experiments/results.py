@@ -19,12 +19,15 @@ import numpy as np
 
 from l2m_experiments.methods import METHODS
 from l2m_experiments.records import Config, Point, Record, differences
-from l2m_experiments.statistics import FloatArray, hedges_g, holm, welch
+from l2m_experiments.statistics import FloatArray, hedges_g, holm, paired, wilcoxon
 from l2m_experiments.user_input import InputError
 
 FRACTIONS = (0.25, 0.5, 1.0)  # as in the paper
 LEVEL = 0.05  # significance level of a family of comparisons
 OURS, BASELINE = "learn2mix", "classical"
+# Rivals of the comparisons for which the experiments were planned. Holm's correction is for these together, and for all
+# others together: more comparisons make each of them less certain.
+MAIN_RIVALS = (BASELINE, "balanced")
 
 Measure = Literal["test_error", "worst_class_error"]
 # Fractions of the budget at which methods are compared. The worst class is compared at the end only: each comparison makes
@@ -50,11 +53,12 @@ class Comparison:
         rival: Method it is compared with.
         fraction: Fraction of the axis at which they are compared.
         advantage: Mean error of the rival minus that of the method; positive if the method is better.
-        half_width: Half the width of the advantage's 95 % confidence interval by Welch, without correction.
+        half_width: Half the width of the advantage's 95 % confidence interval by the paired t test, without correction.
         relative: The advantage and its half width as fractions of the rival's mean error.
         effect: Hedges' g of the advantage.
-        p_alone: p of Welch's test; NaN if it could not be tested.
+        p_alone: p of the paired t test; NaN if it could not be tested.
         p: The same after Holm's correction for the family.
+        p_ranks: p of Wilcoxon's test, without correction.
         verdict: "ties" unless p < LEVEL, "untested" without p.
     """
 
@@ -67,6 +71,7 @@ class Comparison:
     effect: float
     p_alone: float
     p: float
+    p_ranks: float
     verdict: Verdict
 
     @property
@@ -154,28 +159,50 @@ class TaskResults:
         return next((name for name in (OURS, BASELINE) if name in self.runs and len(self.runs) > 1), None)
 
     def compare(self, axis: Axis, measure: Measure = "test_error") -> tuple[Comparison, ...]:
-        """Compare the subject with every other method at every fraction; together they are Holm's family."""
+        """Compare the subject with every other method at every fraction, seed by seed."""
         subject = self.subject
         if subject is None:
             return ()
-        pairs = [(subject, other) if subject == OURS else (other, subject) for other in self.runs if other != subject]
+        others = [other for other in self.runs if other != subject]
+        main = [other for other in others if subject == OURS and other in MAIN_RIVALS]
+        compared = {}
+        for family in (main, [other for other in others if other not in main]):
+            compared.update(self._compare(subject, family, axis, measure))
+        return tuple(comparison for other in others for comparison in compared[other])
+
+    def _compare(
+        self, subject: str, others: Sequence[str], axis: Axis, measure: Measure
+    ) -> dict[str, list[Comparison]]:
+        """Compare the subject with other methods, which together are Holm's family."""
+        pairs = [(subject, other) if subject == OURS else (other, subject) for other in others]
         places = [(*pair, fraction) for pair in pairs for fraction in COMPARED_AT[measure]]
-        samples = [
-            [self.errors(name, axis, fraction, measure) for name in (rival, method)]
-            for method, rival, fraction in places
-        ]
-        tests = [welch(*sample) for sample in samples]
+        samples = [self._of_common_seeds(rival, method, axis, fraction, measure) for method, rival, fraction in places]
+        tests = [paired(*sample) for sample in samples]
         corrected = map(float, holm([p for p, _ in tests]))
-        comparisons = []
+        comparisons: dict[str, list[Comparison]] = {other: [] for other in others}
         for place, (theirs, ours), (p_alone, half), p in zip(places, samples, tests, corrected, strict=True):
             scale, advantage = float(theirs.mean()), float(theirs.mean() - ours.mean())
             verdict: Verdict = "untested" if math.isnan(p) else "ties"
             if p < LEVEL:
                 verdict = "wins" if advantage > 0 else "loses"
             relative = (advantage / scale, half / scale) if scale > 0 else (math.nan, math.nan)
-            effect = hedges_g(theirs, ours)
-            comparisons.append(Comparison(*place, advantage, half, relative, effect, p_alone, p, verdict))
-        return tuple(comparisons)
+            comparison = Comparison(
+                *place, advantage, half, relative, hedges_g(theirs, ours), p_alone, p, wilcoxon(theirs, ours), verdict
+            )
+            comparisons[comparison.other].append(comparison)
+        return comparisons
+
+    def _of_common_seeds(
+        self, first: str, second: str, axis: Axis, fraction: float, measure: Measure
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the errors of two methods for the seeds that both have, each `[S]`."""
+        seeds = [{run.config.seed for run in self.runs[method]} for method in (first, second)]
+        both = seeds[0] & seeds[1]
+        one, other = (
+            self.errors(method, axis, fraction, measure)[[run.config.seed in both for run in self.runs[method]]]
+            for method in (first, second)
+        )
+        return one, other
 
     def reached(self, method: str, target: float) -> Reached:
         """Return when the runs of a method reached a test error."""

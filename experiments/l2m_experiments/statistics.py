@@ -1,8 +1,7 @@
-"""Statistics over seeds: intervals of means and of differences, Welch's test, effect sizes and Holm's correction.
+"""Statistics over seeds: intervals of means and of differences, paired tests, effect sizes and Holm's correction.
 
-A sample has one value per seed, `[S]`. Methods share the data and initial weights of a seed; Welch's test treats the samples
-as independent anyway, which makes it conservative. A NaN (a run that diverged) makes every result NaN that depends on it:
-dropping it would favor the method.
+A sample has one value per seed, `[S]`. Methods share the data and initial weights of a seed, so that their values are compared
+seed by seed. A NaN (a run that diverged) makes every result NaN that depends on it: dropping it would favor the method.
 """
 
 from __future__ import annotations
@@ -36,26 +35,43 @@ def interval(samples: FloatArray) -> tuple[FloatArray, FloatArray]:
     return mean, np.asarray(quantile * samples.std(axis=0, ddof=1) / math.sqrt(seeds))
 
 
-def welch(first: FloatArray, second: FloatArray) -> tuple[float, float]:
-    """Test whether the means of two samples differ, by Welch's t test with unequal variances.
+def paired(first: FloatArray, second: FloatArray) -> tuple[float, float]:
+    """Test whether the mean of the differences of two samples is 0, by the paired t test.
 
-    t = (m1 - m2) / sqrt(v1 + v2), v = s^2 / S, against Student's t with f = (v1 + v2)^2 / (v1^2 / (S1 - 1) + v2^2 / (S2 - 1))
-    degrees of freedom; Welch 1947, Biometrika 34:28-35.
+    t = mean(d) / (s / sqrt(S)), d = first - second, s^2 = sum (d - mean(d))^2 / (S - 1), against Student's t with S - 1
+    degrees of freedom; Student 1908, Biometrika 6:1-25.
+
+    Args:
+        first: `[S]`, in the order of the seeds.
+        second: `[S]`, of the same seeds.
 
     Returns:
-        Two-sided p, and half the width of the 95 % confidence interval of m1 - m2, t(0.975, f) * sqrt(v1 + v2). Both are NaN
-        if there is one seed, no spread in either sample (errors on few test rows come in steps, so equal values do not mean
-        zero variance), or a NaN.
+        Two-sided p, and half the width of the 95 % confidence interval of the mean difference, t(0.975, S - 1) * s / sqrt(S).
+        Both are NaN if there is one seed, no spread of the differences (errors on few test rows come in steps, so equal
+        differences do not mean zero variance), or a NaN.
     """
-    if min(len(first), len(second)) < 2:
+    differences = _differences(first, second)
+    if len(differences) < 2 or np.isnan(differences).any() or _spread(differences) == 0:
         return math.nan, math.nan
-    variances = [_spread(sample) ** 2 / len(sample) for sample in (first, second)]
-    variance = sum(variances)
-    if variance == 0 or math.isnan(variance):
-        return math.nan, math.nan
-    freedom = variance**2 / sum(v**2 / (len(s) - 1) for v, s in zip(variances, (first, second), strict=True))
-    t = float(first.mean() - second.mean()) / math.sqrt(variance)
-    return float(2 * stats.t.sf(abs(t), freedom)), float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    error = _spread(differences) / math.sqrt(len(differences))
+    freedom = len(differences) - 1
+    t = float(differences.mean()) / error
+    return float(2 * stats.t.sf(abs(t), freedom)), float(stats.t.ppf(0.975, freedom)) * error
+
+
+def wilcoxon(first: FloatArray, second: FloatArray) -> float:
+    """Test whether the differences of two samples are symmetric about 0, by Wilcoxon's signed-rank test.
+
+    It needs no normal distribution, and is a check of `paired()`. Differences of 0 are dropped; Wilcoxon 1945, Biometrics
+    Bulletin 1:80-83.
+
+    Returns:
+        Two-sided p, exact for up to 50 seeds without ties; NaN where `paired()` is NaN. At least 2^(1 - S).
+    """
+    differences = _differences(first, second)
+    if math.isnan(paired(first, second)[0]):
+        return math.nan
+    return float(stats.wilcoxon(differences).pvalue)
 
 
 def hedges_g(first: FloatArray, second: FloatArray) -> float:
@@ -96,6 +112,11 @@ def holm(values: Sequence[float]) -> FloatArray:
     corrected = np.empty_like(ps)
     corrected[order] = np.maximum.accumulate(np.minimum(1, np.arange(len(ps), 0, -1) * ps[order]))
     return np.where(np.isnan(given), math.nan, corrected)
+
+
+def _differences(first: FloatArray, second: FloatArray) -> FloatArray:
+    # Rounding must not make differences of equal steps unequal.
+    return np.asarray(np.round(first - second, 10))
 
 
 def _spread(sample: FloatArray) -> float:

@@ -106,8 +106,9 @@ def headline(results: Sequence[TaskResults]) -> Table:
         "Who wins where, by how much, and how sure that is",
         "Accuracy in % or mean squared error (MSE) at 25 % and 100 % of the epochs, mean over seeds ± half its 95 % interval. "
         + (f"Advantage: {', or '.join(meanings)} (negative: worse), ± half its 95 % interval. " if meanings else "")
-        + f"Significant differences are marked as wins or loses: p < {LEVEL} in Welch's two-sided t test after Holm's correction for "
-        "all methods and fractions of the task. With few seeds only large differences are significant, so the others are no "
+        + f"Significant differences are marked as wins or loses: p < {LEVEL} in a paired t test over the seeds, two-sided, after Holm's "
+        "correction for both main rivals, classical and balanced, and all fractions of the task (and for all other methods "
+        "together). With few seeds only large differences are significant, so the others are no "
         "evidence that methods are equal.",
         (
             *("task", "method"),
@@ -198,7 +199,17 @@ def summary(studies: Mapping[str, Sequence[TaskResults]]) -> str:
     writer.writerow(
         (
             *("study", "task", "method", "measure", "axis", "fraction", "position", "runs", "mean", "half_width"),
-            *("compared", "against", "advantage", "advantage_half_width", "hedges_g", "p", "p_holm", "verdict"),
+            *(
+                "compared",
+                "against",
+                "advantage",
+                "advantage_half_width",
+                "hedges_g",
+                "p",
+                "p_holm",
+                "p_wilcoxon",
+                "verdict",
+            ),
         )
     )
     for study, results in studies.items():
@@ -217,9 +228,9 @@ def _summary_rows(task: TaskResults, measure: Measure, axis: Axis) -> Iterator[t
             mean, half = interval(shown(task.errors(method, axis, fraction, measure), kind))
             c = of_other.get((method, fraction))
             means = (fraction, fraction * task.end(axis), len(runs), float(mean), float(half))
-            pair, tests, verdict = (("", ""), (math.nan,) * 5, "")
+            pair, tests, verdict = (("", ""), (math.nan,) * 6, "")
             if c is not None:
-                pair, tests = (c.method, c.rival), (c.advantage, c.half_width, c.effect, c.p_alone, c.p)
+                pair, tests = (c.method, c.rival), (c.advantage, c.half_width, c.effect, c.p_alone, c.p, c.p_ranks)
                 verdict = c.verdict if task.valid else "not valid"
             values = [["" if math.isnan(value) else f"{value:.5g}" for value in some] for some in (means, tests)]
             yield (method, name_of(measure, kind), axis.value, *values[0], *pair, *values[1], verdict)
@@ -269,12 +280,13 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
 
     def cell(c: Comparison) -> str:
         gap = _gap(c, kind)
-        return gap if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)})"
+        return gap if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)}, {_p(c.p_ranks)})"
 
     return Table(
         f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
-        f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of Welch's t test after Holm's "
-        "correction for all methods and columns of the same axis, in parentheses before it. Wins and losses have a corrected "
+        f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of the paired t test "
+        "after Holm's correction for all columns of the same axis (classical and balanced together, and all other methods "
+        "together), in parentheses before it and by Wilcoxon's signed-rank test. Wins and losses have a corrected "
         f"p < {LEVEL}. Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),

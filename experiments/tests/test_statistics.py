@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from l2m_experiments.statistics import hedges_g, holm, interval, welch
+from l2m_experiments.statistics import hedges_g, holm, interval, paired, wilcoxon
 
 # Hundredths, like errors on a test set: values are equal or clearly different, never different by rounding only.
 figures = st.integers(-100_000, 100_000).map(lambda hundredths: hundredths / 100)
@@ -46,43 +46,67 @@ def test_the_interval_of_one_seed_of_equal_values_and_of_nan() -> None:
     np.testing.assert_array_equal(np.isnan([mean, half]), [[True, False], [True, False]])
 
 
-@given(samples, samples)
-def test_welch_is_the_incomplete_beta_function_of_its_statistic(first: np.ndarray, second: np.ndarray) -> None:
-    assume(np.ptp(first) + np.ptp(second) > 0)
-    v1, v2 = first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)
-    t = (first.mean() - second.mean()) / math.sqrt(v1 + v2)
-    freedom = (v1 + v2) ** 2 / (v1**2 / (len(first) - 1) + v2**2 / (len(second) - 1))
-    p, half = welch(first, second)
+pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=6).map(lambda of: np.array(of).T)
+
+
+@given(pairs)
+def test_the_paired_test_is_the_incomplete_beta_function_of_its_statistic(sample: np.ndarray) -> None:
+    first, second = sample
+    d = np.round(first - second, 2)
+    assume(np.ptp(d) > 0)
+    freedom = len(d) - 1
+    error = math.sqrt(((d - d.mean()) ** 2).sum() / freedom / len(d))
+    t = d.mean() / error
+    p, half = paired(first, second)
     assert p == pytest.approx(special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)), rel=1e-6)
-    assert half == pytest.approx(special.stdtrit(freedom, 0.975) * math.sqrt(v1 + v2), rel=1e-6)
-    assert welch(second, first) == pytest.approx(welch(first, second))
+    assert half == pytest.approx(special.stdtrit(freedom, 0.975) * error, rel=1e-6)
+    assert paired(second, first) == pytest.approx((p, half))
 
 
-def test_welch_agrees_with_scipy() -> None:
-    first, second = np.array([3.1, 2.9, 3.4]), np.array([4.0, 5.5, 3.8, 4.1])
-    tested = stats.ttest_ind(first, second, equal_var=False)
+def test_the_tests_agree_with_scipy() -> None:
+    first, second = np.array([3.1, 2.9, 3.4, 3.3]), np.array([4.0, 5.5, 3.8, 3.2])
+    tested = stats.ttest_rel(first, second)
     low, high = tested.confidence_interval(0.95)
-    assert welch(first, second) == pytest.approx((tested.pvalue, (high - low) / 2))
-    assert first.mean() - second.mean() == pytest.approx((low + high) / 2)
+    assert paired(first, second) == pytest.approx((tested.pvalue, (high - low) / 2))
+    assert wilcoxon(first, second) == pytest.approx(stats.wilcoxon(first, second).pvalue)
 
 
-def test_a_sample_without_spread_is_tested_by_the_spread_of_the_other() -> None:
-    first, second = np.array([97.1, 97.1, 97.1]), np.array([96.0, 96.5, 95.5])
-    assert welch(first, second)[0] == pytest.approx(stats.ttest_1samp(second, 97.1).pvalue)
+@given(st.integers(2, 9), st.integers(0, 3))
+def test_wilcoxon_counts_the_signs_of_the_ranks(seeds: int, seed: int) -> None:
+    rng = np.random.default_rng(100 * seeds + seed)
+    d = rng.normal(0.5, 1, seeds)
+    ranks = np.argsort(np.argsort(np.abs(d))) + 1
+    sums = [sum(r for r, sign in zip(ranks, signs, strict=True) if sign) for signs in product((0, 1), repeat=seeds)]
+    got = min(ranks[d > 0].sum(), ranks[d < 0].sum())
+    assert wilcoxon(d, np.zeros(seeds)) == pytest.approx(min(1.0, 2 * np.mean(np.array(sums) <= got)))
+
+
+def test_what_seeds_share_does_not_hide_a_difference() -> None:
+    of_seed = np.array([1.0, 5.0, 9.0, 3.0])
+    better = of_seed - np.array([0.5, 0.6, 0.4, 0.5])
+    assert paired(of_seed, better)[0] < 0.002
+    assert stats.ttest_ind(of_seed, better).pvalue > 0.5
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ([1.0], [2.0, 3.0]),
-        ([1.0, 2.0], [3.0]),
+        ([1.0], [2.0]),
         ([97.1, 97.1, 97.1], [95.3, 95.3, 95.3]),  # the mean is not 95.3 to the last bit
         ([1.0, 1.0], [1.0, 1.0]),
         ([1.0, math.nan], [2.0, 3.0]),
+        ([0.3, 0.1 + 0.2, 0.7], [0.1, 0.1, 0.5]),  # equal steps, except for rounding
     ],
 )
 def test_without_spread_or_seeds_the_results_are_nan(first: list[float], second: list[float]) -> None:
-    assert np.isnan(welch(np.array(first), np.array(second))).all()
+    assert np.isnan(paired(np.array(first), np.array(second))).all()
+    assert math.isnan(wilcoxon(np.array(first), np.array(second)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([1.0, math.nan], [2.0, 3.0])]
+)
+def test_without_spread_or_seeds_there_is_no_effect_size(first: list[float], second: list[float]) -> None:
     assert math.isnan(hedges_g(np.array(first), np.array(second)))
 
 
