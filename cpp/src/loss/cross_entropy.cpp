@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <stdexcept>
 #include <vector>
 
 #include "l2m/base/errors.hpp"
@@ -106,25 +105,24 @@ void check(const Targets& given, std::size_t num_logits, const Other&... per_row
   const std::size_t n = given.targets.size();
   const auto columns = static_cast<std::uint64_t>(given.num_columns);
   if (given.num_columns < 1 || num_logits % columns != 0 || num_logits / columns != n)  // the product may overflow
-    throw std::invalid_argument(message("logits must have ", n, " rows of at least one column (got ", given.num_columns,
-                                        " columns and ", num_logits, " logits)"));
+    refuse("logits must have ", n, " rows of at least one column (got ", given.num_columns, " columns and ", num_logits,
+           " logits)");
   if (((per_row.size() != n) || ...))
-    throw std::invalid_argument(message("classes and log_sum_exp must have one value for each of the ", n, " rows"));
+    refuse("classes and log_sum_exp must have one value for each of the ", n, " rows");
   if (!given.weight.empty() && static_cast<std::int64_t>(given.weight.size()) != given.num_columns)
-    throw std::invalid_argument(message("weight must have one value for each of the ", given.num_columns,
-                                        " columns (got ", given.weight.size(), ")"));
+    refuse("weight must have one value for each of the ", given.num_columns, " columns (got ", given.weight.size(),
+           ")");
   if (!given.offsets.empty() && static_cast<std::int64_t>(given.offsets.size()) != given.num_columns)
-    throw std::invalid_argument(message("offsets must have one value for each of the ", given.num_columns,
-                                        " columns (got ", given.offsets.size(), ")"));
+    refuse("offsets must have one value for each of the ", given.num_columns, " columns (got ", given.offsets.size(),
+           ")");
   for (std::size_t column = 0; column < given.offsets.size(); ++column)
     if (!std::isfinite(given.offsets[column]))
-      throw std::invalid_argument(
-          message("offsets must be finite (got ", given.offsets[column], " for column ", column, ")"));
+      refuse("offsets must be finite (got ", given.offsets[column], " for column ", column, ")");
   for (std::size_t row = 0; row < n; ++row) {
     const std::int64_t target = given.targets[row];
     if ((target < 0 || target >= given.num_columns) && target != given.ignore_index)
-      throw std::invalid_argument(message("targets must be in [0, ", given.num_columns, ") or ignore_index ",
-                                          given.ignore_index, " (got ", target, " at position ", row, ")"));
+      refuse("targets must be in [0, ", given.num_columns, ") or ignore_index ", given.ignore_index, " (got ", target,
+             " at position ", row, ")");
   }
 }
 
@@ -135,7 +133,6 @@ void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int n
   using R = Wide<Logit>;
   const std::size_t n = prepared.targets.size();
   const std::size_t columns = prepared.num_columns;
-  const std::vector<R> offsets(prepared.offsets.begin(), prepared.offsets.end());
   const std::size_t block_rows = std::max<std::size_t>(static_cast<std::size_t>(kBlockLogits) / columns, 1);
   parallel_for(num_threads, static_cast<std::int64_t>((n + block_rows - 1) / block_rows), [&](std::int64_t block) {
     std::vector<R> numbers((columns + kLanes - 1) / kLanes * kLanes, -std::numeric_limits<R>::infinity());
@@ -144,7 +141,7 @@ void for_each_row(const Prepared& prepared, std::span<const Logit> logits, int n
       if (prepared.ignored(row)) continue;
       const Logit* const from = &logits[row * columns];
       for (std::size_t j = 0; j < columns; ++j) numbers[j] = widen(from[j]);
-      for (std::size_t j = 0; j < offsets.size(); ++j) numbers[j] += offsets[j];
+      for (std::size_t j = 0; j < prepared.offsets.size(); ++j) numbers[j] += static_cast<R>(prepared.offsets[j]);
       body(row, std::span<R>(numbers));
       std::fill(numbers.begin() + static_cast<std::ptrdiff_t>(columns), numbers.end(),
                 -std::numeric_limits<R>::infinity());
@@ -203,8 +200,7 @@ void cross_entropy_gradient(const Targets& targets, std::span<const Logit> logit
   using R = Wide<Logit>;
   check(targets, logits.size(), log_sum_exp);
   if (gradient.size() != logits.size())
-    throw std::invalid_argument(
-        message("gradient must be as long as logits (got ", gradient.size(), " and ", logits.size(), ")"));
+    refuse("gradient must be as long as logits (got ", gradient.size(), " and ", logits.size(), ")");
   const Prepared prepared(targets);
   const std::size_t columns = prepared.num_columns;
   for (std::size_t row = 0; row < targets.targets.size(); ++row)

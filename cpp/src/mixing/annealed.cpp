@@ -1,8 +1,8 @@
 #include "l2m/mixing/annealed.hpp"
 
 #include <algorithm>
-#include <stdexcept>
 
+#include "l2m/base/errors.hpp"
 #include "l2m/base/text.hpp"
 #include "l2m/mixing/fixed.hpp"
 
@@ -15,7 +15,7 @@ std::vector<double> Annealed::initial(std::span<const std::int64_t> class_sizes)
 }
 
 void Annealed::update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const {
-  if (!window.total_steps) throw std::invalid_argument("total_steps must be given for Annealed (got none)");
+  if (!window.total_steps) refuse("total_steps must be given for Annealed (got none)");
   const double progress =
       static_cast<double>(std::min(window.step, *window.total_steps)) / static_cast<double>(*window.total_steps);
   const double exponent = start_ + (end_ - start_) * progress;
