@@ -275,7 +275,8 @@ void test_is_refused(const Change& change, bool gradient_too = true) {
 
 void test_offsets_are_checked() {
   for (const std::vector<double>& wrong :
-       {std::vector<double>(3), std::vector<double>{0, 0, 0, kInfinity}, std::vector<double>{0, std::nan(""), 0, 0}}) {
+       {std::vector<double>(3), std::vector<double>{0, 0, 0, kInfinity}, std::vector<double>{0, 0, -1e39, 0},
+        std::vector<double>{0, std::nan(""), 0, 0}}) {
     Case<float> made = random_case<float>(5, 4, false, 0.0);
     made.offsets = wrong;
     CHECK_THROWS(std::invalid_argument, made.forward(1));

@@ -97,6 +97,10 @@ class Method:
         """Create the batches of a run. The time until the first batch counts as warm-up."""
         return loader_of(start, self.policy(start.task), start.data.train, update_every=self.update_every)
 
+    def outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the model for the last batch as the loss takes them in training, `[B, ...]`."""
+        return outputs
+
     def objective(self, losses: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return the scalar to minimize.
 
@@ -141,6 +145,7 @@ def loader_of(
         mixing=policy,
         rows=rows,
         steps_per_epoch=start.steps,
+        total_steps=start.steps * start.task.protocol.epochs,
         update_every=update_every,
         seed=start.seed,
     )

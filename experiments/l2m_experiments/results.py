@@ -163,7 +163,7 @@ class TaskResults:
         subject = self.subject
         if subject is None:
             return ()
-        others = [other for other in self.runs if other != subject]
+        others = [other for other in self.runs if other != subject and self.common_seeds(subject, other)]
         main = [other for other in others if subject == OURS and other in MAIN_RIVALS]
         compared = {}
         for family in (main, [other for other in others if other not in main]):
@@ -196,13 +196,17 @@ class TaskResults:
         self, first: str, second: str, axis: Axis, fraction: float, measure: Measure
     ) -> tuple[FloatArray, FloatArray]:
         """Return the errors of two methods for the seeds that both have, each `[S]`."""
-        seeds = [{run.config.seed for run in self.runs[method]} for method in (first, second)]
-        both = seeds[0] & seeds[1]
+        both = self.common_seeds(first, second)
         one, other = (
             self.errors(method, axis, fraction, measure)[[run.config.seed in both for run in self.runs[method]]]
             for method in (first, second)
         )
         return one, other
+
+    def common_seeds(self, first: str, second: str) -> set[int]:
+        """Return the seeds that both methods have."""
+        one, other = ({run.config.seed for run in self.runs[method]} for method in (first, second))
+        return one & other
 
     def reached(self, method: str, target: float) -> Reached:
         """Return when the runs of a method reached a test error."""

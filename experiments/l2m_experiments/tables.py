@@ -330,21 +330,24 @@ def loader_share(task: TaskResults) -> Table | None:
         return None
     kind = task.first.kind
 
+    seeds = task.common_seeds(OURS, BASELINE)
+    if not seeds:
+        return None
+
     def between(method: str, fraction: float) -> FloatArray:
         # Interpolate: with few epochs, rounding to one would change more than the loaders differ.
         at = fraction * task.epochs
-        points = [run.points for run in task.runs[method]]
+        points = [run.points for run in task.runs[method] if run.config.seed in seeds]
         errors = [np.interp(at, [p.epoch for p in some], [p.test_error for p in some]) for some in points]
         return shown(np.array(errors, np.float64), kind)
 
     def row(fraction: float) -> tuple[str, ...]:
         slow, fast = between(BASELINE, fraction * classical / ours), between(BASELINE, fraction)
         mixed = between(OURS, fraction)
-        seeds = min(len(fast), len(mixed))  # gains are paired by seed
         return (
             f"{_of_end(fraction, Axis.EPOCHS)} (epoch {fraction * task.epochs:g})",
             *(_mean(sample, kind) for sample in (slow, fast, mixed)),
-            *(_mean(gain, kind) for gain in (fast - slow, mixed[:seeds] - fast[:seeds])),
+            *(_mean(gain, kind) for gain in (fast - slow, mixed - fast)),
         )
 
     return Table(

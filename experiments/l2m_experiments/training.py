@@ -143,7 +143,7 @@ def _epoch(
         data_seconds += perf_counter() - asked
         fields = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         prepared = task.prepare(fields["inputs"])
-        losses = task.losses(model(prepared), prepared, fields.get("targets"))
+        losses = task.losses(method.outputs(model(prepared)), prepared, fields.get("targets"))
         optimizer.zero_grad()
         method.objective(losses, fields["classes"]).backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ def test_names_are_the_keys() -> None:
     assert set(METHODS) == {
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
+        "temperature", "classical-corrected", "balanced-corrected", "temperature-corrected", "annealed-corrected",
+        "learn2mix-corrected",
     }  # fmt: skip
 
 
@@ -114,6 +117,29 @@ def test_quotas_of_every_batch_follow_the_proportions(name: str) -> None:
             batches.record(1.0 + batch["classes"])
         assert next(iterator, None) is None
     batches.close()
+
+
+# ---- corrections
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name.endswith("-corrected")])
+def test_corrections_are_for_the_test_set_and_the_proportions_of_the_batch(name: str) -> None:
+    data = data_of()
+    q = np.bincount(data.test.classes, minlength=len(SIZES)) / len(data.test.classes)
+    chosen = method(name)
+    batches: Any = chosen.batches(start_of(data, task_of()))
+    for _ in range(3):
+        for batch in batches:
+            offsets = chosen.outputs(torch.zeros(2, len(SIZES)))
+            np.testing.assert_allclose(offsets[1], np.log(batches.batch_proportions / q), rtol=1e-5, atol=1e-6)
+            assert chosen.objective(torch.tensor([1.0, 3.0]), torch.tensor([0, 1])) == 2
+            batches.record(1.0 + batch["classes"])
+    regression = data_of(kind="regression")
+    batches = chosen.batches(start_of(regression, task_of("regression")))
+    classes = next(iter(batches))["classes"]
+    assert chosen.outputs(torch.zeros(2)).tolist() == [0, 0]
+    got = chosen.objective(torch.ones(len(classes)), classes)
+    assert got == pytest.approx(float(np.mean((q / batches.batch_proportions)[classes])), rel=1e-5)
 
 
 # ---- mixing policies

@@ -139,6 +139,12 @@ def test_a_study_of_variants_is_compared_with_classical_training() -> None:
     assert only(run([9, 8], "focal"), run([9, 8], "balanced")).compare(Axis.EPOCHS) == ()
 
 
+def test_methods_without_a_common_seed_are_not_compared() -> None:
+    task = only(*runs("learn2mix", around(20)), *(run(errors, "classical", 9) for errors in around(25, 1)))
+    assert task.compare(Axis.EPOCHS) == ()
+    assert tables.comparisons(task, "test_error", [Axis.EPOCHS]) is None
+
+
 @pytest.mark.parametrize(("final", "valid"), [(30.0, True), (30.1, False), (math.nan, False)])
 def test_comparisons_are_valid_only_if_classical_training_learned(final: float, valid: bool) -> None:
     task = only(run([90, final], "classical"), run([90, 1]))

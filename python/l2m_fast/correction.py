@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Target = str | ArrayLike | torch.Tensor
 
 _TOLERANCE = 1e-6  # of the sum of a target
+_ROUNDING = 1e-12  # an offset this small is one of equal shares
 
 
 def target_proportions(target: Any, class_sizes: Sizes) -> Floats:
@@ -40,11 +41,12 @@ def target_proportions(target: Any, class_sizes: Sizes) -> Floats:
     if isinstance(target, (str, bytes)) or target is None:
         msg = f'target must be "balanced", "proportional" or an array of proportions (got {shortened(target)})'
         raise ValueError(msg)
-    if hasattr(target, "detach"):
-        target = target.detach().cpu().numpy()
     try:
-        shares = np.array(target, np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(target.detach().double().cpu() if hasattr(target, "detach") else target)
+        if given.dtype.kind not in "fiu" or isinstance(target, np.ma.MaskedArray):
+            raise TypeError(given.dtype)
+        shares = given.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
         msg = f"target must be an array of proportions (got {truncated(f'{type(target).__name__}: {error}')})"
         raise TypeError(msg) from None
     if shares.shape != class_sizes.shape:
@@ -68,7 +70,14 @@ def class_weights(proportions: Floats, target: Floats) -> Float32s:
         ValueError: A class of the target was not drawn.
     """
     _check_drawn(proportions, target)
-    return np.divide(target, proportions, out=np.zeros_like(target), where=proportions > 0).astype(np.float32)
+    with np.errstate(over="ignore"):
+        weights = np.divide(target, proportions, out=np.zeros_like(target), where=proportions > 0)
+    too_large = np.flatnonzero(weights > np.finfo(np.float32).max)
+    if too_large.size > 0:
+        k = too_large[0]
+        msg = f"the weight of a class must be a float32 (got {weights[k]:g} for class {k}, drawn with a share of {proportions[k]:g})"
+        raise ValueError(msg)
+    return weights.astype(np.float32)
 
 
 def class_offsets(proportions: Floats, target: Floats) -> Float32s:
@@ -86,8 +95,11 @@ def class_offsets(proportions: Floats, target: Floats) -> Float32s:
             f"{proportions[k]:g}): its offset would be infinite; use class_weights()"
         )
         raise ValueError(msg)
-    ratio = np.divide(proportions, target, out=np.ones_like(target), where=target > 0)
-    return np.log(ratio.astype(np.float32))  # 0 for shares that are equal except for rounding
+    drawn = target > 0
+    offsets = np.zeros_like(target)
+    offsets[drawn] = np.log(proportions[drawn]) - np.log(target[drawn])
+    offsets[np.abs(offsets) < _ROUNDING] = 0
+    return offsets.astype(np.float32)
 
 
 def _check_drawn(proportions: Floats, target: Floats) -> None:

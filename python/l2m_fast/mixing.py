@@ -223,11 +223,12 @@ class Temperature(_Fixed):
 class Annealed(_CorePolicy):
     """Schedule between balanced and proportional sampling: p ~ n^a, where a moves from `start` to `end` during training.
 
-    a changes in proportion to step / total_steps, after every loss window; no losses are needed. Pass `total_steps` to
-    the loader.
+    a changes in proportion to step / total_steps at the end of every window, with effect from the window after the next
+    (the next epoch, without `update_every`); no losses are needed. Pass `total_steps` to the loader, and in trainings of
+    few epochs `update_every`.
 
     Args:
-        start: Exponent at the beginning, in [0, 1]. 0 equals Balanced, 1 equals Proportional.
+        start: Exponent at the beginning, in [0, 1]. Except for rounding, 0 equals Balanced and 1 equals Proportional.
         end: Exponent after `total_steps` steps, in [0, 1].
     """
 

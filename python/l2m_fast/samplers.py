@@ -238,7 +238,7 @@ class BatchSampler(Run):
     def class_weights(self, target: Target) -> torch.Tensor:
         """Return target / proportions of each class for the oldest batch without losses, as `Loader.class_weights()`.
 
-        Call it before `record()`.
+        Call it before `record()`, or before `skip()` if the policy needs no losses: one of the two for each batch.
 
         Raises:
             RuntimeError, TypeError, ValueError: As `record()` and `Loader.class_weights()`.
@@ -249,7 +249,7 @@ class BatchSampler(Run):
     def class_offsets(self, target: Target) -> torch.Tensor:
         """Return log(proportions / target) of each class for the oldest batch without losses, as `Loader.class_offsets()`.
 
-        Call it before `record()`.
+        Call it before `record()`, or before `skip()` if the policy needs no losses: one of the two for each batch.
 
         Raises:
             RuntimeError, TypeError, ValueError: As `record()` and `Loader.class_offsets()`.

@@ -317,7 +317,12 @@ X, T = torch.zeros(3, 4), torch.tensor([0, 1, 2])
             ValueError,
             r"offsets must have requires_grad=False",
         ),
-        ((X, T, 4), {"offsets": torch.tensor([0, 1, -math.inf, 0])}, ValueError, r"finite \(got -inf for column 2\)"),
+        (
+            (X, T, 4),
+            {"offsets": torch.tensor([0, 1, -math.inf, 0])},
+            ValueError,
+            r"finite as a float \(got -inf for column 2\)",
+        ),
         ((X, T, 4), {"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\] \(got 1.5\)"),
         ((X, T, 4), {"label_smoothing": math.nan}, ValueError, r"label_smoothing must be .* \(got nan\)"),
         ((X, T, 4), {"label_smoothing": "a"}, TypeError, r"label_smoothing must be a number in \[0, 1\] \(got 'a'\)"),

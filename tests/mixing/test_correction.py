@@ -55,6 +55,26 @@ def test_classes_of_equal_size_need_no_correction(num_classes: int) -> None:
             assert (loader.class_weights(target) == 1).all()
 
 
+def test_offsets_of_the_smallest_shares_are_finite_and_weights_are_refused() -> None:
+    p = np.array([4e-51, 1e-310, 0, 1.0])
+    loader = taken(make(Static(p), batch_size=30))
+    offsets = loader.class_offsets("balanced")
+    np.testing.assert_allclose(offsets[[0, 1, 3]], np.log(p[[0, 1, 3]]) + np.log(3), rtol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"must be a float32 \(got 8.3.*e\+49 for class 0, drawn with a share of 4e-51\)"
+    ):
+        loader.class_weights("balanced")
+
+
+def test_targets_of_any_float_dtype_are_accepted() -> None:
+    loader = taken(make())
+    for target in (
+        torch.tensor([0.5, 0.25, 0, 0.25], dtype=torch.bfloat16),
+        np.array([2**-1, 2**-2, 0, 2**-2], np.float16),
+    ):
+        assert loader.class_weights(target).tolist() == loader.class_weights([0.5, 0.25, 0, 0.25]).tolist()
+
+
 def test_they_are_of_the_batch_and_not_of_the_next_one() -> None:
     loader = make(Learn2Mix(0.5), update_every=2, lookahead=2)
     seen = []
@@ -151,6 +171,11 @@ def test_a_sampler_corrects_the_oldest_batch_without_losses() -> None:
         ([0.5, 0, 0, math.inf], ValueError, r"got inf for class 3"),
         ([0.5, 0.3, 0, 0.1], ValueError, r"sum to 1 within 1e-06 \(got 0.9\)"),
         (["a", "b", "c", "d"], TypeError, r"target must be an array of proportions \(got list"),
+        (np.array([0.5, 0.3, 0, 0.2], complex), TypeError, "complex128"),
+        (["0.5", "0.25", "0", "0.25"], TypeError, "list"),
+        (np.ma.masked_array([0.5, 0.3, 0, 0.2], [False, False, True, False]), TypeError, "MaskedArray"),
+        (torch.zeros(4, device="meta"), TypeError, "Tensor"),
+        ([10**400, 0, 0, 0], TypeError, "list"),
         ({1: 2}, TypeError, r"target must be an array of proportions \(got dict"),
         ([0.5, 0.2, 0.1, 0.2], ValueError, r"not drawn \(got 0.1 for class 2, whose proportion is 0\)"),
     ],

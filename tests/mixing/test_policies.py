@@ -205,6 +205,11 @@ def test_policies_do_not_modify_their_arguments(policy: Any) -> None:
         (lambda: Annealed(math.nan), ValueError, "start"),
         (lambda: Annealed(end="1"), TypeError, r"end must be a number .* \(got '1'\)"),  # type: ignore[arg-type]
         (lambda: Annealed().update(Window.of([1.0], [0.0], [3])), ValueError, "total_steps must be given for Annealed"),
+        (
+            lambda: Annealed().update(dataclasses.replace(Window.of([1.0], [0.0], [3]), total_steps=0)),
+            ValueError,
+            "total_steps must be given for Annealed",
+        ),
         (lambda: GroupDRO(0), ValueError, "step_size must be above 0"),
         (lambda: GroupDRO(math.inf), ValueError, "step_size must be above 0 and finite"),
         (lambda: GroupDRO(math.nan), ValueError, "step_size"),

@@ -175,7 +175,8 @@ class Annealed:
         """Return class sizes to the power that belongs to the steps done, normalized."""
         assert window.total_steps is not None
         progress = min(window.step, window.total_steps) / window.total_steps
-        return Annealed(self.start + (self.end - self.start) * progress).initial(window.class_sizes)
+        exponent = self.start + (self.end - self.start) * progress if progress < 1 else self.end
+        return Annealed(exponent).initial(window.class_sizes)
 
 
 @dataclass

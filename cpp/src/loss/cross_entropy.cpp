@@ -116,8 +116,8 @@ void check(const Targets& given, std::size_t num_logits, const Other&... per_row
     refuse("offsets must have one value for each of the ", given.num_columns, " columns (got ", given.offsets.size(),
            ")");
   for (std::size_t column = 0; column < given.offsets.size(); ++column)
-    if (!std::isfinite(given.offsets[column]))
-      refuse("offsets must be finite (got ", given.offsets[column], " for column ", column, ")");
+    if (!(std::abs(given.offsets[column]) <= std::numeric_limits<float>::max()))
+      refuse("offsets must be finite as a float (got ", given.offsets[column], " for column ", column, ")");
   for (std::size_t row = 0; row < n; ++row) {
     const std::int64_t target = given.targets[row];
     if ((target < 0 || target >= given.num_columns) && target != given.ignore_index)

@@ -15,10 +15,10 @@ std::vector<double> Annealed::initial(std::span<const std::int64_t> class_sizes)
 }
 
 void Annealed::update(const Window& window, std::span<double> proportions, std::span<double> /*memory*/) const {
-  if (!window.total_steps) refuse("total_steps must be given for Annealed (got none)");
+  if (window.total_steps.value_or(0) == 0) refuse("total_steps must be given for Annealed (got none)");
   const double progress =
       static_cast<double>(std::min(window.step, *window.total_steps)) / static_cast<double>(*window.total_steps);
-  const double exponent = start_ + (end_ - start_) * progress;
+  const double exponent = progress < 1 ? start_ + (end_ - start_) * progress : end_;
   std::ranges::copy(Temperature(1 / exponent).initial(window.class_sizes), proportions.begin());
 }
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from l2m_experiments.method import Method
+from l2m_experiments.methods.corrected import Corrected
 from l2m_experiments.methods.curriculum import Curriculum
 from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
-from l2m_experiments.methods.policies import Balanced, Classical, EffectiveNumber, GroupDRO
+from l2m_experiments.methods.policies import Annealed, Balanced, Classical, EffectiveNumber, GroupDRO, Temperature
 from l2m_experiments.methods.smote import Smote
 from l2m_experiments.user_input import lookup
 
@@ -29,6 +30,12 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     Importance,
     Curriculum,
     GroupDRO,
+    Temperature,
+    lambda: Corrected(Classical()),
+    lambda: Corrected(Balanced()),
+    lambda: Corrected(Temperature()),
+    lambda: Corrected(Annealed()),
+    lambda: Corrected(Learn2Mix()),
 )
 METHODS: dict[str, Callable[[], Method]] = {make().name: make for make in _MAKERS}
 """Every method of the command line by its name, in the order of the tables."""

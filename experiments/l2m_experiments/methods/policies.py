@@ -27,6 +27,26 @@ class Balanced(Method):
         return mixing.Balanced()
 
 
+class Temperature(Method):
+    """Sampling between classical and balanced: p ~ n^(1/2)."""
+
+    name = "temperature"
+
+    def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
+        """Return proportions of the square roots of the class sizes."""
+        return mixing.Temperature(2)
+
+
+class Annealed(Method):
+    """Sampling that moves from p ~ n^(1/2) to classical during training, after every epoch."""
+
+    name = "annealed"
+
+    def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
+        """Return the schedule with its defaults."""
+        return mixing.Annealed()
+
+
 class EffectiveNumber(Method):
     """Sampling by the effective number of rows (Cui et al. 2019): p ~ n (1 - beta) / (1 - beta^n) with BETA."""
 

@@ -73,7 +73,8 @@ def cross_entropy(
             inside a transform of `torch.func` or differentiated in forward mode.
         ValueError: Shapes or devices do not match, a target, a class, `num_classes` or `label_smoothing` is out of
             range, an offset is non-finite, or `weight` or `offsets` require a gradient. On a device, a target or class out of range is skipped in the sums,
-            and the error is raised when they are read; for such a target, the mean and the gradient are NaN.
+            and the error is raised when they are read; for such a target, the mean and the gradient are NaN, as for an
+            offset that is non-finite.
         ImportError: torch is not installed or too old.
     """
     torch = _torch()

@@ -15,7 +15,7 @@ struct Targets {
   std::span<const double> weight;         ///< [C] weight of a target; empty: all 1
   std::int64_t ignore_index;              ///< rows with this target have no loss
   double label_smoothing;                 ///< in [0, 1]: part of the target that is spread over all columns
-  std::span<const double> offsets = {};   ///< [C] finite, added to the logits of each row; empty: all 0
+  std::span<const double> offsets = {};   ///< [C] finite as floats, added to the logits of each row; empty: all 0
 };
 
 struct MeanLoss {
