@@ -1,7 +1,6 @@
 #include "l2m/loss/class_loss.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "l2m/base/compact.hpp"
 #include "l2m/base/errors.hpp"
 #include "l2m/base/threads.hpp"
+#include "l2m/loss/window.hpp"
 #include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
@@ -52,12 +52,6 @@ std::int64_t add_valid(std::span<const Loss> losses, const Classes& classes, Exa
   return skipped;
 }
 
-/// Sums of a part of the losses, in memory that no other thread writes to.
-struct Part {
-  std::vector<ExactSum> sum;
-  std::vector<std::int64_t> count;
-};
-
 /// Do the work of class_loss() for classes of one type, or of any.
 template <class Loss, class Classes>
 std::int64_t add(std::span<const Loss> losses, const Classes& classes, std::span<ExactSum> sum,
@@ -78,13 +72,13 @@ std::int64_t add(std::span<const Loss> losses, const Classes& classes, std::span
   const auto begin_of = [&](std::int64_t part) {
     return static_cast<std::size_t>(n / parts * part + std::min(part, n % parts));
   };
-  std::vector<Part> all(static_cast<std::size_t>(parts));
+  std::vector<LossSums> all(static_cast<std::size_t>(parts));
   Atomic<std::int64_t> skipped{0};
   parallel_for(num_threads, parts, [&](std::int64_t part) {
     const std::size_t begin = begin_of(part);
     const auto my_losses = losses.subspan(begin, begin_of(part + 1) - begin);
     const auto my_classes = classes.subspan(begin, my_losses.size());
-    Part mine{std::vector<ExactSum>(num_classes), std::vector<std::int64_t>(num_classes)};
+    LossSums mine(num_classes);                                   // in memory that no other thread writes to
     for (std::size_t i = 0; i < my_losses.size(); i += kChunk) {  // short enough to stay in the cache
       const std::size_t size = std::min(kChunk, my_losses.size() - i);
       check_classes(my_classes.subspan(i, size), begin + i, num_classes);
@@ -92,7 +86,7 @@ std::int64_t add(std::span<const Loss> losses, const Classes& classes, std::span
     }
     all[static_cast<std::size_t>(part)] = std::move(mine);
   });
-  for (const Part& part : all) {
+  for (const LossSums& part : all) {
     for (std::size_t k = 0; k < num_classes; ++k) {
       if (part.count[k] == 0) continue;
       sum[k].add(part.sum[k]);

@@ -21,8 +21,8 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 @torch.library.custom_op(
     "l2m_fast::cross_entropy",
     mutates_args=(),
-    schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, Tensor? offsets, int num_classes, int ignore_index, "
-    "float label_smoothing) -> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
+    schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, Tensor? offsets, int num_classes, "
+    "int ignore_index, float label_smoothing) -> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
 )
 def cross_entropy(
     logits: Tensor,
@@ -121,8 +121,8 @@ def _(
 @torch.library.custom_op(
     "l2m_fast::cross_entropy_gradient",
     mutates_args=(),
-    schema="(Tensor grad_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor? offsets, Tensor log_sum_exp, Tensor total_weight, "
-    "int ignore_index, float label_smoothing) -> Tensor",
+    schema="(Tensor grad_loss, Tensor logits, Tensor targets, Tensor? weight, Tensor? offsets, Tensor log_sum_exp, "
+    "Tensor total_weight, int ignore_index, float label_smoothing) -> Tensor",
 )
 def cross_entropy_gradient(
     grad_loss: Tensor,
@@ -141,9 +141,8 @@ def cross_entropy_gradient(
     target_weight = (1 - label_smoothing) * weights[column]
     # Not 0 * weights without smoothing, which is NaN for a non-finite weight.
     smoothing = label_smoothing / logits.shape[1] * weights if label_smoothing > 0 else torch.zeros_like(weights)
-    gradient = (_widened(logits, offsets).double() - log_sum_exp[:, None]).exp_() * (target_weight + smoothing.sum())[
-        :, None
-    ] - smoothing
+    softmax = (_widened(logits, offsets).double() - log_sum_exp[:, None]).exp_()
+    gradient = softmax * (target_weight + smoothing.sum())[:, None] - smoothing
     gradient.scatter_add_(1, column[:, None], -target_weight[:, None])
     gradient = (gradient * (grad_loss / total_weight)).masked_fill(invalid[:, None], math.nan)
     return torch.where(kept[:, None], gradient, 0.0).to(logits.dtype).contiguous()

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -16,8 +14,8 @@
 /// Exact sums of floats: integers, which give the same bits in any order of addition.
 ///
 /// A finite float is m * 2^(p - 149) with |m| < 2^24 and p in [0, 253]. A sum has 9 digits in base 2^32; digit i has
-/// the weight 2^(32 i - 149). Each digit is a signed 64-bit integer, so 2^31 floats can be added before a digit
-/// overflows.
+/// the weight 2^(32 i - 149). Each digit is a signed 64-bit integer, so 2^31 floats, or a third as many doubles,
+/// can be added before a digit overflows.
 namespace l2m {
 
 inline constexpr int kSumDigits = 9;
@@ -66,54 +64,6 @@ L2M_HOST_DEVICE inline Pieces pieces_of(double x) {
   return {3, {first, second, static_cast<float>(rest - static_cast<double>(second))}};
 }
 
-/// Make all digits but the last smaller than 2^32 and not negative, so that equal sums have equal digits.
-/// @param digits  [kSumDigits]
-L2M_HOST_DEVICE inline void carry(std::int64_t* digits) {
-  for (int i = 0; i + 1 < kSumDigits; ++i) {
-    digits[i + 1] += digits[i] >> 32;
-    digits[i] &= 0xFFFFFFFF;
-  }
-}
-
-/// Return the double nearest to a sum, ties to even.
-/// @param digits  [kSumDigits]
-L2M_HOST_DEVICE inline double nearest_double(const std::int64_t* digits) {
-  // Convert to 32-bit digits; the last one is signed and takes the remaining carry.
-  std::uint32_t words[kSumDigits + 2];
-  std::int64_t carry = 0;
-  for (int i = 0; i < kSumDigits; ++i) {
-    carry += digits[i];
-    words[i] = static_cast<std::uint32_t>(carry);
-    carry >>= 32;
-  }
-  words[kSumDigits] = static_cast<std::uint32_t>(carry);
-  words[kSumDigits + 1] = static_cast<std::uint32_t>(carry >> 32);
-  const bool negative = carry < 0;
-  if (negative) {
-    std::uint64_t borrow = 1;
-    for (std::uint32_t& word : words) {
-      borrow += static_cast<std::uint32_t>(~word);
-      word = static_cast<std::uint32_t>(borrow);
-      borrow >>= 32;
-    }
-  }
-  int top = kSumDigits + 1;
-  while (top > 1 && words[top] == 0) --top;
-  // The leading 64 bits, with the last bit set if any nonzero bit follows: enough to round to 53 bits.
-  std::uint64_t high = (std::uint64_t{words[top]} << 32) | words[top - 1];
-  std::uint32_t rest = top > 1 ? words[top - 2] : 0;
-  int place = 32 * (top - 1);
-  while (high != 0 && (high >> 63) == 0) {
-    high = (high << 1) | (rest >> 31);
-    rest <<= 1;
-    --place;
-  }
-  bool follows = rest != 0;
-  for (int i = 0; i < top - 2; ++i) follows = follows || words[i] != 0;
-  if (follows) high |= 1U;
-  return (negative ? -1.0 : 1.0) * std::ldexp(static_cast<double>(high), place - 149);
-}
-
 /// Exact sum of floats on the host. Its digits may be carried or not; only sums with carried digits can be compared.
 struct ExactSum {
   /// Number of values that can be added to carried digits before they must be carried again.
@@ -141,9 +91,13 @@ struct ExactSum {
     for (int i = 0; i < kSumDigits; ++i) digit[i] += other.digit[i];
     carry();
   }
-  /// Carry the digits, and clamp the sum.
+  /// Make all digits but the last smaller than 2^32 and not negative, so that equal sums have equal digits. Clamp the
+  /// sum.
   void carry() {
-    l2m::carry(digit);
+    for (int i = 0; i + 1 < kSumDigits; ++i) {
+      digit[i + 1] += digit[i] >> 32;
+      digit[i] &= 0xFFFFFFFF;
+    }
     constexpr std::int64_t kMax = std::int64_t{1} << 61;
     if (digit[kSumDigits - 1] > -kMax && digit[kSumDigits - 1] < kMax) return;
     const std::int64_t last = digit[kSumDigits - 1] < 0 ? -kMax : kMax;
@@ -152,7 +106,7 @@ struct ExactSum {
   }
 
   /// Return the nearest double, ties to even.
-  [[nodiscard]] double nearest() const { return nearest_double(digit); }
+  [[nodiscard]] double nearest() const;
   /// Return the doubles of which this is the sum, the largest first: one or two for most sums of losses.
   [[nodiscard]] std::vector<double> terms() const;
   bool operator==(const ExactSum&) const = default;
