@@ -153,6 +153,18 @@ void test_sums_of_many_losses_do_not_depend_on_threads() {
   }
 }
 
+void test_digits_are_carried_before_they_overflow() {
+  std::vector<ExactSum> sum(2);
+  sum[0].digit[3] = sum[1].digit[3] = std::int64_t{1} << 60;
+  std::vector<std::int64_t> count{ExactSum::kMaxAdditions - 1, 0};
+  const std::vector<float> losses{1, 1};
+  const std::vector<std::uint8_t> classes{0, 1};
+  class_loss(std::span<const float>(losses), std::span<const std::uint8_t>(classes), std::span(sum), std::span(count),
+             1);
+  CHECK(sum[0].digit[3] == 0 && sum[0].digit[4] >= 1 << 28 && sum[1].digit[3] == std::int64_t{1} << 60);
+  CHECK(sum[0].nearest() == sum[1].nearest());
+}
+
 template <class Class>
 void check_refused(std::size_t size, std::size_t position, Class wrong) {
   std::vector<Class> classes(size, 1);
@@ -200,6 +212,7 @@ int main() {
   test_sums_of_loss<double>();
   test_sums_accumulate();
   test_sums_of_many_losses_do_not_depend_on_threads();
+  test_digits_are_carried_before_they_overflow();
   test_a_class_out_of_range_adds_nothing();
   test_lengths_must_agree();
 }

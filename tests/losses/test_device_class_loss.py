@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from l2m_fast import Learn2Mix, Loader
+from l2m_fast import Learn2Mix, Loader, class_loss
 from l2m_fast import run as run_module
 from l2m_fast.losses import device as device_module
 from l2m_fast.losses.device import DeviceClassLoss
-from l2m_fast.losses.sums import HostClassLoss
+from l2m_fast.losses.sums import HostClassLoss, num_host_words
 from loader.small import window_sums
 from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, NUM_CLASSES, check_against_fsum, totals
 
@@ -47,6 +47,25 @@ def test_torch_operations_give_the_same(loss_type: torch.dtype) -> None:
     expected, result = exact.read(), by_torch.read()
     assert result.count.tolist() == expected.count.tolist()
     assert result.sum.tolist() == expected.sum.tolist()
+
+
+def test_digits_are_carried_before_they_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "MAX_LOSSES_ON_DEVICE", 50)
+    rng = np.random.default_rng(0)
+    losses, classes = rng.normal(size=2000) * 2.0 ** rng.integers(-60, 60, 2000), rng.integers(0, NUM_CLASSES, 2000)
+    losses[1000:], classes[1000:] = np.float32(1.9999999), 0  # add to the same digit, in the same direction
+    sums = DeviceClassLoss(NUM_CLASSES, torch.device("cpu"))
+    for begin in range(0, 2000, 20):
+        part = slice(begin, begin + 20)
+        if begin % 40 == 0:
+            sums.add(torch.from_numpy(losses[part]), torch.from_numpy(classes[part]))
+        else:
+            other = DeviceClassLoss(NUM_CLASSES, torch.device("cpu"))
+            other.add(torch.from_numpy(losses[part]), torch.from_numpy(classes[part]))
+            sums.add_sums(other)
+        digits = sums.words[: num_host_words(NUM_CLASSES) - NUM_CLASSES].view(NUM_CLASSES, -1)
+        assert (digits[:, :-1].abs() < 3 * 51 * 2**32).all()  # a double is three floats
+    assert sums.sum.tolist() == class_loss(losses, classes, NUM_CLASSES).sum.tolist()
 
 
 def test_it_is_read_like_a_class_loss() -> None:
