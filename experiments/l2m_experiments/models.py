@@ -1,4 +1,4 @@
-"""Networks of the tasks, in plain torch except those of torchvision."""
+"""Networks of the tasks, in plain torch except MobileNetV3."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import torch
 from torch import nn
-
-from l2m_experiments.user_input import InputError
 
 
 def lenet(num_classes: int) -> nn.Module:
@@ -72,20 +70,44 @@ def has_torchvision() -> bool:
     return True
 
 
-def resnet18(num_classes: int) -> nn.Module:
-    """Create torchvision's ResNet-18 with random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`.
+class _ResidualBlock(nn.Module):
+    """Basic block of He et al. (2016): two convolutions of 3 x 3, whose output is added to the input."""
 
-    Raises:
-        InputError: torchvision cannot be imported.
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            *(_convolution(channels_in, channels_out, 3, stride), nn.ReLU()),
+            _convolution(channels_out, channels_out, 3, 1),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and channels_in == channels_out
+            else _convolution(channels_in, channels_out, 1, stride)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the sum after ReLU."""
+        return torch.relu(self.residual(images) + self.shortcut(images))
+
+
+def resnet18(num_classes: int) -> nn.Module:
+    """Create ResNet-18 with random weights: float32 `[B, 3, H, W]` -> logits `[B, K]`.
+
+    The layers and the distribution of the weights are those of He et al. (2016, arXiv 1512.03385, table 1) in torchvision.
     """
-    try:
-        from torchvision.models import resnet18 as build
-    except (ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        msg = f"ResNet-18 needs torchvision in a build for this torch: pip install torchvision (got {reason:.200})"
-        raise InputError(msg) from error
-    model: nn.Module = build(num_classes=num_classes)
-    return model
+    layers: list[nn.Module] = [_convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
+    channels = 64
+    for wider, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [_ResidualBlock(channels, wider, stride), _ResidualBlock(wider, wider, 1)]
+        channels = wider
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+def _convolution(channels_in: int, channels_out: int, size: int, stride: int) -> nn.Module:
+    """Create a convolution without bias, which keeps the size at stride 1, and its batch normalization."""
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 
 def mobilenet_v3_small(num_classes: int) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2m_experiments.datasets import ImageSet
-from l2m_experiments.formats import Labels
+from l2m_experiments.formats import LabeledImages, Labels
 from l2m_experiments.imbalance import draw_rows, keep
 from l2m_experiments.presets import Variant
 from l2m_experiments.task import Rows, TaskData
@@ -47,6 +48,27 @@ def image_data(images: ImageSet, pattern: Pattern, variant: Variant, seed: int) 
         images.class_names,
         images.source,
     )
+
+
+def noise_class(images: ImageSet) -> ImageSet:
+    """Replace the last class of K by noise: by the images of a K-th of the rows of each other class.
+
+    These rows are drawn at random, the same for every seed, and have no other label. All classes lose about the same share.
+    """
+    rng = np.random.default_rng(0)
+    last = len(images.class_names) - 1
+
+    def relabeled(rows: LabeledImages) -> LabeledImages:
+        pixels, classes = rows
+        sizes = np.bincount(classes)[:last] // (last + 1)
+        noise = draw_rows(classes, sizes.tolist(), rng)
+        kept = classes < last
+        changed = classes.copy()
+        changed[noise] = last
+        return pixels[kept], changed[kept]
+
+    names = (*images.class_names[:last], "noise")
+    return replace(images, train=relabeled(images.train), test=relabeled(images.test), class_names=names)
 
 
 def standardize(columns: NDArray[np.float64], by: NDArray[np.float64]) -> torch.Tensor:

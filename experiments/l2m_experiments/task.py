@@ -45,6 +45,7 @@ class TaskData:
         class_names: Name of each class.
         source: Names of the data files, for the record: "cifar10_jpeg.npz (lossy)".
         later_train: Training set of the second half of training if the data shift, else None.
+        unscored: Class whose test rows count neither in the test error nor as the worst class; None: all count.
     """
 
     train: Rows
@@ -52,6 +53,7 @@ class TaskData:
     class_names: tuple[str, ...]
     source: str
     later_train: Rows | None = None
+    unscored: int | None = None
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,7 @@ class _Evaluation:
         self._train = _copy(data.train.map(lambda tensor: tensor[stride]), device)
         self._classes = data.test.classes.cpu().numpy()
         self._num_classes = len(data.class_names)
+        self._scored = np.arange(self._num_classes) != data.unscored
 
     def __call__(
         self,
@@ -198,9 +199,9 @@ class _Evaluation:
             data_seconds=data_seconds,
             compute_seconds=compute_seconds,
             train_error=float(self._errors(model, self._train).mean()),
-            test_error=float(errors.mean()),
+            test_error=float(errors[self._scored[self._classes]].mean()),
             class_errors=tuple(class_errors.tolist()),
-            worst_class_error=float(class_errors.max()),
+            worst_class_error=float(class_errors[self._scored].max()),
             proportions=tuple(batches.proportions.tolist()),
         )
 

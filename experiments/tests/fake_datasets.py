@@ -37,7 +37,7 @@ def fake_reviews(num_words: int, length: int) -> Reviews:
 
 
 def use_fake_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace everything that `datasets` reads from files, and the network of torchvision."""
+    """Replace everything that `datasets` reads from files, and the large network."""
     for name, shape in {
         "mnist": (1, 28, 10, 50),
         "fashion_mnist": (1, 28, 10, 50),

@@ -34,8 +34,8 @@ def test_names_are_the_keys() -> None:
     assert set(METHODS) == {
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
-        "temperature", "classical-corrected", "balanced-corrected", "temperature-corrected", "annealed-corrected",
-        "learn2mix-corrected",
+        "temperature", "annealed", "progress", "classical-corrected", "balanced-corrected", "temperature-corrected",
+        "annealed-corrected", "annealed start=0-corrected", "progress-corrected", "learn2mix-corrected",
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 
 from fake_datasets import fake_images
 from l2m_experiments import datasets, models
+from l2m_experiments.rows import noise_class
 from l2m_experiments.task import Rows, Task, TaskData
 from l2m_experiments.tasks import TASKS, Preset, task
 from l2m_experiments.user_input import InputError
@@ -48,15 +48,21 @@ def test_positions_are_the_sinusoids_of_the_transformer_paper() -> None:
     np.testing.assert_allclose(positions, expected, atol=1e-6)
 
 
-def test_resnet_18_without_torchvision_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    decoded: list[None] = []
-    monkeypatch.setattr(datasets, "imagenette", lambda: decoded.append(None))
-    with pytest.raises(
-        InputError, match=r"ResNet-18 needs torchvision in a build for this torch: pip install torchvision \(got "
-    ):
-        task("imagenette", "quick").load(0)
-    assert not decoded
+def test_resnet_18_has_the_layers_of_its_paper() -> None:
+    torch.manual_seed(0)
+    model = models.resnet18(num_classes=1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_689_512  # also those of torchvision's
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in model.modules()) == 17 + 3  # and three of shortcuts
+    sizes: list[tuple[int, ...]] = []
+    for layer in list(model.children())[2:-3]:
+        layer.register_forward_hook(lambda _, __, output: sizes.append(tuple(output.shape[1:])))
+    logits = model(torch.randn(2, 3, 224, 224))
+    assert logits.shape == (2, 1000)
+    assert sizes == [(64, 56, 56)] * 3 + [(128, 28, 28)] * 2 + [(256, 14, 14)] * 2 + [(512, 7, 7)] * 2
+    logits.square().mean().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
 
 
 # Tasks.
@@ -66,7 +72,11 @@ IMAGE_TASKS = {
     "mnist": ("mnist", (1, 28, 10)),
     "fashion-mnist": ("fashion_mnist", (1, 28, 10)),
     "fashion-mnist-long-tail": ("fashion_mnist", (1, 28, 10)),
+    "fashion-mnist-noise": ("fashion_mnist", (1, 28, 10)),
     "cifar10": ("cifar10", (3, 32, 10)),
+    "cifar10-long-tail": ("cifar10", (3, 32, 10)),
+    "cifar10-noise": ("cifar10", (3, 32, 10)),
+    "imagenette": ("imagenette", (3, 96, 10)),
     "cifar100": ("cifar100", (3, 32, 100)),
     "tiny-imagenet100": ("tiny_imagenet100", (3, 32, 100)),
     "mnist-reconstruction": ("mnist", (1, 28, 10)),
@@ -123,6 +133,25 @@ def test_image_tasks_in_miniature(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert same(first.test, second.test)
     assert torch.equal(torch.bincount(first.train.classes), torch.bincount(second.train.classes))
     assert first.train.inputs.dtype == torch.uint8
+
+
+def test_a_class_of_noise_has_images_of_all_other_classes_and_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = fake_images(1, 28, 10)
+    pixels, classes = images.train
+    class_of = {image.tobytes(): k for image, k in zip(pixels, classes.tolist(), strict=True)}
+    noisy = noise_class(images)
+    for (given, before), (kept, after) in ((images.train, noisy.train), (images.test, noisy.test)):
+        assert len(kept) == len(after) == (before < 9).sum()
+        assert np.bincount(after).tolist() == [len(given) // 10 * 9 // 10] * 9 + [9 * (len(given) // 100)]
+    truth = np.array([class_of[image.tobytes()] for image in noisy.train[0]])
+    labels = noisy.train[1]
+    assert (truth[labels < 9] == labels[labels < 9]).all()
+    assert np.bincount(truth[labels == 9]).tolist() == [10] * 9
+    np.testing.assert_array_equal(noise_class(images).train[1], labels)
+    monkeypatch.setattr(datasets, "fashion_mnist", lambda: images)
+    data = task("fashion-mnist-noise", "quick").load(0)
+    assert data.unscored == 9
+    assert data.class_names == (*"012345678", "noise")
 
 
 def test_reconstruction_takes_images_in_0_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +213,10 @@ FILE_TASKS: dict[str, tuple[list[int], int]] = {
     "mnist": ([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949], 10_000),
     "fashion-mnist": ([6000] * 10, 10_000),
     "fashion-mnist-long-tail": ([6000, 3597, 2156, 1293, 775, 465, 278, 167, 100, 60], 10_000),
+    "fashion-mnist-noise": ([5400] * 10, 9000),
     "cifar10": ([5000] * 10, 10_000),
+    "cifar10-long-tail": ([5000, 2997, 1797, 1077, 646, 387, 232, 139, 83, 50], 10_000),
+    "cifar10-noise": ([4500] * 10, 9000),
     "tiny-imagenet100": ([int(500 * 40 ** (-k / 99) + 1e-9) for k in range(100)], 5000),
     "imdb": ([20_000, 6000], 10_000),
     "adult": ([24_720, 7841], 16_281),
@@ -232,12 +264,14 @@ def test_the_quick_preset_keeps_the_imbalance_and_repeats_by_seed(name: str) -> 
 
 
 @with_files
-def test_imagenette_has_the_papers_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "resnet18", lambda num_classes: torch.nn.Linear(1, num_classes))
-    data = task("imagenette", "paper").load(0)
+def test_imagenette_has_the_papers_rows() -> None:
+    of = task("imagenette", "paper")
+    data = of.load(0)
     assert len(data.train.classes) == 5207
     assert len(data.test.classes) == 3925
-    assert data.train.inputs.shape[1:] == (3, 96, 96)
+    few = data.train.inputs[:2]
+    assert of.prepare(few).shape == (2, 3, 96, 96)
+    assert task("imagenette", "quick").prepare(few).shape == (2, 3, 64, 64)
 
 
 @with_files

@@ -76,6 +76,15 @@ def test_evaluation_agrees_with_a_plain_one() -> None:
     assert point.proportions == pytest.approx([0.6, 0.3, 0.1])
 
 
+def test_an_unscored_class_counts_in_no_test_error() -> None:
+    _, points = train(task_of(), replace(data_of(), unscored=2), method("classical"), 0, "epochs", CPU)
+    for scored, plain in zip(points, trained(task_of()), strict=True):
+        assert scored.class_errors == plain.class_errors
+        assert scored.test_error == pytest.approx(np.mean(plain.class_errors[:2]))
+        assert scored.worst_class_error == max(plain.class_errors[:2])
+        assert scored.train_error == plain.train_error
+
+
 def test_training_agrees_with_a_plain_loop() -> None:
     """The plain loop uses the same batches and the same optimizer."""
     from l2m_fast import Loader, Proportional

@@ -11,6 +11,7 @@ from l2m_experiments.methods.curriculum import Curriculum
 from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
 from l2m_experiments.methods.policies import Annealed, Balanced, Classical, EffectiveNumber, GroupDRO, Temperature
+from l2m_experiments.methods.progress import Progress
 from l2m_experiments.methods.smote import Smote
 from l2m_experiments.user_input import lookup
 
@@ -31,10 +32,14 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     Curriculum,
     GroupDRO,
     Temperature,
+    Annealed,
+    Progress,
     lambda: Corrected(Classical()),
     lambda: Corrected(Balanced()),
     lambda: Corrected(Temperature()),
     lambda: Corrected(Annealed()),
+    lambda: Corrected(Annealed(start=0)),
+    lambda: Corrected(Progress()),
     lambda: Corrected(Learn2Mix()),
 )
 METHODS: dict[str, Callable[[], Method]] = {make().name: make for make in _MAKERS}

@@ -38,13 +38,19 @@ class Temperature(Method):
 
 
 class Annealed(Method):
-    """Sampling that moves from p ~ n^(1/2) to classical during training, after every epoch."""
+    """Sampling that moves from p ~ n^start to classical during training, after every epoch.
 
-    name = "annealed"
+    Args:
+        start: Exponent of the class sizes at the beginning; 0 is balanced.
+    """
+
+    def __init__(self, start: float = 0.5) -> None:
+        self._start = start
+        self.name = "annealed" + (f" start={start:g}" if start != 0.5 else "")
 
     def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
-        """Return the schedule with its defaults."""
-        return mixing.Annealed()
+        """Return the schedule."""
+        return mixing.Annealed(self._start)
 
 
 class EffectiveNumber(Method):
