@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
 from l2m_experiments.records import Record
-from l2m_experiments.results import OURS, Axis, Measure, TaskResults, errors_at, points_at, positions
+from l2m_experiments.results import BASELINE, MAIN_RIVALS, Axis, Measure, TaskResults, errors_at, points_at, positions
 from l2m_experiments.statistics import FloatArray, interval
 from l2m_experiments.tables import LEADING, leading_methods, number, shown
 
@@ -89,11 +89,11 @@ def overview(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure |
         panel.tick_params(labelsize="small", left=False)
         panel.grid(axis="x", alpha=0.25)
         panel.spines[["top", "right", "left"]].set_visible(False)
-    subjects = {task.subject for task, _ in rows}
+    subjects = [subject for subject in MAIN_RIVALS if subject in {task.subject for task, _ in rows}]
     who = (
-        f"{OURS} has less error than the method of the row"
-        if OURS in subjects
-        else "the method has less error than classical"
+        f"the method has less error than {BASELINE}"
+        if subjects == [BASELINE]
+        else f"{subjects[0]} has less error than the method of the row"
     )
     figure.supxlabel(f"Advantage in percent of the rival's error: to the right, {who}", fontsize="small")
     panels[0].set_yticks(range(len(rows)), [_plain(method or task.name) for task, method in rows])
@@ -125,7 +125,7 @@ def curves(results: Sequence[TaskResults], lines: dict[str, Line]) -> Figure:
                 mean, half = interval(np.array([shown(errors_at(run, axis, at, measure), kind) for run in runs]))
                 if method in leading:
                     color, dashes = lines[method]
-                    width = 2.2 if method == OURS else 1.3
+                    width = 2.2 if method == task.subject else 1.3
                     panel.plot(at, mean, color=color, linestyle=dashes, linewidth=width, label=_plain(method), zorder=3)
                     if axis is Axis.EPOCHS:  # over time, the noise of the machine would hide the curves
                         panel.fill_between(at, mean - half, mean + half, color=color, alpha=0.12, linewidth=0)

@@ -54,6 +54,11 @@ class Point:
     worst_class_error: float
     proportions: tuple[float, ...]
 
+    @property
+    def macro_error(self) -> float:
+        """Mean of the class errors."""
+        return sum(self.class_errors) / len(self.class_errors)
+
 
 @dataclass(frozen=True)
 class Config:

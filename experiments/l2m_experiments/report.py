@@ -73,6 +73,8 @@ def _study(prefix: str, records: Sequence[Record], results: Sequence[TaskResults
             "after Holm's correction."
         )
         yield Picture(f"{prefix}overview.png", figures.png(drawn), caption)
+    if averages := tables.over_tasks(results):
+        yield averages
     asked: list[tuple[Measure, Axis]] = [
         ("test_error", Axis.EPOCHS), ("test_error", Axis.WARM_UP), ("worst_class_error", Axis.EPOCHS),
     ]  # fmt: skip
@@ -115,6 +117,7 @@ def _task(task: TaskResults) -> Iterator[Block]:
         yield Text(f"{OURS} was not run here: each method is compared with {BASELINE}.")
     asked: list[tuple[Measure, Sequence[Axis]]] = [
         *(("test_error", (axis,)) for axis in task.axes),
+        *(("macro_error", (Axis.EPOCHS,)) for measure in task.measures if measure == "macro_error"),
         ("worst_class_error", task.axes),
     ]
     for measure, axes in asked:

@@ -19,20 +19,31 @@ import numpy as np
 
 from l2m_experiments.methods import METHODS
 from l2m_experiments.records import Config, Point, Record, differences
-from l2m_experiments.statistics import FloatArray, hedges_g, holm, paired, wilcoxon
+from l2m_experiments.statistics import FloatArray, equivalent, hedges_g, holm, not_worse, paired, wilcoxon
 from l2m_experiments.user_input import InputError
 
 FRACTIONS = (0.25, 0.5, 1.0)  # as in the paper
 LEVEL = 0.05  # significance level of a family of comparisons
 OURS, BASELINE = "learn2mix", "classical"
-# Rivals of the comparisons for which the experiments were planned. Holm's correction is for these together, and for all
-# others together: more comparisons make each of them less certain.
-MAIN_RIVALS = (BASELINE, "balanced")
+# Methods that are compared with all others, the first that was run on a task, with the rivals for which the experiments
+# were planned. Holm's correction is for these together, and for all others together: more comparisons make each of them less
+# certain. Variants are compared with the last.
+MAIN_RIVALS: dict[str, tuple[str, ...]] = {
+    "annealed-corrected": (OURS, "balanced"),
+    OURS: (BASELINE, "balanced"),
+    BASELINE: (),
+}
+# Largest differences that do not matter, for the tests that methods are equivalent or not worse.
+POINTS, SHARE_OF_ERROR = 1.0, 0.03  # of accuracy; of the rival's mean squared error
 
-Measure = Literal["test_error", "worst_class_error"]
+Measure = Literal["test_error", "macro_error", "worst_class_error"]
 # Fractions of the budget at which methods are compared. The worst class is compared at the end only: each comparison makes
 # the others less certain.
-COMPARED_AT: dict[Measure, tuple[float, ...]] = {"test_error": FRACTIONS, "worst_class_error": (1.0,)}
+COMPARED_AT: dict[Measure, tuple[float, ...]] = {
+    "test_error": FRACTIONS,
+    "macro_error": FRACTIONS,
+    "worst_class_error": (1.0,),
+}
 Verdict = Literal["wins", "ties", "loses", "untested"]
 
 
@@ -46,7 +57,7 @@ class Axis(Enum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another: Learn2Mix against each other method, or each variant against classical training.
+    """One method against another: the subject against each other method, or each variant against classical training.
 
     Attributes:
         method: Method that wins, ties or loses.
@@ -59,7 +70,10 @@ class Comparison:
         p_alone: p of the paired t test; NaN if it could not be tested.
         p: The same after Holm's correction for the family.
         p_ranks: p of Wilcoxon's test, without correction.
+        p_not_worse: p of the test that the method is worse by at least the margin, without correction.
+        p_equivalent: p of the test that the methods differ by at least the margin, without correction.
         verdict: "ties" unless p < LEVEL, "untested" without p.
+        other: The one of the two that is not the subject.
     """
 
     method: str
@@ -72,12 +86,10 @@ class Comparison:
     p_alone: float
     p: float
     p_ranks: float
+    p_not_worse: float
+    p_equivalent: float
     verdict: Verdict
-
-    @property
-    def other(self) -> str:
-        """Method that Learn2Mix, or without it classical training, is compared with."""
-        return self.rival if self.method == OURS else self.method
+    other: str
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,12 @@ class TaskResults:
         return min(float(np.median([run.points[-1].seconds for run in runs])) for runs in self.runs.values())
 
     @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Measures that differ: the macro error is the test error if the test set has as many rows of each class."""
+        balanced = len(set(self.first.test_class_sizes)) == 1
+        return tuple(measure for measure in COMPARED_AT if not (balanced and measure == "macro_error"))
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         """Axes that differ: warm-up has its own if the median warm-up of a method is at least a hundredth of T."""
         longest = max(float(np.median([run.warm_up_seconds for run in runs])) for runs in self.runs.values())
@@ -155,8 +173,14 @@ class TaskResults:
 
     @property
     def subject(self) -> str | None:
-        """Method that is compared with all others: Learn2Mix, or classical training in a study of variants."""
-        return next((name for name in (OURS, BASELINE) if name in self.runs and len(self.runs) > 1), None)
+        """Method that is compared with all others; None if there is none."""
+        return next((name for name in MAIN_RIVALS if name in self.runs and len(self.runs) > 1), None)
+
+    @property
+    def main_methods(self) -> list[str]:
+        """The subject and its main rivals that were run, and classical training; without a subject or main rivals, all."""
+        main = MAIN_RIVALS.get(self.subject or BASELINE, ())
+        return [method for method in self.runs if not main or method in (self.subject, *main, BASELINE)]
 
     def compare(self, axis: Axis, measure: Measure = "test_error") -> tuple[Comparison, ...]:
         """Compare the subject with every other method at every fraction, seed by seed."""
@@ -164,7 +188,7 @@ class TaskResults:
         if subject is None:
             return ()
         others = [other for other in self.runs if other != subject and self.common_seeds(subject, other)]
-        main = [other for other in others if subject == OURS and other in MAIN_RIVALS]
+        main = [other for other in others if other in MAIN_RIVALS[subject]]
         compared = {}
         for family in (main, [other for other in others if other not in main]):
             compared.update(self._compare(subject, family, axis, measure))
@@ -174,22 +198,42 @@ class TaskResults:
         self, subject: str, others: Sequence[str], axis: Axis, measure: Measure
     ) -> dict[str, list[Comparison]]:
         """Compare the subject with other methods, which together are Holm's family."""
-        pairs = [(subject, other) if subject == OURS else (other, subject) for other in others]
-        places = [(*pair, fraction) for pair in pairs for fraction in COMPARED_AT[measure]]
-        samples = [self._of_common_seeds(rival, method, axis, fraction, measure) for method, rival, fraction in places]
+        places = [
+            (other, *((other, subject) if subject == BASELINE else (subject, other)), fraction)
+            for other in others
+            for fraction in COMPARED_AT[measure]
+        ]
+        samples = [
+            self._of_common_seeds(rival, method, axis, fraction, measure) for _, method, rival, fraction in places
+        ]
         tests = [paired(*sample) for sample in samples]
         corrected = map(float, holm([p for p, _ in tests]))
         comparisons: dict[str, list[Comparison]] = {other: [] for other in others}
         for place, (theirs, ours), (p_alone, half), p in zip(places, samples, tests, corrected, strict=True):
+            other, method, rival, fraction = place
             scale, advantage = float(theirs.mean()), float(theirs.mean() - ours.mean())
             verdict: Verdict = "untested" if math.isnan(p) else "ties"
             if p < LEVEL:
                 verdict = "wins" if advantage > 0 else "loses"
             relative = (advantage / scale, half / scale) if scale > 0 else (math.nan, math.nan)
+            margin = POINTS if self.first.kind == "classification" else SHARE_OF_ERROR * scale
             comparison = Comparison(
-                *place, advantage, half, relative, hedges_g(theirs, ours), p_alone, p, wilcoxon(theirs, ours), verdict
+                method,
+                rival,
+                fraction,
+                advantage,
+                half,
+                relative,
+                hedges_g(theirs, ours),
+                p_alone,
+                p,
+                wilcoxon(theirs, ours),
+                not_worse(theirs, ours, margin),
+                equivalent(theirs, ours, margin),
+                verdict,
+                other,
             )
-            comparisons[comparison.other].append(comparison)
+            comparisons[other].append(comparison)
         return comparisons
 
     def _of_common_seeds(

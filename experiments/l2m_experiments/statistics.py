@@ -1,4 +1,7 @@
-"""Statistics over seeds: intervals of means and of differences, paired tests, effect sizes and Holm's correction.
+"""Statistics over seeds and over tasks.
+
+Over seeds: intervals of means and of differences, paired tests, effect sizes and Holm's correction. Over tasks: intervals by the
+bootstrap.
 
 A sample has one value per seed, `[S]`. Methods share the data and initial weights of a seed, so that their values are compared
 seed by seed. A NaN (a run that diverged) makes every result NaN that depends on it: dropping it would favor the method.
@@ -72,6 +75,53 @@ def wilcoxon(first: FloatArray, second: FloatArray) -> float:
     if math.isnan(paired(first, second)[0]):
         return math.nan
     return float(stats.wilcoxon(differences).pvalue)
+
+
+def not_worse(rival: FloatArray, method: FloatArray, margin: float) -> float:
+    """Test that a method is worse than a rival by at least a margin, by the paired t test: a test of non-inferiority.
+
+    t = (mean(d) + margin) / (s / sqrt(S)), d = rival - method, as in `paired()`.
+
+    Args:
+        rival: Errors, `[S]`, in the order of the seeds.
+        method: Errors, `[S]`, of the same seeds.
+        margin: Largest mean difference that does not matter, above 0, in the unit of the errors.
+
+    Returns:
+        One-sided p; a small p shows that the method is not worse by the margin. NaN where `paired()` is NaN.
+    """
+    differences = _differences(rival, method)
+    if math.isnan(paired(rival, method)[0]):
+        return math.nan
+    error = _spread(differences) / math.sqrt(len(differences))
+    return float(stats.t.sf((float(differences.mean()) + margin) / error, len(differences) - 1))
+
+
+def equivalent(first: FloatArray, second: FloatArray, margin: float) -> float:
+    """Test that the means of two samples differ by at least a margin, by two one-sided tests.
+
+    Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15:657-680. See `not_worse()` for the arguments.
+
+    Returns:
+        The larger p of the two; a small p shows that the difference is within the margin. NaN where `paired()` is NaN.
+    """
+    return max(not_worse(first, second, margin), not_worse(second, first, margin))
+
+
+def bootstrap(values: FloatArray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of values, one per task, by the bootstrap.
+
+    10,000 samples with replacement, the same for the same number of values; Efron 1979, Annals of Statistics 7:1-26. With few
+    tasks it is too narrow: it cannot show more variety than the tasks have.
+
+    Args:
+        values: `[T]`, T at least 1.
+    """
+    if np.isnan(values).any():
+        return math.nan, math.nan
+    drawn = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def hedges_g(first: FloatArray, second: FloatArray) -> float:

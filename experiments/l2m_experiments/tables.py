@@ -19,20 +19,30 @@ from l2m_experiments.results import (
     COMPARED_AT,
     FRACTIONS,
     LEVEL,
+    MAIN_RIVALS,
     OURS,
+    POINTS,
+    SHARE_OF_ERROR,
     Axis,
     Comparison,
     Measure,
     TaskResults,
 )
-from l2m_experiments.statistics import FloatArray, interval
+from l2m_experiments.statistics import FloatArray, bootstrap, interval
 from l2m_experiments.task import Kind
 
 NONE = "-"
-MEASURES: tuple[Measure, ...] = ("test_error", "worst_class_error")
 _LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T with warm-up"}
+_MARGINS = (
+    f"Equivalent or not worse: by less than {POINTS:g} point of accuracy or {100 * SHARE_OF_ERROR:g} % of the rival's squared error "
+    f"(p < {LEVEL} in two, or one, one-sided paired t tests, without correction)."
+)
 # Columns of the first table: what is compared, after which fraction of the epochs.
 LEADING: tuple[tuple[Measure, float], ...] = (("test_error", 0.25), ("test_error", 1.0), ("worst_class_error", 1.0))
+_OVER_TASKS: tuple[tuple[Measure, float], ...] = (
+    *(("test_error", fraction) for fraction in FRACTIONS),
+    ("worst_class_error", 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -68,30 +78,31 @@ def shown(errors: FloatArray, kind: Kind) -> FloatArray:
 
 def name_of(measure: Measure, kind: Kind) -> str:
     """Name what `shown` returns for a measure."""
-    which = "Test" if measure == "test_error" else "Worst-class"
+    which = {"test_error": "Test", "macro_error": "Macro (mean over classes)", "worst_class_error": "Worst-class"}[
+        measure
+    ]
     return f"{which} accuracy (%)" if kind == "classification" else f"{which} mean squared error"
 
 
 def leading_methods(task: TaskResults, results: Sequence[TaskResults]) -> list[str]:
-    """Return the methods of the first table: of several tasks Learn2Mix, classical and balanced sampling, otherwise all."""
-    if len(results) > 1 and task.subject == OURS:
-        return [method for method in task.runs if method in (OURS, BASELINE, "balanced")]
-    return list(task.runs)
+    """Return the methods of the first table: of several tasks the main ones, otherwise all."""
+    return task.main_methods if len(results) > 1 else list(task.runs)
 
 
 def headline(results: Sequence[TaskResults]) -> Table:
     """Tabulate who wins where, by how much, and how sure that is: the first table of a report."""
-    subjects = {task.subject for task in results}
-    meanings = []
-    if OURS in subjects:
-        meanings.append(f"how much better {OURS} is than the method of the row")
-    if BASELINE in subjects:
-        meanings.append(f"how much better the method of the row is than {BASELINE}")
+    meanings = [
+        f"how much better the method of the row is than {BASELINE}"
+        if subject == BASELINE
+        else f"how much better {subject} is than the method of the row"
+        for subject in MAIN_RIVALS
+        if subject in {task.subject for task in results}
+    ]
 
     def rows(task: TaskResults) -> Iterator[tuple[str, ...]]:
         kind = task.first.kind
         gaps: dict[tuple[str, Measure, float], Comparison] = {}
-        for measure in MEASURES:
+        for measure in task.measures:
             for c in task.compare(Axis.EPOCHS, measure):
                 gaps[c.other, measure, c.fraction] = c
         name = f"{task.name}, {'%' if kind == 'classification' else 'MSE'}"
@@ -107,8 +118,8 @@ def headline(results: Sequence[TaskResults]) -> Table:
         "Accuracy in % or mean squared error (MSE) at 25 % and 100 % of the epochs, mean over seeds ± half its 95 % interval. "
         + (f"Advantage: {', or '.join(meanings)} (negative: worse), ± half its 95 % interval. " if meanings else "")
         + f"Significant differences are marked as wins or loses: p < {LEVEL} in a paired t test over the seeds, two-sided, after Holm's "
-        "correction for both main rivals, classical and balanced, and all fractions of the task (and for all other methods "
-        "together). With few seeds only large differences are significant, so the others are no "
+        f"correction for {_main_rivals(results)} and all fractions of the task (and for all other methods "
+        f"together). {_MARGINS} With few seeds only large differences are significant, so the others are no "
         "evidence that methods are equal.",
         (
             *("task", "method"),
@@ -125,15 +136,51 @@ def headline(results: Sequence[TaskResults]) -> Table:
     )
 
 
+def over_tasks(results: Sequence[TaskResults]) -> Table | None:
+    """Tabulate the mean advantage over tasks of the method that is compared with all others; None for fewer than two tasks."""
+    relative: dict[tuple[str, str], dict[tuple[Measure, float], list[float]]] = {}
+    for task in results:
+        for measure in ("test_error", "worst_class_error") if task.valid else ():
+            for c in task.compare(Axis.EPOCHS, measure):
+                places = relative.setdefault((c.method, c.rival), {})
+                places.setdefault((measure, c.fraction), []).append(100 * c.relative[0])
+
+    def cell(values: Sequence[float]) -> str:
+        low, high = bootstrap(np.array(values))
+        return "diverged" if math.isnan(low) else f"{np.mean(values):+.1f} ({low:+.1f} .. {high:+.1f})"
+
+    rows = [
+        (method, rival, str(len(of_pair["test_error", 1.0])), *(cell(of_pair[place]) for place in _OVER_TASKS))
+        for (method, rival), of_pair in relative.items()
+        if len(of_pair["test_error", 1.0]) > 1
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Over all tasks",
+        "Advantage in percent of the rival's error (negative: worse), mean over the tasks on which both were run, every task with "
+        "the same weight; in parentheses the 95 % interval by the bootstrap over tasks, which is too narrow for few tasks.",
+        (
+            *("method", "rival", "tasks"),
+            *(f"{'test' if measure == 'test_error' else 'worst class'}, {100 * f:g} %" for measure, f in _OVER_TASKS),
+        ),
+        tuple(rows),
+    )
+
+
 def findings(results: Sequence[TaskResults], measure: Measure, axis: Axis) -> str | None:
     """Summarize all significant differences in a paragraph; None if nothing is compared in a task with valid comparisons."""
     compared = [(task.name, c) for task in results if task.valid for c in task.compare(axis, measure)]
     if not compared:
         return None
     count = Counter(c.verdict for _, c in compared)
-    what = "test error" if measure == "test_error" else "error of the worst class"
+    what = {
+        "test_error": "Test error",
+        "macro_error": "Macro error (mean over classes)",
+        "worst_class_error": "Error of the worst class",
+    }[measure]
     text = (
-        f"{what[0].upper()}{what[1:]} at equal {axis.value}, all methods: {len(compared)} comparisons, "
+        f"{what} at equal {axis.value}, all methods: {len(compared)} comparisons, "
         f"{count['wins']} wins, {count['loses']} losses, {count['ties']} ties"
         + (f", {count['untested']} untested." if count["untested"] else ".")
     )
@@ -214,7 +261,7 @@ def summary(studies: Mapping[str, Sequence[TaskResults]]) -> str:
     )
     for study, results in studies.items():
         for task in results:
-            for measure in MEASURES:
+            for measure in task.measures:
                 for axis in task.axes:
                     writer.writerows((study, task.name, *row) for row in _summary_rows(task, measure, axis))
     return text.getvalue()
@@ -276,7 +323,8 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     if not of_other:
         return None
     unit = "points of accuracy" if kind == "classification" else "mean squared error"
-    pairing = f"{OURS} against each method" if task.subject == OURS else f"each method against {task.subject}"
+    subject = task.subject
+    pairing = f"each method against {subject}" if subject == BASELINE else f"{subject} against each method"
 
     def cell(c: Comparison) -> str:
         gap = _gap(c, kind)
@@ -285,9 +333,9 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     return Table(
         f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of the paired t test "
-        "after Holm's correction for all columns of the same axis (classical and balanced together, and all other methods "
+        f"after Holm's correction for all columns of the same axis ({_main_rivals([task])} together, and all other methods "
         "together), in parentheses before it and by Wilcoxon's signed-rank test. Wins and losses have a corrected "
-        f"p < {LEVEL}. Untested: one seed, or no spread between seeds.",
+        f"p < {LEVEL}. {_MARGINS} Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )
@@ -432,7 +480,15 @@ def _gap(c: Comparison | None, kind: Kind, valid: bool = True) -> str:
         return f"{c.verdict}: a run diverged"
     sign = "+" if c.advantage >= 0 else "-"
     half = "" if math.isnan(c.half_width) else f" ± {number(c.half_width, kind)}"
-    return f"{c.verdict if valid else 'not valid'}: {sign}{number(abs(c.advantage), kind)}{half}"
+    verdict: str = c.verdict
+    if c.verdict == "ties" and c.p_not_worse < LEVEL:
+        verdict = "equivalent" if c.p_equivalent < LEVEL else "not worse"
+    return f"{verdict if valid else 'not valid'}: {sign}{number(abs(c.advantage), kind)}{half}"
+
+
+def _main_rivals(results: Sequence[TaskResults]) -> str:
+    rivals = dict.fromkeys(rival for task in results for rival in MAIN_RIVALS[task.subject or BASELINE])
+    return f"the main rivals, {_join([*rivals])}," if rivals else "all methods"
 
 
 def _join(words: Sequence[str]) -> str:

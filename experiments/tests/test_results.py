@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from scipy import stats
 
 from l2m_experiments import tables
 from l2m_experiments.results import FRACTIONS, MAIN_RIVALS, Axis, by_task
+from l2m_experiments.statistics import equivalent, not_worse
+from l2m_experiments.task import Kind
 from made_up_runs import around, only, run, runs
 
 # ---- curves and their ends
@@ -114,7 +117,9 @@ def test_equal_methods_differ_significantly_in_at_most_5_percent_of_the_families
             for method, spread in (("learn2mix", 1), ("classical", 1), ("balanced", 3), ("focal", 0.5))
             for seed in range(5)
         ]
-        wrong = {c.rival in MAIN_RIVALS for c in only(*records).compare(Axis.EPOCHS) if c.verdict != "ties"}
+        wrong = {
+            c.rival in MAIN_RIVALS["learn2mix"] for c in only(*records).compare(Axis.EPOCHS) if c.verdict != "ties"
+        }
         alarms += len(wrong)
     assert alarms / (2 * tasks) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / (2 * tasks))
 
@@ -201,6 +206,75 @@ def test_in_a_study_of_variants_the_first_table_compares_each_with_classical_tra
     assert classical[5] == "-"
 
 
+def test_the_recommended_method_is_compared_if_it_was_run_first_of_all_with_its_own_rivals() -> None:
+    others = {"learn2mix": 20.2, "balanced": 20.0, "classical": 25.0, "focal": 19.9}
+    task = only(
+        *runs("annealed-corrected", around(15)),
+        *(record for method, theirs in others.items() for record in runs(method, around(theirs)[::-1])),
+    )
+    assert task.subject == "annealed-corrected"
+    assert set(task.main_methods) == {"annealed-corrected", "learn2mix", "balanced", "classical"}
+    compared = {c.other: c for c in task.compare(Axis.EPOCHS) if c.fraction == 1}
+    assert {c.method for c in compared.values()} == {"annealed-corrected"}
+    assert [compared[other].advantage for other in others] == pytest.approx([5.2, 5, 10, 4.9])
+    # A NaN counts, so that each of the two families has three places for each of its two methods.
+    for family in (("learn2mix", "balanced"), ("classical", "focal")):
+        alone = sorted(compared[other].p_alone for other in family)
+        assert sorted(compared[other].p for other in family) == pytest.approx(
+            [6 * alone[0], max(6 * alone[0], 5 * alone[1])]
+        )
+
+
+def test_ties_within_the_margin_are_called_equivalent_or_not_worse() -> None:
+    task = only(
+        *runs("learn2mix", around(20)),
+        *runs("classical", around(20.01)[::-1]),
+        *runs("focal", [[90, 50, 20.0], [90, 50, 20.2], [90, 50, 21.3]]),
+        *runs("smote", [[90, 50, 15.0], [90, 50, 25.2], [90, 50, 20.3]]),
+    )
+    table = tables.comparisons(task, "test_error", [Axis.EPOCHS])
+    assert table is not None
+    assert {row[0]: row[3].split(":")[0] for row in table.rows} == {
+        "classical": "equivalent",
+        "focal": "not worse",
+        "smote": "ties",
+    }
+
+
+@pytest.mark.parametrize(("kind", "margin"), [("classification", 1.0), ("regression", 0.03 * 20.01)])
+def test_margins_are_a_point_of_accuracy_or_a_share_of_the_squared_error(kind: Kind, margin: float) -> None:
+    ours, theirs = around(20), around(20.01)[::-1]
+    task = only(*runs("learn2mix", ours, kind=kind), *runs("classical", theirs, kind=kind))
+    c = task.compare(Axis.EPOCHS)[-1]
+    rival, method = (np.array([errors[-1] for errors in of_seeds]) for of_seeds in (theirs, ours))
+    assert c.p_not_worse == pytest.approx(not_worse(rival, method, margin))
+    assert c.p_equivalent == pytest.approx(equivalent(rival, method, margin))
+
+
+def test_advantages_are_averaged_over_the_valid_tasks() -> None:
+    records = [
+        record
+        for task, theirs, learned in (("a", 25.0, 30.0), ("b", 40.0, 50.0), ("c", 80.0, 30.0))
+        for record in (
+            *runs("learn2mix", around(20), task=task, learned=learned),
+            *runs("classical", around(theirs)[::-1], task=task, learned=learned),
+        )
+    ]
+    table = tables.over_tasks(by_task(records))
+    assert table is not None
+    ((method, rival, count, *cells),) = table.rows
+    assert (method, rival, count) == ("learn2mix", "classical", "2")
+    assert cells[2] == "+35.0 (+20.0 .. +50.0)"  # 20 % and 50 % of the rival's error
+    assert tables.over_tasks(by_task(records[:6])) is None
+
+
+def test_the_macro_error_is_a_measure_if_the_test_set_is_unbalanced() -> None:
+    made = run([90, 30, 20], names=("0", "1", "2"))
+    assert made.points[-1].macro_error == pytest.approx(30)
+    assert only(made).measures == ("test_error", "macro_error", "worst_class_error")
+    assert only(replace(made, test_class_sizes=(7, 7, 7))).measures == ("test_error", "worst_class_error")
+
+
 def test_the_summary_has_every_mean_and_comparison() -> None:
     records = [
         *runs("learn2mix", around(20), warm_up=2.0),
@@ -208,7 +282,7 @@ def test_the_summary_has_every_mean_and_comparison() -> None:
     ]
     task = only(*records)
     rows = list(csv.DictReader(tables.summary({"one": [task], "two": [task]}).splitlines()))
-    assert len(rows) == 2 * 2 * len(task.axes) * (3 + 1)  # studies, methods, axes, fractions of both measures
+    assert len(rows) == 2 * 2 * len(task.axes) * (3 + 3 + 1)  # studies, methods, axes, fractions of all measures
     ours, classical = (row for row in rows[:6] if row["fraction"] == "1")
     assert (ours["study"], ours["task"], ours["axis"], ours["mean"]) == ("one", "made-up", "epochs", "80")
     assert (classical["mean"], classical["against"], classical["verdict"]) == ("", "classical", "not valid")

@@ -11,7 +11,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from l2m_experiments.statistics import hedges_g, holm, interval, paired, wilcoxon
+from l2m_experiments.statistics import (
+    bootstrap,
+    equivalent,
+    hedges_g,
+    holm,
+    interval,
+    not_worse,
+    paired,
+    wilcoxon,
+)
 
 # Hundredths, like errors on a test set: values are equal or clearly different, never different by rounding only.
 figures = st.integers(-100_000, 100_000).map(lambda hundredths: hundredths / 100)
@@ -101,6 +110,37 @@ def test_what_seeds_share_does_not_hide_a_difference() -> None:
 def test_without_spread_or_seeds_the_results_are_nan(first: list[float], second: list[float]) -> None:
     assert np.isnan(paired(np.array(first), np.array(second))).all()
     assert math.isnan(wilcoxon(np.array(first), np.array(second)))
+    assert math.isnan(not_worse(np.array(first), np.array(second), 1.0))
+    assert math.isnan(equivalent(np.array(first), np.array(second), 1.0))
+
+
+@given(pairs, st.floats(0.01, 1000))
+def test_not_worse_and_equivalent_are_one_sided_tests_of_shifted_differences(sample: np.ndarray, margin: float) -> None:
+    rival, method = sample
+    d = np.round(rival - method, 2)
+    assume(np.ptp(d) > 0)
+    worse = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
+    better = stats.ttest_1samp(d, margin, alternative="less").pvalue
+    assert not_worse(rival, method, margin) == pytest.approx(worse, rel=1e-6, abs=1e-12)
+    assert equivalent(rival, method, margin) == pytest.approx(max(worse, better), rel=1e-6, abs=1e-12)
+    assert equivalent(method, rival, margin) == equivalent(rival, method, margin)
+
+
+def test_methods_at_the_margin_are_called_equivalent_at_most_5_times_in_100() -> None:
+    d = np.random.default_rng(0).normal(1.0, 1.0, (2000, 8))
+    zero = np.zeros(8)
+    # 0.05 + 4 standard errors of 2000 draws: a false alarm in 30,000 seeds.
+    assert np.mean([not_worse(zero, of_seeds, 1.0) < 0.05 for of_seeds in d]) < 0.05 + 4 * 0.0049
+    assert np.mean([equivalent(zero, of_seeds, 1.0) < 0.05 for of_seeds in d]) < 0.05 + 4 * 0.0049
+    assert np.mean([equivalent(zero, 0.1 * (of_seeds - 1), 1.0) < 0.05 for of_seeds in d]) > 0.99
+
+
+def test_the_bootstrap_of_a_normal_sample_is_near_its_interval() -> None:
+    sample = np.random.default_rng(1).normal(5, 2, 200)
+    mean, half = interval(sample)
+    np.testing.assert_allclose(bootstrap(sample), (mean - half, mean + half), atol=0.05)
+    assert bootstrap(np.array([3.0])) == (3, 3)
+    assert np.isnan(bootstrap(np.array([3.0, math.nan]))).all()
 
 
 @pytest.mark.parametrize(
