@@ -78,11 +78,13 @@ class Method:
     Attributes:
         name: Name on the command line and in records, including parameters that differ from their defaults.
         update_every: Steps per window of losses, after which the proportions follow them; None: an epoch.
+        records_plain: Whether the losses recorded are those of the model's outputs, not of what `outputs()` returns.
         refusals: Cases in which the method makes no sense.
     """
 
     name: str
     update_every: int | None = None
+    records_plain: bool = False
     refusals: ClassVar[tuple[Refusal, ...]] = ()
 
     def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
@@ -109,6 +111,13 @@ class Method:
             classes: Class of each row, int64 `[B]`.
         """
         return losses.mean()
+
+    def end_epoch(self, measure: Callable[[Rows], torch.Tensor]) -> None:
+        """Take note of the model at the end of an epoch; this counts as training time.
+
+        Args:
+            measure: Returns the loss of each row of the model, `[N]`.
+        """
 
 
 def class_sizes(data: TaskData) -> NDArray[np.int64]:

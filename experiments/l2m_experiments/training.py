@@ -143,14 +143,16 @@ def _epoch(
         data_seconds += perf_counter() - asked
         fields = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         prepared = task.prepare(fields["inputs"])
-        losses = task.losses(method.outputs(model(prepared)), prepared, fields.get("targets"))
+        outputs, targets = model(prepared), fields.get("targets")
+        losses = task.losses(method.outputs(outputs), prepared, targets)
         optimizer.zero_grad()
         method.objective(losses, fields["classes"]).backward()
         optimizer.step()
-        batches.record(losses.detach())
+        batches.record(task.losses(outputs.detach(), prepared, targets) if method.records_plain else losses.detach())
         steps += 1
         asked = perf_counter()
     data_seconds += perf_counter() - asked
+    method.end_epoch(lambda rows: _measure(task.losses, task, model, _copy(rows, device)))
     _synchronize(device)
     return steps, data_seconds, perf_counter() - began - data_seconds
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from l2m_experiments.methods import METHODS, Learn2Mix, method
-from l2m_experiments.task import Kind
+from l2m_experiments.task import Kind, Rows
 from l2m_experiments.user_input import InputError
 from made_up_batches import SIZES, counts_of, data_of, epoch_of, start_of, task_of
 
@@ -34,8 +34,10 @@ def test_names_are_the_keys() -> None:
     assert set(METHODS) == {
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
-        "temperature", "annealed", "progress", "classical-corrected", "balanced-corrected", "temperature-corrected",
-        "annealed-corrected", "annealed start=0-corrected", "progress-corrected", "learn2mix-corrected",
+        "temperature", "annealed", "progress", "held-out", "classical-corrected", "balanced-corrected",
+        "temperature-corrected", "annealed-corrected", "annealed start=0-corrected", "progress-corrected",
+        "held-out-corrected", "learn2mix-corrected", "learn2mix-corrected records=plain",
+        "learn2mix min_share=0.01-corrected",
     }  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def test_quotas_of_every_batch_follow_the_proportions(name: str) -> None:
 # ---- corrections
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name.endswith("-corrected")])
+@pytest.mark.parametrize("name", [name for name in METHODS if "-corrected" in name])
 def test_corrections_are_for_the_test_set_and_the_proportions_of_the_batch(name: str) -> None:
     data = data_of()
     q = np.bincount(data.test.classes, minlength=len(SIZES)) / len(data.test.classes)
@@ -193,6 +195,57 @@ def test_group_dro_ascends_after_every_batch() -> None:
     epoch_of(batches, lambda classes: 10.0 * classes)
     raised = np.exp(0.01 * 11 * 10 * np.arange(4))  # the last window takes effect in the next epoch
     np.testing.assert_allclose(batches.proportions, raised / raised.sum())
+    batches.close()
+
+
+# With four rows held out of each class, its own progress counts 4 / 34.
+@pytest.mark.parametrize(("name", "share"), [("progress", 0.4), ("held-out", 0.28)])
+def test_progress_follows_falling_losses_and_neither_noise_nor_what_is_learned(name: str, share: float) -> None:
+    """Classes of equal size: one whose loss falls, one of noise, one that is learned and one that becomes worse."""
+    data, task = data_of((40, 40, 40, 40)), task_of()
+    chosen = method(name)
+    batches = chosen.batches(start_of(data, task, steps=10))
+    for epoch in range(1, 16):
+        losses = torch.tensor([3 / epoch, 2.3, 0.01, 0.1 * epoch])
+
+        def of(classes: torch.Tensor, losses: torch.Tensor = losses) -> torch.Tensor:
+            return losses[classes]
+
+        epoch_of(batches, of)
+        chosen.end_epoch(lambda rows, of=of: of(rows.classes))  # type: ignore[misc]
+        assert (batches.proportions >= 0.125).all()
+    first, *others = batches.proportions
+    assert first > share
+    assert max(others) < 0.25
+    batches.close()
+
+
+def test_equal_progress_keeps_the_base_shares() -> None:
+    batches = method("progress").batches(start_of(data_of(), task_of()))
+    for epoch in range(1, 6):
+        epoch_of(batches, lambda classes, epoch=epoch: torch.full(classes.shape, 1 / epoch))  # type: ignore[misc]
+    # Except for classes that were drawn more often, whose share is discounted.
+    np.testing.assert_allclose(batches.proportions, np.sqrt(SIZES) / np.sqrt(SIZES).sum(), atol=0.01)
+    batches.close()
+
+
+def test_rows_held_out_are_in_no_batch() -> None:
+    chosen, seen = method("held-out"), list[torch.Tensor]()
+    batches = chosen.batches(start_of(data_of(), task_of()))
+    drawn = {
+        int(i) for _ in range(20) for batch in epoch_of(batches, lambda x: 1.0 + x) for i in batch["inputs"][:, 0, 0]
+    }
+
+    def measure(rows: Rows) -> torch.Tensor:
+        seen.append(rows.inputs[:, 0, 0])
+        return torch.ones(len(rows.classes))
+
+    chosen.end_epoch(measure)
+    held = {int(i) for i in seen[0]}
+    assert not held & drawn
+    assert held | drawn == set(range(sum(SIZES)))
+    classes = data_of().train.classes[sorted(held)]
+    assert counts_of(classes).tolist() == [4, 2, 1, 1]
     batches.close()
 
 

@@ -17,6 +17,7 @@ from l2m_experiments.methods import METHODS, Classical, method
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
 from l2m_experiments.training import OPTIMIZERS, BudgetKind, train
 from l2m_experiments.user_input import InputError
+from l2m_fast import Loader
 from made_up_task import CPU, data_of, options_of, task_of, without_targets
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -118,6 +119,33 @@ def test_methods_start_from_equal_weights_learn_and_repeat(name: str) -> None:
     assert untimed[: len(first)] == untimed[len(first) :]
     assert first[0].test_error == trained(task)[0].test_error
     assert first[-1].test_error < first[0].test_error / 2
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_recorded_losses_are_those_of_the_corrected_or_the_plain_logits(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, expected = list[torch.Tensor](), list[torch.Tensor]()
+
+    class Shifted(Classical):
+        records_plain = plain
+
+        def outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+            expected.append(outputs.detach())
+            return outputs + torch.tensor([0.0, 1.0, -2.0])
+
+    monkeypatch.setattr(Loader, "record", lambda _, losses: recorded.append(losses))
+    train(task_of(epochs=1), data_of(), Shifted(), 0, "epochs", CPU)
+    assert len(recorded) == len(expected) == 10
+    for losses, logits in zip(recorded, expected, strict=True):
+        assert not losses.requires_grad
+        offsets = torch.zeros(3) if plain else torch.tensor([0.0, 1.0, -2.0])
+        of_classes = [torch.nn.functional.cross_entropy(logits + offsets, k, reduction="none") for k in ids(logits)]
+        assert torch.stack(of_classes).isclose(losses).any(dim=0).all()
+
+
+def ids(logits: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.full((len(logits),), k) for k in range(3)]
 
 
 def test_seeds_have_different_weights() -> None:

@@ -11,7 +11,7 @@ from l2m_experiments.methods.curriculum import Curriculum
 from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
 from l2m_experiments.methods.policies import Annealed, Balanced, Classical, EffectiveNumber, GroupDRO, Temperature
-from l2m_experiments.methods.progress import Progress
+from l2m_experiments.methods.progress import HeldOut, Progress
 from l2m_experiments.methods.smote import Smote
 from l2m_experiments.user_input import lookup
 
@@ -34,13 +34,17 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     Temperature,
     Annealed,
     Progress,
+    HeldOut,
     lambda: Corrected(Classical()),
     lambda: Corrected(Balanced()),
     lambda: Corrected(Temperature()),
     lambda: Corrected(Annealed()),
     lambda: Corrected(Annealed(start=0)),
     lambda: Corrected(Progress()),
+    lambda: Corrected(HeldOut()),
     lambda: Corrected(Learn2Mix()),
+    lambda: Corrected(Learn2Mix(), records_plain=True),
+    lambda: Corrected(Learn2Mix(min_share=0.01)),
 )
 METHODS: dict[str, Callable[[], Method]] = {make().name: make for make in _MAKERS}
 """Every method of the command line by its name, in the order of the tables."""

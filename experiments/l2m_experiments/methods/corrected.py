@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from l2m_experiments.method import Batches, Method, Start, loader_of
-from l2m_experiments.task import Task
+from l2m_experiments.method import Batches, Method, Start
+from l2m_experiments.task import Rows, Task
 from l2m_fast import Loader, MixingPolicy
 
 
@@ -14,16 +16,17 @@ class Corrected(Method):
     """Another method, corrected for the class shares of the test set.
 
     Classification: log(p / q) is added to the logits in training, for the proportions p of the batch and the shares q of the
-    test set (logit adjustment, Menon et al. 2021; Balanced Softmax, Ren et al. 2020). The losses recorded are those of the
-    sums. Other tasks: the losses are multiplied by q / p, and recorded without.
+    test set (logit adjustment, Menon et al. 2021; Balanced Softmax, Ren et al. 2020). Other tasks: the losses are multiplied by
+    q / p, and recorded without.
 
     Args:
         base: Method that forms the batches.
+        records_plain: Whether the losses recorded are those of the logits without offsets.
     """
 
-    def __init__(self, base: Method) -> None:
-        self._base = base
-        self.name = f"{base.name}-corrected"
+    def __init__(self, base: Method, *, records_plain: bool = False) -> None:
+        self._base, self.records_plain = base, records_plain
+        self.name = f"{base.name}-corrected" + (" records=plain" if records_plain else "")
         self.update_every = base.update_every
         self._loader: Loader | None = None
         self._target = np.zeros(0)
@@ -38,8 +41,10 @@ class Corrected(Method):
         counts = np.bincount(start.data.test.classes.cpu().numpy(), minlength=len(start.data.class_names))
         self._target = counts / counts.sum()
         self._adds_offsets = start.task.kind == "classification"
-        self._loader = loader_of(start, self.policy(start.task), start.data.train, update_every=self.update_every)
-        return self._loader
+        batches = self._base.batches(start)
+        assert isinstance(batches, Loader)  # only a loader knows the proportions of its batches
+        self._loader = batches
+        return batches
 
     def outputs(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the logits plus offsets."""
@@ -55,3 +60,7 @@ class Corrected(Method):
         assert self._loader is not None
         weights = torch.as_tensor(self._loader.class_weights(self._target), device=losses.device)
         return (weights[classes] * losses).mean()
+
+    def end_epoch(self, measure: Callable[[Rows], torch.Tensor]) -> None:
+        """Let the other method take note of the model."""
+        self._base.end_epoch(measure)
