@@ -12,7 +12,7 @@ from torch import nn
 
 from l2m_experiments import imbalance, models
 from l2m_experiments.method import Method
-from l2m_experiments.methods import Balanced, Classical, Learn2Mix
+from l2m_experiments.methods import Annealed, Balanced, Classical, Corrected, Learn2Mix
 from l2m_experiments.rows import Pattern
 from l2m_experiments.runs import Pair
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
@@ -106,6 +106,15 @@ def optimizers(task: Task) -> Iterator[Pair]:
             yield changed, make
 
 
+def learning_rates(task: Task) -> Iterator[Pair]:
+    """Vary the learning rate from a third to three times that of the task, also for corrected sampling."""
+    for factor in (1 / 3, 1.0, 3.0):
+        protocol = replace(task.protocol, learning_rate=task.protocol.learning_rate * factor)
+        changed = replace(_varied(task, "learning-rate", f"{protocol.learning_rate:.3g}"), protocol=protocol)
+        for make in (*_COMPARED, lambda: Corrected(Annealed())):
+            yield changed, make
+
+
 def shifts(task: Task) -> Iterator[Pair]:
     """Train on a 10:1 long tail whose frequent classes become the rare ones, in the test set or in the second half of training.
 
@@ -140,6 +149,7 @@ STUDIES: dict[str, Study] = {
     "imbalance": imbalances,
     "architecture": architectures,
     "optimizer": optimizers,
+    "learning-rate": learning_rates,
     "shift": shifts,
 }
 

@@ -70,6 +70,13 @@ def test_the_shift_study_reverses_the_long_tail() -> None:
         of_names(studies.shifts(replace(task_of(), load=lambda seed: data_of(seed, (60, 9)))))["shift=none"].load(0)
 
 
+def test_the_learning_rate_study_compares_the_recommended_method_too() -> None:
+    assert methods_of(studies.learning_rates) == ["learn2mix", "classical", "balanced", "annealed-corrected"] * 3
+    rates = [task.protocol.learning_rate for task in of_names(studies.learning_rates(task_of())).values()]
+    assert rates == pytest.approx([0.01 / 3, 0.01, 0.03])
+    assert list(of_names(studies.learning_rates(task_of())))[0] == "learning-rate=0.00333"
+
+
 def test_the_optimizer_and_architecture_studies_vary_only_these() -> None:
     assert {task.protocol.optimizer for task in of_names(studies.optimizers(task_of())).values()} == {
         "adam",

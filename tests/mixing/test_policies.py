@@ -163,6 +163,25 @@ def test_annealed_moves_the_exponent_with_the_steps(start: float, end: float) ->
         assert_close(policy.update(window), normal([100**a, 10**a, 0, 1]))
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 7, 10, 49, 100, 1000, 12_345])
+def test_classes_of_equal_size_have_equal_shares_to_the_last_bit(num_classes: int) -> None:
+    for size in (1, 3, 50, 6000, 12_345):
+        sizes = np.full(num_classes, size)
+        classical = Proportional().initial(sizes).tolist()
+        assert Balanced().initial(sizes).tolist() == classical
+        assert Temperature(2).initial(sizes).tolist() == classical
+        for step in (0, 1, 17, 50, 99, 100):
+            window = dataclasses.replace(Window.of(classical, sizes * 0.0, sizes), step=step, total_steps=100)
+            assert Annealed().update(window).tolist() == classical
+
+
+def test_annealed_for_a_million_classes_of_which_some_are_empty() -> None:
+    sizes = np.arange(1_000_000) % 1000
+    window = dataclasses.replace(Window.of(sizes * 0.0, sizes * 0.0, sizes), step=1, total_steps=2)
+    assert_close(Annealed(0.0, 0.5).update(window), normal(np.where(sizes > 0, sizes**0.25, 0)))
+    assert Annealed().initial(np.array([7])).tolist() == [1]
+
+
 def test_policies_that_follow_losses_are_not_fixed() -> None:
     assert not any(getattr(policy, "fixed", False) for policy in (Learn2Mix(), GroupDRO(0.01)))
 

@@ -62,6 +62,19 @@ def test_annealed_needs_the_length_of_the_training_and_no_losses() -> None:
         np.testing.assert_allclose(p, expected / expected.sum(), rtol=1e-12)
 
 
+def test_annealed_with_offsets_is_classical_training_on_classes_of_equal_size() -> None:
+    classes = np.arange(700) % 7
+    annealed, classical = (
+        Loader(classes, batch_size=10, classes=classes, mixing=mixing, total_steps=140, seed=3, include=["rows"])
+        for mixing in (Annealed(), None)
+    )
+    for _ in range(2):
+        for ours, theirs in zip(annealed, classical, strict=True):
+            assert torch.equal(ours[1], theirs[1])
+            assert not annealed.class_offsets("balanced").any()
+            assert not annealed.class_offsets("proportional").any()
+
+
 def test_a_custom_policy_is_called_with_copies() -> None:
     class Vandal(Spy):
         def initial(self, class_sizes: Any) -> Any:
