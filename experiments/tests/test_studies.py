@@ -74,7 +74,7 @@ def test_the_learning_rate_study_compares_the_recommended_method_too() -> None:
     assert methods_of(studies.learning_rates) == ["learn2mix", "classical", "balanced", "annealed-corrected"] * 3
     rates = [task.protocol.learning_rate for task in of_names(studies.learning_rates(task_of())).values()]
     assert rates == pytest.approx([0.01 / 3, 0.01, 0.03])
-    assert list(of_names(studies.learning_rates(task_of())))[0] == "learning-rate=0.00333"
+    assert next(iter(of_names(studies.learning_rates(task_of())))) == "learning-rate=0.00333"
 
 
 def test_the_optimizer_and_architecture_studies_vary_only_these() -> None:
