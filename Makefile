@@ -5,7 +5,8 @@
 # make bench-quick   run a short form of the benchmarks, in two minutes
 # make bench   run the benchmarks, up to an hour on two cores with every rival; writes benchmarks/results/full.json and .html (BENCH_RESULTS=name: another name)
 # make bench-peers   install the rivals that `make bench` races; those that are not installed are left out
-# make lint | types | cpp-test | kernels-test | fuzz | package-test   run one part of `make test`
+# make docs    build the documentation as a site, in build/docs; warnings are errors
+# make lint | types | docs | cpp-test | kernels-test | fuzz | package-test   run one part of `make test`
 # make py-test   run all tests in Python on the package in .venv; `make test` runs them on a wheel
 # make cross   build the core for other processors, test it in QEMU, and check the size of small builds; some minutes for each target
 #              (CROSS_TARGETS="aarch64 armv7": only those)
@@ -49,7 +50,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: docs cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -58,7 +59,7 @@ build: $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 demo: $(EXPERIMENTS)
 	$(BIN)/l2m-experiments demo
 
-test: lint types cpp-test kernels-test fuzz package-test
+test: lint types docs cpp-test kernels-test fuzz package-test
 
 test-full: export L2M_EXAMPLES = 3000
 test-full: FUZZ_SECONDS = 900
@@ -78,6 +79,10 @@ types: .venv/.dev $(PACKAGE) $(EXPERIMENTS) $(TESTING)
 	$(BIN)/mypy --no-error-summary
 	MYPYPATH=python $(BIN)/stubtest --concise --mypy-config-file pyproject.toml l2m_fast._core
 	MYPYPATH=tests PYTHONPATH=build/testing $(BIN)/stubtest --concise --mypy-config-file pyproject.toml _testing
+
+docs: .venv/.docs $(PACKAGE)
+	echo "== docs"
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -b html docs build/docs
 
 comma := ,
 # Configure the C++ tests in build/$(1) with the sanitizers $(2).
@@ -228,6 +233,10 @@ clean:
 
 .venv/.cross: requirements/cross.txt .venv/.demo
 	$(BIN)/python -m pip install --quiet -r requirements/cross.txt
+	touch $@
+
+.venv/.docs: requirements/docs.txt .venv/.dev
+	$(BIN)/python -m pip install --quiet -r requirements/docs.txt
 	touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.demo

@@ -31,7 +31,7 @@ class BatchSampler(Run):
     """Sampler of batches of row ids whose class mix follows the losses, for `DataLoader(dataset, batch_sampler=...)`.
 
     With the same arguments, its batches have the rows of those of a `Loader`, in the same order. Dataset, transforms,
-    `collate_fn` and number of workers are free.
+    `collate_fn` and number of workers are free::
 
         sampler = l2m_fast.BatchSampler(classes, 64, mixing=l2m_fast.Learn2Mix(), lookahead=4, update_every=100, seed=0)
         for x, y in DataLoader(dataset, batch_sampler=sampler, num_workers=2):
@@ -122,7 +122,7 @@ class BatchSampler(Run):
 
     @property
     def num_batches_of_iteration(self) -> int:
-        """Number of batches of the newest iteration: less than an epoch has if it resumes one."""
+        """Number of batches of the newest iteration, which are fewer than those of an epoch if it resumes one."""
         return len(self._core) - self._first_step
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ class AcceleratedLoader(DataLoaderStateMixin):
     """Batches of a loader on the device of an `Accelerator`, which it tells when an epoch ends.
 
     Without it, the gradients accumulated at the end of an epoch would not be applied. Use it in place of
-    `accelerator.prepare()`, which would deal the batches of a sampler to the processes a second time:
+    `accelerator.prepare()`, which would deal the batches of a sampler to the processes a second time::
 
         loader = Loader((x, y), batch_size=64, classes=y, mixing=Learn2Mix(), group=True)
         batches = AcceleratedLoader(loader, accelerator)

@@ -27,8 +27,11 @@ _STATE_NAME = "l2m_fast.json"
 class MixingTrainerMixin:
     """Mixin for a Trainer that trains on the batches of a `Loader`, records their losses and saves its state.
 
+    Put it before the Trainer::
+
         class MyTrainer(MixingTrainerMixin, Trainer):
             pass
+
 
         loader = Loader(
             {"input_ids": ids, "labels": labels}, batch_size=32, classes=labels, mixing=Learn2Mix(), include=("step",)
