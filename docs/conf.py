@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import l2m_fast
@@ -11,6 +12,7 @@ project = "l2m_fast"
 author = "the authors of l2m_fast"
 release = l2m_fast.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown", ".ipynb": "markdown"}
 exclude_patterns = ["results/runs"]
 default_role = "code"  # of docstrings
 nitpicky = True
@@ -56,7 +58,21 @@ def _without_unknown(*signature: Any) -> tuple[str | None, str | None]:
     return arguments and arguments.replace(", **unknown", ""), result
 
 
+def _convert_notebook(app: Any, document: str, content: list[str]) -> None:
+    """Convert a notebook to Markdown: code as Python blocks, and below it what it printed."""
+    if not app.env.doc2path(document).name.endswith(".ipynb"):
+        return
+    parts = []
+    for cell in json.loads(content[0])["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        printed = "".join(line for output in cell.get("outputs", ()) for line in output["text"])
+        parts += [f"```text\n{printed}```"] if printed else []
+    content[0] = "\n\n".join(parts)
+
+
 def setup(app: Any) -> None:
     """Connect the functions above."""
+    app.connect("source-read", _convert_notebook)
     app.connect("autodoc-process-signature", _without_unknown)
     app.connect("autodoc-process-docstring", _require_docstring)

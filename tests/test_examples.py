@@ -1,7 +1,8 @@
-"""The Python blocks of the documents and the programs of examples/ run as they stand, with warnings as errors."""
+"""The Python blocks of the documents, the notebooks and the programs of examples/ run as they stand, with warnings as errors."""
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import warnings
@@ -43,6 +44,7 @@ DOCUMENTS = [
     if python_blocks(path.read_text())
 ]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def test_there_are_examples_to_run() -> None:
     assert {"README.md", "get-started.md", "lightning.md"} <= {path.name for path in DOCUMENTS}
     assert EXAMPLES
+    assert len(NOTEBOOKS) == 3
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -84,6 +87,16 @@ def test_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("ray")
     monkeypatch.setattr("sys.argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_prints_what_it_shows(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"__name__": "__main__"}
+    for number, cell in enumerate(
+        cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+    ):
+        exec(compile("".join(cell["source"]), f"{path}, cell {number}", "exec"), names)  # noqa: S102 -- ours
+        assert capsys.readouterr().out == "".join(line for output in cell["outputs"] for line in output["text"])
 
 
 def test_a_block_keeps_its_line_numbers() -> None:
