@@ -12,6 +12,7 @@
 #              (CROSS_TARGETS="aarch64 armv7": only those)
 # make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
 # make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
+# make wheels   build wheels that need no compiler, for each python3.x on the PATH, x86_64 and aarch64, glibc and musl, into build/wheels-for-all/dist
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
 # make gpu-build    build the package for the GPU of this machine into build/gpu/site (GPU_ARCH=90-real: for another GPU)
@@ -50,7 +51,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: docs cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: docs wheels cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -145,6 +146,9 @@ cross-%: .venv/.demo
 test-aarch64: .venv/.dev
 	tests/package/aarch64.sh build/aarch64
 
+wheels: .venv/.wheels
+	$(BIN)/python tests/package/wheels.py build/wheels-for-all
+
 cuda-build: .venv/.demo
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -D CMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D L2M_CUDA=ON -D L2M_WERROR=ON
 	$(BIN)/cmake --build build/cuda --clean-first --target l2m_cuda
@@ -233,6 +237,10 @@ clean:
 
 .venv/.cross: requirements/cross.txt .venv/.demo
 	$(BIN)/python -m pip install --quiet -r requirements/cross.txt
+	touch $@
+
+.venv/.wheels: requirements/wheels.txt .venv/.dev
+	$(BIN)/python -m pip install --quiet -r requirements/wheels.txt
 	touch $@
 
 .venv/.docs: requirements/docs.txt .venv/.dev
