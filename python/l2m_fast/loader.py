@@ -100,7 +100,7 @@ class Loader(Run):
         rank: Rank of this process, in [0, world_size). None: rank 0 of 1. Environment variables are never read.
         world_size: Number of processes that share each global batch of batch_size * world_size rows. None: 1.
         all_reduce: Function that sums a float64 array of integers over all ranks, in place or into an array that it
-            returns. Required if several ranks use a policy that follows losses. With torch.distributed:
+            returns. Required if several ranks use a policy that follows losses. With torch.distributed::
 
                 def all_reduce(sums):
                     torch.distributed.all_reduce(torch.from_numpy(sums))

@@ -19,6 +19,8 @@ _MAX_LABELS = 20
 def plot(history: Sequence[dict[str, Any]], class_labels: Sequence[object] | None = None) -> Figure:
     """Plot proportions, stacked, and class losses over the batches of a run. Needs matplotlib.
 
+    For example::
+
         plot(loader.history, loader.class_labels).savefig("history.png")
 
     Args:

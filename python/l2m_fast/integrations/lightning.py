@@ -25,7 +25,7 @@ class MixingCallback(Callback):
     """Callback that records the losses of every training batch, saves the state of the loader, and logs the mix.
 
     The train dataloader is a `Loader`, or a DataLoader with a `BatchSampler` or `Sampler`. Return per-sample losses from
-    `training_step`:
+    `training_step`::
 
         def training_step(self, batch, batch_idx):
             losses = cross_entropy(self(batch[0]), batch[1], reduction="none")
