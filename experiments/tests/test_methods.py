@@ -35,7 +35,7 @@ def test_names_are_the_keys() -> None:
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
         "temperature", "annealed", "progress", "held-out", "classical-corrected", "balanced-corrected",
-        "temperature-corrected", "annealed-corrected", "annealed start=0-corrected", "progress-corrected",
+        "temperature-corrected", "annealed-corrected", "annealed start=0-corrected", "annealed start=0.75-corrected", "progress-corrected",
         "held-out-corrected", "learn2mix-corrected", "learn2mix-corrected records=plain",
         "learn2mix min_share=0.01-corrected",
     }  # fmt: skip

@@ -113,6 +113,7 @@ def build(name: str, python: Path, version: str, out: Path) -> Path:
             *(f"--config-settings={key}={value}" for key, value in settings.items()),
             CC=str(compiler_for(of, compilers, "cc")),
             CXX=str(compiler_for(of, compilers, "c++")),
+            CCACHE_COMPILERTYPE="clang",  # for those who set CMAKE_CXX_COMPILER_LAUNCHER=ccache
             LDFLAGS="-s",
             SETUPTOOLS_EXT_SUFFIX=suffix,
             _PYTHON_HOST_PLATFORM=f"linux-{of.processor}",

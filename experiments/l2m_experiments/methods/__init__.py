@@ -40,6 +40,7 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     lambda: Corrected(Temperature()),
     lambda: Corrected(Annealed()),
     lambda: Corrected(Annealed(start=0)),
+    lambda: Corrected(Annealed(start=0.75)),
     lambda: Corrected(Progress()),
     lambda: Corrected(HeldOut()),
     lambda: Corrected(Learn2Mix()),
