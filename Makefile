@@ -143,7 +143,7 @@ cross-%: .venv/.demo
 	        --parallel $$(nproc) --no-tests=error --output-on-failure
 	$(if $(SIZES_$*),cpp/tests/check_size.sh build/cross/$* $(SIZES_$*))
 
-test-aarch64: .venv/.dev
+test-aarch64: .venv/.wheels
 	tests/package/aarch64.sh build/aarch64
 
 wheels: .venv/.wheels

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Build the wheel for aarch64 Linux, install it into a Debian of that architecture, and run the tests of NumPy batches there,
-# under emulation. Usage: tests/package/aarch64.sh FOLDER, as root. The Debian stays in FOLDER/root for the next run.
+# Build the wheel of `make wheels` for aarch64, install it into a Debian of that architecture, and run the tests of NumPy batches
+# there, under emulation. Usage: tests/package/aarch64.sh FOLDER, as root. The Debian stays in FOLDER/root for the next run.
 set -euo pipefail
 
 missing=""
-for program in debootstrap qemu-aarch64-static aarch64-linux-gnu-g++; do
+for program in debootstrap qemu-aarch64-static python3.11; do
     command -v "$program" > /dev/null || missing=1
 done
 if [ -n "$missing" ]; then
-    echo "needs packages of Debian: apt-get install debootstrap qemu-user-static g++-aarch64-linux-gnu" >&2
+    echo "needs Python 3.11 with headers, and packages of Debian: apt-get install debootstrap qemu-user-static" >&2
     exit 1
 fi
 if [ "$(id -u)" != 0 ]; then
@@ -33,29 +33,23 @@ fi
 if [ ! -e "$root/.complete" ]; then
     echo "== Debian for arm64"
     rm -rf "$root"
-    debootstrap --arch=arm64 --variant=minbase --include=python3,libpython3-dev bookworm "$root" > "$folder/debootstrap.log"
+    debootstrap --arch=arm64 --variant=minbase --include=python3 bookworm "$root" > "$folder/debootstrap.log"
     touch "$root/.complete"
 fi
 
 echo "== wheel"
 version=3.11 # of Debian's Python
-suffix=.cpython-${version/./}-aarch64-linux-gnu.so
-rm -rf "$folder/wheel" "$root/opt"
-_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=$suffix SKBUILD_BUILD_DIR="$folder/build" \
-    "$python" -m pip wheel . --quiet --no-build-isolation --no-deps --wheel-dir "$folder/wheel" \
-    -C cmake.define.L2M_CUDA=OFF -C cmake.define.CMAKE_SYSTEM_NAME=Linux -C cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 \
-    -C cmake.define.CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -C cmake.define.CMAKE_CXX_FLAGS="-idirafter $root/usr/include" \
-    -C cmake.define.Python_INCLUDE_DIR="$root/usr/include/python$version" \
-    -C cmake.define.PYTHON_MODULE_EXTENSION=$suffix -C install.strip=false
-ls -s --block-size=KB "$folder"/wheel/*.whl
+rm -rf "$folder/dist" "$root/opt"
+"$python" tests/package/wheels.py "$folder" --python "$(command -v python$version)" --platform manylinux_2_17_aarch64
 "$python" -m pip install --quiet --upgrade --target "$root/usr/local/lib/python$version/dist-packages" --python-version $version --only-binary=:all: \
-    --platform linux_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
-    -c requirements/constraints.txt "$folder"/wheel/*.whl pytest pytest-timeout hypothesis
+    --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
+    -c requirements/constraints.txt "$folder"/dist/*.whl pytest pytest-timeout hypothesis
 
 echo "== tests"
+mkdir "$root/opt"
 cp -r --parents conftest.py pyproject.toml tests examples "$root/opt"
 chroot "$root" /bin/sh -ec "
     cd /opt
     export PYTHONDONTWRITEBYTECODE=1
-    python3 -m l2m_fast
+    python3 tests/package/smoke.py 0
     python3 -m pytest -q --timeout 1800 -p no:cacheprovider tests/oracle tests/specification tests/mixing tests/loader tests/faults"
