@@ -32,12 +32,16 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, uint8 `[N, channels, height, width]`, with their classes `[N]`; both sets have every class."""
+    """Images, uint8 `[N, channels, height, width]`, with their classes `[N]`; both sets have every class.
+
+    See `TaskData.unscored`.
+    """
 
     train: LabeledImages
     test: LabeledImages
     class_names: tuple[str, ...]
     source: str
+    unscored: int | None = None
 
 
 @dataclass(frozen=True)

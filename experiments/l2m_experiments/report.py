@@ -115,11 +115,10 @@ def _task(task: TaskResults) -> Iterator[Block]:
     )
     if task.subject == BASELINE:
         yield Text(f"{OURS} was not run here: each method is compared with {BASELINE}.")
-    asked: list[tuple[Measure, Sequence[Axis]]] = [
-        *(("test_error", (axis,)) for axis in task.axes),
-        *(("macro_error", (Axis.EPOCHS,)) for measure in task.measures if measure == "macro_error"),
-        ("worst_class_error", task.axes),
-    ]
+    asked: list[tuple[Measure, Sequence[Axis]]] = [("test_error", (axis,)) for axis in task.axes]
+    if "macro_error" in task.measures:
+        asked.append(("macro_error", (Axis.EPOCHS,)))
+    asked.append(("worst_class_error", task.axes))
     for measure, axes in asked:
         yield tables.errors(task, measure, axes)
         if compared := tables.comparisons(task, measure, axes):

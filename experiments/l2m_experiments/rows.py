@@ -47,13 +47,15 @@ def image_data(images: ImageSet, pattern: Pattern, variant: Variant, seed: int) 
         labeled(torch.from_numpy(test_images[test]), test_classes[test]),
         images.class_names,
         images.source,
+        unscored=images.unscored,
     )
 
 
 def noise_class(images: ImageSet) -> ImageSet:
     """Replace the last class of K by noise: by the images of a K-th of the rows of each other class.
 
-    These rows are drawn at random, the same for every seed, and have no other label. All classes lose about the same share.
+    These rows are drawn at random, the same for every seed, and have no other label. All classes lose about the same share. The
+    class of noise is not scored.
     """
     rng = np.random.default_rng(0)
     last = len(images.class_names) - 1
@@ -68,7 +70,8 @@ def noise_class(images: ImageSet) -> ImageSet:
         return pixels[kept], changed[kept]
 
     names = (*images.class_names[:last], "noise")
-    return replace(images, train=relabeled(images.train), test=relabeled(images.test), class_names=names)
+    train, test = relabeled(images.train), relabeled(images.test)
+    return replace(images, train=train, test=test, class_names=names, unscored=last)
 
 
 def standardize(columns: NDArray[np.float64], by: NDArray[np.float64]) -> torch.Tensor:

@@ -54,7 +54,7 @@ def paired(first: FloatArray, second: FloatArray) -> tuple[float, float]:
         differences do not mean zero variance), or a NaN.
     """
     differences = _differences(first, second)
-    if len(differences) < 2 or np.isnan(differences).any() or _spread(differences) == 0:
+    if _untestable(differences):
         return math.nan, math.nan
     error = _spread(differences) / math.sqrt(len(differences))
     freedom = len(differences) - 1
@@ -72,15 +72,15 @@ def wilcoxon(first: FloatArray, second: FloatArray) -> float:
         Two-sided p, exact for up to 50 seeds without ties; NaN where `paired()` is NaN. At least 2^(1 - S).
     """
     differences = _differences(first, second)
-    if math.isnan(paired(first, second)[0]):
+    if _untestable(differences):
         return math.nan
     return float(stats.wilcoxon(differences).pvalue)
 
 
 def not_worse(rival: FloatArray, method: FloatArray, margin: float) -> float:
-    """Test that a method is worse than a rival by at least a margin, by the paired t test: a test of non-inferiority.
+    """Test whether a method is worse than a rival by less than a margin, by the paired t test: a test of non-inferiority.
 
-    t = (mean(d) + margin) / (s / sqrt(S)), d = rival - method, as in `paired()`.
+    The null hypothesis is that it is worse by the margin or more. t = (mean(d) + margin) / (s / sqrt(S)), d = rival - method, as in `paired()`.
 
     Args:
         rival: Errors, `[S]`, in the order of the seeds.
@@ -88,17 +88,17 @@ def not_worse(rival: FloatArray, method: FloatArray, margin: float) -> float:
         margin: Largest mean difference that does not matter, above 0, in the unit of the errors.
 
     Returns:
-        One-sided p; a small p shows that the method is not worse by the margin. NaN where `paired()` is NaN.
+        One-sided p; a small p shows that the method is worse by less than the margin, or better. NaN where `paired()` is NaN.
     """
     differences = _differences(rival, method)
-    if math.isnan(paired(rival, method)[0]):
+    if _untestable(differences):
         return math.nan
     error = _spread(differences) / math.sqrt(len(differences))
     return float(stats.t.sf((float(differences.mean()) + margin) / error, len(differences) - 1))
 
 
 def equivalent(first: FloatArray, second: FloatArray, margin: float) -> float:
-    """Test that the means of two samples differ by at least a margin, by two one-sided tests.
+    """Test whether the means of two samples differ by less than a margin, by two one-sided tests.
 
     Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15:657-680. See `not_worse()` for the arguments.
 
@@ -167,6 +167,11 @@ def holm(values: Sequence[float]) -> FloatArray:
 def _differences(first: FloatArray, second: FloatArray) -> FloatArray:
     # Rounding must not make differences of equal steps unequal.
     return np.asarray(np.round(first - second, 10))
+
+
+def _untestable(differences: FloatArray) -> bool:
+    """Return whether there is one seed, a NaN, or no spread."""
+    return len(differences) < 2 or bool(np.isnan(differences).any()) or _spread(differences) == 0
 
 
 def _spread(sample: FloatArray) -> float:

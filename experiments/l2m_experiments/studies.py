@@ -12,7 +12,8 @@ from torch import nn
 
 from l2m_experiments import imbalance, models
 from l2m_experiments.method import Method
-from l2m_experiments.methods import Annealed, Balanced, Classical, Corrected, Learn2Mix
+from l2m_experiments.methods import METHODS, Balanced, Classical, Learn2Mix
+from l2m_experiments.results import RECOMMENDED
 from l2m_experiments.rows import Pattern
 from l2m_experiments.runs import Pair
 from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
@@ -111,7 +112,7 @@ def learning_rates(task: Task) -> Iterator[Pair]:
     for factor in (1 / 3, 1.0, 3.0):
         protocol = replace(task.protocol, learning_rate=task.protocol.learning_rate * factor)
         changed = replace(_varied(task, "learning-rate", f"{protocol.learning_rate:.3g}"), protocol=protocol)
-        for make in (*_COMPARED, lambda: Corrected(Annealed())):
+        for make in (*_COMPARED, METHODS[RECOMMENDED]):
             yield changed, make
 
 

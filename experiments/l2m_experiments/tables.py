@@ -118,19 +118,11 @@ def headline(results: Sequence[TaskResults]) -> Table:
         "Accuracy in % or mean squared error (MSE) at 25 % and 100 % of the epochs, mean over seeds ± half its 95 % interval. "
         + (f"Advantage: {', or '.join(meanings)} (negative: worse), ± half its 95 % interval. " if meanings else "")
         + f"Significant differences are marked as wins or loses: p < {LEVEL} in a paired t test over the seeds, two-sided, after Holm's "
-        f"correction for {_main_rivals(results)} and all fractions of the task (and for all other methods "
-        f"together). {_MARGINS} With few seeds only large differences are significant, so the others are no "
+        f"correction for {_families(results, 'all fractions of the task')}. {_MARGINS} With few seeds only large differences are significant, so the others are no "
         "evidence that methods are equal.",
         (
             *("task", "method"),
-            *(
-                title
-                for measure, fraction in LEADING
-                for title in (
-                    f"{'test' if measure == 'test_error' else 'worst class'}, {100 * fraction:g} %",
-                    "advantage",
-                )
-            ),
+            *(title for place in LEADING for title in (_column(*place), "advantage")),
         ),
         tuple(row for task in results for row in rows(task)),
     )
@@ -140,7 +132,7 @@ def over_tasks(results: Sequence[TaskResults]) -> Table | None:
     """Tabulate the mean advantage over tasks of the method that is compared with all others; None for fewer than two tasks."""
     relative: dict[tuple[str, str], dict[tuple[Measure, float], list[float]]] = {}
     for task in results:
-        for measure in ("test_error", "worst_class_error") if task.valid else ():
+        for measure in dict.fromkeys(measure for measure, _ in _OVER_TASKS) if task.valid else ():
             for c in task.compare(Axis.EPOCHS, measure):
                 places = relative.setdefault((c.method, c.rival), {})
                 places.setdefault((measure, c.fraction), []).append(100 * c.relative[0])
@@ -162,7 +154,7 @@ def over_tasks(results: Sequence[TaskResults]) -> Table | None:
         "the same weight; in parentheses the 95 % interval by the bootstrap over tasks, which is too narrow for few tasks.",
         (
             *("method", "rival", "tasks"),
-            *(f"{'test' if measure == 'test_error' else 'worst class'}, {100 * f:g} %" for measure, f in _OVER_TASKS),
+            *(_column(*place) for place in _OVER_TASKS),
         ),
         tuple(rows),
     )
@@ -174,11 +166,7 @@ def findings(results: Sequence[TaskResults], measure: Measure, axis: Axis) -> st
     if not compared:
         return None
     count = Counter(c.verdict for _, c in compared)
-    what = {
-        "test_error": "Test error",
-        "macro_error": "Macro error (mean over classes)",
-        "worst_class_error": "Error of the worst class",
-    }[measure]
+    what = "Test error" if measure == "test_error" else "Error of the worst class"
     text = (
         f"{what} at equal {axis.value}, all methods: {len(compared)} comparisons, "
         f"{count['wins']} wins, {count['loses']} losses, {count['ties']} ties"
@@ -333,8 +321,7 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     return Table(
         f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of the paired t test "
-        f"after Holm's correction for all columns of the same axis ({_main_rivals([task])} together, and all other methods "
-        "together), in parentheses before it and by Wilcoxon's signed-rank test. Wins and losses have a corrected "
+        f"after Holm's correction for {_families([task], 'all columns of the same axis')}, in parentheses before it and by Wilcoxon's signed-rank test. Wins and losses have a corrected "
         f"p < {LEVEL}. {_MARGINS} Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
@@ -486,9 +473,16 @@ def _gap(c: Comparison | None, kind: Kind, valid: bool = True) -> str:
     return f"{verdict if valid else 'not valid'}: {sign}{number(abs(c.advantage), kind)}{half}"
 
 
-def _main_rivals(results: Sequence[TaskResults]) -> str:
+def _families(results: Sequence[TaskResults], places: str) -> str:
+    """Name what Holm's correction is for."""
     rivals = dict.fromkeys(rival for task in results for rival in MAIN_RIVALS[task.subject or BASELINE])
-    return f"the main rivals, {_join([*rivals])}," if rivals else "all methods"
+    if not rivals:
+        return f"all methods and {places}"
+    return f"the main rivals, {_join([*rivals])}, and {places} (and for all other methods together)"
+
+
+def _column(measure: Measure, fraction: float) -> str:
+    return f"{'test' if measure == 'test_error' else 'worst class'}, {100 * fraction:g} %"
 
 
 def _join(words: Sequence[str]) -> str:

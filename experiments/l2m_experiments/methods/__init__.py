@@ -15,7 +15,7 @@ from l2m_experiments.methods.progress import HeldOut, Progress
 from l2m_experiments.methods.smote import Smote
 from l2m_experiments.user_input import lookup
 
-__all__ = ["METHODS", "Annealed", "Balanced", "Classical", "Corrected", "Learn2Mix", "method"]
+__all__ = ["METHODS", "Balanced", "Classical", "Learn2Mix", "method"]
 
 _MAKERS: tuple[Callable[[], Method], ...] = (
     Learn2Mix,

@@ -23,6 +23,7 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _TINY_IMAGENET = ((0.4771, 0.4439, 0.3924), (0.2546, 0.2467, 0.2600))
 _IMAGENETTE = ((0.4624, 0.4579, 0.4303), (0.2764, 0.2740, 0.2958))
+_ONE_OF_NOISE = "one class of noise, scored on the other classes"
 
 
 @register(
@@ -122,7 +123,10 @@ def cifar10_long_tail(draft: Draft) -> Task:
 )
 def fashion_mnist_noise(draft: Draft) -> Task:
     """Create the task on Fashion-MNIST with a class of noise (see `noise_class`), and LeNet-5. Not in the paper."""
-    return _noise_task(draft, "Fashion-MNIST", "LeNet-5", datasets.fashion_mnist, models.lenet, _FASHION_MNIST)
+    description = f"Fashion-MNIST, {_ONE_OF_NOISE}, LeNet-5"
+    return _image_task(
+        draft, description, lambda: noise_class(datasets.fashion_mnist()), tuple, models.lenet, _FASHION_MNIST
+    )
 
 
 @register(
@@ -132,7 +136,8 @@ def fashion_mnist_noise(draft: Draft) -> Task:
 )
 def cifar10_noise(draft: Draft) -> Task:
     """Create the task on CIFAR-10 with a class of noise (see `noise_class`), and Large LeNet. Not in the paper."""
-    return _noise_task(draft, "CIFAR-10", "Large LeNet", datasets.cifar10, models.large_lenet, _CIFAR10)
+    description = f"CIFAR-10, {_ONE_OF_NOISE}, Large LeNet"
+    return _image_task(draft, description, lambda: noise_class(datasets.cifar10()), tuple, models.large_lenet, _CIFAR10)
 
 
 @register(
@@ -155,30 +160,6 @@ def imagenette(draft: Draft) -> Task:
         return functional.interpolate(task.prepare(images), size=(64, 64), mode="bilinear", antialias=True)
 
     return replace(task, prepare=prepare)
-
-
-def _noise_task(
-    draft: Draft,
-    name: str,
-    network: str,
-    images: Callable[[], ImageSet],
-    model: Callable[[int], nn.Module],
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
-) -> Task:
-    task = _image_task(
-        draft,
-        f"{name}, one class of noise, scored on the other classes, {network}",
-        lambda: noise_class(images()),
-        tuple,
-        model,
-        statistics,
-    )
-
-    def load(seed: int) -> TaskData:
-        data = task.load(seed)
-        return replace(data, unscored=len(data.class_names) - 1)
-
-    return replace(task, load=load)
 
 
 def _image_task(
