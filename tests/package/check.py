@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc") is not None
@@ -32,22 +33,6 @@ class Variant:
     cuda_built: bool
     pip_options: tuple[str, ...] = ()
     path: str = os.environ["PATH"]
-
-
-def run(*command: str | Path, path: str = os.environ["PATH"]) -> None:
-    """Run a command outside the checkout. If it fails, print its output and exit."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SKBUILD"))}
-    with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            [*map(str, command)],
-            cwd=elsewhere,
-            env={**environment, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}\n{done.stderr}")
 
 
 def path_without(program: str) -> str:
@@ -70,14 +55,18 @@ def check_contents(wheel: Path) -> None:
 
 
 def try_in_clean_environment(
-    installed: Path, cuda_built: bool, *pip_options: str, path: str = os.environ["PATH"]
+    installed: Path,
+    cuda_built: bool,
+    *pip_options: str,
+    path: str = os.environ["PATH"],
+    interpreter: str = sys.executable,
 ) -> None:
-    """Install a wheel or a source tree into a new environment, and run the smoke test there."""
+    """Install a wheel or a source tree into a new environment, and run the smoke test there, outside the checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        run(sys.executable, "-m", "venv", folder)
+        run(interpreter, "-m", "venv", folder)
         python = Path(folder) / "bin/python"
-        run(python, "-m", "pip", "install", "--quiet", *pip_options, installed, path=path)
-        run(python, ROOT / "tests/package/smoke.py", str(int(cuda_built)))
+        run(python, "-m", "pip", "install", "--quiet", *pip_options, installed, cwd=Path(folder), PATH=path)
+        run(python, ROOT / "tests/package/smoke.py", str(int(cuda_built)), cwd=Path(folder))
 
 
 def main(out: Path) -> None:
@@ -96,7 +85,7 @@ def main(out: Path) -> None:
     for variant in variants:
         start = time.monotonic()
         command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *variant.pip_options)
-        run(*command, "--wheel-dir", out / variant.name, variant.source, path=variant.path)
+        run(*command, "--wheel-dir", out / variant.name, variant.source, cwd=out, PATH=variant.path)
         (wheel,) = (out / variant.name).glob("*.whl")
         check_contents(wheel)
         try_in_clean_environment(wheel, variant.cuda_built)

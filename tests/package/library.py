@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/c/train.c"
@@ -21,21 +22,6 @@ project(outside LANGUAGES C CXX)
 add_executable(train {example})
 target_link_libraries(train PRIVATE {target} m)
 """
-
-
-def run(*command: str | Path, **environment: str) -> str:
-    """Return the output of a command. If it fails, print it and exit."""
-    done = subprocess.run(
-        [*map(str, command)],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")
-    return done.stdout
 
 
 def check_program(program: Path, **environment: str) -> None:

@@ -9,7 +9,6 @@ Usage: python tests/package/wheels.py FOLDER [--python PYTHON ...] [--platform P
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shlex
 import shutil
@@ -18,6 +17,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from check import try_in_clean_environment
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 1_000_000  # bytes of a wheel
@@ -47,33 +49,14 @@ PLATFORMS = {
 }
 
 
-def run(*command: str | Path, **environment: str) -> str:
-    """Run a command in the root of the checkout, and return its output. If it fails, print all of it and exit."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SKBUILD"))}
-    done = subprocess.run(
-        [*map(str, command)], cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(map(str, command))} failed:\n{done.stdout}\n{done.stderr}")
-    return done.stdout
-
-
-def environment_of(python: str, folder: Path) -> Path:
-    """Create a virtual environment with an interpreter, and return its Python."""
-    if not (folder / "bin/python").exists():
-        run(python, "-m", "venv", folder)
-    return folder / "bin/python"
-
-
-def compiler_for(of: Platform, folder: Path, language: str) -> Path:
-    """Write a program that compiles C ("cc") or C++ ("c++") for a platform, and return its path."""
-    program = folder / f"zig-{language}"
-    program.parent.mkdir(parents=True, exist_ok=True)
+def compiler_for(of: Platform, folder: Path) -> Path:
+    """Write a program that compiles C++ for a platform, and return its path."""
+    program = folder / "zig-c++"
+    folder.mkdir(parents=True, exist_ok=True)
     # A shared object must find the musl of the system, and not contain another one.
     options = f"-target {of.target}" + (" -dynamic" if "musl" in of.target else "")
-    script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ziglang {language} {options} "$@"\n'
     if not program.exists():  # a compiler cache goes by its time
-        program.write_text(script)
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ziglang c++ {options} "$@"\n')
         program.chmod(0o755)
     return program
 
@@ -98,9 +81,8 @@ def build(name: str, python: Path, version: str, out: Path) -> Path:
     """Build the wheel of a platform for the interpreter of a prepared environment, and return its path."""
     of = PLATFORMS[name]
     suffix = f".cpython-{version.replace('.', '')}-{of.triplet}.so"
-    compilers = out / name / "compilers"
     settings = {
-        "build-dir": out / name / "build",  # one for all versions of Python, because only the bindings depend on it
+        "build-dir": out / name / version,
         "install.strip": "false",
         "cmake.define.L2M_CUDA": "OFF",
         "cmake.define.PYTHON_MODULE_EXTENSION": suffix,
@@ -111,8 +93,8 @@ def build(name: str, python: Path, version: str, out: Path) -> Path:
         run(
             *(python, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, "."),
             *(f"--config-settings={key}={value}" for key, value in settings.items()),
-            CC=str(compiler_for(of, compilers, "cc")),
-            CXX=str(compiler_for(of, compilers, "c++")),
+            cwd=ROOT,
+            CXX=str(compiler_for(of, out / name)),
             CCACHE_COMPILERTYPE="clang",  # for those who set CMAKE_CXX_COMPILER_LAUNCHER=ccache
             LDFLAGS="-s",
             SETUPTOOLS_EXT_SUFFIX=suffix,
@@ -124,27 +106,26 @@ def build(name: str, python: Path, version: str, out: Path) -> Path:
         judged = run(sys.executable, "-m", "auditwheel", "show", wheel)
         if f'"{name}"' not in judged:
             sys.exit(f"{wheel.name} must be consistent with {name} (got {judged})")
-        tags = ("wheel", "tags", "--remove", "--platform-tag", name)
-        renamed = run(sys.executable, "-m", *tags, wheel).split()[-1]
-        return Path(shutil.copy(Path(folder) / renamed, out / "dist"))
+        run(sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", name, wheel)
+        (renamed,) = Path(folder).glob("*.whl")
+        return Path(shutil.copy(renamed, out / "dist"))
 
 
 def main(out: Path, pythons: list[str], platforms: list[str]) -> None:
     """Build every wheel, and run the smoke test with those for this machine."""
     (out / "dist").mkdir(parents=True, exist_ok=True)
     for interpreter in pythons:
-        code = "import sys; print('{}.{}'.format(*sys.version_info))"
-        version = run(interpreter, "-c", code).strip()
-        python = environment_of(interpreter, out / "build" / version)
-        run(python, "-m", "pip", "install", "--quiet", "-c", "requirements/constraints.txt", *TOOLS)
+        version = run(interpreter, "-c", "import sys; print('{}.{}'.format(*sys.version_info))").strip()
+        tools = out / "tools" / version
+        run(interpreter, "-m", "venv", tools)
+        python = tools / "bin/python"
+        run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "requirements/constraints.txt", *TOOLS)
         for name in platforms:
             wheel = build(name, python, version, out)
             size = wheel.stat().st_size
             tried = "manylinux" in name and PLATFORMS[name].processor == platform.machine()
             if tried:
-                clean = environment_of(interpreter, out / "try" / version)
-                run(clean, "-m", "pip", "install", "--quiet", "--force-reinstall", "--only-binary=:all:", wheel)
-                run(clean, ROOT / "tests/package/smoke.py", "0")
+                try_in_clean_environment(wheel, False, "--only-binary=:all:", interpreter=interpreter)
             print(f"{wheel.name}: {size / 1000:.0f} KB, {'tried' if tried else 'not tried here'}", flush=True)
             if size > LIMIT:
                 sys.exit(f"{wheel.name} must have at most {LIMIT} bytes (got {size})")
