@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime as dt
 import hashlib
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,10 @@ _SIGNALS_EVERY = dt.timedelta(seconds=0.1)  # a wait for other processes ends th
 _gloo: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _num_loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _num_created: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
+
+# Tensors that a thread of gloo may still hold, by their ids, and the objects that started collectives with them.
+_tensors: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_rank_groups: weakref.WeakSet[RankGroup] = weakref.WeakSet()
 
 
 class RankGroup:
@@ -70,6 +76,7 @@ class RankGroup:
         self._seed: int | None = None  # drawn, but not agreed on
         self._started: tuple[int, Floats, Any, Any] | None = None
         self._waiting: tuple[Floats, Any, Any] | None = None  # what all_reduce() was interrupted in
+        _rank_groups.add(self)
 
     def check_equal(self, options: Mapping[str, object]) -> None:
         """Raise ValueError on all processes unless the options are the same on all of them."""
@@ -78,6 +85,7 @@ class RankGroup:
         digests = [hashlib.sha256(repr(value).encode()).digest()[:8] for value in options.values()]
         own = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
         of_ranks = [torch.empty_like(own) for _ in range(self.world_size)]
+        _tensors.update((id(tensor), tensor) for tensor in (own, *of_ranks))
         self._wait(self._gloo.allgather([of_ranks], [own]))
         for rank, values in enumerate(of_ranks):
             for name, mine, other in zip(options, own.tolist(), values.tolist(), strict=True):
@@ -126,11 +134,16 @@ class RankGroup:
         self._seed = None
         return int(high) << 32 | int(low)
 
+    def forget(self) -> None:
+        """Drop the sums that nobody will wait for any more."""
+        self._started = self._waiting = None
+
     def _start(self, sums: Floats) -> tuple[Any, Any]:
         """Start a sum. Return the tensor that will hold it, and a handle to wait for it."""
         import torch
 
         total = torch.from_numpy(np.concatenate((sums, self._tag)))
+        _tensors[id(total)] = total
         return total, self._gloo.allreduce([total])
 
     def _finish(self, total: Any, work: Any) -> Floats:
@@ -164,6 +177,20 @@ class RankGroup:
                 )
                 raise RuntimeError(msg) from error
             return
+
+
+@atexit.register
+def _wait_for_gloo() -> None:
+    """Wait until no thread of gloo holds a tensor, but not long for processes that do not take part in a collective.
+
+    A thread that releases a tensor needs the GIL. Before Python 3.14, a thread that waits for the GIL when the interpreter
+    is finalized aborts the process.
+    """
+    for group in _rank_groups:
+        group.forget()
+    end = time.monotonic() + 0.5
+    while _tensors and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def group_of(arguments: Mapping[str, Any]) -> RankGroup | None:

@@ -219,6 +219,34 @@ for call in (loader.state_dict, lambda: next(batches)):  # the latter agrees on 
 dist.destroy_process_group()
 """
 
+# A process that exits while a thread of gloo waits for the GIL.
+EXIT = """
+import gc, os, sys, time
+import torch
+import torch.distributed as dist
+from l2m_fast import Learn2Mix, Loader
+
+folder, rank = sys.argv[1], int(os.environ["RANK"])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+
+
+def train():
+    x = torch.arange(400)
+    loader = Loader(x, batch_size=5, classes=x % 3, mixing=Learn2Mix(), update_every=4, lookahead=0, group=True)
+    for step, rows in enumerate(loader):
+        loader.record(rows / 8)
+        if step == 4:  # a sum over the processes was started
+            break
+
+
+sys.setswitchinterval(100)  # the thread of gloo that completes the sum waits for the GIL until the process exits
+train()
+gc.collect()
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    pass
+"""
+
 
 # Of torch.distributed.checkpoint.
 CHECKPOINT = """
@@ -258,7 +286,9 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("program", [MANY, INTERRUPT, CHECKPOINT], ids=["many loaders", "Ctrl-C", "checkpoint"])
+@pytest.mark.parametrize(
+    "program", [MANY, INTERRUPT, EXIT, CHECKPOINT], ids=["many loaders", "Ctrl-C", "exit", "checkpoint"]
+)
 def test_programs_of_two_processes(tmp_path: Path, program: str) -> None:
     file = tmp_path / "program.py"
     file.write_text(program)
