@@ -12,6 +12,7 @@
 #              (CROSS_TARGETS="aarch64 armv7": only those)
 # make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
 # make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
+# make test-free-threading   run them on a free-threaded Python, in four threads at once; five minutes (FREE_THREADED_PYTHON=python3.13t: another one)
 # make wheels   build wheels that need no compiler, for each python3.x on the PATH, x86_64 and aarch64, glibc and musl, into build/wheels-for-all/dist
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)
 # make gpu-check    gpu-build and gpu-run, in at most 8 minutes; without a network, with the packages of PYTHON
@@ -51,7 +52,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: docs wheels cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: docs wheels cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 test-free-threading cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -145,6 +146,10 @@ cross-%: .venv/.demo
 
 test-aarch64: .venv/.wheels
 	tests/package/aarch64.sh build/aarch64
+
+FREE_THREADED_PYTHON ?= python3.14t
+test-free-threading: .venv/.dev
+	$(BIN)/python tests/package/free_threading.py build/free-threading $(FREE_THREADED_PYTHON)
 
 wheels: .venv/.wheels
 	$(BIN)/python tests/package/wheels.py build/wheels-for-all

@@ -31,12 +31,9 @@ class Iterator {
   Iterator(py::object loader, bool forever)
       : loader_(std::move(loader)), core_(&loader_.cast<PyLoader&>()), iteration_(core_->core().iterate(forever)) {}
 
-  py::object next() {
-    if (core_ == nullptr) throw py::stop_iteration();
-    py::object batch = core_->next(iteration_);
-    if (batch) return batch;
-    clear();
-    throw py::stop_iteration();
+  static py::object next(const py::object& self) {
+    const py::scoped_critical_section critical_section(self);
+    return self.cast<Iterator&>().take();
   }
 
   int traverse(visitproc visit, void* arg) const {
@@ -50,6 +47,14 @@ class Iterator {
   }
 
  private:
+  py::object take() {
+    if (core_ == nullptr) throw py::stop_iteration();
+    py::object batch = core_->next(iteration_);
+    if (batch) return batch;
+    clear();
+    throw py::stop_iteration();
+  }
+
   py::object loader_;
   PyLoader* core_;
   const Iteration iteration_;
@@ -172,6 +177,7 @@ py::object device_sums(PyLoader& self, std::optional<std::uint64_t> step, const 
 }
 
 py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
+  const py::scoped_critical_section critical_section(self.guard().object());
   const auto plan = self.core().plan();
   if (!plan)
     throw std::runtime_error(
@@ -182,6 +188,7 @@ py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
 }
 
 py::array_t<double> batch_proportions(PyLoader& self, std::optional<std::uint64_t> step) {
+  const py::scoped_critical_section critical_section(self.guard().object());
   const auto proportions = self.core().batch_proportions(step);
   if (!proportions.empty()) return to_array(proportions);
   if (!step || !self.core().plan())
@@ -204,6 +211,15 @@ auto guarded(Result (*call)(PyLoader&, Args...)) {
   return [call](PyLoader& self, Args... args) {
     const Guarded guard(self.guard());
     return call(self, args...);
+  };
+}
+
+/// Wrap a call that reads what the last call left.
+template <class F>
+auto reading(F read) {
+  return [read](PyLoader& self) {
+    const py::scoped_critical_section critical_section(self.guard().object());
+    return read(self.core());
   };
 }
 
@@ -300,19 +316,20 @@ void register_loader(py::module_& m) {
       .def(
           "apply_pending",
           [](PyLoader& self) {
+            const py::scoped_critical_section critical_section(self.guard().object());
             if (self.guard().is_inside()) return;  // properties show the values from before that call
-            const Guarded guard(self.guard());
+            const Entered entered(self.guard());
             self.core().apply_pending();
           },
           "Apply the closed window that is still pending, unless a call is in progress.")
       .def("close", &PyLoader::close, "Stop the threads and free prefetched batches. Idempotent.")
-      .def_property_readonly("epoch", [](PyLoader& self) { return self.core().epoch(); })
-      .def_property_readonly("step", [](PyLoader& self) { return self.core().step(); })
-      .def_property_readonly("total_step", [](PyLoader& self) { return self.core().total_step(); })
-      .def_property_readonly("seed", [](PyLoader& self) { return self.core().seed(); })
-      .def_property_readonly("proportions", [](PyLoader& self) { return to_array<double>(self.core().proportions()); })
+      .def_property_readonly("epoch", reading([](Loader& core) { return core.epoch(); }))
+      .def_property_readonly("step", reading([](Loader& core) { return core.step(); }))
+      .def_property_readonly("total_step", reading([](Loader& core) { return core.total_step(); }))
+      .def_property_readonly("seed", reading([](Loader& core) { return core.seed(); }))
+      .def_property_readonly("proportions", reading([](Loader& core) { return to_array<double>(core.proportions()); }))
       .def_property_readonly("class_losses",
-                             [](PyLoader& self) { return to_array<double>(self.core().class_losses()); })
+                             reading([](Loader& core) { return to_array<double>(core.class_losses()); }))
       .def("batch_proportions", &batch_proportions, py::arg("step"),
            "Proportions with which a batch was drawn, one of the last lookahead + 1 yielded; None: the last one.")
       .def_property_readonly(

@@ -18,7 +18,7 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace l2m::bindings;
   m.doc() = "C++ core of l2m_fast.";
   m.attr("__version__") = L2M_VERSION;

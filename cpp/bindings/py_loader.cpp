@@ -215,8 +215,9 @@ void PyLoader::load(std::vector<LoaderState> states) {
 }
 
 void PyLoader::close() {
+  const py::scoped_critical_section critical_section(guard_.object());
   if (guard_.defer([this] { close(); })) return;
-  const Guarded guarded(guard_);
+  const Entered entered(guard_);
   {
     const ReleasedGil released;
     core_.close();

@@ -1,8 +1,8 @@
 #include "released_gil.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <thread>
-#include <utility>
 
 #include "l2m/run/thread_pool.hpp"
 
@@ -11,21 +11,21 @@ namespace {
 
 namespace py = pybind11;
 
-// Both are accessed with the GIL held.
-bool exiting = false;
-int threads_without_gil = 0;
+std::atomic<bool> exiting = false;
+std::atomic<int> threads_without_gil = 0;
 
 /// Reset the count of threads in a forked child, which has none of those of the parent.
 void reset_in_forked_child() {
-  static int last_forks = 0;
-  if (std::exchange(last_forks, forks()) != forks()) threads_without_gil = 0;
+  static std::atomic<int> last_forks = 0;
+  if (last_forks.exchange(forks()) != forks()) threads_without_gil = 0;
 }
 
 PyThreadState* release_gil() {
-  if (exiting) return nullptr;
   reset_in_forked_child();
-  ++threads_without_gil;
-  return PyEval_SaveThread();
+  ++threads_without_gil;  // before looking, so that the exit sees this thread or this thread the exit
+  if (!exiting) return PyEval_SaveThread();
+  --threads_without_gil;
+  return nullptr;
 }
 
 void wait_for_threads() {

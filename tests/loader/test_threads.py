@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -139,6 +141,48 @@ def test_the_thread_that_consumes_may_change_from_batch_to_batch(num_threads: in
     expected = make()
     list(expected)
     assert rows_of(asyncio.run(consume())) == rows_of(expected)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_threads_that_take_batches_at_once_get_each_batch_once(num_threads: int) -> None:
+    steps = 100 if getattr(sys, "_is_gil_enabled", lambda: True)() else 3000  # threads take turns every 5 ms
+    loader = make(num_threads=num_threads, steps_per_epoch=steps)
+    batches = iter(loader)
+    next(batches)
+    got: list[Any] = []
+    refused: set[str] = set()
+    done = threading.Event()
+
+    def take() -> None:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                refused.add(str(error))
+            else:
+                got.append(batch)
+
+    def look() -> None:
+        while not done.is_set():
+            assert 0 < loader.total_step <= steps
+            assert loader.batch_proportions.sum() == pytest.approx(1)
+            assert loader.proportions.sum() == pytest.approx(1)
+            assert len(loader.batch_rows) == len(loader.batch_classes) == 20
+            with contextlib.suppress(RuntimeError):
+                loader.record(np.ones(20))
+
+    with ThreadPoolExecutor(5) as pool:
+        looking = [pool.submit(look) for _ in range(2)]
+        for taking in [pool.submit(take) for _ in range(3)]:
+            taking.result()
+        done.set()
+        for future in looking:
+            future.result()
+    expected = make(steps_per_epoch=steps)
+    assert sorted(rows_of(got)) == sorted(rows_of(expected)[1:])
+    assert refused <= {"a loader has one consumer at a time: another thread is using it"}
 
 
 def test_another_thread_may_continue_after_the_consumer_has_ended() -> None:

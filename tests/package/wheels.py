@@ -49,14 +49,12 @@ PLATFORMS = {
 }
 
 
-def compiler_for(of: Platform, folder: Path) -> Path:
-    """Write a program that compiles C++ for a platform, and return its path."""
-    program = folder / "zig-c++"
+def tool(command: str, folder: Path) -> Path:
+    """Write a program that runs a command of zig, and return its path."""
+    program = folder / f"zig-{command.split()[0]}"
     folder.mkdir(parents=True, exist_ok=True)
-    # A shared object must find the musl of the system, and not contain another one.
-    options = f"-target {of.target}" + (" -dynamic" if "musl" in of.target else "")
     if not program.exists():  # a compiler cache goes by its time
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ziglang c++ {options} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ziglang {command} "$@"\n')
         program.chmod(0o755)
     return program
 
@@ -80,12 +78,16 @@ def name_musl(wheel: Path, of: Platform) -> None:
 def build(name: str, python: Path, version: str, out: Path) -> Path:
     """Build the wheel of a platform for the interpreter of a prepared environment, and return its path."""
     of = PLATFORMS[name]
+    # A shared object must find the musl of the system, and not contain another one.
+    compiler = tool(f"c++ -target {of.target}" + (" -dynamic" if "musl" in name else ""), out / name)
     suffix = f".cpython-{version.replace('.', '')}-{of.triplet}.so"
     settings = {
         "build-dir": out / name / version,
         "install.strip": "false",
         "cmake.define.L2M_CUDA": "OFF",
         "cmake.define.PYTHON_MODULE_EXTENSION": suffix,
+        "cmake.define.CMAKE_AR": tool("ar", out),
+        "cmake.define.CMAKE_RANLIB": tool("ranlib", out),
         "cmake.define.CMAKE_SYSTEM_NAME": "Linux",
         "cmake.define.CMAKE_SYSTEM_PROCESSOR": of.processor,
     }
@@ -94,7 +96,7 @@ def build(name: str, python: Path, version: str, out: Path) -> Path:
             *(python, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, "."),
             *(f"--config-settings={key}={value}" for key, value in settings.items()),
             cwd=ROOT,
-            CXX=str(compiler_for(of, out / name)),
+            CXX=str(compiler),
             CCACHE_COMPILERTYPE="clang",  # for those who set CMAKE_CXX_COMPILER_LAUNCHER=ccache
             LDFLAGS="-s",
             SETUPTOOLS_EXT_SUFFIX=suffix,
@@ -115,7 +117,9 @@ def main(out: Path, pythons: list[str], platforms: list[str]) -> None:
     """Build every wheel, and run the smoke test with those for this machine."""
     (out / "dist").mkdir(parents=True, exist_ok=True)
     for interpreter in pythons:
-        version = run(interpreter, "-c", "import sys; print('{}.{}'.format(*sys.version_info))").strip()
+        version = run(
+            interpreter, "-c", "import sys; print('{}.{}'.format(*sys.version_info), sys.abiflags, sep='')"
+        ).strip()
         tools = out / "tools" / version
         run(interpreter, "-m", "venv", tools)
         python = tools / "bin/python"
@@ -132,7 +136,7 @@ def main(out: Path, pythons: list[str], platforms: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    names = [f"python3.{minor}" for minor in range(10, 15)]
+    names = [*(f"python3.{minor}" for minor in range(10, 15)), "python3.13t", "python3.14t"]
     # Some are only names, of versions that a version manager has switched off.
     found = [
         name

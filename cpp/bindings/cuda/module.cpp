@@ -115,7 +115,7 @@ class Gather {
 
 }  // namespace
 
-PYBIND11_MODULE(_cuda, m) {
+PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.doc() = "CUDA kernels of l2m_fast. Addresses are in memory of the current device; calls are asynchronous.";
   using WithoutGil = py::call_guard<py::gil_scoped_release>;  // a launch waits while the queue of its stream is full
   m.def("why_no_device", &l2m::cuda::why_no_device,

@@ -58,7 +58,7 @@ void add_exact_class_loss(const py::array& losses, const py::array& classes, Arr
 
 }  // namespace
 
-PYBIND11_MODULE(_testing, m) {
+PYBIND11_MODULE(_testing, m, py::mod_gil_not_used()) {
   m.doc() = "Parts of the core for tests and benchmarks.";
   py::classh<Pass>(m, "Pass", py::buffer_protocol(),
                    "Buffer of the row ids of one pass of every class, class after class.")
