@@ -11,6 +11,7 @@
 # make cross   build the core for other processors, test it in QEMU, and check the size of small builds; some minutes for each target
 #              (CROSS_TARGETS="aarch64 armv7": only those)
 # make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
+# make other-systems   compile the core for macOS and Windows
 # make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
 # make test-free-threading   run them on a free-threaded Python, in four threads at once; five minutes (FREE_THREADED_PYTHON=python3.13t: another one)
 # make wheels   build wheels that need no compiler, for each python3.x on the PATH, x86_64 and aarch64, glibc and musl, into build/wheels-for-all/dist
@@ -52,7 +53,7 @@ IN_PARALLEL := --numprocesses=auto --maxprocesses=8
 # Sanitizers of older compilers fail in a fully randomized address space.
 NO_ASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: docs wheels cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages test-aarch64 test-free-threading cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
+.PHONY: docs wheels cpp-test-edge cortex-m kernels-test test-full fuzz cross cross-packages other-systems test-aarch64 test-free-threading cuda-build gpu-check gpu-build gpu-run build demo test lint types cpp-test cpp-test-plain cpp-test-asan cpp-test-tsan py-test package-test bench bench-quick bench-peers format clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -66,7 +67,7 @@ test: lint types docs cpp-test kernels-test fuzz package-test
 test-full: export L2M_EXAMPLES = 3000
 test-full: FUZZ_SECONDS = 900
 test-full: FUZZ_SEED := $(shell date +%s)
-test-full: test
+test-full: test other-systems
 
 lint: .venv/.dev
 	echo "== lint"
@@ -143,6 +144,13 @@ cross-%: .venv/.demo
 	    ctest --test-dir build/cross/$* $(if $(SIZES_$*),--tests-regex '^($(subst $() ,|,$(SMALL_TESTS)))$$') \
 	        --parallel $$(nproc) --no-tests=error --output-on-failure
 	$(if $(SIZES_$*),cpp/tests/check_size.sh build/cross/$* $(SIZES_$*))
+
+OTHER_SYSTEMS := aarch64-macos x86_64-macos x86_64-windows-gnu
+other-systems: $(OTHER_SYSTEMS:%=compile-for-%)
+
+compile-for-%: amalgamation .venv/.cross
+	echo "== core: $*"
+	$(BIN)/python -m ziglang c++ -target $* -std=c++20 -O1 -Wall -Wextra -Werror -c build/amalgamation/l2m.cpp -o build/amalgamation/$*.o
 
 test-aarch64: .venv/.wheels
 	tests/package/aarch64.sh build/aarch64
