@@ -53,7 +53,19 @@ def test_kernels_that_fail_to_load_raise(tmp_path: Path) -> None:
 # ---- configuring
 
 
-def configure(tmp_path: Path, cuda: str, nvcc: str | None) -> subprocess.CompletedProcess[str]:
+def configure(tmp_path: Path, *definitions: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+    """Configure the build with the compilers on a PATH."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("CUDACXX", "CXX")}
+    return subprocess.run(
+        [str(CMAKE), "-S", str(ROOT), "-B", str(tmp_path / "build"), *(f"-D{one}" for one in definitions)],
+        env={**environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def configure_with(nvcc: str | None, tmp_path: Path, cuda: str) -> subprocess.CompletedProcess[str]:
     """Configure the build with a stand-in for nvcc, a shell script, on the PATH."""
     folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "nvcc").exists()]
     if nvcc is not None:
@@ -62,14 +74,7 @@ def configure(tmp_path: Path, cuda: str, nvcc: str | None) -> subprocess.Complet
         script.write_text(f"#!/bin/sh\n{nvcc}\n")
         script.chmod(0o755)
         folders.insert(0, str(script.parent))
-    environment = {key: value for key, value in os.environ.items() if key != "CUDACXX"}
-    return subprocess.run(
-        [str(CMAKE), "-S", str(ROOT), "-B", str(tmp_path / "build"), "-D", f"L2M_CUDA={cuda}"],
-        env={**environment, "PATH": os.pathsep.join(folders)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return configure(tmp_path, f"L2M_CUDA={cuda}", path=os.pathsep.join(folders))
 
 
 def words(text: str) -> str:
@@ -91,7 +96,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_auto_builds_without_kernels_and_prints_the_reason_in_one_line(tmp_path: Path, name: str) -> None:
     nvcc, reason = REASONS[name]
-    done = configure(tmp_path, "AUTO", nvcc)
+    done = configure_with(nvcc, tmp_path, "AUTO")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "Without CUDA kernels" in line]
     assert reason in line
@@ -101,7 +106,7 @@ def test_auto_builds_without_kernels_and_prints_the_reason_in_one_line(tmp_path:
 @pytest.mark.parametrize("name", REASONS)
 def test_on_is_an_error_that_names_what_is_missing(tmp_path: Path, name: str) -> None:
     nvcc, reason = REASONS[name]
-    done = configure(tmp_path, "ON", nvcc)
+    done = configure_with(nvcc, tmp_path, "ON")
     assert done.returncode != 0
     assert "L2M_CUDA=ON: " in words(done.stderr)
     assert reason in words(done.stderr)
@@ -109,6 +114,18 @@ def test_on_is_an_error_that_names_what_is_missing(tmp_path: Path, name: str) ->
 
 @pytest.mark.skipif(not CMAKE.exists(), reason="no CMake beside this Python")
 def test_values_other_than_on_off_and_auto_are_refused(tmp_path: Path) -> None:
-    done = configure(tmp_path, "yes", None)
+    done = configure_with(None, tmp_path, "yes")
     assert done.returncode != 0
     assert "L2M_CUDA must be ON, OFF or AUTO (got yes)" in words(done.stderr)
+
+
+@pytest.mark.skipif(not CMAKE.exists(), reason="no CMake beside this Python")
+def test_a_missing_compiler_or_header_is_named(tmp_path: Path) -> None:
+    done = configure(tmp_path, path=str(tmp_path))
+    assert done.returncode != 0
+    assert "needs a C++20 compiler: gcc >= 11 or clang >= 16 (found none" in words(done.stderr)
+    done = configure(tmp_path, "L2M_TESTING_MODULE=ON", f"Python_EXECUTABLE={sys.executable}", "Python_INCLUDE_DIR=/no")
+    assert done.returncode != 0
+    assert "needs the headers of Python, python3-dev or python3-devel of the system (got Python 3." in words(
+        done.stderr
+    )
