@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import statistics
+import sys
 import time
 import warnings
 from collections import deque
@@ -64,7 +65,8 @@ def doctor() -> bool:
     print("Versions")
     _print_row("l2m_fast", info["version"])
     _print_row("compiler", info["compiler"])
-    _print_row("Python", f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
+    gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else " without the GIL"
+    _print_row("Python", f"{platform.python_implementation()} {platform.python_version()}{gil}, {platform.platform()}")
     _print_row("NumPy", np.__version__)
     _print_row("torch", torch_version)
     _print_row("CUDA kernels", cuda_kernels(info, torch))
