@@ -12,7 +12,7 @@
 #              (CROSS_TARGETS="aarch64 armv7": only those)
 # make cortex-m   make cross for microcontrollers: Cortex-M4 and M7, without an operating system
 # make other-systems   compile the core for macOS and Windows
-# make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, an hour
+# make test-aarch64   run the tests of NumPy batches on an emulated 64-bit ARM machine; as root, half an hour
 # make test-free-threading   run them on a free-threaded Python, in four threads at once; five minutes (FREE_THREADED_PYTHON=python3.13t: another one)
 # make wheels   build wheels that need no compiler, for each python3.x on the PATH, x86_64 and aarch64, glibc and musl, into build/wheels-for-all/dist
 # make cuda-build   build the CUDA kernels for every architecture; print registers, shared memory and spills of each (needs nvcc)

@@ -92,6 +92,11 @@ class BatchSampler(Run):
         group: ProcessGroup | Literal[True] | None = None,
     ) -> None:
         try:
+            import torch  # noqa: F401 -- whose DataLoader takes the batches, and whose generator draws the seed
+        except ImportError:
+            msg = f'{type(self).__name__} needs torch: pip install "l2m-fast[torch]"'
+            raise ImportError(msg) from None
+        try:
             num_rows = len(classes)  # type: ignore[arg-type]
         except TypeError:  # None, a number, an array without dimensions
             msg = f"classes must be an array with the class of each row (got {shortened(classes)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -424,6 +425,13 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         kind(**{"classes": CLASSES, "batch_size": 8, **arguments})
+
+
+@pytest.mark.parametrize("sampler", [BatchSampler, Sampler])
+def test_samplers_need_torch(monkeypatch: pytest.MonkeyPatch, sampler: type[BatchSampler]) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=rf"^{sampler.__name__} needs torch: pip install "):
+        sampler(CLASSES, 4)
 
 
 def test_trainers_find_no_attribute_that_they_would_misuse() -> None:
