@@ -3,11 +3,18 @@
 #include <stdexcept>
 #include <utility>
 
-#include "l2m/run/thread_pool.hpp"
-
 namespace l2m::bindings {
 
 namespace py = pybind11;
+
+py::handle InPlaceOfGil::object() {
+  if (forks_ != forks()) {
+    forks_ = forks();
+    (void)object_.release();  // never freed: a call of this thread may be in its section, and leaves it later
+    object_ = py::module_::import("builtins").attr("object")();
+  }
+  return object_;
+}
 
 /// Return whether a call is in progress. In a forked child, those of the parent do not count.
 bool Guard::is_inside() const { return busy_ && forks_ == forks(); }

@@ -6,16 +6,28 @@
 #include <functional>
 #include <thread>
 
+#include "l2m/run/thread_pool.hpp"
+
 namespace l2m::bindings {
+
+/// Object whose critical section takes the place of the GIL where Python has none: a thread in it leaves it where it would
+/// release the GIL.
+class InPlaceOfGil {
+ public:
+  /// Return the object. A forked child gets another one, because a thread that the child lacks may be in the section.
+  pybind11::handle object();
+
+ private:
+  pybind11::object object_ = pybind11::module_::import("builtins").attr("object")();
+  int forks_ = forks();
+};
 
 /// Lock that allows one call at a time on a loader. A second call is refused, whether it comes from another thread or
 /// from within the first: from a callback, a signal handler or garbage collection.
-///
-/// Where Python has no GIL, a critical section of `object()` takes its place for all that belongs to the loader: the
-/// thread in it leaves it where it would release the GIL.
+/// Its calls need the critical section of `object()`, and so does all else that belongs to the loader.
 class Guard {
  public:
-  [[nodiscard]] pybind11::handle object() const { return object_; }
+  [[nodiscard]] pybind11::handle object() { return in_place_of_gil_.object(); }
 
   /// @throws std::runtime_error  a call is in progress.
   void enter();
@@ -27,7 +39,7 @@ class Guard {
   bool defer(std::function<void()> function);
 
  private:
-  const pybind11::object object_ = pybind11::module_::import("builtins").attr("object")();
+  InPlaceOfGil in_place_of_gil_;
   bool busy_ = false;
   int forks_ = 0;
   std::thread::id thread_;

@@ -32,8 +32,9 @@ class Iterator {
       : loader_(std::move(loader)), core_(&loader_.cast<PyLoader&>()), iteration_(core_->core().iterate(forever)) {}
 
   static py::object next(const py::object& self) {
-    const py::scoped_critical_section critical_section(self);
-    return self.cast<Iterator&>().take();
+    auto& iterator = self.cast<Iterator&>();
+    const py::scoped_critical_section critical_section(iterator.in_place_of_gil_.object());
+    return iterator.take();
   }
 
   int traverse(visitproc visit, void* arg) const {
@@ -49,12 +50,14 @@ class Iterator {
  private:
   py::object take() {
     if (core_ == nullptr) throw py::stop_iteration();
+    const py::object loader = loader_;  // another thread may end the iterator during the call
     py::object batch = core_->next(iteration_);
     if (batch) return batch;
     clear();
     throw py::stop_iteration();
   }
 
+  InPlaceOfGil in_place_of_gil_;
   py::object loader_;
   PyLoader* core_;
   const Iteration iteration_;

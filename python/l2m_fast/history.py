@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -79,30 +78,26 @@ class Recorder:
         )
         self._chunk_size = max(_CHUNK_BYTES // self._dtype.itemsize, 1)
         self._max_chunks = max(max_bytes // (self._chunk_size * self._dtype.itemsize), 1)
-        self._chunks: deque[NDArray[np.void]] = deque()
-        self._filled = 0  # number of records in the last chunk
+        # Chunks, and number of records in the last one: replaced as one object, because other threads may look.
+        self._kept: tuple[tuple[NDArray[np.void], ...], int] = ((), 0)
 
     def append(self, *record: Any) -> None:
         """Add a record, with its entries in the order of the dtype. Drop the oldest chunk if the buffer is full."""
-        if not self._chunks or self._filled == self._chunk_size:
+        chunks, filled = self._kept
+        if not chunks or filled == self._chunk_size:
             # Memory is allocated on demand, because most runs have few updates.
-            self._chunks.append(np.zeros(self._chunk_size, self._dtype))
-            self._filled = 0
-            while len(self._chunks) > self._max_chunks:
-                self._chunks.popleft()
-        self._chunks[-1][self._filled] = record
-        self._filled += 1
+            chunks, filled = (*chunks, np.zeros(self._chunk_size, self._dtype))[-self._max_chunks :], 0
+        chunks[-1][filled] = record
+        self._kept = (chunks, filled + 1)
 
     def clear(self) -> None:
         """Remove all records."""
-        self._chunks.clear()
+        self._kept = ((), 0)
 
     def snapshot(self) -> History:
         """Return the records so far."""
-        chunks = list(self._chunks)
-        if chunks:
-            chunks[-1] = chunks[-1][: self._filled]
-        return History(chunks)
+        chunks, filled = self._kept
+        return History([*chunks[:-1], *(chunk[:filled] for chunk in chunks[-1:])])
 
 
 def _as_dict(record: Any) -> dict[str, Any]:

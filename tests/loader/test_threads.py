@@ -7,13 +7,15 @@ import contextlib
 import itertools
 import sys
 import threading
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from l2m_fast import Loader
+from l2m_fast import Learn2Mix, Loader
 from loader.lifecycle import CLASSES, DATA, N, make, rows_of
 
 
@@ -182,6 +184,32 @@ def test_threads_that_take_batches_at_once_get_each_batch_once(num_threads: int)
             future.result()
     expected = make(steps_per_epoch=steps)
     assert sorted(rows_of(got)) == sorted(rows_of(expected)[1:])
+    assert refused <= {"a loader has one consumer at a time: another thread is using it"}
+
+
+def test_an_iterator_that_several_threads_use_keeps_its_loader() -> None:
+    def reduce(sums: Any) -> Any:
+        time.sleep(0.0003)
+        return 2 * sums
+
+    refused: set[str] = set()
+    for _ in range(30):
+        options: dict[str, Any] = {"rank": 0, "world_size": 2, "all_reduce": reduce, "mixing": Learn2Mix()}
+        batches = _in_thread(lambda options=options: iter(make(num_threads=0, **options)))
+
+        def take(batches: Any = batches) -> None:
+            while True:
+                try:
+                    next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    refused.add(str(error))
+
+        with warnings.catch_warnings(), ThreadPoolExecutor(3) as pool:
+            warnings.filterwarnings("ignore", ".*follows losses, and none was recorded")
+            for future in [pool.submit(take) for _ in range(3)]:
+                future.result()
     assert refused <= {"a loader has one consumer at a time: another thread is using it"}
 
 
