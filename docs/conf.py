@@ -30,6 +30,8 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"l2m_fast {release}"
 html_show_copyright = False
 html_show_sphinx = False
