@@ -7,6 +7,8 @@ Usage: python -m benchmarks.consumers
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -60,7 +62,7 @@ def speedup(sources: list[Iterable[object]]) -> Spread:
 def main() -> None:
     """Print the speedups: median, and quartiles."""
     with_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    print(f"Python {sys.version.split()[0]}, {'with' if with_gil else 'without'} the GIL")  # noqa: T201
+    print(f"Python {platform.python_version()}, {'with' if with_gil else 'without'} the GIL, {os.cpu_count()} CPUs")  # noqa: T201
     classes = np.arange(NUM_ROWS) % 10
     for row_bytes, batch_size in CASES:
         data = np.zeros((NUM_ROWS, row_bytes), np.uint8)

@@ -93,6 +93,16 @@ def test_missing_torch_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert values(capsys.readouterr().out)["torch"] == "not installed"
 
 
+@pytest.mark.parametrize("gil", [True, False])
+def test_a_python_without_the_gil_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gil: bool
+) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
+    monkeypatch.setattr(doctor, "SPEED_SECONDS", 0.0)
+    assert cli.main(["doctor"]) == 0
+    assert (" without the GIL, " in values(capsys.readouterr().out)["Python"]) == (not gil)
+
+
 def test_a_wrong_constant_fails_with_one_line() -> None:
     program = (
         "from l2m_fast import cli, doctor\n"

@@ -9,9 +9,8 @@ namespace py = pybind11;
 
 py::handle InPlaceOfGil::object() {
   if (forks_ != forks()) {
-    forks_ = forks();
     (void)object_.release();  // never freed: a call of this thread may be in its section, and leaves it later
-    object_ = py::module_::import("builtins").attr("object")();
+    *this = InPlaceOfGil();
   }
   return object_;
 }

@@ -80,7 +80,8 @@ def wilcoxon(first: FloatArray, second: FloatArray) -> float:
 def not_worse(rival: FloatArray, method: FloatArray, margin: float) -> float:
     """Test whether a method is worse than a rival by less than a margin, by the paired t test: a test of non-inferiority.
 
-    The null hypothesis is that it is worse by the margin or more. t = (mean(d) + margin) / (s / sqrt(S)), d = rival - method, as in `paired()`.
+    The null hypothesis is that it is worse by the margin or more. t = (mean(d) + margin) / (s / sqrt(S)),
+    d = rival - method, as in `paired()`.
 
     Args:
         rival: Errors, `[S]`, in the order of the seeds.

@@ -118,8 +118,8 @@ def headline(results: Sequence[TaskResults]) -> Table:
         "Accuracy in % or mean squared error (MSE) at 25 % and 100 % of the epochs, mean over seeds ± half its 95 % interval. "
         + (f"Advantage: {', or '.join(meanings)} (negative: worse), ± half its 95 % interval. " if meanings else "")
         + f"Significant differences are marked as wins or loses: p < {LEVEL} in a paired t test over the seeds, two-sided, after Holm's "
-        f"correction for {_families(results, 'all fractions of the task')}. {_MARGINS} With few seeds only large differences are significant, so the others are no "
-        "evidence that methods are equal.",
+        f"correction for {_families(results, 'all fractions of the task')}. {_MARGINS} "
+        "With few seeds only large differences are significant, so the others are no evidence that methods are equal.",
         (
             *("task", "method"),
             *(title for place in LEADING for title in (_column(*place), "advantage")),
@@ -321,8 +321,8 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     return Table(
         f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of the paired t test "
-        f"after Holm's correction for {_families([task], 'all columns of the same axis')}, in parentheses before it and by Wilcoxon's signed-rank test. Wins and losses have a corrected "
-        f"p < {LEVEL}. {_MARGINS} Untested: one seed, or no spread between seeds.",
+        f"after Holm's correction for {_families([task], 'all columns of the same axis')}, in parentheses before it and "
+        f"by Wilcoxon's signed-rank test. Wins and losses have a corrected p < {LEVEL}. {_MARGINS} Untested: one seed, or no spread between seeds.",
         ("method", *_heads(task, _places(measure, axes))),
         tuple((other, *map(cell, some)) for other, some in of_other.items()),
     )

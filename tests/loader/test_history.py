@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from l2m_fast import (
     Learn2Mix,
     Loader,
 )
+from l2m_fast.history import Recorder
 from loader.small import SIZES, START, STEPS, make, record_means, stepped
 
 
@@ -57,3 +60,21 @@ def test_the_history_keeps_the_newest_64_megabytes() -> None:
     kept = loader.history
     assert len(kept) == 2
     assert [np.flatnonzero(update["counts"]).tolist() for update in kept] == [[2], [3]]
+
+
+def test_the_history_can_be_read_while_another_thread_adds_to_it() -> None:
+    zeros = np.zeros(50_000)
+    recorder = Recorder(len(zeros), max_bytes=8 << 20)  # one record per chunk, and seven chunks
+
+    def add() -> None:
+        for step in range(1, 1001):
+            recorder.append(0, step, zeros, zeros, zeros)
+
+    with ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(add)
+        while not adding.done():
+            history = recorder.snapshot()
+            if history:
+                assert history[-1]["total_step"] == history[0]["total_step"] + len(history) - 1
+        adding.result()
+    assert recorder.snapshot()[-1]["total_step"] == 1000

@@ -12,12 +12,9 @@ from commands import run
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("cmake", "ninja", "pybind11", "scikit-build-core", "numpy", "hypothesis", "pytest", "pytest-timeout")
-PARALLEL = ("mixing", "specification", "loader", "losses")
-SERIAL = (
-    "loader/test_fork.py",
-    "loader/test_interrupts.py",
-    "faults",
-)  # processes, signals and what those leave behind
+PARALLEL = ("mixing", "specification", "loader", "losses", "faults")
+# Their subject is the process: forks, and signals, which only the main thread can handle.
+SERIAL = ("loader/test_fork.py", "loader/test_interrupts.py", "faults/test_reentry.py")
 
 
 def main(out: Path, interpreter: str) -> None:
