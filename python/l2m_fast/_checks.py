@@ -63,6 +63,16 @@ def warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
+def import_torch(user: str, alternative: str = "") -> Any:
+    """Return torch. Raise ImportError, which names what needs it, if it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        msg = f'{user} needs torch: pip install "l2m-fast[torch]"{alternative}'
+        raise ImportError(msg) from None
+    return torch
+
+
 def checked_int(name: str, value: Any, min_value: int, max_value: int | None = None) -> int:
     """Return `value` as an int. Raise unless it is an integer in [min_value, max_value]; bools and floats are not."""
     allowed = f"an int >= {min_value}" if max_value is None else f"an int in [{min_value}, {max_value}]"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from l2m_fast._checks import checked_int, shortened
+from l2m_fast._checks import checked_int, import_torch, shortened
 from l2m_fast.correction import class_offsets, class_weights
 from l2m_fast.losses.class_loss import is_class_loss
 from l2m_fast.losses.sums import MAX_COUNT
@@ -91,11 +91,7 @@ class BatchSampler(Run):
         all_reduce: Callable[[Floats], object] | None = None,
         group: ProcessGroup | Literal[True] | None = None,
     ) -> None:
-        try:
-            import torch  # noqa: F401 -- whose DataLoader takes the batches, and whose generator draws the seed
-        except ImportError:
-            msg = f'{type(self).__name__} needs torch: pip install "l2m-fast[torch]"'
-            raise ImportError(msg) from None
+        import_torch(type(self).__name__)  # whose DataLoader takes the batches, and whose generator draws the seed
         try:
             num_rows = len(classes)  # type: ignore[arg-type]
         except TypeError:  # None, a number, an array without dimensions

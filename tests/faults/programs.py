@@ -30,5 +30,5 @@ def run(program: str, *arguments: object) -> str:
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), f"status {done.returncode}:\n{done.stderr}"
     return done.stdout

@@ -169,7 +169,7 @@ def test_data_that_shrinks_is_an_error_at_the_next_epoch() -> None:
 
 def test_an_array_that_is_resized_is_detected() -> None:
     x = np.zeros((N, 1000))
-    loader = Loader(x, batch_size=20, format="numpy", seed=0)
+    loader = Loader(x, batch_size=20, format="numpy", seed=0, num_threads=0)  # no thread reads what is freed
     batches = iter(loader)
     next(batches)
     x.resize((50 * N, 1000), refcheck=False)

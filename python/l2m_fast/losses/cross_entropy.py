@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from l2m_fast._checks import checked_int, has_memory, not_plain_message, shortened, truncated
+from l2m_fast._checks import checked_int, has_memory, import_torch, not_plain_message, shortened, truncated
 from l2m_fast.losses.arrays import MAX_LOSSES_ON_DEVICE
 from l2m_fast.losses.sums import MAX_CLASSES, HostClassLoss
 from l2m_fast.mixing import check_number
@@ -134,11 +134,7 @@ def cross_entropy(
 
 
 def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        msg = 'cross_entropy needs torch: pip install "l2m-fast[torch]"'
-        raise ImportError(msg) from None
+    torch = import_torch("cross_entropy")
     if not hasattr(torch.library, "custom_op"):
         msg = f"cross_entropy needs torch >= 2.4 (got {torch.__version__})"
         raise ImportError(msg)
