@@ -16,6 +16,7 @@
 #include "interrupt.hpp"
 #include "l2m/base/errors.hpp"
 #include "loader_state.hpp"
+#include "openmp_team.hpp"
 #include "py_loader.hpp"
 #include "py_policy.hpp"
 #include "register.hpp"
@@ -129,7 +130,7 @@ std::unique_ptr<PyLoader> make_loader(
     std::int64_t rank, std::int64_t world_size, std::int64_t listed_ranks, bool has_classes, bool shuffle, bool grouped,
     bool drop_last, std::optional<std::int64_t> steps_per_epoch, std::optional<std::uint64_t> total_steps,
     std::optional<std::int64_t> update_every, std::int64_t lookahead, std::optional<std::uint64_t> seed, int prefetch,
-    int num_threads) {
+    int num_threads, bool may_use_openmp) {
   const auto held = std::make_shared<HeldObjects>(
       HeldObjects{std::move(owner), std::move(build), std::move(from_dlpack), std::move(from_numpy), py::none(),
                   std::move(all_reduce), std::move(start_all_reduce), std::move(draw_seed), std::move(warn),
@@ -160,6 +161,7 @@ std::unique_ptr<PyLoader> make_loader(
   options.seed = seed;
   options.prefetch = prefetch;
   options.num_threads = num_threads;
+  options.team = may_use_openmp ? openmp_team() : nullptr;
   set_callbacks(options, held);
   return std::make_unique<PyLoader>(held, std::move(all_watched), std::move(all_outputs), std::move(include),
                                     std::move(options));
@@ -250,7 +252,7 @@ void register_loader(py::module_& m) {
           py::arg("observe"), py::arg("batch_size"), py::arg("rank"), py::arg("world_size"), py::arg("listed_ranks"),
           py::arg("has_classes"), py::arg("shuffle"), py::arg("grouped"), py::arg("drop_last"),
           py::arg("steps_per_epoch"), py::arg("total_steps"), py::arg("update_every"), py::arg("lookahead"),
-          py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"),
+          py::arg("seed"), py::arg("prefetch"), py::arg("num_threads"), py::arg("may_use_openmp"),
           "Create a loader.\n\n"
           "Args:\n"
           "    fields: Fields from dense(), normalize() and row_ids(), whose memory `owner` keeps alive.\n"

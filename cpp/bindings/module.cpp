@@ -5,6 +5,7 @@
 #include "interrupt.hpp"
 #include "l2m/base/platform.hpp"
 #include "l2m/run/thread_pool.hpp"
+#include "openmp_team.hpp"
 #include "register.hpp"
 #include "released_gil.hpp"
 
@@ -26,6 +27,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("without_cuda") = L2M_WITHOUT_CUDA;
   m.def("usable_cpus", &l2m::usable_cpus, "Return the number of CPUs this process may use.");
   m.def("pool_threads", &l2m::pool_threads, "Return the number of threads of the process-wide pool.");
+  m.def(
+      "openmp_threads", [] { return openmp_team() == nullptr ? 0 : openmp_team()->size(); },
+      "Return the number of threads of torch's OpenMP team in this thread; 0 if torch is not loaded or has none.");
   wait_for_threads_at_exit();
   register_class_index(m);
   register_class_loss(m);

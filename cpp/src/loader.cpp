@@ -111,6 +111,7 @@ std::unique_ptr<Prefetcher> Loader::make_prefetcher(std::vector<double> proporti
                       .in_order = !o.has_classes && !o.shuffle};
   pipeline.prefetch = o.prefetch;
   pipeline.num_threads = o.num_threads;
+  pipeline.team = o.team;
   if (o.destination)
     pipeline.taken_ahead = static_cast<int>(std::min<std::int64_t>(o.destination->ahead(), o.prefetch));
   pipeline.pools.assign(pools_.begin(), pools_.end());

@@ -91,11 +91,11 @@ struct Expected {
 class Consumer {
  public:
   /// @param lag  number of steps between scheduling a change of proportions and its effect.
-  Consumer(const Expected& expected, int threads, int prefetch, std::uint64_t lag = 0)
+  Consumer(const Expected& expected, int threads, int prefetch, std::uint64_t lag = 0, const Team* team = nullptr)
       : expected_(expected),
         lag_(lag),
         next_change_(expected.run.changes.begin()),
-        prefetcher_({expected.index, expected.data.fields(), expected.run.options, prefetch, threads},
+        prefetcher_({expected.index, expected.data.fields(), expected.run.options, prefetch, threads, team},
                     expected.run.proportions) {}
 
   Prefetcher& prefetcher() { return prefetcher_; }
@@ -219,6 +219,61 @@ void test_batches_equal_the_reference() {
   for (const Expected* expected : {&mixed_run(), &one_class_run(), &many_classes_run(), &long_rows_run()})
     for (const int threads : kThreadCounts)
       for (const int prefetch : kPrefetches) Consumer(*expected, threads, prefetch).consume_all();
+}
+
+std::atomic<int> team_size = 1;
+int team_runs = 0;  // of any thread, so that a sanitizer finds one that is not the consumer's
+
+const Team kTeam{[] { return team_size.load(); },
+                 [](int count, Team::Task task, const void* context) {
+                   ++team_runs;
+                   std::vector<std::thread> threads;
+                   for (int i = 0; i < count; ++i) threads.emplace_back([=] { task(context, i); });
+                   for (std::thread& thread : threads) thread.join();
+                 }};
+
+int runs_of_team(const Expected& expected, int size, int threads, int prefetch) {
+  team_size = size;
+  team_runs = 0;
+  Consumer(expected, threads, prefetch, 0, &kTeam).consume_all();
+  return team_runs;
+}
+
+void test_a_team_copies_large_batches_that_are_not_prefetched() {
+  for (const Expected* expected : {&one_class_run(), &long_rows_run()}) {
+    const auto batches = static_cast<int>(expected->batches.size());
+    for (const int size : {2, 3, 70}) {  // 70: more threads than some batches have rows
+      CHECK(runs_of_team(*expected, size, size, 0) == batches);
+      CHECK(runs_of_team(*expected, size, size + 1, 0) == batches);
+      CHECK(runs_of_team(*expected, size, size - 1, 0) == 0);
+      CHECK(runs_of_team(*expected, size, size, 1) == 0);
+    }
+    CHECK(runs_of_team(*expected, 1, 2, 0) == 0);
+    CHECK(runs_of_team(*expected, 2, 0, 0) == 0);
+  }
+  CHECK(runs_of_team(mixed_run(), 2, 2, 0) == 0);  // its batches are small
+}
+
+void test_the_size_of_a_team_may_change() {
+  team_runs = 0;
+  Consumer consumer(long_rows_run(), 3, 0, 0, &kTeam);
+  for (int size = 0; consumer.consumed() < long_rows_run().batches.size(); size = (size + 1) % 5) {
+    team_size = size;
+    consumer.next();
+  }
+  CHECK(team_runs == 4);  // of 12 batches, those with 2 or 3 threads
+}
+
+void test_a_forked_child_does_not_use_the_team() {
+  team_size = 2;
+  Consumer consumer(long_rows_run(), 2, 0, 0, &kTeam);
+  consumer.consume(2);
+  in_child([&] {
+    team_runs = 0;
+    consumer.consume_all();
+    CHECK(team_runs == 0);
+  });
+  consumer.consume_all();
 }
 
 void test_changes_take_effect_at_their_step_whenever_they_are_scheduled() {
@@ -574,6 +629,9 @@ int main() {
   test_a_forked_child_continues_independently();
   test_an_error_is_raised_at_its_batch();
   if (!l2m::kHasThreads) return 0;
+  test_a_team_copies_large_batches_that_are_not_prefetched();
+  test_the_size_of_a_team_may_change();
+  test_a_forked_child_does_not_use_the_team();
   test_wait_ends_in_time();
   test_a_second_thread_is_refused();
   test_close_waits_for_a_call_of_another_thread();

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2m_fast import _core
 from l2m_fast._checks import checked_int, import_torch, shortened, warn
 from l2m_fast.distributed import check_all_reduce
 from l2m_fast.mixing import MixingPolicy, Proportional, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
 
     from l2m_fast.batch_source import BatchSource
+    from l2m_fast.data.fields import Field
+
+_PREFETCH = 4
+# Size of a batch from which torch's simple operations on floats use several threads.
+_MIN_SHARED_BYTES = 128 << 10
 
 # Replacements for arguments of torch's DataLoader.
 _REPLACEMENTS = {
@@ -144,6 +151,48 @@ def can_pin(pin_memory: bool, batch_format: str) -> bool:
     if not torch.cuda.is_available():
         warn("pin_memory=True has no effect without a CUDA device: batches are in pageable memory")
     return torch.cuda.is_available()
+
+
+def default_prefetch(
+    fields: Sequence[Field], batch_size: int, num_threads: int, batch_format: str, *, on_host: bool
+) -> int:
+    """Return the number of batches to prepare ahead, if the user does not say.
+
+    A model on the CPU computes on all of them, and threads of OpenMP spin while they wait: little time is left to prepare
+    batches ahead. Large batches are then copied faster by these threads, in `next()`, and are in their caches when the
+    model reads them. The exception is data that is read from a disk on demand.
+
+    Args:
+        fields: Fields of the data.
+        batch_size: Number of rows of a batch.
+        num_threads: Maximum number of threads of the loader.
+        batch_format: Format of the batches.
+        on_host: Whether batches are in pageable memory of the host.
+    """
+    is_large = batch_size * sum(field.row_bytes for field in fields) >= _MIN_SHARED_BYTES
+    if batch_format != "torch" or not on_host or not is_large:
+        return _PREFETCH
+    import torch
+
+    # On processors with two threads per core, torch starts one thread for each core.
+    uses_all_cpus = 1 < _core.openmp_threads() <= num_threads <= 2 * _core.openmp_threads()
+    if not uses_all_cpus or torch.cuda.device_count() > 0:
+        return _PREFETCH
+    return _PREFETCH if any(_is_in_mapped_file(field.address) for field in fields) else 0
+
+
+def _is_in_mapped_file(address: int) -> bool:
+    """Return whether an address belongs to a memory map of a file on a disk, as far as the system tells."""
+    try:
+        maps = Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return False
+    for line in maps.splitlines():
+        span, _, _, _, _, *path = line.split(maxsplit=5)
+        begin, end = (int(bound, 16) for bound in span.split("-"))
+        if begin <= address < end:
+            return any(name.startswith("/") and not name.startswith(("/dev/", "/memfd:", "/SYSV")) for name in path)
+    return False
 
 
 def torch_from_dlpack() -> Callable[[object], object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2m_fast import _core
 from l2m_fast._checks import check_choice, checked_bool, checked_int, shortened
-from l2m_fast.arguments import can_pin, cuda_device, row_ids, torch_from_dlpack
+from l2m_fast.arguments import can_pin, cuda_device, default_prefetch, row_ids, torch_from_dlpack
 from l2m_fast.data.fields import fields_of, with_included
 from l2m_fast.data.labels import class_ids
 from l2m_fast.distributed import warn_about_ranks
@@ -151,6 +151,7 @@ class BatchSource:
             lookahead=self.lookahead,
             prefetch=prefetch,
             num_threads=self.num_threads,
+            may_use_openmp=self.format == "torch" and destination is None,
             **kwargs,
         )
 
@@ -183,6 +184,12 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
     num_rows = fields[0].num_rows
     ids, num_classes, labels = class_ids(arguments["classes"], num_rows)
     rows = row_ids(arguments["rows"], num_rows)
+    pin_memory = device is None and can_pin(pin_memory, batch_format)
+    prefetch = arguments["prefetch"]
+    if prefetch is None:
+        on_host = device is None and not pin_memory
+        prefetch = default_prefetch(fields, batch_size, num_threads, batch_format, on_host=on_host)
+    prefetch = checked_int("prefetch", prefetch, 0, 2**16)
     source = BatchSource(
         fields=fields,
         build=with_included(data, build, len(fields), include),
@@ -203,10 +210,10 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         total_steps=None if total_steps is None else checked_int("total_steps", total_steps, 1, MAX_COUNT),
         update_every=update_every,
         lookahead=checked_int("lookahead", lookahead, 0, 2**16 if update_every is None else min(update_every, 2**16)),
-        prefetch=checked_int("prefetch", arguments["prefetch"], 0, 2**16),
+        prefetch=prefetch,
         num_threads=num_threads,
         device=device,
-        pin_memory=device is None and can_pin(pin_memory, batch_format),
+        pin_memory=pin_memory,
         from_dlpack=from_dlpack,
     )
     return source, labels

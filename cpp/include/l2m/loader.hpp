@@ -55,6 +55,7 @@ struct LoaderOptions {
   std::function<std::uint64_t()> draw_seed;  ///< called once if there is no seed, before the first random draw
   int prefetch = 4;
   int num_threads = 0;
+  const Team* team = nullptr;                     ///< copies batches if prefetch is 0, see PipelineOptions
   std::shared_ptr<BatchDestination> destination;  ///< null: host memory
   /// Replaces each value by its sum over all ranks; null: nothing to reduce. The values are integers, and so must be
   /// their sums.

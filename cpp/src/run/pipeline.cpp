@@ -16,9 +16,12 @@ constexpr std::chrono::microseconds kQuickReturn{50};  // a few times the cost o
 // Bytes that a thread copies at a time: long compared to a claim, short compared to a batch.
 constexpr std::int64_t kChunkBytes = 128 << 10;
 
-// Larger batches are written with non-temporal stores: the batches in flight and their source rows do not fit in a
-// cache of 32 MB shared by a few cores (AMD EPYC of family 25, 2026-11).
-constexpr std::int64_t kMaxCachedBytes = 2'700'000;
+// Batches in flight with more bytes are written with non-temporal stores: together with their source rows they do not
+// fit in a cache of 32 MB shared by a few cores (AMD EPYC of family 25, 2026-11).
+constexpr std::int64_t kMaxCachedBytes = 16'200'000;
+
+// Smaller batches are copied by the consumer alone: it takes a few microseconds to share one among the team.
+constexpr std::int64_t kMinTeamBytes = 64 << 10;
 
 // Of a batch: can be counted, aligned and addressed.
 constexpr std::int64_t kMaxBytes =
@@ -51,7 +54,9 @@ Pipeline::Pipeline(const PipelineOptions& options)
   }
   const std::int64_t chunks = kHasThreads ? std::clamp<std::int64_t>(rows_ * row_cost_ / kChunkBytes, 1, rows_) : 1;
   chunk_rows_ = (rows_ + chunks - 1) / chunks;
-  writes_ = rows_ * row_bytes_ > kMaxCachedBytes ? Writes::kNonTemporal : Writes::kCached;
+  // The consumer has a batch, and another one is being filled.
+  const std::int64_t max_cached = kMaxCachedBytes / (std::int64_t{options.prefetch} + 2);
+  writes_ = rows_ * row_bytes_ > max_cached ? Writes::kNonTemporal : Writes::kCached;
 }
 
 Pipeline::~Pipeline() {
@@ -100,6 +105,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   returned_quickly_ = began - last_take_ < kQuickReturn;
   if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
   waiting_ = true;
+  team_size_ = team_size();
   if (taken_ == planned_step_ && !planning_ && !can_plan()) {
     waiting_ = false;
     throw std::logic_error("there is no batch to wait for");
@@ -175,6 +181,17 @@ int Pipeline::max_pool_threads() const {
   return returned_quickly_ ? std::max(num_threads() - 1, 1) : num_threads();
 }
 
+/// Return the number of threads of the team if it copies the next batch, or 0.
+int Pipeline::team_size() const {
+  if (!kHasThreads || options_.team == nullptr || options_.prefetch > 0) return 0;
+  if (rows_ * row_cost_ < kMinTeamBytes || forks() > 0) return 0;  // a forked child lacks the threads of the team
+  const int size = options_.team->size();
+  return size > 1 && size <= num_threads() ? size : 0;
+}
+
+/// Return whether pool threads plan, open and fill batches, besides computing passes.
+bool Pipeline::threads_prepare_batches() const { return !lazy_ || (team_size_ == 0 && chunk_rows_ < rows_); }
+
 /// Claim the next piece of work. The claimant must run() it.
 Pipeline::Claim Pipeline::claim(Worker worker) {
   const Claim claimed = next_claim(worker);
@@ -188,6 +205,7 @@ Pipeline::Claim Pipeline::next_claim(Worker worker) {
   const bool has_time = worker == Worker::kThread;
   const bool shuffles = has_time && !stopping_ && sampler_.passes().has_work();
   if (shuffles && ++turns_ % 4 == 0) return {kShuffle};  // passes are ready in time, however much there is to copy
+  if (has_time && !threads_prepare_batches()) return {shuffles ? kShuffle : kNothing};
   // Plan while another thread copies: the next plans should exist before that thread runs out of batches.
   if (has_time && can_plan() && busy_ > 0) return planning_ = true, Claim{kPlan};
   if (can_fill()) {
@@ -273,6 +291,7 @@ void Pipeline::plan(Lock& lock) {
 /// Prepare a planned batch for filling, and fill it if it is small.
 void Pipeline::open(std::int64_t step, Lock& lock) {
   Slot& slot = slots_[slot_of(step)];
+  const int team_size = team_size_;
   lock.unlock();
   Batch& batch = slot.batch;
   std::int64_t chunks = 0;
@@ -282,8 +301,12 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
       sampler_.arrange(range_.epoch, static_cast<std::uint64_t>(step), rows);
       batch.blocks.clear();
       take_blocks(batch);
-      chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
-      if (chunks == 1) copy_chunk(slot, 0, slot.outs);
+      if (team_size > 0) {
+        copy_by_team(slot, team_size, slot.outs);
+      } else {
+        chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
+        if (chunks == 1) copy_chunk(slot, 0, slot.outs);
+      }
     } catch (...) {
       batch.error = std::current_exception();
       chunks = 0;
@@ -335,6 +358,24 @@ void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std:
               writes_);
 }
 
+/// Copy a batch, a part by each thread of the team. @param outs  scratch.
+void Pipeline::copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const {
+  const auto rows = slot.batch.plans->rows(slot.batch.index);
+  const auto begin_of = [&](int part) { return std::ssize(rows) * part / num_parts; };
+  const std::size_t num_fields = options_.fields.size();
+  outs.clear();
+  for (int part = 0; part < num_parts; ++part)
+    for (std::size_t f = 0; f < num_fields; ++f)
+      outs.push_back(slot.batch.blocks[f].data() + begin_of(part) * options_.fields[f]->row_size());
+  const auto copy_part = [&](int part) {
+    const auto begin = static_cast<std::size_t>(begin_of(part)), end = static_cast<std::size_t>(begin_of(part + 1));
+    const auto to = std::span(outs).subspan(static_cast<std::size_t>(part) * num_fields, num_fields);
+    copy_fields(options_.fields, rows.subspan(begin, end - begin), to, writes_);
+  };
+  const auto task = [](const void* copy, int part) { (*static_cast<decltype(copy_part)*>(copy))(part); };
+  options_.team->run(num_parts, task, &copy_part);
+}
+
 void Pipeline::make_ready(Slot& slot) {
   slot.stage = Stage::kReady;
   if (sleeping_) changed_.notify_all();
@@ -343,7 +384,8 @@ void Pipeline::make_ready(Slot& slot) {
 /// Wake a worker if there is work. Each worker wakes the next one.
 void Pipeline::wake_worker(Lock& lock) {
   if (num_threads() == 0) return;
-  if (!can_plan() && !can_open() && !can_fill() && !(may_work() && sampler_.passes().has_work())) return;
+  const bool has_batches = threads_prepare_batches() && (can_plan() || can_open() || can_fill());
+  if (!has_batches && !(may_work() && sampler_.passes().has_work())) return;
   if (sleeping_ && busy_ < max_busy_) changed_.notify_all();
   if (threads_ >= max_pool_threads()) return;
   ++threads_;

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <string>
 
-/// Operating-system functions that the standard library lacks. No other file depends on the operating system.
+/// Operating-system functions that the standard library lacks. No other file of the core depends on the operating system.
 namespace l2m {
 
 /// Return the number of CPUs this process may use, at least 1: its affinity, limited by the quota of its cgroups.

@@ -14,6 +14,7 @@
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/sampler.hpp"
 #include "l2m/run/block_pool.hpp"
+#include "l2m/run/team.hpp"
 #include "l2m/run/thread_pool.hpp"
 
 namespace l2m {
@@ -24,6 +25,9 @@ struct PipelineOptions {
   SamplerOptions sampler;
   int prefetch = 4;     ///< batches filled ahead of the consumer
   int num_threads = 0;  ///< maximum, including the waiting consumer; 0: all work happens in wait()
+  /// Copies batches if prefetch is 0 and num_threads is not less than its size; null: pool threads do. Outlives the
+  /// pipeline.
+  const Team* team = nullptr;
   int taken_ahead = 0;  ///< batches among `prefetch` whose blocks are taken before they are consumed
   /// One pool per field, with blocks for at least max(prefetch, 1) batches. Empty: use host memory.
   std::vector<std::shared_ptr<BlockPool>> pools = {};
@@ -121,6 +125,8 @@ class Pipeline {
   [[nodiscard]] bool can_fill();
   [[nodiscard]] int num_threads() const { return usable_threads(options_.num_threads); }
   [[nodiscard]] int max_pool_threads() const;
+  [[nodiscard]] int team_size() const;
+  [[nodiscard]] bool threads_prepare_batches() const;
 
   Claim claim(Worker worker);
   Claim next_claim(Worker worker);
@@ -130,6 +136,7 @@ class Pipeline {
   void fill(Slot& slot, std::int64_t chunk, Lock& lock);
   void take_blocks(Batch& batch) const;
   void copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std::byte*>& outs) const;
+  void copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const;
   void make_ready(Slot& slot);
   void wake_worker(Lock& lock);
   void work();
@@ -169,6 +176,7 @@ class Pipeline {
   bool waiting_ = false;           // the consumer is in wait() and takes part in the work
   bool sleeping_ = false;          // the consumer is in wait() and must be woken
   bool returned_quickly_ = false;  // the consumer came back within kQuickReturn
+  int team_size_ = 0;              // number of parts that the team copies; 0: pool threads copy chunks
   int busy_ = 0;                   // claims in progress
   int threads_ = 0;                // pool threads that are running or were called
   unsigned turns_ = 0;
