@@ -267,6 +267,12 @@ bool Passes::run_task(Job& job, Lock& lock) {
   return true;
 }
 
+bool Passes::in_progress() {
+  if (!kHasThreads) return false;
+  const Lock lock(mutex_);
+  return std::ranges::any_of(jobs_, [](const auto& job) { return !job->canceled && !job->permutation.done(); });
+}
+
 bool Passes::work() {
   if (!kHasThreads) return false;
   Lock lock(mutex_);

@@ -403,9 +403,17 @@ void Pipeline::wake_worker(Lock& lock) {
 /// Run claims until there is no work; a task of the pool.
 void Pipeline::work() {
   Lock lock = spin_locked(mutex_);
-  for (int claims = 0; claims < kClaimsPerVisit && threads_ <= max_pool_threads() && busy_ < max_busy_; ++claims) {
+  for (int claims = 0; claims < kClaimsPerVisit && threads_ <= max_pool_threads() && busy_ < max_busy_;) {
     const Claim claimed = claim(Worker::kThread);
-    if (claimed.kind == Claim::Kind::kNothing) break;
+    if (claimed.kind == Claim::Kind::kNothing) {
+      // The consumer may be computing a pass, whose next stage will have tasks.
+      if (!lazy_ || !planning_ || !sampler_.passes().in_progress()) break;
+      lock.unlock();
+      yield();
+      spin_then_lock(lock);
+      continue;
+    }
+    ++claims;
     wake_worker(lock);
     run(claimed, lock);
   }

@@ -101,6 +101,8 @@ class Passes {
 
   /// Run one task of the passes in progress, if any is available. Thread-safe.
   bool work();
+  /// Return whether a pass is being computed, with or without tasks to hand out at the moment. Thread-safe.
+  [[nodiscard]] bool in_progress();
   /// Return whether work() would probably find a task.
   [[nodiscard]] bool has_work() const { return kHasThreads && open_jobs_.load(std::memory_order_relaxed) > 0; }
 
