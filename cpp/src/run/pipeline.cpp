@@ -406,8 +406,8 @@ void Pipeline::work() {
   for (int claims = 0; claims < kClaimsPerVisit && threads_ <= max_pool_threads() && busy_ < max_busy_;) {
     const Claim claimed = claim(Worker::kThread);
     if (claimed.kind == Claim::Kind::kNothing) {
-      // The consumer may be computing a pass, whose next stage will have tasks.
-      if (!lazy_ || !planning_ || !sampler_.passes().in_progress()) break;
+      // The next batch may need a pass, whose next stage will have tasks.
+      if (!planning_ || !sampler_.passes().in_progress()) break;
       lock.unlock();
       yield();
       spin_then_lock(lock);
