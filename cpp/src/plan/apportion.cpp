@@ -1,6 +1,7 @@
 #include "l2m/plan/apportion.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -22,11 +23,11 @@ constexpr std::int32_t kInterval = 1 << 16;  // in units of an offset
 constexpr double kOffset = 1.0 / kInterval;
 
 /// Return the offset of the next visit: up to half an interval away, reflected at the ends of the interval.
-std::uint16_t next_offset(std::uint16_t offset, std::int32_t quarter) {
+std::int32_t next_offset(std::int32_t offset, std::int32_t quarter) {
   std::int32_t moved = offset + quarter - kInterval / 2;
-  if (moved < 0) moved = -1 - moved;
-  if (moved >= kInterval) moved = 2 * kInterval - 1 - moved;
-  return static_cast<std::uint16_t>(moved);
+  moved ^= moved >> 31;                           // -1 - moved if it is negative
+  moved ^= -(moved >> 16) & (2 * kInterval - 1);  // 2 * kInterval - 1 - moved if it is not below kInterval
+  return moved;
 }
 
 /// Return the time between two consecutive visits, in intervals.
@@ -118,6 +119,36 @@ void Apportioner::next(std::uint64_t step, std::int64_t max_batches, DueTimes& d
   });
 }
 
+/// List the times before `horizon` at which a class is due, at most `max_times`, and the next one. Return their number
+/// without the last.
+std::size_t Apportioner::visits(std::size_t k, double interval, std::int32_t max_times, double horizon,
+                                const DueTimes& due, double* times, std::uint16_t* offsets) const {
+  const RandomStream stream(seed_, Purpose::kDue, k);
+  std::uint64_t next = due.visits[k] + 1;
+  double time = due.due[k];
+  std::int32_t offset = due.offsets[k];
+  const double unit = kOffset * interval;  // scaled by a power of two, so that the times are those of intervals
+  std::size_t count = 0;
+  while (count < static_cast<std::size_t>(max_times) && time < horizon) {
+    const std::array<std::uint64_t, 4> words = stream.block(next / Quarters::kPerBlock);
+    std::uint16_t quarters[Quarters::kPerBlock];
+    for (std::size_t i = 0; i < Quarters::kPerBlock; ++i)
+      quarters[i] = static_cast<std::uint16_t>(words[i / 4] >> (16 * (i % 4)));
+    const std::size_t first = next % Quarters::kPerBlock;
+    const std::size_t end = std::min(Quarters::kPerBlock - first, static_cast<std::size_t>(max_times) - count) + first;
+    for (std::size_t i = first; i < end && time < horizon; ++i) {
+      offsets[count] = static_cast<std::uint16_t>(offset);
+      times[count++] = time;
+      const std::int32_t before = std::exchange(offset, next_offset(offset, quarters[i]));
+      time += static_cast<double>(kInterval + offset - before) * unit;
+    }
+    next += end - first;
+  }
+  offsets[count] = static_cast<std::uint16_t>(offset);
+  times[count] = time;
+  return count;
+}
+
 /// List the due times up to the end of the batches. Return false if there are too many.
 ///
 /// A time that is not a candidate precedes those of the first class and follows those of each class.
@@ -129,9 +160,8 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, 
   const auto max_times = static_cast<std::size_t>(std::min(4 * (std::ssize(class_ids_) + expected), kMaxTimes));
   const auto num_buckets = static_cast<std::size_t>(expected / kTimesPerBucket + 1);
   const double buckets_per_step = static_cast<double>(num_buckets) / static_cast<double>(max_batches + 2);
-  const auto bucket_of = [&](double time) {
-    const auto bucket = static_cast<std::int64_t>(std::max((time - (now - 1)) * buckets_per_step, 0.0));
-    return static_cast<std::size_t>(std::min(bucket, static_cast<std::int64_t>(num_buckets) - 1));
+  const auto bucket_of = [=, last = static_cast<double>(num_buckets - 1)](double time) {
+    return static_cast<std::int32_t>(std::min(std::max((time - (now - 1)) * buckets_per_step, 0.0), last));
   };
   std::vector<double>& times = quotas.due;
   std::size_t size = 1;
@@ -150,21 +180,13 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, 
       times.resize(2 * max_size);
       quotas.offset.resize(2 * max_size);
     }
-    Quarters quarter(RandomStream(seed_, Purpose::kDue, k));
-    std::uint64_t visit = due.visits[k];
-    std::uint16_t offset = due.offsets[k];
-    const double interval = 1.0 / fraction_[i];
+    if (max_size > bucket_.size()) bucket_.resize(2 * max_size);
     const std::size_t begin = size;
-    for (std::int32_t n = 0; n < max_batches && time < horizon; ++n) {
-      quotas.offset[size] = offset;
-      times[size++] = time;
-      ++bucket_end_[bucket_of(time) + 1];
-      const std::uint16_t before = std::exchange(offset, next_offset(offset, quarter(++visit)));
-      time += intervals_between(before, offset) * interval;
-    }
+    size += visits(k, 1.0 / fraction_[i], max_batches, horizon, due, &times[begin], &quotas.offset[begin]);
+    for (std::size_t at = begin; at < size; ++at) bucket_[at] = bucket_of(times[at]);
+    for (std::size_t at = begin; at < size; ++at) ++bucket_end_[static_cast<std::size_t>(bucket_[at]) + 1];
     quotas.classes.push_back({class_ids_[i], whole_[i], begin, size});
-    quotas.offset[size] = offset;
-    times[size++] = time;
+    ++size;
   }
 
   for (std::size_t b = 0; b < num_buckets; ++b) bucket_end_[b + 1] += bucket_end_[b];
@@ -174,7 +196,7 @@ bool Apportioner::find_candidates(std::uint64_t step, std::int32_t max_batches, 
   for (const Quotas::Class& of : quotas.classes) {
     if (of.begin == of.end) continue;
     for (std::size_t i = of.begin; i < of.end; ++i)
-      order_[bucket_end_[bucket_of(times[i])]++] = static_cast<std::uint32_t>(i);
+      order_[bucket_end_[static_cast<std::size_t>(bucket_[i])]++] = static_cast<std::uint32_t>(i);
     quotas.batch[of.end] = kNoCandidate;
   }
   bucket_end_.pop_back();
@@ -240,7 +262,8 @@ void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
       quotas.batch.insert(quotas.batch.end(), {0, kNoCandidate});
       quotas.due.push_back(due.due[k]);
       quotas.offset.push_back(due.offsets[k]);
-      due.offsets[k] = next_offset(due.offsets[k], Quarters(RandomStream(seed_, Purpose::kDue, k))(++due.visits[k]));
+      due.offsets[k] = static_cast<std::uint16_t>(
+          next_offset(due.offsets[k], Quarters(RandomStream(seed_, Purpose::kDue, k))(++due.visits[k])));
       due.due[k] += intervals_between(quotas.offset.back(), due.offsets[k]) * (1.0 / fraction_[i]);
       quotas.due.push_back(due.due[k]);
       quotas.offset.push_back(due.offsets[k]);

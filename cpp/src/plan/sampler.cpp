@@ -22,7 +22,7 @@ constexpr std::size_t kAhead = 16;  // classes whose cursor is prefetched before
 
 // Rows planned together: several per class unless there are many classes, and few enough to stay in a cache until they
 // are copied. Where there are no threads, their memory matters more.
-constexpr std::int64_t kRowsPerClass = 16;
+constexpr std::int64_t kRowsPerClass = 32;
 constexpr std::int64_t kMinRows = kHasThreads ? 8192 : 256;
 constexpr std::int64_t kMaxRows = kHasThreads ? 131072 : 256;
 

@@ -76,6 +76,8 @@ class Apportioner {
     double fraction;
   };
   [[nodiscard]] Share share(double proportion) const;
+  std::size_t visits(std::size_t k, double interval, std::int32_t max_times, double horizon, const DueTimes& due,
+                     double* times, std::uint16_t* offsets) const;
   bool find_candidates(std::uint64_t step, std::int32_t max_batches, const DueTimes& due, Quotas& quotas);
   std::int32_t serve_candidates(std::int32_t max_batches, Quotas& quotas);
   void next_single(DueTimes& due, Quotas& quotas);
@@ -89,6 +91,7 @@ class Apportioner {
   std::vector<double> fraction_;
 
   // Scratch of next(). Candidates are due times, listed in Quotas::due; a bucket holds those of about the same time.
+  std::vector<std::int32_t> bucket_;       // of each candidate
   std::vector<std::uint32_t> bucket_end_;  // in order_
   std::vector<std::uint32_t> order_;       // candidates by bucket, and by class within a bucket
   std::vector<std::uint32_t> deferred_;
