@@ -134,7 +134,7 @@ std::size_t Apportioner::visits(std::size_t k, double interval, std::int32_t max
     std::uint16_t quarters[Quarters::kPerBlock];
     for (std::size_t i = 0; i < Quarters::kPerBlock; ++i)
       quarters[i] = static_cast<std::uint16_t>(words[i / 4] >> (16 * (i % 4)));
-    const std::size_t first = next % Quarters::kPerBlock;
+    const auto first = static_cast<std::size_t>(next % Quarters::kPerBlock);
     const std::size_t end = std::min(Quarters::kPerBlock - first, static_cast<std::size_t>(max_times) - count) + first;
     for (std::size_t i = first; i < end && time < horizon; ++i) {
       offsets[count] = static_cast<std::uint16_t>(offset);

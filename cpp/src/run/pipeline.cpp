@@ -291,7 +291,7 @@ void Pipeline::plan(Lock& lock) {
 /// Prepare a planned batch for filling, and fill it if it is small.
 void Pipeline::open(std::int64_t step, Lock& lock) {
   Slot& slot = slots_[slot_of(step)];
-  const int team_size = team_size_;
+  const int team_size = kHasThreads ? team_size_ : 0;
   lock.unlock();
   Batch& batch = slot.batch;
   std::int64_t chunks = 0;
@@ -360,6 +360,7 @@ void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std:
 
 /// Copy a batch, a part by each thread of the team. @param outs  scratch.
 void Pipeline::copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const {
+  if (!kHasThreads) return;
   const auto rows = slot.batch.plans->rows(slot.batch.index);
   const auto begin_of = [&](int part) { return std::ssize(rows) * part / num_parts; };
   const std::size_t num_fields = options_.fields.size();
@@ -402,6 +403,7 @@ void Pipeline::wake_worker(Lock& lock) {
 
 /// Run claims until there is no work; a task of the pool.
 void Pipeline::work() {
+  if (!kHasThreads) return;
   Lock lock = spin_locked(mutex_);
   for (int claims = 0; claims < kClaimsPerVisit && threads_ <= max_pool_threads() && busy_ < max_busy_;) {
     const Claim claimed = claim(Worker::kThread);

@@ -57,7 +57,7 @@ class RandomStream {
 /// 16-bit chunks of a stream's words, lowest first. Neighboring chunks share one block.
 class Quarters {
  public:
-  static constexpr std::uint64_t kPerBlock = 16;
+  static constexpr std::size_t kPerBlock = 16;
 
   explicit Quarters(const RandomStream& stream) : stream_(stream) {}
 
