@@ -1,7 +1,8 @@
 """Time of a training epoch on the CPU, whose model computes on the same cores as the loader.
 
-The loader has its default `num_threads` and `prefetch`. Its epochs include the shuffle and end at the last full batch, as those of its
-rivals: `x[perm[i : i + batch_size]]`, and `torch.index_select(out=)` into one buffer per field, both with a new `torch.randperm` per epoch.
+The loader has its default `num_threads` and `prefetch`, which is 0 for large batches; one with `prefetch=4` takes part as well. Their epochs
+include the shuffle and end at the last full batch, as those of its rivals: `x[perm[i : i + batch_size]]`, and `torch.index_select(out=)` into one
+buffer per field, both with a new `torch.randperm` per epoch.
 """
 
 from __future__ import annotations
@@ -118,10 +119,12 @@ def test_epoch(benchmark: BenchmarkFixture, report: Report, rounds: int, name: s
     torch.manual_seed(SEED)
     x, y = task.rows(task.num_rows), torch.randint(_CLASSES, (task.num_rows,))
     model = None if task.model is None else task.model()
-    with Loader((x, y), batch_size=batch_size, drop_last=True, seed=SEED) as loader:
+    make = partial(Loader, (x, y), batch_size=batch_size, drop_last=True, seed=SEED)
+    with make() as loader, make(prefetch=4) as ahead:
         sources: dict[str, Batches] = {
             "x[perm]": _indexed(x, y, batch_size),
             "index_select(out=)": _selected(x, y, batch_size),
+            "prefetch=4": iter(ahead.forever()),
             OURS: iter(loader.forever()),
         }
         steps = _steps(partial(_train, sources["index_select(out=)"], model))
@@ -131,6 +134,7 @@ def test_epoch(benchmark: BenchmarkFixture, report: Report, rounds: int, name: s
     report.add(case, OURS, times.rate(OURS, 1).scaled(steps), "steps/s")
     for rival in ("x[perm]", "index_select(out=)"):
         report.add(case, f"{OURS} vs {rival}", times.ratio(rival, OURS), "x", Goal(at_least=1.0))
+    report.add(case, f"{OURS} vs prefetch=4", times.ratio("prefetch=4", OURS), "x")
 
 
 def _repeat(batches: Batches, model: nn.Module | None, steps: int, repeats: int) -> None:
