@@ -241,10 +241,9 @@ int runs_of_team(const Expected& expected, int size, int threads, int prefetch) 
 
 void test_a_team_copies_large_batches_that_are_not_prefetched() {
   for (const Expected* expected : {&one_class_run(), &long_rows_run()}) {
-    const auto batches = static_cast<int>(expected->batches.size());
-    for (const int size : {2, 3, 70}) {  // 70: more threads than some batches have rows
-      CHECK(runs_of_team(*expected, size, size, 0) == batches);
-      CHECK(runs_of_team(*expected, size, size + 1, 0) == batches);
+    for (const int size : {2, 3, 70}) {                   // 70: more threads than some batches have rows
+      CHECK(runs_of_team(*expected, size, size, 0) > 0);  // of each batch, unless it was slow
+      CHECK(runs_of_team(*expected, size, size + 1, 0) > 0);
       CHECK(runs_of_team(*expected, size, size - 1, 0) == 0);
       CHECK(runs_of_team(*expected, size, size, 1) == 0);
     }
@@ -261,7 +260,18 @@ void test_the_size_of_a_team_may_change() {
     team_size = size;
     consumer.next();
   }
-  CHECK(team_runs == 4);  // of 12 batches, those with 2 or 3 threads
+  CHECK(team_runs >= 1 && team_runs <= 4);  // of 12 batches, those with 2 or 3 threads
+}
+
+void test_a_slow_team_is_left_alone_for_a_while() {
+  static const Team kSlowTeam{kTeam.size, [](int count, Team::Task task, const void* context) {
+                                std::this_thread::sleep_for(50ms);
+                                kTeam.run(count, task, context);
+                              }};
+  team_size = 2;
+  team_runs = 0;
+  Consumer(long_rows_run(), 2, 0, 0, &kSlowTeam).consume_all();
+  CHECK(team_runs == 1);
 }
 
 void test_a_forked_child_does_not_use_the_team() {
@@ -631,6 +641,7 @@ int main() {
   if (!l2m::kHasThreads) return 0;
   test_a_team_copies_large_batches_that_are_not_prefetched();
   test_the_size_of_a_team_may_change();
+  test_a_slow_team_is_left_alone_for_a_while();
   test_a_forked_child_does_not_use_the_team();
   test_wait_ends_in_time();
   test_a_second_thread_is_refused();

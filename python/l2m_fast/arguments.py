@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,10 +176,23 @@ def default_prefetch(
     import torch
 
     # On processors with two threads per core, torch starts one thread for each core.
-    uses_all_cpus = 1 < _core.openmp_threads() <= num_threads <= 2 * _core.openmp_threads()
+    uses_all_cpus = not was_forked() and 1 < _core.openmp_threads() <= num_threads <= 2 * _core.openmp_threads()
     if not uses_all_cpus or torch.cuda.device_count() > 0:
         return _PREFETCH
     return _PREFETCH if any(_is_in_mapped_file(field.address) for field in fields) else 0
+
+
+@cache
+def was_forked() -> bool:
+    """Return whether this process was a fork without exec when it first called this, as far as the system tells.
+
+    Such a process may have inherited the state of OpenMP's threads without the threads. The core detects later forks.
+    """
+    try:
+        flags = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[6])
+    except OSError:
+        return False
+    return bool(flags & 0x40)  # PF_FORKNOEXEC of Linux
 
 
 def _is_in_mapped_file(address: int) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2m_fast import _core
 from l2m_fast._checks import check_choice, checked_bool, checked_int, shortened
-from l2m_fast.arguments import can_pin, cuda_device, default_prefetch, row_ids, torch_from_dlpack
+from l2m_fast.arguments import can_pin, cuda_device, default_prefetch, row_ids, torch_from_dlpack, was_forked
 from l2m_fast.data.fields import fields_of, with_included
 from l2m_fast.data.labels import class_ids
 from l2m_fast.distributed import warn_about_ranks
@@ -151,7 +151,7 @@ class BatchSource:
             lookahead=self.lookahead,
             prefetch=prefetch,
             num_threads=self.num_threads,
-            may_use_openmp=self.format == "torch" and destination is None,
+            may_use_openmp=self.format == "torch" and destination is None and not was_forked(),
             **kwargs,
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -107,6 +110,44 @@ def test_a_forked_child_lacks_the_team_of_its_parent(begun: bool) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == count
         """
     assert run(program, begun) == ""
+
+
+_LATE_IMPORT = """
+import os, signal
+import numpy as np
+import torch
+torch.set_num_threads(2)
+torch.rand(2000, 2000).add_(1)  # starts the team
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    from l2m_fast import Loader
+    for prefetch in (None, 0):
+        loader = Loader(np.zeros((300, 3000), np.float32), batch_size=64, num_threads=2, prefetch=prefetch)
+        assert len(list(loader)) == 5
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+def test_a_child_that_imports_the_package_lacks_the_team_of_its_parent() -> None:
+    subprocess.run([sys.executable, "-c", _LATE_IMPORT], check=True, timeout=120)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="needs to change the user, for whom a limit of threads holds",
+)
+def test_batches_are_copied_without_a_team_whose_threads_cannot_be_started() -> None:
+    program = """
+        import os, resource, torch
+        loader = Loader(np.zeros((300, 3000), np.float32), batch_size=64, num_threads=2, prefetch=0)
+        assert len(loader) == 5
+        os.setuid(65534)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        print(len(list(loader)))
+        """
+    assert run(program) == "5\n"
 
 
 def _default(

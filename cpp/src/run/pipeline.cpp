@@ -23,6 +23,11 @@ constexpr std::int64_t kMaxCachedBytes = 16'200'000;
 // Smaller batches are copied by the consumer alone: it takes a few microseconds to share one among the team.
 constexpr std::int64_t kMinTeamBytes = 64 << 10;
 
+// A team that takes longer waits for a CPU that is busy with something else, a time slice for each batch. For a while,
+// batches are then copied without it.
+constexpr std::chrono::nanoseconds kTeamTime{1'000'000}, kTeamTimePerByte{2};
+constexpr int kBatchesWithoutTeam = 100;
+
 // Of a batch: can be counted, aligned and addressed.
 constexpr std::int64_t kMaxBytes =
     std::min<std::int64_t>(std::int64_t{1} << 62, std::numeric_limits<std::ptrdiff_t>::max());
@@ -106,6 +111,7 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
   if (slot.stage == Stage::kReady || timeout.count() == 0) return slot.stage == Stage::kReady;
   waiting_ = true;
   team_size_ = team_size();
+  batches_without_team_ = std::max(batches_without_team_ - 1, 0);
   if (taken_ == planned_step_ && !planning_ && !can_plan()) {
     waiting_ = false;
     throw std::logic_error("there is no batch to wait for");
@@ -185,6 +191,7 @@ int Pipeline::max_pool_threads() const {
 int Pipeline::team_size() const {
   if (!kHasThreads || options_.team == nullptr || options_.prefetch > 0) return 0;
   if (rows_ * row_cost_ < kMinTeamBytes || forks() > 0) return 0;  // a forked child lacks the threads of the team
+  if (batches_without_team_ > 0) return 0;
   const int size = options_.team->size();
   return size > 1 && size <= num_threads() ? size : 0;
 }
@@ -223,7 +230,7 @@ Pipeline::Claim Pipeline::next_claim(Worker worker) {
     slot.batch.index = step - planned.first_step;
     slot.batch.error = planned.error;
     if (opened_ == planned.end_step) planned_.erase(planned_.begin());
-    return {kOpen, step};
+    return {.kind = kOpen, .step = step, .team_size = worker == Worker::kConsumer ? team_size_ : 0};
   }
   if (can_plan()) return planning_ = true, Claim{kPlan};
   if (shuffles) return {kShuffle};
@@ -237,7 +244,7 @@ void Pipeline::run(const Claim& claim, Lock& lock) {
       plan(lock);
       break;
     case Claim::Kind::kOpen:
-      open(claim.step, lock);
+      open(claim.step, claim.team_size, lock);
       break;
     case Claim::Kind::kFill:
       fill(slots_[slot_of(claim.step)], claim.chunk, lock);
@@ -289,10 +296,10 @@ void Pipeline::plan(Lock& lock) {
 }
 
 /// Prepare a planned batch for filling, and fill it if it is small.
-void Pipeline::open(std::int64_t step, Lock& lock) {
+void Pipeline::open(std::int64_t step, int team_size, Lock& lock) {
   Slot& slot = slots_[slot_of(step)];
-  const int team_size = kHasThreads ? team_size_ : 0;
   lock.unlock();
+  bool was_slow = false;
   Batch& batch = slot.batch;
   std::int64_t chunks = 0;
   if (!batch.error) {
@@ -301,8 +308,8 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
       sampler_.arrange(range_.epoch, static_cast<std::uint64_t>(step), rows);
       batch.blocks.clear();
       take_blocks(batch);
-      if (team_size > 0) {
-        copy_by_team(slot, team_size, slot.outs);
+      if (kHasThreads && team_size > 0) {
+        was_slow = !copy_by_team(slot, team_size, slot.outs);
       } else {
         chunks = (std::ssize(rows) + chunk_rows_ - 1) / chunk_rows_;
         if (chunks == 1) copy_chunk(slot, 0, slot.outs);
@@ -313,6 +320,7 @@ void Pipeline::open(std::int64_t step, Lock& lock) {
     }
   }
   spin_then_lock(lock);
+  if (was_slow) batches_without_team_ = kBatchesWithoutTeam;
   if (chunks <= 1) {
     make_ready(slot);
     return;
@@ -358,9 +366,11 @@ void Pipeline::copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std:
               writes_);
 }
 
-/// Copy a batch, a part by each thread of the team. @param outs  scratch.
-void Pipeline::copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const {
-  if (!kHasThreads) return;
+/// Copy a batch, a part by each thread of the team. Return whether it took a plausible time.
+/// @param outs  scratch.
+bool Pipeline::copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const {
+  if (!kHasThreads) return true;
+  const auto began = Clock::now();
   const auto rows = slot.batch.plans->rows(slot.batch.index);
   const auto begin_of = [&](int part) { return std::ssize(rows) * part / num_parts; };
   const std::size_t num_fields = options_.fields.size();
@@ -375,6 +385,7 @@ void Pipeline::copy_by_team(const Slot& slot, int num_parts, std::vector<std::by
   };
   const auto task = [](const void* copy, int part) { (*static_cast<decltype(copy_part)*>(copy))(part); };
   options_.team->run(num_parts, task, &copy_part);
+  return Clock::now() - began < kTeamTime + std::ssize(rows) * row_cost_ * kTeamTimePerByte;
 }
 
 void Pipeline::make_ready(Slot& slot) {
@@ -385,10 +396,11 @@ void Pipeline::make_ready(Slot& slot) {
 /// Wake a worker if there is work. Each worker wakes the next one.
 void Pipeline::wake_worker(Lock& lock) {
   if (num_threads() == 0) return;
-  const bool has_batches = threads_prepare_batches() && (can_plan() || can_open() || can_fill());
-  if (!has_batches && !(may_work() && sampler_.passes().has_work())) return;
+  const bool has_batches = can_plan() || can_open() || can_fill();
+  const bool has_passes = may_work() && sampler_.passes().has_work();
+  if (!has_batches && !has_passes) return;
   if (sleeping_ && busy_ < max_busy_) changed_.notify_all();
-  if (threads_ >= max_pool_threads()) return;
+  if (threads_ >= max_pool_threads() || !(has_passes || threads_prepare_batches())) return;
   ++threads_;
   lock.unlock();
   bool called = true;
@@ -409,7 +421,7 @@ void Pipeline::work() {
     const Claim claimed = claim(Worker::kThread);
     if (claimed.kind == Claim::Kind::kNothing) {
       // The next batch may need a pass, whose next stage will have tasks.
-      if (!planning_ || !sampler_.passes().in_progress()) break;
+      if (stopping_ || !planning_ || !sampler_.passes().in_progress()) break;
       lock.unlock();
       yield();
       spin_then_lock(lock);

@@ -115,6 +115,7 @@ class Pipeline {
     enum class Kind { kNothing, kPlan, kOpen, kFill, kShuffle } kind;
     std::int64_t step = 0;
     std::int64_t chunk = 0;
+    int team_size = 0;  // number of threads of the team that copies the batch; 0: it is copied in chunks
   };
   enum class Worker { kThread, kConsumer };
 
@@ -132,11 +133,11 @@ class Pipeline {
   Claim next_claim(Worker worker);
   void run(const Claim& claim, Lock& lock);
   void plan(Lock& lock);
-  void open(std::int64_t step, Lock& lock);
+  void open(std::int64_t step, int team_size, Lock& lock);
   void fill(Slot& slot, std::int64_t chunk, Lock& lock);
   void take_blocks(Batch& batch) const;
   void copy_chunk(const Slot& slot, std::int64_t chunk, std::vector<std::byte*>& outs) const;
-  void copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const;
+  bool copy_by_team(const Slot& slot, int num_parts, std::vector<std::byte*>& outs) const;
   void make_ready(Slot& slot);
   void wake_worker(Lock& lock);
   void work();
@@ -176,7 +177,8 @@ class Pipeline {
   bool waiting_ = false;           // the consumer is in wait() and takes part in the work
   bool sleeping_ = false;          // the consumer is in wait() and must be woken
   bool returned_quickly_ = false;  // the consumer came back within kQuickReturn
-  int team_size_ = 0;              // number of parts that the team copies; 0: pool threads copy chunks
+  int team_size_ = 0;              // number of threads of the team that copies the next batch, or 0
+  int batches_without_team_ = 0;   // because the team was slow
   int busy_ = 0;                   // claims in progress
   int threads_ = 0;                // pool threads that are running or were called
   unsigned turns_ = 0;
