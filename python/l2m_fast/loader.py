@@ -90,9 +90,10 @@ class Loader(Run):
         num_threads: Maximum number of threads. 0: no threads, all work happens in `next()`. None: the number of CPUs
             available to this process, according to its affinity and cgroup quota.
         prefetch: Number of batches prepared ahead. 0: each batch is copied in `next()`, and one of at least 64 KB by
-            the OpenMP threads of torch, if there are at most `num_threads` of them. None: 0 if a model on the CPU
-            probably uses all CPUs and batches are large (tensors of at least 128 KB, no CUDA device,
-            at least 2 OpenMP threads for up to twice as many CPUs, no memory map of a file), otherwise 4.
+            the OpenMP threads of torch, if there are at most `num_threads` of them. None: 0 if batches are large and
+            a model on the CPU probably uses all CPUs (tensors of at least 128 KB in pageable memory, no CUDA device,
+            at least 2 OpenMP threads and between `num_threads / 2` and `num_threads` of them, no memory map of a
+            file); otherwise 4.
         pin_memory: If True, batches are in pinned memory of torch's caching host allocator: they can be copied to a
             CUDA device asynchronously, and released before the copy has finished. Issues a warning if there is no CUDA
             device.

@@ -161,6 +161,7 @@ def test_large_batches_for_a_model_on_all_cpus_are_not_prefetched(
 ) -> None:
     monkeypatch.setattr(_core, "openmp_threads", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("l2m_fast.arguments.was_forked", lambda: False)
     mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(N, 3000))
 
     assert _default((X, Y)) == 0
@@ -180,6 +181,9 @@ def test_large_batches_for_a_model_on_all_cpus_are_not_prefetched(
     assert _default(shared) == 0
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 1)
+        assert _default((X, Y)) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("l2m_fast.arguments.was_forked", lambda: True)
         assert _default((X, Y)) == 4
     for openmp_threads in (0, 1):
         monkeypatch.setattr(_core, "openmp_threads", partial(int, openmp_threads))
