@@ -159,8 +159,8 @@ def default_prefetch(
 ) -> int:
     """Return the number of batches to prepare ahead, if the user does not say.
 
-    A model on the CPU computes on all of them, and threads of OpenMP spin while they wait: little time is left to prepare
-    batches ahead. Large batches are then copied faster by these threads, in `next()`, and are in their caches when the
+    A model on the CPU uses all CPUs, and threads of OpenMP spin while they wait: little time is left to prepare batches
+    ahead. Large batches are then copied faster by these threads, in `next()`, and are in their caches when the
     model reads them. The exception is data that is read from a disk on demand.
 
     Args:

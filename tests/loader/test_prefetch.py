@@ -91,6 +91,32 @@ def test_a_thread_may_consume_batches_that_its_own_team_copies() -> None:
     assert run(program) == ""
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+@pytest.mark.parametrize(
+    ("options", "new_threads"),
+    [
+        ({"prefetch": 0}, 1),
+        ({"prefetch": 0, "num_threads": 1}, 0),
+        ({"prefetch": 0, "batch_size": 3}, 0),
+        ({"prefetch": 0, "format": "numpy"}, 0),
+        ({"prefetch": 4}, 0),
+    ],
+    ids=str,
+)
+def test_openmp_copies_large_tensors_that_are_not_prefetched(options: dict[str, Any], new_threads: int) -> None:
+    program = """
+        import os, sys
+        import torch
+        torch.set_num_threads(2)
+        options = {"batch_size": 64, "num_threads": 2} | eval(sys.argv[1])
+        batches = iter(Loader(np.zeros((300, 1000), np.float32), **options))  # starts the threads of the pool
+        before = len(os.listdir("/proc/self/task"))
+        next(batches)
+        print(len(os.listdir("/proc/self/task")) - before)  # OpenMP starts its threads at the first call
+        """
+    assert run(program, options) == f"{new_threads}\n"
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_forked_child_lacks_the_team_of_its_parent(begun: bool) -> None:
     program = """

@@ -30,9 +30,6 @@ std::int32_t next_offset(std::int32_t offset, std::int32_t quarter) {
   return moved;
 }
 
-/// Return the time between two consecutive visits, in intervals.
-double intervals_between(std::uint16_t offset, std::uint16_t next) { return (kInterval + next - offset) * kOffset; }
-
 }  // namespace
 
 Apportioner::Apportioner(std::uint64_t seed, std::int64_t batch_size) : seed_(seed), batch_size_(batch_size) {}
@@ -51,7 +48,7 @@ void Apportioner::start(std::span<const double> proportions, std::uint64_t step,
   due.offsets.clear();
   due.due.clear();
   for (std::size_t k = 0; k < proportions.size(); ++k) {
-    due.offsets.push_back(static_cast<std::uint16_t>(Quarters(RandomStream(seed_, Purpose::kDue, k))(0)));
+    due.offsets.push_back(RandomStream(seed_, Purpose::kDue, k).quarters(0)[0]);
     due.due.push_back(due.offsets[k] * kOffset);
   }
   change(none, proportions, step, due);
@@ -130,12 +127,9 @@ std::size_t Apportioner::visits(std::size_t k, double interval, std::int32_t max
   const double unit = kOffset * interval;  // scaled by a power of two, so that the times are those of intervals
   std::size_t count = 0;
   while (count < static_cast<std::size_t>(max_times) && time < horizon) {
-    const std::array<std::uint64_t, 4> words = stream.block(next / Quarters::kPerBlock);
-    std::uint16_t quarters[Quarters::kPerBlock];
-    for (std::size_t i = 0; i < Quarters::kPerBlock; ++i)
-      quarters[i] = static_cast<std::uint16_t>(words[i / 4] >> (16 * (i % 4)));
-    const auto first = static_cast<std::size_t>(next % Quarters::kPerBlock);
-    const std::size_t end = std::min(Quarters::kPerBlock - first, static_cast<std::size_t>(max_times) - count) + first;
+    const auto quarters = stream.quarters(next / 16);
+    const auto first = static_cast<std::size_t>(next % 16);
+    const std::size_t end = std::min(quarters.size() - first, static_cast<std::size_t>(max_times) - count) + first;
     for (std::size_t i = first; i < end && time < horizon; ++i) {
       offsets[count] = static_cast<std::uint16_t>(offset);
       times[count++] = time;
@@ -259,14 +253,15 @@ void Apportioner::next_single(DueTimes& due, Quotas& quotas) {
     if (served != served_end && served->second == i) {
       ++served;
       const auto k = static_cast<std::size_t>(class_ids_[i]);
+      double times[2];
+      std::uint16_t offsets[2];
+      visits(k, 1.0 / fraction_[i], 1, HUGE_VAL, due, times, offsets);
       quotas.batch.insert(quotas.batch.end(), {0, kNoCandidate});
-      quotas.due.push_back(due.due[k]);
-      quotas.offset.push_back(due.offsets[k]);
-      due.offsets[k] = static_cast<std::uint16_t>(
-          next_offset(due.offsets[k], Quarters(RandomStream(seed_, Purpose::kDue, k))(++due.visits[k])));
-      due.due[k] += intervals_between(quotas.offset.back(), due.offsets[k]) * (1.0 / fraction_[i]);
-      quotas.due.push_back(due.due[k]);
-      quotas.offset.push_back(due.offsets[k]);
+      quotas.due.insert(quotas.due.end(), {times[0], times[1]});
+      quotas.offset.insert(quotas.offset.end(), {offsets[0], offsets[1]});
+      ++due.visits[k];
+      due.due[k] = times[1];
+      due.offsets[k] = offsets[1];
     }
     if (whole_[i] > 0 || quotas.batch.size() > begin)
       quotas.classes.push_back({class_ids_[i], whole_[i], begin, std::min(begin + 1, quotas.batch.size())});

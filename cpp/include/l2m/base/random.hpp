@@ -49,30 +49,18 @@ class RandomStream {
 
   [[nodiscard]] std::uint64_t word(std::uint64_t index) const { return block(index / 4)[index % 4]; }
 
- private:
-  std::array<std::uint64_t, 2> key_;
-  std::array<std::uint64_t, 3> address_;
-};
-
-/// 16-bit chunks of a stream's words, lowest first. Neighboring chunks share one block.
-class Quarters {
- public:
-  static constexpr std::size_t kPerBlock = 16;
-
-  explicit Quarters(const RandomStream& stream) : stream_(stream) {}
-
-  std::int32_t operator()(std::uint64_t index) {
-    if (index / kPerBlock != block_) {
-      block_ = index / kPerBlock;
-      words_ = stream_.block(block_);
-    }
-    return static_cast<std::int32_t>((words_[index / 4 % 4] >> (16 * (index % 4))) & 0xFFFF);
+  /// Return 16-bit chunks 16 * block to 16 * block + 15 of the words, the lowest of each word first.
+  [[nodiscard]] std::array<std::uint16_t, 16> quarters(std::uint64_t block) const {
+    const std::array<std::uint64_t, 4> words = this->block(block);
+    std::array<std::uint16_t, 16> quarters;
+    for (std::size_t i = 0; i < quarters.size(); ++i)
+      quarters[i] = static_cast<std::uint16_t>(words[i / 4] >> (16 * (i % 4)));
+    return quarters;
   }
 
  private:
-  RandomStream stream_;
-  std::uint64_t block_ = ~std::uint64_t{0};  // none
-  std::array<std::uint64_t, 4> words_;
+  std::array<std::uint64_t, 2> key_;
+  std::array<std::uint64_t, 3> address_;
 };
 
 /// SFC64 (Doty-Humphrey 2010, "PractRand"): a sequential generator, much faster than Philox.
