@@ -1,7 +1,7 @@
 """Print the bytes that a loader adds to this process while it runs, as JSON; Linux only.
 
 It is a separate program because a process that has done other work has free memory, which hides new allocations.
-Usage: python resident_memory.py NUM_ROWS NUM_CLASSES (0: classes=None)
+Usage: python -m benchmarks.resident_memory NUM_ROWS NUM_CLASSES (0: classes=None)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.memory_status import memory_status
 from l2m_fast import Loader
 
 
@@ -35,29 +36,19 @@ def main() -> None:
     with loader(slice(100_000)) as small:  # starts threads and loads code, which do not count
         for _ in small:
             pass
-    before = _status("VmRSS")
+    before = memory_status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     with loader(slice(None)) as large:
         batches = iter(large)
         for _ in islice(batches, len(large) // 2):
             pass
-        resident = _status("VmRSS")
+        resident = memory_status("VmRSS")
         for _ in batches:
             pass
         for _ in islice(large, 10):
             pass
-        peak = _status("VmHWM")
+        peak = memory_status("VmHWM")
     sys.stdout.write(json.dumps({"resident": resident - before, "peak": peak - before}))
-
-
-def _status(key: str) -> int:
-    """Return a size from /proc/self/status in bytes: VmRSS is the resident memory now, VmHWM its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    msg = f"/proc/self/status has no {key}"
-    raise RuntimeError(msg)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,9 @@ def test_peak_memory(benchmark: BenchmarkFixture, report: Report) -> None:
 def test_memory_of_rows(benchmark: BenchmarkFixture, report: Report, num_classes: int, bytes_per_row: int) -> None:
     """Measure the bytes that a loader over 20,000,000 one-byte rows adds to a process. Its batches are 0.1 % of the bound."""
     num_rows = 20_000_000
-    program = Path(__file__).parent / "resident_memory.py"
 
     def measure() -> dict[str, int]:
-        command = [sys.executable, str(program), str(num_rows), str(num_classes)]
+        command = [sys.executable, "-m", "benchmarks.resident_memory", str(num_rows), str(num_classes)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         added: dict[str, int] = json.loads(done.stdout)
         return added

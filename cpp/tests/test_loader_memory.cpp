@@ -13,7 +13,7 @@
 #include "check.hpp"
 #include "in_child.hpp"
 #include "l2m/loader.hpp"
-#include "l2m/plan/permutation.hpp"
+#include "l2m/plan/passes.hpp"
 #include "loader_runs.hpp"
 
 // Every allocation of every call of a Loader fails once, alone or with all later ones. The failed call must change
@@ -169,8 +169,8 @@ void test_a_pass_is_made_without_memory_too() {
   const auto index = std::make_shared<const ClassIndex>(600'000);
   const auto rows_of = [](Passes& passes, std::uint64_t pass) {
     std::vector<std::int64_t> rows;
-    passes.visit(0, pass, [&](auto row_at) {
-      for (std::int64_t i = 0; i < 600'000; ++i) rows.push_back(row_at(i));
+    passes.visit(0, pass, 0, [&](auto row_at, std::int64_t end) {
+      for (std::int64_t i = 0; i < end; ++i) rows.push_back(row_at(i));
     });
     return rows;
   };

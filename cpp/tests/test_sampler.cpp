@@ -189,6 +189,39 @@ void test_a_run_restored_at_any_step_repeats_the_rest() {
   }
 }
 
+/// Passes in slices give the same batches and states as whole passes, also around the border of two slices.
+void test_slices_change_nothing() {
+  constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 5;
+  Run run{.sizes = {kSplit, 300, kSplit},
+          .proportions = {0.6, 0.25, 0.15},
+          .options = {.seed = 3, .global_batch = 4},
+          .epochs = 1,
+          .steps = 200};
+  for (const std::int64_t global_batch : {4, 100, 3000}) {  // less than a row of a class, some, and many
+    run.options.global_batch = global_batch;
+    run.options.num_slices = 1;
+    const auto index = run.index();
+    Planner whole(run, index, 2);
+    for (const int threads : kThreadCounts) {
+      run.options.num_slices = Permutation::kMaxSlices;
+      Planner sliced(run, index, threads);
+      SamplerState state = whole.sampler.initial_state(run.proportions);
+      for (const std::int64_t position : {kSplit / 8 - 30, kSplit / 2 - 300, kSplit - 20, kSplit}) {
+        state.cursors[0].position = position;
+        state.cursors[2] = {.pass = 7, .position = position - 10};
+        whole.sampler.passes().visit(2, 7, 0, [&](auto row_at, std::int64_t) { state.held[2] = {row_at(0)}; });
+        for (Planner* planner : {&whole, &sliced}) {
+          planner->sampler.check(state);
+          planner->sampler.restore(state);
+        }
+        const auto expected = batches_of(run, whole), batches = batches_of(run, sliced);
+        CHECK(batches.size() == expected.size());
+        for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
+      }
+    }
+  }
+}
+
 void test_ranks_partition_the_global_plan() {
   const std::vector<std::int64_t> sizes{7, 0, 3, 40, 1, 100};
   Run run{.sizes = sizes,
@@ -386,6 +419,7 @@ int main() {
   using namespace l2m::test;
   test_batches_equal_the_reference();
   test_a_run_restored_at_any_step_repeats_the_rest();
+  test_slices_change_nothing();
   test_ranks_partition_the_global_plan();
   test_a_short_last_batch_is_shared_by_the_ranks();
   test_rows_are_drawn_without_replacement();

@@ -35,8 +35,8 @@ void RowDrawer::draw_extras(const Quotas::Class& quota, SamplerState& state, Bat
       cursor = {.pass = cursor.pass + 1, .position = 0};
       plans.turns_.push_back({quota.class_id, batch_of[i], {.pass = cursor.pass, .position = 1}, 0, 0});
     }
-    passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
-      const std::size_t end = i + std::min(quota.end - i, static_cast<std::size_t>(size - cursor.position));
+    passes_.visit(quota.class_id, cursor.pass, cursor.position, [&](auto row_at, std::int64_t end_of_rows) {
+      const std::size_t end = i + std::min(quota.end - i, static_cast<std::size_t>(end_of_rows - cursor.position));
       std::int64_t position = cursor.position;
       for (; i < end; ++i) dealer_.deal(batch_of[i], quota.class_id, row_at(position++));
       cursor.position = position;
@@ -56,8 +56,8 @@ void RowDrawer::draw_wholes(const Quotas::Class& quota, SamplerState& state, Bat
   for (std::int64_t batch = 0; batch < plans.size(); ++batch) {
     std::int64_t rows = rows_in(batch);
     if (cursor.position + rows <= size && !holds(state, quota.class_id)) {
-      passes_.visit(quota.class_id, cursor.pass, [&](auto row_at) {
-        while (cursor.position + rows <= size) {
+      passes_.visit(quota.class_id, cursor.pass, cursor.position, [&](auto row_at, std::int64_t end) {
+        while (cursor.position + rows <= end) {
           dealer_.deal(batch, quota.class_id, rows, [&](std::int64_t i) { return row_at(cursor.position + i); });
           cursor.position += rows;
           extra += static_cast<std::size_t>(rows - quota.whole);
@@ -118,8 +118,8 @@ void RowDrawer::draw_one_by_one(std::int64_t class_id, std::int64_t count, Curso
       tail_.assign(drawn_.begin() + static_cast<std::ptrdiff_t>(round), drawn_.end());
       sort_items(std::span(tail_));
     }
-    passes_.visit(class_id, cursor.pass, [&](auto row_at) {
-      const std::int64_t most = std::min(size - cursor.position, count - std::ssize(drawn_));
+    passes_.visit(class_id, cursor.pass, cursor.position, [&](auto row_at, std::int64_t end) {
+      const std::int64_t most = std::min(end - cursor.position, count - std::ssize(drawn_));
       if (tail_.empty()) {
         for (std::int64_t i = 0; i < most; ++i) drawn_.push_back(row_at(cursor.position++));
         return;

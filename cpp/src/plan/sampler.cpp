@@ -42,7 +42,8 @@ std::int64_t row_stride(std::int64_t max_rows) {
 
 Sampler::Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& options, bool in_background)
     : options_(options),
-      drawer_(std::move(index), options.seed, options.shuffle, in_background, options.rank, options.world_size),
+      drawer_(std::move(index), options.seed, options.shuffle, in_background, options.num_slices, options.rank,
+              options.world_size),
       apportioner_(options.seed, options.global_batch) {}
 
 SamplerState Sampler::initial_state(std::vector<double> proportions) const {
@@ -125,11 +126,13 @@ void Sampler::check_held(std::int64_t class_id, std::span<const std::int64_t> he
   if (std::ssize(held) > cursor.position)
     refuse_state("class ", class_id, " holds ", held.size(), " rows after drawing ", cursor.position,
                  " rows of its pass");
-  drawer_.passes().visit(class_id, cursor.pass, [&](auto row_at) {
-    for (std::int64_t i = cursor.position; i < drawer_.index().size(class_id); ++i)
-      if (std::ranges::binary_search(sorted, row_at(i)))
-        refuse_state("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
-  });
+  for (std::int64_t i = cursor.position; i < drawer_.index().size(class_id);) {
+    drawer_.passes().visit(class_id, cursor.pass, i, [&](auto row_at, std::int64_t end) {
+      for (; i < end; ++i)
+        if (std::ranges::binary_search(sorted, row_at(i)))
+          refuse_state("row ", row_at(i), " of class ", class_id, " is held, but not drawn yet");
+    });
+  }
 }
 
 void Sampler::restore(const SamplerState& state) {
@@ -138,12 +141,13 @@ void Sampler::restore(const SamplerState& state) {
 }
 
 void Sampler::prepare(std::uint64_t epoch) {
+  if (!kHasThreads) return;
   if (options_.epoch_is_pass) {
-    drawer_.passes().prepare(0, epoch);
+    drawer_.passes().prepare(0, epoch, state_.cursors[0].pass == epoch ? state_.cursors[0].position : 0);
     return;
   }
   for (std::size_t k = 0; k < state_.cursors.size(); ++k)
-    drawer_.passes().prepare(static_cast<std::int64_t>(k), state_.cursors[k].pass);
+    drawer_.passes().prepare(static_cast<std::int64_t>(k), state_.cursors[k].pass, state_.cursors[k].position);
 }
 
 void Sampler::plan(std::uint64_t epoch, std::uint64_t step, std::int64_t max_batches, std::int64_t global_rows,

@@ -19,10 +19,11 @@ struct SamplerOptions {
   std::int64_t world_size = 1;
   /// Ranks whose rows a batch lists, one rank after the other, as each of them would have them. Needs world_size 1.
   std::int64_t listed_ranks = 1;
-  bool shuffle = true;         ///< new random order of every class in each pass; false: index order, grouped batches
-  bool grouped = false;        ///< keep the rows of a batch grouped by class
-  bool epoch_is_pass = false;  ///< epoch e starts at the beginning of pass e
-  bool in_order = false;       ///< rank r gets the rows r, r + world_size, ... of every global batch
+  bool shuffle = true;          ///< new random order of every class in each pass; false: index order, grouped batches
+  bool grouped = false;         ///< keep the rows of a batch grouped by class
+  bool epoch_is_pass = false;   ///< epoch e starts at the beginning of pass e
+  std::int64_t num_slices = 0;  ///< slices in which passes of large classes are computed; 0: by the number of rows
+  bool in_order = false;        ///< rank r gets the rows r, r + world_size, ... of every global batch
 };
 
 /// Planner of batches: an Apportioner converts proportions to quotas, and a RowDrawer draws the rows.
