@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from l2m_fast._checks import checked_bool, checked_int, shortened, warn
-from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, warn_about_epochs
+from l2m_fast.arguments import checked_mixing, checked_seed, draw_seed, warn_about_classes
 from l2m_fast.batch_source import batch_source
 from l2m_fast.correction import target_proportions
 from l2m_fast.distributed import shared_state, summed_over_ranks
@@ -86,11 +86,11 @@ class Run:
         self._source, self._labels = batch_source(data, arguments)
         self._rank = self._source.rank if listing_rank is None else listing_rank
         self._class_sizes = self._source.index.class_sizes
-        warn_about_epochs(self._source)
         self._mixing = checked_mixing(arguments["mixing"], self._all_reduce, self._source)
         if self._group is not None:
             self._group.check_equal(self._options_of_the_run())
         self._core = self._new_core(checked_seed(arguments["seed"], self._source, self._group is not None))
+        warn_about_classes(self._source, self._mixing)
 
     def _planned_ranks(self, arguments: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
         """Return the arguments of the batches to plan. If they list several ranks, also return that of this process."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from l2m_fast import Balanced, GroupDRO, Learn2Mix, Loader
+from l2m_fast import Annealed, Balanced, GroupDRO, Learn2Mix, Loader, Proportional
+
+if TYPE_CHECKING:
+    from l2m_fast.mixing import MixingPolicy
 
 N = 60
 CLASSES = np.arange(N) % 3
@@ -78,7 +81,13 @@ def test_a_policy_that_follows_losses_needs_classes() -> None:
     for mixing in (Learn2Mix(), GroupDRO(0.1), Garbage()):
         with pytest.raises(ValueError, match=r"classes must be the class of each row, because .* follows class losses"):
             Loader(np.arange(N), batch_size=6, mixing=mixing, format="numpy")
-    Loader(np.arange(N), batch_size=6, mixing=Balanced(), format="numpy")
+
+
+@pytest.mark.parametrize("mixing", [Balanced(), Annealed(1, 0)])
+def test_without_classes_another_policy_warns_that_it_has_no_effect(mixing: MixingPolicy) -> None:
+    with pytest.warns(RuntimeWarning, match=r"mixing has no effect without classes: pass classes=.*\(got (Bal|Ann)"):
+        Loader(np.arange(N), batch_size=6, mixing=mixing, total_steps=9, format="numpy")
+    Loader(np.arange(N), batch_size=6, mixing=Proportional(), format="numpy")
 
 
 @pytest.mark.parametrize(("update_every", "step"), [(None, 10), (1, 2), (3, 6), (7, 14)])
