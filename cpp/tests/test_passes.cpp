@@ -172,10 +172,12 @@ void test_there_is_work_while_passes_are_computed() {
 }
 
 void test_without_shuffling_rows_ascend() {
-  const Classes classes({5, 0, 30'000});
+  const Classes classes({5, 0, kSplit});
   for (const int threads : kThreadCounts) {
-    Maker maker(classes.index(threads % 2 == 1 ? RowIds::kMaxBytes : 2), 1, false, threads);
-    Maker one_class(std::make_shared<const ClassIndex>(1000), 1, false, threads);
+    const std::int64_t slices = threads == 1 ? 1 : Permutation::kMaxSlices;
+    Maker maker(classes.index(threads % 2 == 1 ? RowIds::kMaxBytes : 2), 1, false, threads, slices);
+    Maker one_class(std::make_shared<const ClassIndex>(kSplit), 1, false, threads, slices);
+    one_class.passes.prepare(0, 0);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
       maker.passes.prepare(2, pass);  // must not touch a buffer, since there is none
       CHECK(maker.copy(0, pass, 0, 5) == classes.rows[0]);

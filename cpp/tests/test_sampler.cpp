@@ -197,8 +197,9 @@ void test_slices_change_nothing() {
           .options = {.seed = 3, .global_batch = 4},
           .epochs = 1,
           .steps = 200};
-  for (const std::int64_t global_batch : {4, 100, 3000}) {  // less than a row of a class, some, and many
+  for (const std::int64_t global_batch : {4, 100, 3000, 3001}) {  // less than a row of a class, some, and many
     run.options.global_batch = global_batch;
+    run.options.shuffle = global_batch != 3001;
     run.options.num_slices = 1;
     const auto index = run.index();
     Planner whole(run, index, 2);

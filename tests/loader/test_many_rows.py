@@ -14,11 +14,18 @@ NUM_ROWS = 2**26 + 7
 BATCH_SIZE = 2**20
 
 
-def loader(num_threads: int) -> Loader:
+def loader(num_threads: int, *, shuffle: bool = True) -> Loader:
     """Return a loader of row ids."""
     data = np.broadcast_to(np.zeros(1, np.uint8), NUM_ROWS)  # takes no memory
     return Loader(
-        data, batch_size=BATCH_SIZE, include=("rows",), seed=3, num_threads=num_threads, prefetch=1, format="numpy"
+        data,
+        batch_size=BATCH_SIZE,
+        include=("rows",),
+        shuffle=shuffle,
+        seed=3,
+        num_threads=num_threads,
+        prefetch=1,
+        format="numpy",
     )
 
 
@@ -40,3 +47,10 @@ def test_slices_of_a_pass_are_its_parts(num_threads: int) -> None:
             resumed.load_state_dict(states[step])
             _, rows = next(iter(resumed))
             np.testing.assert_array_equal(rows, expected[(step + 1) * BATCH_SIZE :][:BATCH_SIZE])
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_without_shuffling_rows_come_in_order(num_threads: int) -> None:
+    with loader(num_threads, shuffle=False) as ascending:
+        for step, (_, rows) in zip(range(3), ascending, strict=False):
+            np.testing.assert_array_equal(rows, np.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))

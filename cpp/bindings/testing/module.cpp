@@ -8,12 +8,14 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "class_words.hpp"
 #include "convert.hpp"
 #include "exact_class_loss.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/permutation.hpp"
+#include "l2m/plan/sampler.hpp"
 
 namespace l2m::testing {
 namespace {
@@ -44,6 +46,32 @@ class Pass {
   RowIds rows_;
 };
 
+/// Planner of balanced batches, without threads and copies.
+class Planner {
+ public:
+  Planner(const Array<std::int16_t>& classes, std::int64_t num_classes, std::int64_t batch_size)
+      : sampler_(std::make_shared<const ClassIndex>(bindings::view<std::int16_t>(classes), num_classes, classes.size(),
+                                                    std::nullopt, 1),
+                 SamplerOptions{.global_batch = batch_size}, false),
+        batch_size_(batch_size) {
+    const auto num = static_cast<std::size_t>(num_classes);
+    sampler_.restore(sampler_.initial_state(std::vector<double>(num, 1 / static_cast<double>(num_classes))));
+  }
+
+  void plan(std::int64_t num_batches) {
+    const py::gil_scoped_release released;
+    while (num_batches > 0) {
+      sampler_.plan(0, sampler_.state().total_step, num_batches, batch_size_, plans_);
+      num_batches -= plans_.size();
+    }
+  }
+
+ private:
+  Sampler sampler_;
+  BatchPlans plans_;
+  std::int64_t batch_size_;
+};
+
 void add_exact_class_loss(const py::array& losses, const py::array& classes, Array<std::int64_t> words,
                           Array<std::int64_t> skipped) {
   const bindings::ClassWords sums(mutable_view(words));
@@ -67,6 +95,10 @@ PYBIND11_MODULE(_testing, m, py::mod_gil_not_used()) {
       .def("shuffle", &Pass::shuffle, py::arg("seed"), py::arg("number"), py::arg("num_threads"),
            "Compute the pass of this number, as the loader does in the background.")
       .def_buffer(&Pass::rows);
+  py::classh<Planner>(m, "Planner", "Planner of balanced batches, without threads and copies.")
+      .def(py::init<const Array<std::int16_t>&, std::int64_t, std::int64_t>(), py::arg("classes"),
+           py::arg("num_classes"), py::arg("batch_size"))
+      .def("plan", &Planner::plan, py::arg("num_batches"), "Plan the next batches.");
   m.def(
       "add_exact_class_loss", &add_exact_class_loss, py::arg("losses"), py::arg("classes"),
       py::arg("words").noconvert(), py::arg("skipped").noconvert(),

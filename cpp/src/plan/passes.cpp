@@ -79,7 +79,7 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t unit) const
           index_->offset(class_id),
           index_->size(class_id),
           order(unit),
-          slice,
+          std::move(slice),
           seed_,
           static_cast<std::uint64_t>(class_id),
           pass};
@@ -116,13 +116,13 @@ std::uint64_t Passes::unit_at(std::int64_t class_id, std::uint64_t pass, std::in
 const Passes::Sliced& Passes::slice_at(std::int64_t class_id, std::uint64_t pass, std::int64_t position) {
   Sliced& slice = sliced_.find(class_id)->second;
   const auto slices = static_cast<std::uint64_t>(num_slices_);
-  while (kSlices && (slice.number / slices != pass || position < slice.begin || position >= slice.end ||
-                     made_[buffer(class_id, slice.number)] != slice.number + 1)) {
+  while (kSlices && (slice.unit / slices != pass || position < slice.begin || position >= slice.end ||
+                     made_[buffer(class_id, slice.unit)] != slice.unit + 1)) {
     const std::uint64_t unit = unit_at(class_id, pass, position);
     make_current(class_id, unit);
     const Permutation::Buckets& buckets = slice.buckets[unit & (num_buffers() - 1)];
     const auto number = static_cast<std::int64_t>(unit % slices);
-    slice.number = unit;
+    slice.unit = unit;
     slice.begin = buckets.begin(number, num_slices_);
     slice.end = buckets.begin(number + 1, num_slices_);
   }

@@ -82,7 +82,7 @@ void Permutation::next_stage() {
 void Permutation::begin_scatter() {
   const Buckets& buckets = slice_.buckets;
   const std::int64_t begin = buckets.begin(slice_.number, slice_.count);
-  // The caller leaves so much room that memory is damaged more often. Then, too, nothing is written beyond it.
+  // The caller leaves so much room that this never happens. If it did, rows would be written beyond the target.
   if (buckets.begin(slice_.number + 1, slice_.count) - begin > slice_.max_rows) std::terminate();
   for (std::size_t i = 0; i < next_.size(); ++i) {
     const auto task = i / static_cast<std::size_t>(slice_buckets_),

@@ -20,7 +20,7 @@ namespace l2m {
 /// a class is computed in the background while the current one is used, so that no batch waits for a whole permutation.
 /// Small classes are shuffled on demand, and all of them if there is no background. Memory: one buffer of row ids, two
 /// with a background; none without shuffling. A buffer has room for all rows, or for a slice of each sliced class.
-/// Not thread-safe, except work().
+/// Not thread-safe, except work(), has_work() and in_progress().
 class Passes {
  public:
   /// @param in_background  other threads call work(), so that units are computed ahead.
@@ -40,9 +40,9 @@ class Passes {
     const RowIds* rows = &index_->rows();
     std::int64_t first = index_->offset(class_id),
                  end = index_->size(class_id);  // row i of the pass is rows[first + i]
-    if (shuffle_ && is_sliced(class_id)) {
+    if (is_sliced(class_id)) {
       const Sliced& slice = slice_at(class_id, pass, position);
-      rows = &order(slice.number);
+      rows = &order(slice.unit);
       first = offset(class_id) - slice.begin;
       end = slice.end;
     } else if (shuffle_) {
@@ -80,7 +80,7 @@ class Passes {
  private:
   /// The current slice of a class, and the buckets of the passes whose slices are in the buffers.
   struct Sliced {
-    std::uint64_t number = 0;         // of the unit
+    std::uint64_t unit = 0;
     std::int64_t begin = 0, end = 0;  // rows of the pass
     Permutation::Buckets buckets[2];
   };
@@ -93,7 +93,8 @@ class Passes {
   };
 
   [[nodiscard]] bool is_sliced(std::int64_t class_id) const {
-    return Permutation::kMaxSlices > 1 && num_slices_ > 1 && index_->size(class_id) > Permutation::kUnsplitRows;
+    return Permutation::kMaxSlices > 1 && shuffle_ && num_slices_ > 1 &&
+           index_->size(class_id) > Permutation::kUnsplitRows;
   }
   [[nodiscard]] unsigned num_buffers() const { return kHasThreads && in_background_ ? 2 : 1; }
   [[nodiscard]] const RowIds& order(std::uint64_t unit) const { return order_[unit & (num_buffers() - 1)]; }

@@ -20,7 +20,7 @@ class Permutation {
   static constexpr std::int64_t kUnsplitRows = 1 << 19;
   static constexpr std::int64_t kBucketRows = 1 << 17;  // maximum of the mean, up to 2^33 rows
   static constexpr std::int64_t kPartRows = 1 << 16;    // rows whose buckets come from one random stream
-  // A class that is split has at least as many buckets. Builds for size compute whole permutations only.
+  // The smallest class that is split has 8 buckets. Builds for size compute whole permutations only.
   static constexpr std::int64_t kMaxSlices = kCompact ? 1 : 8;
 
   /// Positions in a pass at which its buckets begin, the same for all slices of the pass.

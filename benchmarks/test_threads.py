@@ -1,0 +1,77 @@
+"""How many threads a loader can use, from times of one thread, so that a machine with few cores can tell.
+
+Threads share the copying and the shuffling, but one of them plans, and the consumer takes one batch after the other. With enough
+threads, one of these two is the limit. That memory bandwidth may end before is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import _testing
+from benchmarks.race import Spread, time_calls
+from benchmarks.report import Report
+from benchmarks.workloads import IMAGES_784, IMAGES_3072, SEED, TABLE_64, Workload
+from l2m_fast import Balanced, Loader
+
+_CONSUMER = 50e-6  # seconds of other work between two calls of next(), long enough for the next batch to be ready
+
+
+@pytest.mark.parametrize("workload", [IMAGES_3072, IMAGES_784, TABLE_64], ids=str)
+@pytest.mark.parametrize("batch_size", [64, 512, 4096])
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_threads(
+    benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload, batch_size: int, num_classes: int
+) -> None:
+    """Measure a batch in one thread, its plan, and next()."""
+    workload = replace(workload, batch_size=batch_size)
+    fields = workload.fields()
+    classes = np.random.default_rng(SEED).integers(0, num_classes, workload.num_rows, dtype=np.int16)
+    loader = Loader(
+        (fields.x, fields.y), batch_size=batch_size, classes=classes, mixing=Balanced(), seed=SEED, num_threads=0
+    )
+    in_one_thread, planning, taking = [], [], []
+
+    def measure() -> None:
+        in_one_thread.append(_seconds(lambda: [None for _ in loader]) / len(loader))
+        planner = _testing.Planner(classes, num_classes, batch_size)
+        planner.plan(max(1, len(loader) // 4))  # computes the passes
+        steps = max(1, len(loader) // 2)  # in which no pass ends
+        planning.append(_seconds(lambda: planner.plan(steps)) / steps)
+        taking.append(_seconds_of_next())
+
+    time_calls(benchmark, measure, rounds)
+    serial = [max(one, other) for one, other in zip(planning, taking, strict=True)]
+    threads = [max(1.0, all_ / one) for all_, one in zip(in_one_thread, serial, strict=True)]
+    case = f"threads, {workload}, K = {num_classes:,}"
+    for name, seconds in {"a batch in one thread": in_one_thread, "its plan": planning, "next()": taking}.items():
+        report.add(case, name, Spread.of([1e6 * value for value in seconds]), "us")
+    report.add(case, "threads that can be used", Spread.of(threads), "")
+    report.add(case, "with that many", Spread.of([batch_size / value for value in serial]), "rows/s")
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _seconds_of_next() -> float:
+    """Return the median time of next() over two fields if the batch is ready."""
+    fields = (torch.zeros(4000, 2), torch.arange(4000))
+    seconds = []
+    with Loader(fields, batch_size=8, num_threads=1, seed=SEED) as loader:
+        batches = iter(loader)
+        for _ in range(len(loader)):
+            seconds.append(_seconds(lambda: next(batches)))
+            until = time.perf_counter() + _CONSUMER
+            while time.perf_counter() < until:
+                pass
+    return float(np.median(seconds))
