@@ -1,4 +1,4 @@
-"""How many threads a loader can use, from times of one thread, so that a machine with few cores can tell.
+"""Number of threads that a loader can use, computed from times of one thread, so that a machine with few cores can tell.
 
 Threads share the copying and the shuffling, but one of them plans, and the consumer takes one batch after the other. With enough
 threads, one of these two is the limit. That memory bandwidth may end before is left out.
