@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from l2m_fast.data.fields import Field
 
 _PREFETCH = 4
+_PREFETCH_SMALL = 16  # a thread that runs out of batches sleeps, and to be woken takes as long as a few small batches
+_MAX_SMALL_BYTES = 8 << 10
 # Size of a batch from which torch's simple operations on floats use several threads.
 _MIN_SHARED_BYTES = 128 << 10
 
@@ -172,6 +174,8 @@ def default_prefetch(
     ahead. Large batches are then copied faster by these threads, in `next()`, and are in their caches when the
     model reads them. The exception is data that is read from a disk on demand.
 
+    Of small batches, more are prepared ahead, so that threads rarely sleep.
+
     Args:
         fields: Fields of the data.
         batch_size: Number of rows of a batch.
@@ -179,8 +183,10 @@ def default_prefetch(
         batch_format: Format of the batches.
         on_host: Whether batches are in pageable memory of the host.
     """
-    is_large = batch_size * sum(field.row_bytes for field in fields) >= _MIN_SHARED_BYTES
-    if batch_format != "torch" or not on_host or not is_large:
+    batch_bytes = batch_size * sum(field.row_bytes for field in fields)
+    if on_host and batch_bytes <= _MAX_SMALL_BYTES:
+        return _PREFETCH_SMALL
+    if batch_format != "torch" or not on_host or batch_bytes < _MIN_SHARED_BYTES:
         return _PREFETCH
     import torch
 

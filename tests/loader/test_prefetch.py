@@ -182,6 +182,15 @@ def _default(
     return default_prefetch(fields_of(data, batch_format)[0], batch_size, num_threads, batch_format, on_host=on_host)
 
 
+@pytest.mark.parametrize("batch_format", ["torch", "numpy"])
+def test_more_small_batches_are_prefetched(batch_format: str) -> None:
+    small = np.zeros((100, 128), np.uint8)
+    assert _default(small, batch_size=64, batch_format=batch_format) == 16
+    assert _default((small, small[:, :4]), batch_size=62, batch_format=batch_format) == 16
+    assert _default(small, batch_size=65, batch_format=batch_format) == 4
+    assert _default(small, batch_size=64, batch_format=batch_format, on_host=False) == 4
+
+
 def test_large_batches_for_a_model_on_all_cpus_are_not_prefetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

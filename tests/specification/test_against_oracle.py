@@ -258,6 +258,7 @@ _ACTION = st.one_of(
     "ignore:the mean loss of a class is negative",
     "ignore:a batch of .* repeats rows",
     "ignore:shuffle=False with classes=",
+    "ignore:mixing has no effect without classes",
     "ignore:.* follows losses, and none was recorded",
 )
 @settings(

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/platform.hpp"
 
 namespace l2m {
 namespace {
@@ -40,7 +41,7 @@ Pipeline::Pipeline(const PipelineOptions& options)
     : options_(options),
       lazy_(num_threads() == 0 || options.prefetch == 0),
       ahead_(lazy_ ? 1 : options.prefetch),
-      max_busy_(std::max(num_threads(), 1)),
+      max_busy_(kHasThreads && num_threads() < usable_cpus() ? num_threads() + 1 : std::max(num_threads(), 1)),
       rows_(options.sampler.global_batch / options.sampler.world_size),
       sampler_(options.index, options.sampler, num_threads() > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
@@ -180,11 +181,11 @@ bool Pipeline::can_fill() {
   return false;
 }
 
-/// Return the maximum number of pool threads. A waiting consumer replaces one thread. So does a consumer that returns
-/// quickly, unless that thread is the last: the consumer may be away for longer this time.
+/// Return the maximum number of pool threads. A waiting consumer replaces one thread if all CPUs have one. So does a
+/// consumer that returns quickly, unless that thread is the last: the consumer may be away for longer this time.
 int Pipeline::max_pool_threads() const {
-  if (waiting_) return num_threads() - 1;
-  return returned_quickly_ ? std::max(num_threads() - 1, 1) : num_threads();
+  if (waiting_) return max_busy_ - 1;
+  return returned_quickly_ ? std::clamp(max_busy_ - 1, 1, num_threads()) : num_threads();
 }
 
 /// Return the number of threads of the team if it copies the next batch, or 0.

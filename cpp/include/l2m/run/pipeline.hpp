@@ -146,7 +146,7 @@ class Pipeline {
   const PipelineOptions& options_;
   const bool lazy_;  // no work is done outside wait()
   const std::int64_t ahead_;
-  const int max_busy_;
+  const int max_busy_;          // claims in progress: by pool threads, and by a waiting consumer
   const std::int64_t rows_;     // maximum per batch on this rank
   std::int64_t row_bytes_ = 0;  // over all fields
   std::int64_t row_cost_ = 0;   // over all fields
