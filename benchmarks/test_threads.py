@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import _testing
-from benchmarks.race import Spread, time_calls
-from benchmarks.report import Report
+from benchmarks.race import OURS, Spread, race, time_calls
+from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_784, IMAGES_3072, SEED, TABLE_64, Workload
 from l2m_fast import Balanced, Loader
 
@@ -53,6 +54,28 @@ def test_threads(
         report.add(case, name, Spread.of([1e6 * value for value in seconds]), "us")
     report.add(case, "threads that can be used", Spread.of(threads), "")
     report.add(case, "with that many", Spread.of([batch_size / value for value in serial]), "rows/s")
+
+
+@pytest.mark.parametrize("workload", [IMAGES_3072, IMAGES_784, TABLE_64, replace(TABLE_64, batch_size=64)], ids=str)
+def test_one_thread(benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload) -> None:
+    """Race an epoch with one thread against one without threads, for a consumer that only takes batches."""
+    fields = workload.fields()
+    loaders = {
+        name: Loader(
+            (fields.x, fields.y), batch_size=workload.batch_size, seed=SEED, num_threads=num_threads, prefetch=prefetch
+        )
+        for name, num_threads, prefetch in ((OURS, 1, None), ("num_threads=0", 0, None), ("prefetch=4", 1, 4))
+    }
+
+    def run(loader: Loader, repeats: int) -> None:
+        for _ in range(repeats):
+            for _batch in loader:
+                pass
+
+    times = race(benchmark, {name: partial(run, loader) for name, loader in loaders.items()}, rounds)
+    case = f"num_threads=1, {workload}"
+    report.add(case, f"{OURS} vs num_threads=0", times.ratio("num_threads=0", OURS), "x", Goal(at_least=1))
+    report.add(case, f"{OURS} vs prefetch=4", times.ratio("prefetch=4", OURS), "x")
 
 
 def _seconds(call: Callable[[], object]) -> float:
