@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -27,8 +28,11 @@ class HeldBlocks {
     blocks_held = false;
     blocks_held.notify_all();
   }
-  static void wait_for_one() {
-    while (blocks_wanted == 0) std::this_thread::yield();
+  /// Wait until `count` blocks are held back. Return false after ten seconds.
+  static bool wait_for(int count) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (blocks_wanted < count && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    return blocks_wanted >= count;
   }
 };
 

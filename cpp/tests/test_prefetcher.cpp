@@ -19,6 +19,7 @@
 #include "block_memory.hpp"
 #include "check.hpp"
 #include "in_child.hpp"
+#include "l2m/base/platform.hpp"
 #include "l2m/data/dense.hpp"
 #include "l2m/run/thread_pool.hpp"
 #include "reference.hpp"
@@ -491,9 +492,23 @@ void test_wait_ends_in_time() {
   {
     const HeldBlocks held;
     consumer.begin();
-    HeldBlocks::wait_for_one();  // by the pool thread; otherwise it could be the consumer
+    CHECK(HeldBlocks::wait_for(1));  // by the pool thread; otherwise it could be the consumer
     CHECK(!consumer.prefetcher().wait(0ms));
     CHECK(!consumer.prefetcher().wait(5ms));
+  }
+  consumer.consume_all();
+}
+
+void test_a_waiting_consumer_works_beside_the_threads_if_a_cpu_is_left() {
+  if (usable_cpus() < 2) return;
+  Consumer consumer(mixed_run(), 1, 4);
+  {
+    const HeldBlocks held;
+    consumer.begin();
+    CHECK(HeldBlocks::wait_for(1));  // by the pool thread
+    const BlockedConsumer blocked(consumer.prefetcher());
+    CHECK(HeldBlocks::wait_for(2));
+    HeldBlocks::release();
   }
   consumer.consume_all();
 }
@@ -644,6 +659,7 @@ int main() {
   test_a_slow_team_is_left_alone_for_a_while();
   test_a_forked_child_does_not_use_the_team();
   test_wait_ends_in_time();
+  test_a_waiting_consumer_works_beside_the_threads_if_a_cpu_is_left();
   test_a_second_thread_is_refused();
   test_close_waits_for_a_call_of_another_thread();
   test_a_child_forked_during_a_call_continues();
