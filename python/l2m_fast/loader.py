@@ -90,7 +90,8 @@ class Loader(Run):
             `format="numpy"`, from the operating system, and stored in `state_dict()`. Several ranks need an explicit
             seed.
         num_threads: Maximum number of threads. 0: no threads, all work happens in `next()`. None: the number of CPUs
-            available to this process, according to its affinity and cgroup quota.
+            available to this process, according to its affinity and cgroup quota. The caller works too while it waits
+            for a batch, in place of a thread if there is one for each CPU.
         prefetch: Number of batches prepared ahead. 0: each batch is copied in `next()`, and one of at least 64 KB by
             the OpenMP threads of torch, if there are at most `num_threads` of them. None: 0 if batches are large and
             a model on the CPU probably uses all CPUs (tensors of at least 128 KB in pageable memory, no CUDA device,
