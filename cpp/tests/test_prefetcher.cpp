@@ -21,6 +21,7 @@
 #include "in_child.hpp"
 #include "l2m/base/platform.hpp"
 #include "l2m/data/dense.hpp"
+#include "l2m/data/field.hpp"
 #include "l2m/run/thread_pool.hpp"
 #include "reference.hpp"
 
@@ -499,6 +500,30 @@ void test_wait_ends_in_time() {
   consumer.consume_all();
 }
 
+/// Field whose rows take long to copy.
+class Slow : public Field {
+ public:
+  [[nodiscard]] std::int64_t row_size() const override { return 1; }
+  [[nodiscard]] std::int64_t row_cost() const override { return 1 << 20; }  // each row is a chunk
+  void copy(BatchPlan plan, std::byte* out, Writes, const Field*) const override {
+    std::this_thread::sleep_for(3ms);
+    std::fill_n(out, plan.size(), std::byte{7});
+  }
+};
+
+void test_wait_ends_in_time_if_the_consumer_does_the_work() {
+  const auto index = std::make_shared<const ClassIndex>(8);
+  Prefetcher prefetcher({index, {std::make_shared<Slow>()}, {.seed = 1, .global_batch = 4}, 0, 0, nullptr}, {1.0});
+  prefetcher.begin({0, 0, 2, 4}, kNever);
+  for (int batch = 0; batch < 2; ++batch) {
+    int waits = 1;
+    while (!prefetcher.wait(1ms)) ++waits;
+    CHECK(waits >= 4);  // at least one for each row
+    CHECK(prefetcher.take_blocks()[0].data()[3] == std::byte{7});
+    prefetcher.commit();
+  }
+}
+
 void test_a_waiting_consumer_works_beside_the_threads_if_a_cpu_is_left() {
   if (usable_cpus() < 2) return;
   Consumer consumer(mixed_run(), 1, 4);
@@ -659,6 +684,7 @@ int main() {
   test_a_slow_team_is_left_alone_for_a_while();
   test_a_forked_child_does_not_use_the_team();
   test_wait_ends_in_time();
+  test_wait_ends_in_time_if_the_consumer_does_the_work();
   test_a_waiting_consumer_works_beside_the_threads_if_a_cpu_is_left();
   test_a_second_thread_is_refused();
   test_close_waits_for_a_call_of_another_thread();

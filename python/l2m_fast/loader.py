@@ -96,7 +96,7 @@ class Loader(Run):
             the OpenMP threads of torch, if there are at most `num_threads` of them. None: 0 if batches are large and
             a model on the CPU probably uses all CPUs (tensors of at least 128 KB in pageable memory, no CUDA device,
             at least 2 OpenMP threads and between `num_threads / 2` and `num_threads` of them, no memory map of a
-            file); 16 if they are small (at most 8 KB in pageable memory); otherwise 4.
+            file); 16 if they are small (at most 8 KB of the data, in pageable memory); otherwise 4.
         pin_memory: If True, batches are in pinned memory of torch's caching host allocator: they can be copied to a
             CUDA device asynchronously, and released before the copy has finished. Issues a warning if there is no CUDA
             device.

@@ -41,7 +41,7 @@ Pipeline::Pipeline(const PipelineOptions& options)
     : options_(options),
       lazy_(num_threads() == 0 || options.prefetch == 0),
       ahead_(lazy_ ? 1 : options.prefetch),
-      max_busy_(kHasThreads && num_threads() < usable_cpus() ? num_threads() + 1 : std::max(num_threads(), 1)),
+      max_busy_(num_threads() > 0 && num_threads() < usable_cpus() ? num_threads() + 1 : std::max(num_threads(), 1)),
       rows_(options.sampler.global_batch / options.sampler.world_size),
       sampler_(options.index, options.sampler, num_threads() > 0),
       slots_(static_cast<std::size_t>(ahead_)) {
@@ -125,7 +125,9 @@ bool Pipeline::wait(std::chrono::milliseconds timeout) {
     const Claim claimed = busy_ < max_busy_ ? claim(Worker::kConsumer) : Claim{Claim::Kind::kNothing};
     if (claimed.kind != Claim::Kind::kNothing) {
       run(claimed, lock);
-      spin_until = Clock::now() + kSpinTime;
+      const auto now = Clock::now();
+      spin_until = now + kSpinTime;
+      if (kHasThreads) in_time = now < deadline;
     } else if (Clock::now() < spin_until) {  // the batch is nearly ready: not worth a sleep
       lock.unlock();
       yield();
@@ -400,7 +402,7 @@ void Pipeline::wake_worker(Lock& lock) {
   const bool has_batches = can_plan() || can_open() || can_fill();
   const bool has_passes = may_work() && sampler_.passes().has_work();
   if (!has_batches && !has_passes) return;
-  if (sleeping_ && busy_ < max_busy_) changed_.notify_all();
+  if (sleeping_ && has_batches && busy_ < max_busy_) changed_.notify_all();
   if (threads_ >= max_pool_threads() || !(has_passes || threads_prepare_batches())) return;
   ++threads_;
   lock.unlock();
