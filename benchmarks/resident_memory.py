@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.memory_status import memory_status
+from benchmarks.memory_status import memory_status, reset_peak
 from l2m_fast import Loader
 
 
@@ -37,7 +36,7 @@ def main() -> None:
         for _ in small:
             pass
     before = memory_status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    reset_peak()
     with loader(slice(None)) as large:
         batches = iter(large)
         for _ in islice(batches, len(large) // 2):

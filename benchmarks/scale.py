@@ -10,11 +10,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.memory_status import memory_status
+from benchmarks.memory_status import memory_status, reset_peak
 from l2m_fast import Balanced, Loader
 
 MAX_BATCHES = 2000
@@ -32,7 +31,7 @@ def main() -> None:
             part[:] = np.arange(begin, begin + len(part)) % num_classes
     batch_size = min(512, num_rows // world_size)
     before = memory_status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    reset_peak()
     start = time.perf_counter()
     loader = Loader(
         np.broadcast_to(np.zeros(1, np.uint8), num_rows),
@@ -63,8 +62,8 @@ def _final_peak(batches: Iterator[object]) -> int:
     while quiet < 20:
         next(batches)
         time.sleep(0.1)
-        quiet = quiet + 1 if memory_status("VmHWM") == peak else 0
-        peak = memory_status("VmHWM")
+        last, peak = peak, memory_status("VmHWM")
+        quiet = quiet + 1 if peak == last else 0
     return peak
 
 

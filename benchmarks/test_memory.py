@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.environments import ROOT
 from benchmarks.peak_memory import peak_memory
 from benchmarks.peers import Peer
 from benchmarks.race import OURS
@@ -55,7 +56,7 @@ def test_memory_of_rows(benchmark: BenchmarkFixture, report: Report, num_classes
 
     def measure() -> dict[str, int]:
         command = [sys.executable, "-m", "benchmarks.resident_memory", str(num_rows), str(num_classes)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         added: dict[str, int] = json.loads(done.stdout)
         return added
 

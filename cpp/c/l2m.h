@@ -155,7 +155,7 @@ typedef struct l2m_options {
   int (*all_reduce)(void* user_data, double* values, size_t num_values);
 
   /* Work. */
-  int num_threads; /* [0] most threads, <= 1024, besides the one that waits in l2m_next() and works there; 0: none */
+  int num_threads; /* [0] most threads, <= 1024, that help the caller of l2m_next(); 0: all work is done in l2m_next() */
   int prefetch;    /* [4] batches prepared ahead by threads, <= 65536 */
 
   /* [NULL] Function that receives warnings, such as that of non-finite losses; NULL: they are dropped. */

@@ -1,17 +1,16 @@
 #include "l2m/plan/passes.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
 #include <set>
 #include <span>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "pass_threads.hpp"
 #include "reference.hpp"
 #include "some_classes.hpp"
 
@@ -22,23 +21,11 @@ constexpr std::int64_t kSplit = Permutation::kUnsplitRows + 9;  // rows of a cla
 const std::set<std::int64_t> kSliceCounts{1, std::min<std::int64_t>(2, Permutation::kMaxSlices),
                                           Permutation::kMaxSlices};
 
-/// Passes, with threads that call work().
+/// Passes, with threads that work on them.
 struct Maker {
-  Maker(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, int threads, std::int64_t slices = 1)
-      : passes(std::move(index), seed, shuffle, threads > 0, slices) {
-    for (int i = 0; i < usable_threads(threads); ++i) helpers.emplace_back([this] { help(); });
-  }
-  ~Maker() {
-    done = true;
-    for (std::thread& helper : helpers) helper.join();
-  }
-  Maker(const Maker&) = delete;
-  Maker& operator=(const Maker&) = delete;
-
-  void help() {
-    while (!done)
-      if (!passes.has_work() || !passes.work()) std::this_thread::yield();
-  }
+  Maker(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, int num_threads,
+        std::int64_t slices = 1)
+      : passes(std::move(index), seed, shuffle, num_threads > 0, slices), threads(passes, num_threads) {}
 
   std::vector<std::int64_t> copy(std::size_t k, std::uint64_t pass, std::int64_t begin, std::int64_t count) {
     std::vector<std::int64_t> rows;
@@ -53,8 +40,7 @@ struct Maker {
   }
 
   Passes passes;
-  std::atomic<bool> done = false;
-  std::vector<std::thread> helpers;
+  PassThreads threads;
 };
 
 bool is_part(const std::vector<std::int64_t>& part, const std::vector<std::int64_t>& of, std::int64_t begin) {

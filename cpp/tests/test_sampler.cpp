@@ -1,7 +1,6 @@
 #include "l2m/plan/sampler.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <iterator>
@@ -11,11 +10,11 @@
 #include <set>
 #include <span>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "pass_threads.hpp"
 #include "reference.hpp"
 
 namespace l2m::test {
@@ -23,26 +22,13 @@ namespace {
 
 /// Sampler with threads that work on its passes.
 struct Planner {
-  Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int threads)
-      : sampler(std::move(index), run.options, threads > 0) {
+  Planner(const Run& run, std::shared_ptr<const ClassIndex> index, int num_threads)
+      : sampler(std::move(index), run.options, num_threads > 0), threads(sampler.passes(), num_threads) {
     sampler.restore(sampler.initial_state(run.proportions));
-    for (int i = 0; i < usable_threads(threads); ++i) helpers.emplace_back([this] { help(); });
-  }
-  ~Planner() {
-    done = true;
-    for (std::thread& helper : helpers) helper.join();
-  }
-  Planner(const Planner&) = delete;
-  Planner& operator=(const Planner&) = delete;
-
-  void help() {
-    while (!done)
-      if (!sampler.passes().has_work() || !sampler.passes().work()) std::this_thread::yield();
   }
 
   Sampler sampler;
-  std::atomic<bool> done = false;
-  std::vector<std::thread> helpers;
+  PassThreads threads;
 };
 
 /// Return all batches of a run from total_step `first` on, with the states around them, planned up to `max` at once.
@@ -197,7 +183,7 @@ void test_slices_change_nothing() {
           .options = {.seed = 3, .global_batch = 4},
           .epochs = 1,
           .steps = 200};
-  for (const std::int64_t global_batch : {4, 100, 3000, 3001}) {  // less than a row of a class, some, and many
+  for (const std::int64_t global_batch : {4, 100, 3000, 3001}) {  // fewer rows of a class than one per batch, to many
     run.options.global_batch = global_batch;
     run.options.shuffle = global_batch != 3001;
     run.options.num_slices = 1;

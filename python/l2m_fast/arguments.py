@@ -12,16 +12,7 @@ import numpy as np
 from l2m_fast import _core
 from l2m_fast._checks import checked_int, import_torch, shortened, warn
 from l2m_fast.distributed import check_all_reduce
-from l2m_fast.mixing import (
-    Annealed,
-    Balanced,
-    EffectiveNumber,
-    MixingPolicy,
-    Proportional,
-    Static,
-    Temperature,
-    kind_of,
-)
+from l2m_fast.mixing import MixingPolicy, Proportional, is_built_in, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -270,7 +261,7 @@ def checked_mixing(mixing: Any, all_reduce: object, source: BatchSource) -> Mixi
 def warn_about_classes(source: BatchSource, policy: MixingPolicy) -> None:
     """Warn if classes, or none, have an effect that the user may not expect."""
     if source.classless:
-        if isinstance(policy, Balanced | Static | EffectiveNumber | Temperature | Annealed):
+        if is_built_in(policy) and not isinstance(policy, Proportional):
             warn(
                 f"mixing has no effect without classes: pass classes=, the class of each row (got {shortened(policy)})"
             )

@@ -60,8 +60,8 @@ class Loader(Run):
             and numbered, see `class_labels`; a category without rows gets no number. Missing labels are an error.
             None: a plain loader with a single class.
         mixing: Policy that updates the proportions, see `l2m_fast.mixing`. None: `Proportional()`, classical training.
-            Without classes, a policy that follows losses is refused, and other policies of this package have no effect, of
-            which a warning tells.
+            Without classes, a policy that follows losses is an error, and any other policy of this package has no effect
+            and issues a warning.
         rows: Ids of the rows to draw from, shape `[n]`, without duplicates, or a mask of N bools. None: all rows. With
             `shuffle=False` and `classes=None`, rows are delivered in the given order; otherwise the order has no
             effect.

@@ -307,12 +307,17 @@ def kind_of(policy: object) -> Kind:
     return "schedule" if getattr(policy, "schedule", False) else "follows losses"
 
 
+def is_built_in(policy: object) -> bool:
+    """Return whether the core computes a policy. A subclass of one may override anything."""
+    return type(policy) in _BUILT_IN
+
+
 def core_policy(policy: Any, num_classes: int) -> _core.Policy | tuple[object, Kind, int, str]:
     """Return a policy of the core, or an adapter of one written in Python with its properties.
 
     These are its kind, its number of memory rows, and a description by value for saved states.
     """
-    if type(policy) in _BUILT_IN:  # a subclass may override anything
+    if is_built_in(policy):
         built_in: _core.Policy = policy.to_core(num_classes)
         return built_in
     rows = checked_int("memory_rows of the mixing policy", getattr(policy, "memory_rows", 0), 0, _MAX_MEMORY_ROWS)

@@ -9,9 +9,9 @@ namespace {
 
 constexpr bool kSlices = Permutation::kMaxSlices > 1;
 constexpr std::int64_t kInlineRows = 8192;    // shuffled within about 16 us, too short for a task
-constexpr std::int64_t kSliceRows = 1 << 26;  // rows of all classes in a buffer, up to 2^29 rows
+constexpr std::int64_t kSliceRows = 1 << 26;  // most rows in a buffer, as far as kMaxSlices slices suffice
 
-/// Return the number of slices in which the passes of large classes are computed. One more costs about 1 ns a row.
+/// Return the number of slices in which the passes of large classes are computed. Each of them draws the buckets of all rows.
 std::int64_t slices_for(std::int64_t num_rows) {
   std::int64_t slices = 1;
   while (slices < Permutation::kMaxSlices && num_rows / slices > kSliceRows) slices *= 2;

@@ -94,25 +94,32 @@ void Permutation::begin_scatter() {
   stage_ = Stage::kScatter;
 }
 
+/// Call visit(begin, end, random) for the parts of a task, where `random` draws the buckets of rows begin to end - 1.
+template <class Visit>
+void Permutation::for_parts_of(std::int64_t task, Visit&& visit) const {
+  const std::int64_t end = std::min((task + 1) * rows_per_task_, size_);
+  for (std::int64_t part = task * rows_per_task_; part < end; part += kPartRows) {
+    Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(part / kPartRows)));
+    visit(part, std::min(part + kPartRows, end), random);
+  }
+}
+
 /// Call visit(position, bucket, i) for the rows of a task, where i = 0 .. 3 cycles over consecutive rows.
 template <class Visit>
 void Permutation::for_buckets_of(std::int64_t task, Visit&& visit) const {
-  const std::int64_t end = std::min((task + 1) * rows_per_task_, size_);
-  for (std::int64_t row = task * rows_per_task_; row < end;) {
-    Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(row / kPartRows)));
-    const std::int64_t end_of_part = std::min(row + kPartRows, end);
-    for (; row < end_of_part; row += 4) {
+  for_parts_of(task, [&](std::int64_t row, std::int64_t end, Sfc64& random) {
+    for (; row < end; row += 4) {
       const std::uint64_t word = random();  // 16 bits for each of four rows
       const auto visit_one = [&](int i) {
         visit(row + i, static_cast<std::size_t>((word >> (16 * i)) & 0xFFFF) >> (16 - bucket_bits_), i);
       };
-      if (end_of_part - row >= 4) {
+      if (end - row >= 4) {
         for (int i = 0; i < 4; ++i) visit_one(i);
       } else {
-        for (int i = 0; i < end_of_part - row; ++i) visit_one(i);
+        for (int i = 0; i < end - row; ++i) visit_one(i);
       }
     }
-  }
+  });
 }
 
 void Permutation::count(std::int64_t task) {
@@ -143,15 +150,12 @@ void Permutation::for_buckets_in_slice(std::int64_t task, Visit&& visit) const {
   }
   // Rows of the slice are first listed without branches, some thousands at a time.
   constexpr std::int64_t kRows = 4096;
-  static_assert(kPartRows % kRows == 0);
   std::uint16_t chunk[kRows], hit[kRows + 1];
-  const auto end = std::min((task + 1) * rows_per_task_, size_);
   const auto slice_shift = 16 - std::countr_zero(static_cast<std::uint64_t>(slice_.count));
   const auto bucket_shift = 16 - bucket_bits_;
   const auto first_bucket = static_cast<std::size_t>(slice_.number * slice_buckets_);
-  for (std::int64_t part = task * rows_per_task_; part < end; part += kPartRows) {
-    Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(part / kPartRows)));
-    for (std::int64_t begin = part; begin < std::min(part + kPartRows, end); begin += kRows) {
+  for_parts_of(task, [&](std::int64_t begin, std::int64_t end, Sfc64& random) {
+    for (; begin < end; begin += kRows) {
       for (std::size_t i = 0; i < kRows; i += 4) {
         const std::uint64_t word = random();
         for (std::size_t j = 0; j < 4; ++j) chunk[i + j] = static_cast<std::uint16_t>(word >> (16 * j));
@@ -165,7 +169,7 @@ void Permutation::for_buckets_in_slice(std::int64_t task, Visit&& visit) const {
       for (std::size_t i = 0; i < hits; ++i)
         visit(begin + hit[i], (static_cast<std::size_t>(chunk[hit[i]]) >> bucket_shift) - first_bucket);
     }
-  }
+  });
 }
 
 void Permutation::scatter(std::int64_t task) {

@@ -30,16 +30,17 @@ class Passes {
          std::int64_t num_slices = 0);
 
   /// Call f(row_at, end), where row_at(i) is row i of a pass of a class for i in [position, end), and start on the unit
-  /// after it. `position` is below the size of the class, and `end` greater.
+  /// after it. `position` must be below the size of the class; `end` is greater than `position`.
   template <class F>
   void visit(std::int64_t class_id, std::uint64_t pass, std::int64_t position, F&& f) {
     if (!shuffle_ && index_->identity() && !kCompact) {
       f([](std::int64_t i) { return i; }, index_->size(class_id));
       return;
     }
+    // Row i of the pass is rows[first + i].
     const RowIds* rows = &index_->rows();
-    std::int64_t first = index_->offset(class_id),
-                 end = index_->size(class_id);  // row i of the pass is rows[first + i]
+    std::int64_t first = index_->offset(class_id);
+    std::int64_t end = index_->size(class_id);
     if (is_sliced(class_id)) {
       const Sliced& slice = slice_at(class_id, pass, position);
       rows = &order(slice.unit);

@@ -31,7 +31,8 @@ class Permutation {
         : size_(size), bits_(bits), begin_(static_cast<std::size_t>(tasks) << bits) {}
 
     [[nodiscard]] bool empty() const { return begin_.empty(); }
-    /// Return the begin of bucket `number`, a share of 1 / `count` of the buckets; the end of the pass for number = count.
+    /// Divide the buckets into `count` equal groups, and return where group `number` begins; where the pass ends if there is
+    /// no such group.
     [[nodiscard]] std::int64_t begin(std::int64_t number, std::int64_t count) const {
       return number == count ? size_ : begin_[static_cast<std::size_t>((number << bits_) / count)];
     }
@@ -74,6 +75,8 @@ class Permutation {
   void begin_scatter();
   void scatter(std::int64_t task);
   void swap_bucket(std::int64_t bucket);
+  template <class Visit>
+  void for_parts_of(std::int64_t task, Visit&& visit) const;
   template <class Visit>
   void for_buckets_of(std::int64_t task, Visit&& visit) const;
   template <class Visit>

@@ -24,7 +24,7 @@ struct PipelineOptions {
   Fields fields;  ///< with the rows to which `index` refers
   SamplerOptions sampler;
   int prefetch = 4;     ///< batches filled ahead of the consumer
-  int num_threads = 0;  ///< of the pool; a waiting consumer works in place of one, or beside them if a CPU is left
+  int num_threads = 0;  ///< of the pool, beside a waiting consumer, or in place of one; 0: all work happens in wait()
   /// Copies batches if prefetch is 0 and num_threads is not less than its size; null: pool threads do. Outlives the
   /// pipeline.
   const Team* team = nullptr;
