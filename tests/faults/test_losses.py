@@ -90,6 +90,13 @@ def test_without_classes_another_policy_warns_that_it_has_no_effect(mixing: Mixi
     Loader(np.arange(N), batch_size=6, mixing=Proportional(), format="numpy")
 
 
+def test_without_classes_a_policy_of_the_user_does_not_warn() -> None:
+    class Announced(Balanced):
+        """Policy that does more than to give proportions."""
+
+    Loader(np.arange(N), batch_size=6, mixing=Announced(), format="numpy")
+
+
 @pytest.mark.parametrize(("update_every", "step"), [(None, 10), (1, 2), (3, 6), (7, 14)])
 def test_without_losses_the_first_batch_that_depends_on_them_warns_once(update_every: int | None, step: int) -> None:
     loader = make(Learn2Mix(), update_every=update_every)
