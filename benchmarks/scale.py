@@ -26,9 +26,10 @@ def main() -> None:
     np_class = np.min_scalar_type(num_classes - 1)
     classes = np.empty(num_rows, np_class) if num_classes > 1 else None
     if classes is not None:  # in parts, so that no other large array has existed
+        random = np.random.default_rng(0)
         for begin in range(0, num_rows, 1 << 20):
             part = classes[begin : begin + (1 << 20)]
-            part[:] = np.arange(begin, begin + len(part)) % num_classes
+            part[:] = random.integers(num_classes, size=len(part), dtype=np_class)
     batch_size = min(512, num_rows // world_size)
     before = memory_status("VmRSS")
     reset_peak()

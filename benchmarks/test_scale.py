@@ -67,13 +67,16 @@ def test_scale(benchmark: BenchmarkFixture, report: Report, num_rows: int, num_c
 
 
 @pytest.mark.timeout(1800)
-def test_node(benchmark: BenchmarkFixture, report: Report) -> None:
-    """Measure all processes of a node at the same time."""
+@pytest.mark.parametrize("num_classes", [1, 10])
+def test_node(benchmark: BenchmarkFixture, report: Report, num_classes: int) -> None:
+    """Measure all processes of a node at the same time; with classes, each has its own copy of them."""
 
     def measure() -> list[dict[str, float]]:
-        return [result_of(process) for process in [start(BILLION, 1, NODE) for _ in range(NODE)]]
+        return [result_of(process) for process in [start(BILLION, num_classes, NODE) for _ in range(NODE)]]
 
     results = benchmark.pedantic(measure, rounds=1)
-    case = f"{BILLION:,} rows, K = 1, {NODE} ranks of {NODE} at the same time"
+    case = f"{BILLION:,} rows, K = {num_classes}, {NODE} ranks of {NODE} at the same time"
     report.add(case, "first batch", max(result["first batch"] for result in results), "s")
-    report.add(case, "memory of all beyond the data", sum(r["peak"] for r in results) / 1e9, "GB", Goal(at_most=16))
+    report.add(
+        case, "memory of all beyond data and classes", sum(r["peak"] for r in results) / 1e9, "GB", Goal(at_most=16)
+    )

@@ -14,13 +14,13 @@ namespace {
 
 std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& classes, std::int64_t num_classes,
                                              std::int64_t data_rows, const std::optional<Array<std::int64_t>>& rows,
-                                             int num_threads, bool as_given) {
+                                             int num_threads, bool shuffle) {
   std::optional<std::span<const std::int64_t>> taken;
   if (rows) taken = view<std::int64_t>(*rows);
   if (!classes && !rows) return std::make_shared<ClassIndex>(data_rows);
   const auto make = [&](auto span) {
     const ReleasedGil released;
-    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads, as_given);
+    return std::make_shared<ClassIndex>(span, num_classes, data_rows, taken, num_threads, shuffle);
   };
   return classes ? with_integers("classes", *classes, make) : make(std::span<const std::int64_t>{});
 }
@@ -30,7 +30,7 @@ std::shared_ptr<ClassIndex> make_class_index(const std::optional<py::array>& cla
 void register_class_index(py::module_& m) {
   py::classh<ClassIndex>(m, "ClassIndex", "Rows of each class, ascending.")
       .def(py::init(&make_class_index), py::arg("classes"), py::arg("num_classes"), py::arg("data_rows"),
-           py::arg("rows").noconvert(), py::arg("num_threads"), py::arg("as_given"),
+           py::arg("rows").noconvert(), py::arg("num_threads"), py::arg("shuffle"),
            "Sort rows by class.\n\n"
            "Args:\n"
            "    classes: Class of each row of the data, [data_rows] of integers; None: one class.\n"
@@ -38,7 +38,7 @@ void register_class_index(py::module_& m) {
            "    data_rows: Number of rows of the data.\n"
            "    rows: int64 ids of the rows to use, unique; None: all rows.\n"
            "    num_threads: Maximum number of threads; does not affect the result.\n"
-           "    as_given: Keep the order of `rows`; only without classes.\n\n"
+           "    shuffle: The rows will be shuffled. If not, `rows` without classes is used as given.\n\n"
            "Raises:\n"
            "    ValueError: A class is out of range or a row repeats.\n"
            "    IndexError: A row id is out of range.")

@@ -136,12 +136,12 @@ std::shared_ptr<const ClassIndex> index_of(const l2m_options& o) {
     rows.emplace(o.rows, static_cast<std::size_t>(o.num_selected));
   }
   const int threads = std::max(o.num_threads, 1);
+  const bool shuffle = o.shuffle != 0;
   if (o.classes == nullptr) {
     if (o.num_classes != 0) refuse("num_classes must be 0 without classes (got ", o.num_classes, ")");
     if (o.class_type != 0) refuse("class_type must be 0 without classes (got ", o.class_type, ")");
     if (!rows) return std::make_shared<ClassIndex>(o.num_rows);
-    const bool as_given = o.shuffle == 0;
-    return std::make_shared<ClassIndex>(std::span<const std::int64_t>{}, 1, o.num_rows, rows, threads, as_given);
+    return std::make_shared<ClassIndex>(std::span<const std::int64_t>{}, 1, o.num_rows, rows, threads, shuffle);
   }
   return with_classes(o, [&](auto classes) -> std::shared_ptr<const ClassIndex> {
     // Larger ids are probably keys of another kind, and would need much memory.
@@ -154,7 +154,7 @@ std::shared_ptr<const ClassIndex> index_of(const l2m_options& o) {
       num_classes = largest + 1;
     }
     check_range("num_classes", num_classes, 1, max);
-    return std::make_shared<ClassIndex>(classes, num_classes, o.num_rows, rows, threads);
+    return std::make_shared<ClassIndex>(classes, num_classes, o.num_rows, rows, threads, shuffle);
   });
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/permutation.hpp"
@@ -282,6 +283,20 @@ class ReferenceSampler {
 };
 
 /// Options and expected results of a run of some epochs.
+/// Return an index whose ids are not packed.
+inline std::shared_ptr<const ClassIndex> index_of(std::span<const std::int32_t> classes, std::int64_t num_classes,
+                                                  bool shuffle, int min_id_bytes = 2) {
+  return std::make_shared<const ClassIndex>(classes, num_classes, std::ssize(classes), std::nullopt, 2, shuffle,
+                                            min_id_bytes);
+}
+
+/// Return an index whose ids are packed, like those of many rows, if that halves their memory.
+inline std::shared_ptr<const ClassIndex> packed_index_of(std::span<const std::int32_t> classes,
+                                                         std::int64_t num_classes) {
+  return std::make_shared<const ClassIndex>(classes, num_classes, std::ssize(classes), std::nullopt, 2, true, 4,
+                                            /*max_plain_rows=*/0);
+}
+
 struct Run {
   std::vector<std::int64_t> sizes;  // rows of each class
   Proportions proportions;
@@ -303,9 +318,10 @@ struct Run {
 
   [[nodiscard]] std::shared_ptr<const ClassIndex> index(int min_id_bytes = 2) const {
     if (sizes.size() == 1 && min_id_bytes == 2) return std::make_shared<const ClassIndex>(sizes[0]);
-    const auto labels = classes();
-    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(labels), std::ssize(sizes),
-                                              std::ssize(labels), std::nullopt, 2, false, min_id_bytes);
+    return index_of(classes(), std::ssize(sizes), options.shuffle, min_id_bytes);
+  }
+  [[nodiscard]] std::shared_ptr<const ClassIndex> packed_index() const {
+    return packed_index_of(classes(), std::ssize(sizes));
   }
 
   [[nodiscard]] std::int64_t rows_of_batch(std::uint64_t step) const {

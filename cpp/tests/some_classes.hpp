@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,9 +20,11 @@ struct Classes {
     rows = rows_of_classes(class_of_row, std::ssize(sizes));
   }
 
-  [[nodiscard]] std::shared_ptr<const ClassIndex> index(int min_id_bytes = 2) const {
-    return std::make_shared<const ClassIndex>(std::span<const std::int32_t>(class_of_row), std::ssize(rows),
-                                              std::ssize(class_of_row), std::nullopt, 2, false, min_id_bytes);
+  [[nodiscard]] std::shared_ptr<const ClassIndex> index(int min_id_bytes = 2, bool shuffle = true) const {
+    return index_of(class_of_row, std::ssize(rows), shuffle, min_id_bytes);
+  }
+  [[nodiscard]] std::shared_ptr<const ClassIndex> packed_index() const {
+    return packed_index_of(class_of_row, std::ssize(rows));
   }
 
   std::vector<std::int32_t> class_of_row;

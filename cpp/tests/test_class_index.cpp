@@ -29,11 +29,12 @@ std::vector<std::int32_t> some_classes(std::int64_t num_rows, std::uint32_t num_
 
 ClassRows rows_of(const ClassIndex& index) {
   ClassRows result(static_cast<std::size_t>(index.num_classes()));
-  index.rows().visit([&](auto ids) {
+  index.rows().visit([&]<class Id>(std::span<Id> /*ids*/) {
     for (std::int64_t k = 0; k < index.num_classes(); ++k)
-      for (std::int64_t i = 0; i < index.size(k); ++i)
-        result[static_cast<std::size_t>(k)].push_back(
-            static_cast<std::int64_t>(ids[static_cast<std::size_t>(index.offset(k) + i)]));
+      index.read<Id>(index.offset(k), [&](auto row_at) {
+        for (std::int64_t i = index.offset(k); i < index.offset(k + 1); ++i)
+          result[static_cast<std::size_t>(k)].push_back(static_cast<std::int64_t>(row_at(i)));
+      });
   });
   return result;
 }
@@ -65,12 +66,76 @@ void test_index_equals_the_reference() {
     for (const int threads : kThreadCounts) {
       for (const int id_bytes : id_sizes(num_rows)) {
         const ClassIndex index(std::span<const std::int32_t>(classes), num_classes, num_rows, std::nullopt, threads,
-                               false, id_bytes);
+                               true, id_bytes);
+        CHECK(!index.packed());
         check_index(index, expected, id_bytes);
         fingerprints.insert(index.fingerprint(threads));
       }
+      const ClassIndex packed(std::span<const std::int32_t>(classes), num_classes, num_rows, std::nullopt, threads,
+                              true, RowIds::kMaxBytes, /*max_plain_rows=*/0);
+      check_index(packed, expected, RowIds::kMaxBytes);
+      fingerprints.insert(packed.fingerprint(threads));
     }
     CHECK(fingerprints.size() == 1);
+  }
+}
+
+/// Return an index that is packed if that halves its memory.
+ClassIndex packed_if_shorter(std::span<const std::int32_t> classes, std::int64_t num_classes, Rows rows = {},
+                             bool shuffle = true) {
+  return {classes, num_classes, std::ssize(classes), rows, 3, shuffle, 4, /*max_plain_rows=*/0};
+}
+
+/// Gaps of all lengths, from consecutive rows to a row in each of some parts.
+void test_packed_rows_equal_the_reference() {
+  const std::int64_t num_rows = 400'000;
+  std::vector<std::int32_t> classes(num_rows, 0);
+  std::vector<std::int64_t> rows;
+  for (std::int64_t gap = 1, row = 0; row + gap < num_rows; row += gap++) classes[static_cast<std::size_t>(row)] = 1;
+  for (const std::int64_t row : {0, 255, 510, 766, 200'000, 399'999}) classes[static_cast<std::size_t>(row)] = 3;
+  for (std::int64_t row = 130'000; row < 140'000; ++row) classes[static_cast<std::size_t>(row)] = 4;
+  for (std::int64_t row = 0; row < num_rows; ++row)
+    if (row % 1000 < 500) rows.push_back(row);
+  for (const Rows& taken : {Rows(), Rows(rows)}) {
+    ClassRows expected(6);
+    for (std::int64_t row = 0; row < num_rows; ++row)
+      if (!taken || row % 1000 < 500)
+        expected[static_cast<std::size_t>(classes[static_cast<std::size_t>(row)])].push_back(row);
+    const ClassIndex index = packed_if_shorter(classes, 6, taken);
+    CHECK(index.packed());
+    check_index(index, expected, 4);
+    // Readers that begin anywhere, and skip rows.
+    for (std::int64_t begin = 0, skip = 1; begin < index.num_rows(); begin += 33'333, skip = skip * 3 % 4096)
+      index.read<std::uint32_t>(begin, [&](auto row_at) {
+        std::int64_t offset = 0;
+        for (std::int64_t k = 0; k < 6; offset += index.size(k++))
+          for (std::int64_t i = 0; i < index.size(k); ++i)
+            if (offset + i >= begin && (offset + i) % skip == 0)
+              CHECK(row_at(offset + i) ==
+                    static_cast<std::uint32_t>(expected[static_cast<std::size_t>(k)][static_cast<std::size_t>(i)]));
+      });
+  }
+}
+
+void test_ids_are_packed_if_that_halves_their_memory() {
+  for (const std::int32_t num_classes : {1, 10, 100, 300, 600, 3000}) {
+    std::vector<std::int32_t> classes;
+    for (std::int32_t row = 0; row < 300'000; ++row) classes.push_back(row * 7 % num_classes);
+    CHECK(packed_if_shorter(classes, num_classes).packed() == (num_classes <= 500));
+    CHECK(!packed_if_shorter(classes, num_classes, std::nullopt, /*shuffle=*/false).packed());
+  }
+}
+
+void test_a_class_contains_its_rows_only() {
+  const auto classes = some_classes(140'000, 5);
+  for (const std::int64_t max_plain_rows : {std::int64_t{0}, ClassIndex::kMaxPlainRows}) {
+    const ClassIndex index(std::span<const std::int32_t>(classes), 5, std::ssize(classes), std::nullopt, 2, true, 4,
+                           max_plain_rows);
+    for (std::int64_t k = 0; k < 5; ++k) {
+      for (std::int64_t row = 0; row < std::ssize(classes); row += 1 + row % 997)
+        CHECK(index.contains(k, row) == (classes[static_cast<std::size_t>(row)] == k));
+      CHECK(!index.contains(k, -1) && !index.contains(k, std::ssize(classes)));
+    }
   }
 }
 
@@ -165,6 +230,11 @@ void test_invalid_input_is_refused() {
 int main() {
   using namespace l2m::test;
   test_index_equals_the_reference();
+  if (!l2m::kCompact) {
+    test_packed_rows_equal_the_reference();
+    test_ids_are_packed_if_that_halves_their_memory();
+  }
+  test_a_class_contains_its_rows_only();
   test_only_the_given_rows_are_used();
   test_classes_of_type<std::int8_t>();
   test_classes_of_type<std::int16_t>();

@@ -1,11 +1,13 @@
 #include "l2m/plan/passes.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
 #include <set>
 #include <span>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -61,10 +63,11 @@ std::vector<ClassRows> orders_of(const Classes& classes, std::uint64_t seed, std
 void test_passes_follow_each_other() {
   const Classes classes({3, 0, 30'000, kSplit, 1});
   const auto orders = orders_of(classes, 21, 3);
-  const auto narrow = classes.index(), wide = classes.index(RowIds::kMaxBytes);
+  const std::array indexes{classes.index(), classes.index(RowIds::kMaxBytes), classes.packed_index()};
+  std::size_t run = 0;
   for (const std::int64_t slices : kSliceCounts) {
     for (const int threads : kThreadCounts) {
-      Maker maker(threads % 2 == 0 ? narrow : wide, 21, true, threads, slices);
+      Maker maker(indexes[run++ % indexes.size()], 21, true, threads, slices);
       for (std::size_t pass = 0; pass < 3; ++pass) {
         for (std::size_t k = 0; k < orders.size(); ++k) {
           const std::int64_t size = std::ssize(orders[k][pass]);
@@ -97,11 +100,27 @@ void test_any_pass_is_available_at_any_time() {
   }
 }
 
+/// Each class has as many slices as buckets, if the largest classes have more.
+void test_classes_have_different_numbers_of_slices() {
+  const Classes classes({kSplit, 2 * kSplit, 4000});
+  const auto orders = orders_of(classes, 5, 2);
+  Maker maker(classes.packed_index(), 5, true, 2, Permutation::kMaxSlices);
+  CHECK(Permutation::num_buckets(kSplit) == 8 && Permutation::num_buckets(2 * kSplit) == 16);
+  for (std::size_t pass = 0; pass < 2; ++pass)
+    for (std::size_t k = 0; k < orders.size(); ++k)
+      CHECK(maker.copy(k, pass, 0, std::ssize(classes.rows[k])) == orders[k][pass]);
+}
+
+void test_packed_rows_must_be_shuffled() {
+  const Classes classes({10, 20});
+  CHECK_THROWS(std::invalid_argument, Passes(classes.packed_index(), 1, false, false));
+}
+
 /// Rows of a sliced class, read from positions in any order: near the borders of slices, and back to earlier ones.
 void test_any_position_is_available_at_any_time() {
   const Classes classes({kSplit + 100'000, 100});
   const auto orders = orders_of(classes, 12, 3);
-  const auto index = classes.index();
+  const auto index = classes.packed_index();
   const std::int64_t size = std::ssize(classes.rows[0]);
   for (const std::int64_t slices : kSliceCounts) {
     for (const int threads : kThreadCounts) {
@@ -161,7 +180,7 @@ void test_without_shuffling_rows_ascend() {
   const Classes classes({5, 0, kSplit});
   for (const int threads : kThreadCounts) {
     const std::int64_t slices = threads == 1 ? 1 : Permutation::kMaxSlices;
-    Maker maker(classes.index(threads % 2 == 1 ? RowIds::kMaxBytes : 2), 1, false, threads, slices);
+    Maker maker(classes.index(threads % 2 == 1 ? RowIds::kMaxBytes : 2, false), 1, false, threads, slices);
     Maker one_class(std::make_shared<const ClassIndex>(kSplit), 1, false, threads, slices);
     one_class.passes.prepare(0, 0);
     for (std::uint64_t pass = 0; pass < 3; ++pass) {
@@ -191,6 +210,8 @@ int main() {
   test_passes_follow_each_other();
   test_any_pass_is_available_at_any_time();
   test_any_position_is_available_at_any_time();
+  test_classes_have_different_numbers_of_slices();
+  if (!l2m::kCompact) test_packed_rows_must_be_shuffled();
   test_passes_in_progress_may_be_canceled();
   if (l2m::kHasThreads) test_there_is_work_while_passes_are_computed();
   test_without_shuffling_rows_ascend();

@@ -38,14 +38,15 @@ void complete(Permutation& permutation) {
 void check_slices(const std::vector<std::int64_t>& expected, int id_bytes, std::uint64_t seed, std::uint64_t pass,
                   std::int64_t count) {
   const std::int64_t size = std::ssize(expected), offset = 5;
-  const RowIds none, target(size + offset, id_bytes);
+  const ClassIndex index(size);
+  const RowIds target(size + offset, id_bytes);
   Permutation::Buckets buckets;
   std::int64_t rows = 0;
   for (const int i : {1, 0, static_cast<int>(count / 2), static_cast<int>(count - 1)}) {
     const std::int64_t number = i % count;
     for (const bool known : {true, false}) {
       const Permutation::Slice slice{number, count, offset, size, known ? buckets : Permutation::Buckets()};
-      Permutation permutation(none, 0, size, target, slice, seed, 0, pass);
+      Permutation permutation(index, 0, target, slice, seed, pass);
       complete(permutation);
       buckets = permutation.buckets();
       const std::int64_t begin = buckets.begin(number, count), end = buckets.begin(number + 1, count);
@@ -66,12 +67,14 @@ void test_permutation_equals_the_reference() {
     const std::uint64_t seed = 5, pass = 3;
     const auto expected = reference_permutation(iota(size), seed, 0, pass);
     for (const int id_bytes : id_sizes(size)) {
-      const RowIds none, target(size, id_bytes);
-      Permutation permutation(none, 0, size, target, {.max_rows = size}, seed, 0, pass);
+      const ClassIndex index(size);
+      const RowIds target(size, id_bytes);
+      Permutation permutation(index, 0, target, {.max_rows = size}, seed, pass);
       complete(permutation);
       CHECK(ids_of(target) == expected);
       if (size <= kUnsplit) continue;
-      for (std::int64_t count = 1; count <= Permutation::kMaxSlices; count *= 2)
+      for (std::int64_t count = 1; count <= std::min(Permutation::num_buckets(size), Permutation::kMaxSlices);
+           count *= 2)
         check_slices(expected, id_bytes, seed, pass, count);
     }
   }
@@ -79,10 +82,11 @@ void test_permutation_equals_the_reference() {
 
 void test_permutations_are_uniform() {
   std::array<int, 24> count{};
-  const RowIds none, target(4, 2);
+  const ClassIndex index(4);
+  const RowIds target(4, 2);
   constexpr int kPasses = 24'000;
   for (std::uint64_t pass = 0; pass < kPasses; ++pass) {
-    Permutation(none, 0, 4, target, {.max_rows = 4}, 11, 0, pass).run(0);
+    Permutation(index, 0, target, {.max_rows = 4}, 11, pass).run(0);
     const auto order = ids_of(target);
     std::size_t number = 0;
     for (std::size_t i = 0; i < 4; ++i)
@@ -99,7 +103,7 @@ void test_permutations_are_uniform() {
 void test_large_permutations_are_uniform() {
   // Split class: the position of a row is independent of its id and of its neighbor.
   const std::int64_t size = kSplit;
-  const RowIds none, target(size, RowIds::bytes_for(size));
+  const RowIds target(size, RowIds::bytes_for(size));
   shuffle_all(ClassIndex(size), 17, 0, 2, target);
   const auto order = ids_of(target);
   const double mean = static_cast<double>(size - 1) / 2;

@@ -145,10 +145,12 @@ void test_batches_equal_the_reference() {
   std::ranges::copy(large_runs(), std::back_inserter(runs));
   for (const Run& run : runs) {
     const auto expected = reference_batches_of(run);
-    const auto narrow = run.index(), wide = run.index(RowIds::kMaxBytes);
+    std::vector indexes{run.index(), run.index(RowIds::kMaxBytes)};
+    if (run.options.shuffle) indexes.push_back(run.packed_index());
+    std::size_t planners = 0;
     for (const int threads : kThreadCounts) {
       for (const std::uint64_t max : {1U, 3U, 1000U}) {
-        Planner planner(run, threads % 2 == 0 ? narrow : wide, threads);
+        Planner planner(run, indexes[planners++ % indexes.size()], threads);
         const auto batches = batches_of(run, planner, 0, max);
         CHECK(batches.size() == expected.size());
         for (std::size_t i = 0; i < batches.size(); ++i) check_equal(batches[i], expected[i]);
@@ -186,12 +188,12 @@ void test_slices_change_nothing() {
   for (const std::int64_t global_batch : {4, 100, 3000, 3001}) {  // fewer rows of a class than one per batch, to many
     run.options.global_batch = global_batch;
     run.options.shuffle = global_batch != 3001;
-    run.options.num_slices = 1;
+    run.options.max_slices = 1;
     const auto index = run.index();
     Planner whole(run, index, 2);
     for (const int threads : kThreadCounts) {
-      run.options.num_slices = Permutation::kMaxSlices;
-      Planner sliced(run, index, threads);
+      run.options.max_slices = Permutation::kMaxSlices;
+      Planner sliced(run, run.options.shuffle ? run.packed_index() : index, threads);
       SamplerState state = whole.sampler.initial_state(run.proportions);
       for (const std::int64_t position : {kSplit / 8 - 30, kSplit / 2 - 300, kSplit - 20, kSplit}) {
         state.cursors[0].position = position;

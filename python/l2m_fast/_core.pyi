@@ -21,7 +21,7 @@ class ClassIndex(metaclass=type):
         data_rows: int,
         rows: NDArray[np.int64] | None,
         num_threads: int,
-        as_given: bool,
+        shuffle: bool,
     ) -> None: ...
     @property
     def num_rows(self) -> int: ...

@@ -195,9 +195,7 @@ def batch_source(data: object, arguments: dict[str, Any]) -> tuple[BatchSource, 
         build=with_included(data, build, len(fields), include),
         include=include,
         format=batch_format,
-        index=_core.ClassIndex(
-            ids, num_classes, num_rows, rows, max(num_threads, 1), as_given=ids is None and not shuffle
-        ),
+        index=_core.ClassIndex(ids, num_classes, num_rows, rows, max(num_threads, 1), shuffle),
         batch_size=batch_size,
         rank=rank,
         world_size=world_size,

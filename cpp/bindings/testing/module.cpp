@@ -28,7 +28,8 @@ using bindings::mutable_view;
 class Pass {
  public:
   Pass(const std::optional<Array<std::int16_t>>& classes, std::int64_t num_classes, std::int64_t num_rows)
-      : index_(classes ? ClassIndex(bindings::view<std::int16_t>(*classes), num_classes, num_rows, {}, 1)
+      : index_(classes ? ClassIndex(bindings::view<std::int16_t>(*classes), num_classes, num_rows, {}, 1, true, 2,
+                                    /*max_plain_rows=*/num_rows)
                        : ClassIndex(num_rows)),
         rows_(num_rows, index_.id_bytes()) {}
 

@@ -1,11 +1,16 @@
 #include "l2m/base/memory.hpp"
 
+#include <algorithm>
 #include <new>
 
 #include "l2m/base/errors.hpp"
+#include "l2m/base/platform.hpp"
 
 namespace l2m {
 namespace {
+
+constexpr std::size_t kLargePage = 2 << 20;
+constexpr std::size_t kLine = 64;
 
 constexpr Allocator kNew{[](void* /*user*/, std::size_t size, std::size_t alignment) {
                            return ::operator new(size, std::align_val_t{alignment});
@@ -36,6 +41,17 @@ std::size_t checked_size(const char* what_for, std::int64_t count, std::int64_t 
   if (count < 0 || count > max_bytes / item_size)
     throw OutOfMemory(what_for, count, static_cast<double>(count) * static_cast<double>(item_size));
   return static_cast<std::size_t>(count);
+}
+
+Memory memory_for(const char* what_for, std::int64_t count, std::int64_t item_size) {
+  const std::size_t bytes = checked_size(what_for, count, item_size) * static_cast<std::size_t>(item_size);
+  try {
+    Memory memory(std::max(bytes, kLine), bytes >= kLargePage ? kLargePage : kLine);
+    if (bytes >= kLargePage) prefer_large_pages(memory.data(), bytes);
+    return memory;
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(what_for, count, static_cast<double>(bytes));
+  }
 }
 
 }  // namespace l2m

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "l2m/base/errors.hpp"
+
 namespace l2m {
 namespace {
 
@@ -21,14 +23,15 @@ std::int64_t slices_for(std::int64_t num_rows) {
 }  // namespace
 
 Passes::Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background,
-               std::int64_t num_slices)
+               std::int64_t max_slices)
     : index_(std::move(index)),
       seed_(seed),
       shuffle_(shuffle),
       in_background_(in_background),
-      num_slices_(num_slices == 0 ? slices_for(index_->num_rows()) : num_slices) {
+      max_slices_(max_slices == 0 ? slices_for(index_->num_rows()) : max_slices) {
+  if (!shuffle_ && index_->packed()) refuse("an index for shuffled rows needs shuffle = true (got false)");
   if (!shuffle_) return;
-  if (kSlices && num_slices_ > 1) {
+  if (kSlices && max_slices_ > 1) {
     offsets_.push_back(0);
     for (std::int64_t k = 0; k < index_->num_classes(); ++k) {
       offsets_.push_back(offsets_.back() + max_rows(k));
@@ -46,7 +49,7 @@ std::int64_t Passes::max_rows(std::int64_t class_id) const {
   const std::int64_t size = index_->size(class_id);
   if (!is_sliced(class_id)) return size;
   // The size of a slice is binomial. By Chernoff's bound, one in 10^50 is 16 standard deviations larger than the mean.
-  const std::int64_t mean = size / num_slices_ + 1;
+  const std::int64_t mean = size / num_slices(class_id) + 1;
   return mean + 16 * static_cast<std::int64_t>(std::sqrt(static_cast<double>(mean)));
 }
 
@@ -69,20 +72,13 @@ Permutation Passes::permutation(std::int64_t class_id, std::uint64_t unit) const
   Permutation::Slice slice{.offset = offset(class_id), .max_rows = max_rows(class_id)};
   std::uint64_t pass = unit;
   if (is_sliced(class_id)) {
-    const auto slices = static_cast<std::uint64_t>(num_slices_);
+    const auto slices = static_cast<std::uint64_t>(num_slices(class_id));
     pass = unit / slices;
     slice.number = static_cast<std::int64_t>(unit % slices);
-    slice.count = num_slices_;
+    slice.count = num_slices(class_id);
     if (const Permutation::Buckets* const buckets = buckets_of(class_id, pass)) slice.buckets = *buckets;
   }
-  return {index_->rows(),
-          index_->offset(class_id),
-          index_->size(class_id),
-          order(unit),
-          std::move(slice),
-          seed_,
-          static_cast<std::uint64_t>(class_id),
-          pass};
+  return {*index_, class_id, order(unit), std::move(slice), seed_, pass};
 }
 
 /// Return whether other threads compute the passes of a class.
@@ -94,7 +90,7 @@ bool Passes::in_background(std::int64_t class_id) const {
 const Permutation::Buckets* Passes::buckets_of(std::int64_t class_id, std::uint64_t pass) const {
   for (unsigned i = 0; kSlices && i < num_buffers(); ++i) {
     const std::uint64_t made = made_[buffer(class_id, i)];
-    if (made > 0 && (made - 1) / static_cast<std::uint64_t>(num_slices_) == pass)
+    if (made > 0 && (made - 1) / static_cast<std::uint64_t>(num_slices(class_id)) == pass)
       return &sliced_.find(class_id)->second.buckets[i];
   }
   return nullptr;
@@ -103,19 +99,19 @@ const Permutation::Buckets* Passes::buckets_of(std::int64_t class_id, std::uint6
 /// Return the unit at a position of a pass. Of a sliced class, it is a guess until the buckets of the pass are known.
 std::uint64_t Passes::unit_at(std::int64_t class_id, std::uint64_t pass, std::int64_t position) const {
   if (!is_sliced(class_id)) return pass;
-  const std::int64_t size = index_->size(class_id);
-  std::int64_t slice = position == size ? num_slices_ : std::min(position / (size / num_slices_), num_slices_ - 1);
+  const std::int64_t size = index_->size(class_id), slices = num_slices(class_id);
+  std::int64_t slice = position == size ? slices : std::min(position / (size / slices), slices - 1);
   if (const Permutation::Buckets* const buckets = buckets_of(class_id, pass)) {
     slice = 0;
-    while (slice < num_slices_ && position >= buckets->begin(slice + 1, num_slices_)) ++slice;
+    while (slice < slices && position >= buckets->begin(slice + 1, slices)) ++slice;
   }
-  return pass * static_cast<std::uint64_t>(num_slices_) + static_cast<std::uint64_t>(slice);
+  return pass * static_cast<std::uint64_t>(slices) + static_cast<std::uint64_t>(slice);
 }
 
 /// Complete the slice that has a row of a pass.
 const Passes::Sliced& Passes::slice_at(std::int64_t class_id, std::uint64_t pass, std::int64_t position) {
   Sliced& slice = sliced_.find(class_id)->second;
-  const auto slices = static_cast<std::uint64_t>(num_slices_);
+  const auto slices = static_cast<std::uint64_t>(num_slices(class_id));
   while (kSlices && (slice.unit / slices != pass || position < slice.begin || position >= slice.end ||
                      made_[buffer(class_id, slice.unit)] != slice.unit + 1)) {
     const std::uint64_t unit = unit_at(class_id, pass, position);
@@ -123,8 +119,8 @@ const Passes::Sliced& Passes::slice_at(std::int64_t class_id, std::uint64_t pass
     const Permutation::Buckets& buckets = slice.buckets[unit & (num_buffers() - 1)];
     const auto number = static_cast<std::int64_t>(unit % slices);
     slice.unit = unit;
-    slice.begin = buckets.begin(number, num_slices_);
-    slice.end = buckets.begin(number + 1, num_slices_);
+    slice.begin = buckets.begin(number, num_slices(class_id));
+    slice.end = buckets.begin(number + 1, num_slices(class_id));
   }
   return slice;
 }

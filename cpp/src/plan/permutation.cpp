@@ -4,7 +4,6 @@
 #include <bit>
 #include <exception>
 #include <new>
-#include <numeric>
 #include <span>
 #include <utility>
 
@@ -20,23 +19,28 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 }  // namespace
 
-Permutation::Permutation(const RowIds& source, std::int64_t offset, std::int64_t size, const RowIds& target,
-                         Slice slice, std::uint64_t seed, std::uint64_t class_id, std::uint64_t pass)
-    : source_(&source),
-      offset_(offset),
-      size_(size),
+std::int64_t Permutation::num_buckets(std::int64_t size) {
+  if (size <= kUnsplitRows) return 1;
+  const auto buckets = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(size, kBucketRows)));
+  return static_cast<std::int64_t>(std::min<std::uint64_t>(buckets, 1 << 16));
+}
+
+Permutation::Permutation(const ClassIndex& index, std::int64_t class_id, const RowIds& target, Slice slice,
+                         std::uint64_t seed, std::uint64_t pass)
+    : index_(&index),
+      class_id_(class_id),
+      size_(index.size(class_id)),
       target_(&target),
       slice_(std::move(slice)),
       seed_(seed),
-      class_id_(class_id),
       pass_(pass) {
-  if (size <= kUnsplitRows) return;
-  bucket_bits_ = std::min(std::countr_zero(std::bit_ceil(static_cast<std::uint64_t>(ceil_div(size, kBucketRows)))), 16);
-  slice_buckets_ = (std::int64_t{1} << bucket_bits_) / slice_.count;
-  rows_per_task_ = ceil_div(ceil_div(size, kMaxTasks), kPartRows) * kPartRows;
+  if (size_ <= kUnsplitRows) return;
+  bucket_bits_ = std::countr_zero(static_cast<std::uint64_t>(num_buckets(size_)));
+  slice_buckets_ = num_buckets(size_) / slice_.count;
+  rows_per_task_ = ceil_div(ceil_div(size_, kMaxTasks), kPartRows) * kPartRows;
   next_.resize(static_cast<std::size_t>(num_tasks() * slice_buckets_));
   if (slice_.buckets.empty()) {
-    slice_.buckets = Buckets(size, num_tasks(), bucket_bits_);
+    slice_.buckets = Buckets(size_, num_tasks(), bucket_bits_);
     stage_ = Stage::kCount;
   } else {
     begin_scatter();
@@ -99,7 +103,8 @@ template <class Visit>
 void Permutation::for_parts_of(std::int64_t task, Visit&& visit) const {
   const std::int64_t end = std::min((task + 1) * rows_per_task_, size_);
   for (std::int64_t part = task * rows_per_task_; part < end; part += kPartRows) {
-    Sfc64 random(RandomStream(seed_, Purpose::kBucket, class_id_, pass_, static_cast<std::uint64_t>(part / kPartRows)));
+    Sfc64 random(RandomStream(seed_, Purpose::kBucket, static_cast<std::uint64_t>(class_id_), pass_,
+                              static_cast<std::uint64_t>(part / kPartRows)));
     visit(part, std::min(part + kPartRows, end), random);
   }
 }
@@ -176,18 +181,12 @@ void Permutation::scatter(std::int64_t task) {
   std::int64_t* const next = next_.data() + task * slice_buckets_;
   target_->visit([&]<class Id>(std::span<Id> target) {
     if constexpr (sizeof(Id) == 2) return;  // has fewer than kUnsplitRows rows
-    const auto scatter = [&](auto id_of) {
-      for_buckets_in_slice(task, [&](std::int64_t row, std::size_t bucket) {
-        target[static_cast<std::size_t>(next[bucket]++)] = id_of(row);
+    const std::int64_t offset = index_->offset(class_id_);
+    index_->read<Id>(offset + task * rows_per_task_, [&](auto row_at) {
+      for_buckets_in_slice(task, [&](std::int64_t position, std::size_t bucket) {
+        target[static_cast<std::size_t>(next[bucket]++)] = row_at(offset + position);
       });
-    };
-    if constexpr (kCompact) {
-      scatter([&](std::int64_t row) { return static_cast<Id>((*source_)[offset_ + row]); });
-    } else if (source_->size() == 0) {
-      scatter([](std::int64_t row) { return static_cast<Id>(row); });
-    } else {
-      scatter([source = source_->ids<Id>().data() + offset_](std::int64_t row) { return source[row]; });
-    }
+    });
   });
 }
 
@@ -205,24 +204,20 @@ void Permutation::swap_bucket(std::int64_t bucket) {
   target_->visit([&]<class Id>(std::span<Id> target_ids) {
     const std::span<Id> rows =
         target_ids.subspan(static_cast<std::size_t>(slice_.offset + begin), static_cast<std::size_t>(end - begin));
-    if (!split && kCompact)
-      for (std::int64_t i = 0; i < size_; ++i)
-        rows[static_cast<std::size_t>(i)] = static_cast<Id>((*source_)[offset_ + i]);
-    else if (!split && source_->size() == 0)
-      std::iota(rows.begin(), rows.end(), Id{0});
-    else if (!split)
-      std::ranges::copy(source_->ids<Id>().subspan(static_cast<std::size_t>(offset_), rows.size()), rows.begin());
-    fisher_yates(rows,
-                 Sfc64(RandomStream(seed_, Purpose::kShuffle, class_id_, pass_, static_cast<std::uint64_t>(number))));
+    const std::int64_t offset = index_->offset(class_id_);
+    if (!split)
+      index_->read<Id>(offset, [&](auto row_at) {
+        for (std::int64_t i = 0; i < size_; ++i) rows[static_cast<std::size_t>(i)] = row_at(offset + i);
+      });
+    fisher_yates(rows, Sfc64(RandomStream(seed_, Purpose::kShuffle, static_cast<std::uint64_t>(class_id_), pass_,
+                                          static_cast<std::uint64_t>(number))));
   });
 }
 
 void shuffle_all(const ClassIndex& index, std::uint64_t seed, std::uint64_t pass, int num_threads,
                  const RowIds& target) {
   const auto permutation = [&](std::int64_t k) {
-    const std::int64_t offset = index.offset(k), size = index.size(k);
-    return Permutation(index.rows(), offset, size, target, {.offset = offset, .max_rows = size}, seed,
-                       static_cast<std::uint64_t>(k), pass);
+    return Permutation(index, k, target, {.offset = index.offset(k), .max_rows = index.size(k)}, seed, pass);
   };
   // Small classes are grouped until they are worth a task; large classes are split among the threads one by one.
   std::vector<std::int64_t> first_of_task;

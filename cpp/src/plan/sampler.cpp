@@ -42,7 +42,7 @@ std::int64_t row_stride(std::int64_t max_rows) {
 
 Sampler::Sampler(std::shared_ptr<const ClassIndex> index, const SamplerOptions& options, bool in_background)
     : options_(options),
-      drawer_(std::move(index), options.seed, options.shuffle, in_background, options.num_slices, options.rank,
+      drawer_(std::move(index), options.seed, options.shuffle, in_background, options.max_slices, options.rank,
               options.world_size),
       apportioner_(options.seed, options.global_batch) {}
 

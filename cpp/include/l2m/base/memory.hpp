@@ -59,4 +59,8 @@ class Memory {
 std::size_t checked_size(const char* what_for, std::int64_t count, std::int64_t item_size,
                          std::int64_t max_bytes = PTRDIFF_MAX);
 
+/// Return memory for `count` items at a cache line, in large pages if it has room for one.
+/// @throws OutOfMemory
+Memory memory_for(const char* what_for, std::int64_t count, std::int64_t item_size);
+
 }  // namespace l2m

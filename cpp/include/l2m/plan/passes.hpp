@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -24,10 +25,11 @@ namespace l2m {
 class Passes {
  public:
   /// @param in_background  other threads call work(), so that units are computed ahead.
-  /// @param num_slices     slices of each class of more than Permutation::kUnsplitRows rows: a power of two, at most
-  ///                       Permutation::kMaxSlices; 0: as many as the number of rows requires.
+  /// @param max_slices     slices of a class with as many buckets: a power of two, at most Permutation::kMaxSlices; 0: as
+  ///                       many as the number of rows requires.
+  /// @throws std::invalid_argument  the ids are packed, but not shuffled.
   Passes(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background,
-         std::int64_t num_slices = 0);
+         std::int64_t max_slices = 0);
 
   /// Call f(row_at, end), where row_at(i) is row i of a pass of a class for i in [position, end), and start on the unit
   /// after it. `position` must be below the size of the class; `end` is greater than `position`.
@@ -94,8 +96,12 @@ class Passes {
   };
 
   [[nodiscard]] bool is_sliced(std::int64_t class_id) const {
-    return Permutation::kMaxSlices > 1 && shuffle_ && num_slices_ > 1 &&
+    return Permutation::kMaxSlices > 1 && shuffle_ && max_slices_ > 1 &&
            index_->size(class_id) > Permutation::kUnsplitRows;
+  }
+  /// Return the number of slices of a class that is sliced.
+  [[nodiscard]] std::int64_t num_slices(std::int64_t class_id) const {
+    return std::min(max_slices_, Permutation::num_buckets(index_->size(class_id)));
   }
   [[nodiscard]] unsigned num_buffers() const { return kHasThreads && in_background_ ? 2 : 1; }
   [[nodiscard]] const RowIds& order(std::uint64_t unit) const { return order_[unit & (num_buffers() - 1)]; }
@@ -122,7 +128,7 @@ class Passes {
   const std::uint64_t seed_;
   const bool shuffle_;
   const bool in_background_;
-  const std::int64_t num_slices_;      // of the classes that are sliced; unit = pass * num_slices_ + slice
+  const std::int64_t max_slices_;      // unit = pass * slices of the class + slice
   std::vector<std::int64_t> offsets_;  // [K + 1] of the classes in a buffer; empty: as in the index
   std::map<std::int64_t, Sliced> sliced_;
   RowIds order_[2];                  // order(u) holds unit u of a class, unless a later one took its place

@@ -18,10 +18,12 @@ class Permutation {
  public:
   // About 1 ms of work. With fewer rows, splitting into buckets costs more than the smaller range of swaps saves.
   static constexpr std::int64_t kUnsplitRows = 1 << 19;
-  static constexpr std::int64_t kBucketRows = 1 << 17;  // maximum of the mean, up to 2^33 rows
-  static constexpr std::int64_t kPartRows = 1 << 16;    // rows whose buckets come from one random stream
-  // The smallest class that is split has 8 buckets. Builds for size compute whole permutations only.
-  static constexpr std::int64_t kMaxSlices = kCompact ? 1 : 8;
+  static constexpr std::int64_t kBucketRows = 1 << 17;           // maximum of the mean, up to 2^33 rows
+  static constexpr std::int64_t kPartRows = 1 << 16;             // rows whose buckets come from one random stream
+  static constexpr std::int64_t kMaxSlices = kCompact ? 1 : 16;  // builds for size compute whole permutations only
+
+  /// Return the number of buckets into which `size` rows are split, a power of two; 1: they are not split.
+  static std::int64_t num_buckets(std::int64_t size);
 
   /// Positions in a pass at which its buckets begin, the same for all slices of the pass.
   class Buckets {
@@ -47,16 +49,15 @@ class Permutation {
   /// Part of a permutation: an equal share of its buckets.
   struct Slice {
     std::int64_t number = 0;
-    std::int64_t count = 1;     ///< slices of the permutation: a power of two, at most kMaxSlices; 1 unless it is split
+    std::int64_t count = 1;     ///< slices of the permutation: a power of two, at most num_buckets(size)
     std::int64_t offset = 0;    ///< first of the rows in the target
     std::int64_t max_rows = 0;  ///< room for rows in the target
     Buckets buckets = {};       ///< what buckets() of another slice of the pass returned, if any
   };
 
-  /// @param source  rows of the class, ascending, from `offset` on; empty: row i is i.
-  /// @param target  output. Both outlive this object.
-  Permutation(const RowIds& source, std::int64_t offset, std::int64_t size, const RowIds& target, Slice slice,
-              std::uint64_t seed, std::uint64_t class_id, std::uint64_t pass);
+  /// @param target  output, with the ids of the index in size. Both outlive this object.
+  Permutation(const ClassIndex& index, std::int64_t class_id, const RowIds& target, Slice slice, std::uint64_t seed,
+              std::uint64_t pass);
 
   [[nodiscard]] bool done() const { return stage_ == Stage::kDone; }
   /// Return the number of tasks of the current stage. They may run on any thread, in any order.
@@ -82,11 +83,12 @@ class Permutation {
   template <class Visit>
   void for_buckets_in_slice(std::int64_t task, Visit&& visit) const;
 
-  const RowIds* source_;
-  std::int64_t offset_, size_;
+  const ClassIndex* index_;
+  std::int64_t class_id_;
+  std::int64_t size_;
   const RowIds* target_;
   Slice slice_;
-  std::uint64_t seed_, class_id_, pass_;
+  std::uint64_t seed_, pass_;
   int bucket_bits_ = 0;
   std::int64_t slice_buckets_ = 1;  // buckets of the slice
   std::int64_t rows_per_task_ = 0;

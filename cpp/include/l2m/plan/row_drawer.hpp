@@ -18,11 +18,11 @@ namespace l2m {
 /// batch of its class, unless the class is smaller than its quota. Not thread-safe, except passes().
 class RowDrawer {
  public:
-  /// @param in_background  other threads work on the passes.   @param num_slices  of the passes; 0: by number of rows.
+  /// @param in_background  other threads work on the passes.   @param max_slices  of the passes; 0: by number of rows.
   RowDrawer(std::shared_ptr<const ClassIndex> index, std::uint64_t seed, bool shuffle, bool in_background,
-            std::int64_t num_slices, std::int64_t rank, std::int64_t world_size)
+            std::int64_t max_slices, std::int64_t rank, std::int64_t world_size)
       : index_(std::move(index)),
-        passes_(index_, seed, shuffle, in_background, num_slices),
+        passes_(index_, seed, shuffle, in_background, max_slices),
         dealer_(rank, world_size) {}
 
   [[nodiscard]] const ClassIndex& index() const { return *index_; }

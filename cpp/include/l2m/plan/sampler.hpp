@@ -22,7 +22,7 @@ struct SamplerOptions {
   bool shuffle = true;          ///< new random order of every class in each pass; false: index order, grouped batches
   bool grouped = false;         ///< keep the rows of a batch grouped by class
   bool epoch_is_pass = false;   ///< epoch e starts at the beginning of pass e
-  std::int64_t num_slices = 0;  ///< slices in which passes of large classes are computed; 0: by the number of rows
+  std::int64_t max_slices = 0;  ///< slices in which passes of large classes are computed; 0: by the number of rows
   bool in_order = false;        ///< rank r gets the rows r, r + world_size, ... of every global batch
 };
 
