@@ -282,7 +282,6 @@ class ReferenceSampler {
   std::map<std::size_t, std::pair<std::uint64_t, std::vector<std::int64_t>>> orders_;  // newest pass of each class
 };
 
-/// Options and expected results of a run of some epochs.
 /// Return an index whose ids are not packed.
 inline std::shared_ptr<const ClassIndex> index_of(std::span<const std::int32_t> classes, std::int64_t num_classes,
                                                   bool shuffle, int min_id_bytes = 2) {
@@ -297,6 +296,7 @@ inline std::shared_ptr<const ClassIndex> packed_index_of(std::span<const std::in
                                             /*max_plain_rows=*/0);
 }
 
+/// Options and expected results of a run of some epochs.
 struct Run {
   std::vector<std::int64_t> sizes;  // rows of each class
   Proportions proportions;

@@ -89,7 +89,7 @@ void at_fork_in_child(void (*handler)()) {
 #endif
 }
 
-void prefer_large_pages(void* data, std::size_t size) {
+void prefer_large_pages(void* data, std::size_t size) noexcept {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 4096;
   const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;

@@ -15,9 +15,9 @@
 namespace l2m {
 namespace {
 
-constexpr bool kPacks = !kCompact;
 constexpr std::int64_t kMinRowsPerPart = 1 << 16;
-constexpr std::int64_t kRowsPerSegment = 256;  // on average, at least: a segment takes 16 bytes
+// With more, the gaps between the rows of most classes would be long, and the segments short: each takes 16 bytes.
+constexpr std::int64_t kMaxPackedClasses = 512;
 
 /// Rows that are sorted by class, in parts that threads process side by side.
 template <class Classes>
@@ -34,9 +34,7 @@ struct Parts {
   [[nodiscard]] std::int64_t row_at(std::int64_t i) const {
     return taken == nullptr ? i : (*taken)[static_cast<std::size_t>(i)];
   }
-  [[nodiscard]] std::int64_t first_row(std::int64_t part) const {
-    return num_rows == 0 ? 0 : row_at(part * rows_per_part);
-  }
+  [[nodiscard]] std::int64_t first_row(std::int64_t part) const { return row_at(part * rows_per_part); }
 
   /// Call visit(row, class) for the rows of a part.
   template <class Visit>
@@ -71,6 +69,9 @@ std::vector<std::int64_t> checked_rows(std::span<const std::int64_t> rows, std::
 
 }  // namespace
 
+RowIds::RowIds(std::int64_t size, int id_bytes)
+    : id_bytes_(id_bytes), size_(static_cast<std::size_t>(size)), memory_(memory_for("the ids", size, id_bytes)) {}
+
 ClassIndex::ClassIndex(std::int64_t num_rows)
     : identity_(true), ascending_(true), id_bytes_(RowIds::bytes_for(num_rows)), offsets_{0, num_rows} {}
 
@@ -83,26 +84,28 @@ ClassIndex::ClassIndex(std::span<const Class> classes, std::int64_t num_classes,
       id_bytes_(std::max(min_id_bytes, RowIds::bytes_for(data_rows))) {
   if (id_bytes_ > RowIds::kMaxBytes) throw OutOfMemory("the data", data_rows, static_cast<double>(data_rows));
   if (num_classes > PTRDIFF_MAX / 16) throw std::bad_alloc();
-  auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
-  if (ascending_) sort_items(std::span(taken));
-  const auto sort_all = [&]<class Classes>(const Classes& all) {
-    Parts<Classes> parts{all, num_classes, rows ? &taken : nullptr, rows ? std::ssize(taken) : data_rows};
-    if constexpr (kPacks) {
-      parts.rows_per_part = std::max(kMinRowsPerPart, kRowsPerSegment * num_classes);
-      if (shuffle && parts.num_rows > max_plain_rows && pack(parts, num_threads)) return;
-    }
-    parts.rows_per_part = std::max({kMinRowsPerPart, num_classes, parts.num_rows / std::max(num_threads, 1)});
-    sort(parts, num_threads);
-  };
   if constexpr (kCompact)
-    sort_all(AnyIntegers(classes));
+    sort(AnyIntegers(classes), num_classes, data_rows, rows, num_threads, kMaxPlainRows);
   else
-    sort_all(classes);
+    sort(classes, num_classes, data_rows, rows, num_threads, shuffle ? max_plain_rows : data_rows);
 }
 
-/// Sort the ids of the rows. Each part counts its classes, then places its rows after those of earlier parts.
+/// Sort the rows by class. @param max_plain_rows  ids of more rows may be packed.
+template <class Classes>
+void ClassIndex::sort(const Classes& classes, std::int64_t num_classes, std::int64_t data_rows,
+                      std::optional<std::span<const std::int64_t>> rows, int num_threads, std::int64_t max_plain_rows) {
+  auto taken = rows ? checked_rows(*rows, data_rows) : std::vector<std::int64_t>{};
+  if (ascending_) sort_items(std::span(taken));
+  Parts<Classes> parts{classes, num_classes, rows ? &taken : nullptr, rows ? std::ssize(taken) : data_rows};
+  if constexpr (!kCompact)
+    if (parts.num_rows > max_plain_rows && num_classes <= kMaxPackedClasses && pack(parts, num_threads)) return;
+  parts.rows_per_part = std::max({kMinRowsPerPart, num_classes, parts.num_rows / std::max(num_threads, 1)});
+  place(parts, num_threads);
+}
+
+/// Store the ids by class. Each part counts its classes, then places its rows after those of earlier parts.
 template <class SomeParts>
-void ClassIndex::sort(const SomeParts& parts, int num_threads) {
+void ClassIndex::place(const SomeParts& parts, int num_threads) {
   const std::int64_t num_classes = parts.num_classes, num_parts = parts.count();
   std::vector<std::int64_t> next(static_cast<std::size_t>(num_parts * num_classes), 0);
   parallel_for(num_threads, num_parts, [&](std::int64_t part) {
@@ -131,7 +134,7 @@ void ClassIndex::sort(const SomeParts& parts, int num_threads) {
   });
 }
 
-/// Sort and pack the ids of the rows, unless that does not halve their memory. Return whether it was done.
+/// Pack the ids by class if that halves their memory. Return whether it does.
 template <class SomeParts>
 bool ClassIndex::pack(const SomeParts& parts, int num_threads) {
   const auto num_classes = static_cast<std::size_t>(parts.num_classes);
@@ -160,7 +163,7 @@ bool ClassIndex::pack(const SomeParts& parts, int num_threads) {
   for (auto of_class = rows.begin(); of_class != rows.end(); of_class += parts.count())
     offsets_.push_back(std::accumulate(of_class, of_class + parts.count(), offsets_.back()));
   rows_ = RowIds(0, id_bytes_);
-  packed_.emplace(std::move(first_rows), std::move(rows), std::move(bytes));
+  const auto packed = std::make_shared<PackedRows>(std::move(first_rows), std::move(rows), std::move(bytes));
   parallel_for(num_threads, parts.count(), [&](std::int64_t part) {
     struct Segment {
       std::int64_t last;
@@ -168,19 +171,20 @@ bool ClassIndex::pack(const SomeParts& parts, int num_threads) {
     };
     std::vector<Segment> segments;
     for (std::int64_t k = 0; k < parts.num_classes; ++k)
-      segments.push_back({parts.first_row(part) - 1, packed_->gaps(k, part)});
+      segments.push_back({parts.first_row(part) - 1, packed->gaps(k, part)});
     parts.for_rows(part, [&](std::int64_t row, std::int64_t k) {
       Segment& segment = segments[static_cast<std::size_t>(k)];
       segment.next = PackedRows::write(row - std::exchange(segment.last, row), segment.next);
     });
   });
+  packed_ = packed;
   return true;
 }
 
 bool ClassIndex::contains(std::int64_t k, std::int64_t row) const {
   if (row < 0) return false;
   if (identity_) return row < num_rows();
-  if (packed_) return packed_->contains(k, row);
+  if (packed()) return packed_->contains(k, row);
   return rows_.visit([&](auto ids) {
     const auto of_class = ids.subspan(static_cast<std::size_t>(offset(k)), static_cast<std::size_t>(size(k)));
     const auto id = static_cast<std::uint64_t>(row);

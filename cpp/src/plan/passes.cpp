@@ -111,16 +111,17 @@ std::uint64_t Passes::unit_at(std::int64_t class_id, std::uint64_t pass, std::in
 /// Complete the slice that has a row of a pass.
 const Passes::Sliced& Passes::slice_at(std::int64_t class_id, std::uint64_t pass, std::int64_t position) {
   Sliced& slice = sliced_.find(class_id)->second;
-  const auto slices = static_cast<std::uint64_t>(num_slices(class_id));
-  while (kSlices && (slice.unit / slices != pass || position < slice.begin || position >= slice.end ||
-                     made_[buffer(class_id, slice.unit)] != slice.unit + 1)) {
+  if (!kSlices) return slice;
+  const std::int64_t slices = num_slices(class_id);
+  while (slice.unit / static_cast<std::uint64_t>(slices) != pass || position < slice.begin || position >= slice.end ||
+         made_[buffer(class_id, slice.unit)] != slice.unit + 1) {
     const std::uint64_t unit = unit_at(class_id, pass, position);
     make_current(class_id, unit);
     const Permutation::Buckets& buckets = slice.buckets[unit & (num_buffers() - 1)];
-    const auto number = static_cast<std::int64_t>(unit % slices);
+    const auto number = static_cast<std::int64_t>(unit % static_cast<std::uint64_t>(slices));
     slice.unit = unit;
-    slice.begin = buckets.begin(number, num_slices(class_id));
-    slice.end = buckets.begin(number + 1, num_slices(class_id));
+    slice.begin = buckets.begin(number, slices);
+    slice.end = buckets.begin(number + 1, slices);
   }
   return slice;
 }

@@ -21,8 +21,8 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 std::int64_t Permutation::num_buckets(std::int64_t size) {
   if (size <= kUnsplitRows) return 1;
-  const auto buckets = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(size, kBucketRows)));
-  return static_cast<std::int64_t>(std::min<std::uint64_t>(buckets, 1 << 16));
+  const auto bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>((size - 1) / kBucketRows)));
+  return std::int64_t{1} << std::min(bits, 16);
 }
 
 Permutation::Permutation(const ClassIndex& index, std::int64_t class_id, const RowIds& target, Slice slice,
@@ -35,8 +35,9 @@ Permutation::Permutation(const ClassIndex& index, std::int64_t class_id, const R
       seed_(seed),
       pass_(pass) {
   if (size_ <= kUnsplitRows) return;
-  bucket_bits_ = std::countr_zero(static_cast<std::uint64_t>(num_buckets(size_)));
-  slice_buckets_ = num_buckets(size_) / slice_.count;
+  slice_buckets_ = num_buckets(size_);
+  bucket_bits_ = std::countr_zero(static_cast<std::uint64_t>(slice_buckets_));
+  if (kMaxSlices > 1) slice_buckets_ /= slice_.count;
   rows_per_task_ = ceil_div(ceil_div(size_, kMaxTasks), kPartRows) * kPartRows;
   next_.resize(static_cast<std::size_t>(num_tasks() * slice_buckets_));
   if (slice_.buckets.empty()) {

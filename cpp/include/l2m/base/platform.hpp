@@ -19,6 +19,6 @@ int cgroup_cpus(const std::string& root, const std::string& membership);
 void at_fork_in_child(void (*handler)());
 
 /// Request huge pages for `size` bytes at `data`, which reduces page faults and TLB misses for large arrays.
-void prefer_large_pages(void* data, std::size_t size);
+void prefer_large_pages(void* data, std::size_t size) noexcept;
 
 }  // namespace l2m

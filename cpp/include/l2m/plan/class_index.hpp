@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -25,8 +26,7 @@ class RowIds {
   RowIds() = default;
   /// @param id_bytes  2, 4 or 8.
   /// @throws OutOfMemory
-  RowIds(std::int64_t size, int id_bytes)
-      : id_bytes_(id_bytes), size_(static_cast<std::size_t>(size)), memory_(memory_for("the ids", size, id_bytes)) {}
+  RowIds(std::int64_t size, int id_bytes);
 
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] int id_bytes() const { return id_bytes_; }
@@ -62,7 +62,7 @@ class RowIds {
 /// used as given.
 class ClassIndex {
  public:
-  /// With more rows than this, ids are packed if that at least halves their memory. Builds for size never pack.
+  /// With more rows than this and few classes, ids are packed if that at least halves their memory. Builds for size never pack.
   static constexpr std::int64_t kMaxPlainRows = std::int64_t{1} << 26;
 
   /// Create an index with one class of all `num_rows` rows. Row i is at position i; nothing is stored.
@@ -96,7 +96,7 @@ class ClassIndex {
   /// Return whether row i is at position i for all i; rows() is then empty.
   [[nodiscard]] bool identity() const { return identity_; }
   /// Return whether rows can only be read in ascending order, by read(); rows() is then empty.
-  [[nodiscard]] bool packed() const { return packed_.has_value(); }
+  [[nodiscard]] bool packed() const { return !kCompact && packed_ != nullptr; }
   [[nodiscard]] const RowIds& rows() const { return rows_; }
   /// Return the size of an id in bytes, also if none is stored.
   [[nodiscard]] int id_bytes() const { return id_bytes_; }
@@ -107,7 +107,7 @@ class ClassIndex {
   void read(std::int64_t begin, F&& f) const {
     if constexpr (kCompact) {
       f([this](std::int64_t i) { return static_cast<Id>(rows_[i]); });
-    } else if (packed_) {
+    } else if (packed()) {
       PackedRows::Reader reader(*packed_, begin);
       f([&reader](std::int64_t i) { return static_cast<Id>(reader(i)); });
     } else if (identity_) {
@@ -121,8 +121,11 @@ class ClassIndex {
   [[nodiscard]] std::uint64_t fingerprint(int num_threads) const;
 
  private:
+  template <class Classes>
+  void sort(const Classes& classes, std::int64_t num_classes, std::int64_t data_rows,
+            std::optional<std::span<const std::int64_t>> rows, int num_threads, std::int64_t max_plain_rows);
   template <class Parts>
-  void sort(const Parts& parts, int num_threads);
+  void place(const Parts& parts, int num_threads);
   template <class Parts>
   bool pack(const Parts& parts, int num_threads);
 
@@ -131,7 +134,7 @@ class ClassIndex {
   int id_bytes_;
   std::vector<std::int64_t> offsets_;
   RowIds rows_;
-  std::optional<PackedRows> packed_;
+  std::shared_ptr<const PackedRows> packed_;  // null: rows_
 };
 
 }  // namespace l2m
