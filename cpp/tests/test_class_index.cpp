@@ -118,10 +118,10 @@ void test_packed_rows_equal_the_reference() {
 }
 
 void test_ids_are_packed_if_that_halves_their_memory() {
-  for (const std::int32_t num_classes : {1, 10, 100, 300, 511, 3000}) {
+  for (const std::int32_t num_classes : {1, 10, 100, 300, 509, 512}) {
     std::vector<std::int32_t> classes;
     for (std::int32_t row = 0; row < 300'000; ++row) classes.push_back(row * 7 % num_classes);
-    CHECK(packed_if_shorter(classes, num_classes).packed() == (num_classes <= 300));
+    CHECK(packed_if_shorter(classes, num_classes).packed() == (num_classes <= 510));
     CHECK(!packed_if_shorter(classes, num_classes, std::nullopt, /*shuffle=*/false).packed());
     CHECK(!packed_if_shorter(classes, num_classes + 1000).packed());
   }

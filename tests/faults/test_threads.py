@@ -104,5 +104,5 @@ def test_row_ids_that_do_not_fit_in_memory_are_an_error_that_names_rows_and_byte
     printed = run(program)
     if printed.startswith("unlimited"):
         pytest.skip("an emulator ignores limits of memory")
-    # A slice, an eighth of the rows, and what it may have more.
-    assert re.fullmatch(r"out of memory for the ids of 4\d{9} rows \(3\d{10} bytes\)\n", printed)
+    # A slice, a sixteenth of the rows, and what it may have more.
+    assert re.fullmatch(r"out of memory for the ids of 2\d{9} rows \(1\d{10} bytes\)\n", printed)
