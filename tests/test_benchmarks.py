@@ -130,7 +130,7 @@ def test_tables_have_two_significant_digits(value: float, text: str) -> None:
 
 def test_the_command_prints_tables(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--tables", str(RESULTS_DIR / "full.json")]) == 0
-    assert "| FFCV | 0.56 | 1.4 | 1.3 |" in capfd.readouterr().out
+    assert "| FFCV | 1.1 | 2.1 | 1.8 |" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
