@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "check.hpp"
 #include "l2m/base/random.hpp"
 #include "l2m/plan/class_index.hpp"
 #include "l2m/plan/permutation.hpp"

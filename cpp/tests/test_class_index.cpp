@@ -117,6 +117,17 @@ void test_packed_rows_equal_the_reference() {
   }
 }
 
+/// A reader decodes 512 rows at a time. Here a segment ends just before, at or after such a border, and another one follows.
+void test_segments_may_end_anywhere() {
+  for (const std::int32_t size : {1, 511, 512, 513, 1023, 1024}) {
+    std::vector<std::int32_t> classes;
+    for (std::int32_t row = 0; row < 70'000; ++row) classes.push_back(row < size || row >= 65'536 ? 0 : 1);
+    const ClassIndex index = packed_if_shorter(classes, 2);
+    CHECK(index.packed());
+    check_index(index, rows_of_classes(classes, 2), 4);
+  }
+}
+
 void test_ids_are_packed_if_that_halves_their_memory() {
   for (const std::int32_t num_classes : {1, 10, 100, 300, 509, 512}) {
     std::vector<std::int32_t> classes;
@@ -233,6 +244,7 @@ int main() {
   test_index_equals_the_reference();
   if (!l2m::kCompact) {
     test_packed_rows_equal_the_reference();
+    test_segments_may_end_anywhere();
     test_ids_are_packed_if_that_halves_their_memory();
   }
   test_a_class_contains_its_rows_only();
