@@ -29,13 +29,16 @@ struct Field {
 /// @throws std::runtime_error  the device cannot read it.
 void locate(Field& field);
 
-/// Copy rows of every field f one after the other to outs[f], which is aligned to 16 bytes. One launch per 8 fields.
+/// Copy the rows of one or more batches. One launch per 8 fields and 16 batches.
 ///
 /// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes. Where a field is on
 /// the host, few blocks are launched: they keep the bus busy, and leave the rest of the device to other kernels.
-/// @param fields  from locate().   @param rows  [n] ids, not checked.
+/// @param fields  from locate().
+/// @param rows    ids of the rows of the first batch, then those of the next; not checked.
+/// @param sizes   number of rows of each batch.
+/// @param outs    [batches, fields] memory for the rows of each field one after the other, aligned to 16 bytes.
 /// @throws std::runtime_error  a launch failed.
-void gather(std::span<const Field> fields, const std::int64_t* rows, std::int64_t n, std::span<void* const> outs,
-            Stream stream);
+void gather(std::span<const Field> fields, const std::int64_t* rows, std::span<const std::int64_t> sizes,
+            std::span<void* const> outs, Stream stream);
 
 }  // namespace l2m::cuda

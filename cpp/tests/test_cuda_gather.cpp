@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "check.hpp"
@@ -41,15 +42,17 @@ struct Out {
   std::vector<uint4> words;
 };
 
-/// Compare rows of many sizes, strides and alignments, with several fields per launch and more than one launch takes.
-void test_rows_are_copied(std::size_t n) {
+/// Compare rows of many sizes, strides and alignments, with more fields, and perhaps more batches, than a launch takes.
+/// @param sizes  of the batches.
+void test_rows_are_copied(const std::vector<std::int64_t>& sizes) {
   struct Shape {
     std::int64_t row_size, stride;
     std::size_t offset;
   };
   const std::vector<Shape> shapes{{16, 16, 0}, {3072, 3072, 0}, {784, 800, 16}, {24, 24, 8}, {12, 16, 4},
                                   {7, 7, 0},   {6, 10, 2},      {16, 48, 1},    {1, 1, 3},   {48, -48, 0}};
-  const std::vector<std::int64_t> rows = some_rows(n);
+  const std::vector<std::int64_t> rows =
+      some_rows(static_cast<std::size_t>(std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0})));
   std::vector<std::vector<uint4>> data;
   std::vector<Out> outs;
   std::vector<cuda::Field> fields;
@@ -60,17 +63,50 @@ void test_rows_are_copied(std::size_t n) {
     const auto* first = reinterpret_cast<const std::uint8_t*>(data.back().data()) + offset;
     if (stride < 0) first -= stride * static_cast<std::int64_t>(kRows - 1);
     fields.push_back({first, stride, row_size});
-    outs.emplace_back(n * static_cast<std::size_t>(row_size));
   }
+  for (const std::int64_t size : sizes)
+    for (const cuda::Field& field : fields) outs.emplace_back(static_cast<std::size_t>(size * field.row_size));
   for (Out& out : outs) addresses.push_back(out.data());
-  cuda::gather(fields, rows.data(), static_cast<std::int64_t>(n), addresses, nullptr);
-  for (std::size_t f = 0; f < fields.size(); ++f) {
-    const auto size = static_cast<std::size_t>(fields[f].row_size);
-    for (std::size_t i = 0; i < n; ++i)
-      CHECK(std::memcmp(outs[f].data() + i * size,
-                        static_cast<const std::uint8_t*>(fields[f].data) + rows[i] * fields[f].stride, size) == 0);
-    outs[f].check_guard();
+  cuda::gather(fields, rows.data(), sizes, addresses, nullptr);
+  std::size_t begin = 0;
+  auto out = outs.begin();
+  for (const std::int64_t batch_size : sizes) {
+    for (const cuda::Field& field : fields) {
+      const auto size = static_cast<std::size_t>(field.row_size);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(batch_size); ++i)
+        CHECK(std::memcmp(out->data() + i * size,
+                          static_cast<const std::uint8_t*>(field.data) + rows[begin + i] * field.stride, size) == 0);
+      out++->check_guard();
+    }
+    begin += static_cast<std::size_t>(batch_size);
   }
+}
+
+/// Copy one batch of one field.
+void gather_one(const cuda::Field& field, const std::vector<std::int64_t>& rows, Out& out) {
+  const auto size = static_cast<std::int64_t>(rows.size());
+  void* const address = out.data();
+  cuda::gather({&field, 1}, rows.data(), {&size, 1}, {&address, 1}, nullptr);
+}
+
+/// As many batches and fields as a launch takes are copied by one, also where few blocks are allowed.
+void test_one_launch_copies_many_batches() {
+  const std::vector<uint4> data = some_bytes(kRows * 16);
+  const std::vector<std::int64_t> rows = some_rows(16 * 3);
+  for (const bool on_host : {false, true}) {
+    const std::vector<cuda::Field> fields(8, {data.data(), 16, 16, {}, on_host});
+    const std::vector<std::int64_t> sizes(16, 3);
+    std::vector<Out> outs(fields.size() * sizes.size(), Out(3 * 16));
+    std::vector<void*> addresses;
+    for (Out& out : outs) addresses.push_back(out.data());
+    cuda_on_cpu::launches_before_failure = 1;
+    cuda::gather(fields, rows.data(), sizes, addresses, nullptr);
+    CHECK(cuda_on_cpu::num_blocks == 8 * 16);
+    for (std::size_t out = 0; out < outs.size(); ++out)
+      for (std::size_t i = 0; i < 3; ++i)
+        CHECK(std::memcmp(outs[out].data() + i * 16, data.data() + rows[out / 8 * 3 + i], 16) == 0);
+  }
+  cuda_on_cpu::launches_before_failure = 1 << 30;
 }
 
 /// Rows in pinned memory are read at the address of the device, by few blocks.
@@ -88,8 +124,7 @@ void test_rows_in_pinned_memory() {
     cuda::locate(field);
     CHECK(field.data == data.data());
     CHECK(field.on_host == (type == cudaMemoryTypeHost));
-    void* const address = out.data();
-    cuda::gather({&field, 1}, rows.data(), static_cast<std::int64_t>(rows.size()), {&address, 1}, nullptr);
+    gather_one(field, rows, out);
     num_blocks.push_back(cuda_on_cpu::num_blocks);
     for (std::size_t i = 0; i < rows.size(); ++i)
       CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) ==
@@ -108,29 +143,36 @@ void test_indices_of_64_bits() {
   const std::vector<uint4> data = some_bytes(kRows * 96);
   Out out(rows.size() * 96);
   cuda::Parts parts{};
-  parts.part[0] = cuda::part_of({data.data(), 96, 96}, out.data());
-  cuda::launch({1, cuda::kThreads, nullptr}, cuda::gather_parts<std::int64_t>, parts, rows.data(), 40);
+  parts.part[0] = cuda::part_of({data.data(), 96, 96});
+  parts.num_fields = 1;
+  parts.begin[1] = 40;
+  parts.out[0][0] = out.data();
+  cuda::launch({1, cuda::kThreads, nullptr}, cuda::gather_parts<std::int64_t>, parts, rows.data());
   for (std::size_t i = 0; i < rows.size(); ++i)
     CHECK(std::memcmp(out.data() + i * 96, reinterpret_cast<const std::uint8_t*>(data.data()) + rows[i] * 96, 96) == 0);
   out.check_guard();
 }
 
-/// @param channel_size  bytes of a channel in rows with 3 channels and `row_size` bytes.
+/// @param channel_size  bytes of a channel in rows of `row_size` bytes.
+/// @param offset        bytes from an aligned address to the first row.
 template <class Float>
-void test_bytes_are_normalized(cuda::FloatType type, std::int64_t row_size, std::int64_t channel_size) {
+void test_bytes_are_normalized(cuda::FloatType type, std::int64_t channels, std::int64_t row_size,
+                               std::int64_t channel_size, std::size_t offset = 0) {
   constexpr std::size_t kBatch = 70;
-  const std::vector<float> mean{127.5F, 0.1F, -3.0F};
-  const std::vector<float> std{64.0F, 0.3F, 7.0F};
+  std::vector<float> mean;
+  std::vector<float> std;
+  for (std::int64_t channel = 0; channel < channels; ++channel) {
+    mean.push_back(127.5F - 3.7F * static_cast<float>(channel));
+    std.push_back(0.3F + 21.3F * static_cast<float>(channel));
+  }
   const std::vector<std::int64_t> rows = some_rows(kBatch);
-  const std::vector<uint4> data = some_bytes(kRows * static_cast<std::size_t>(row_size));
-  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(data.data());
+  const std::vector<uint4> data = some_bytes(kRows * static_cast<std::size_t>(row_size) + offset);
+  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(data.data()) + offset;
   Out out(kBatch * static_cast<std::size_t>(row_size) * sizeof(Float));
-  const cuda::Field field{bytes, row_size, row_size, {type, mean.data(), std.data(), 3, channel_size}};
-  void* const address = out.data();
-  cuda::gather({&field, 1}, rows.data(), kBatch, {&address, 1}, nullptr);
+  gather_one({bytes, row_size, row_size, {type, mean.data(), std.data(), channels, channel_size}}, rows, out);
   for (std::size_t i = 0; i < kBatch; ++i) {
     for (std::int64_t j = 0; j < row_size; ++j) {
-      const auto channel = static_cast<std::size_t>(j / channel_size % 3);
+      const auto channel = static_cast<std::size_t>(j / channel_size % channels);
       const auto expected =
           round_to<Float>((static_cast<float>(bytes[rows[i] * row_size + j]) - mean[channel]) / std[channel]);
       const std::size_t at = (i * static_cast<std::size_t>(row_size) + static_cast<std::size_t>(j)) * sizeof(Float);
@@ -140,17 +182,31 @@ void test_bytes_are_normalized(cuda::FloatType type, std::int64_t row_size, std:
   out.check_guard();
 }
 
+/// Compare floats of one type, with and without a table, in pieces of every size.
+template <class Float>
+void test_bytes_are_normalized(cuda::FloatType type) {
+  for (const std::int64_t channels : {1, 3, 16, 17}) {
+    test_bytes_are_normalized<Float>(type, channels, 16 * channels, 16);   // channel after channel
+    test_bytes_are_normalized<Float>(type, channels, 5 * channels, 5);     // whose borders are within pieces
+    test_bytes_are_normalized<Float>(type, channels, 8 * channels, 1);     // interleaved channels
+    test_bytes_are_normalized<Float>(type, channels, 8 * channels, 1, 2);  // byte by byte
+  }
+}
+
 }  // namespace
 }  // namespace l2m::test
 
 int main() {
   using namespace l2m;
   using namespace l2m::test;
-  for (const std::size_t n : {0, 1, 17, 200}) test_rows_are_copied(n);
+  test_rows_are_copied({});
+  for (const std::int64_t size : {0, 1, 17, 200}) test_rows_are_copied({size});
+  test_rows_are_copied({5, 5, 5, 2});
+  test_rows_are_copied(std::vector<std::int64_t>(35, 2));
+  test_one_launch_copies_many_batches();
   test_rows_in_pinned_memory();
   test_indices_of_64_bits();
-  test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 48, 16);  // channel after channel
-  test_bytes_are_normalized<float>(cuda::FloatType::kFloat32, 27, 1);   // interleaved channels, in odd rows
-  test_bytes_are_normalized<Float16>(cuda::FloatType::kFloat16, 36, 1);
-  test_bytes_are_normalized<BFloat16>(cuda::FloatType::kBFloat16, 60, 20);
+  test_bytes_are_normalized<float>(cuda::FloatType::kFloat32);
+  test_bytes_are_normalized<Float16>(cuda::FloatType::kFloat16);
+  test_bytes_are_normalized<BFloat16>(cuda::FloatType::kBFloat16);
 }

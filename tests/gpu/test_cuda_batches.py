@@ -92,7 +92,7 @@ def test_a_batch_may_have_more_than_2_to_the_31_pieces(n: int) -> None:
     )  # rows of an odd size are copied byte by byte
     rows = torch.randint(len(data), (n,), device="cuda")
     (field,), _ = fields_of(data, "torch")
-    batch = DeviceGather({0: field}, {}, data.device)(rows, torch.cuda.current_stream())[0]
+    (batch,) = DeviceGather({0: field}, {}, data.device)(rows, [n], torch.cuda.current_stream())[0].values()
     for begin in range(0, n, 65_536):
         part = slice(begin, begin + 65_536)
         assert torch.equal(batch[part], data[rows[part]])

@@ -11,6 +11,7 @@ import math
 import time
 import weakref
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,20 @@ class Gather:
     def __init__(self, fields: list[tuple[Any, ...]]) -> None:
         self._fields = fields
 
-    def __call__(self, rows: int, n: int, outs: list[int], stream: int) -> None:
+    def __call__(self, rows: int, sizes: list[int], outs: list[int], stream: int) -> None:
         assert stream == 0
-        ids = (ctypes.c_int64 * n).from_address(rows)
-        for (address, stride, size, change), out in zip(self._fields, outs, strict=True):
-            for i, row in enumerate(ids):
-                if change is None:
-                    ctypes.memmove(out + i * size, address + row * stride, size)
-                else:
-                    self.normalize((ctypes.c_uint8 * size).from_address(address + row * stride), i, out, *change)
+        assert len(outs) == len(sizes) * len(self._fields)
+        remaining = iter((ctypes.c_int64 * sum(sizes)).from_address(rows))
+        for batch, n in enumerate(sizes):
+            ids = list(islice(remaining, n))
+            for (address, stride, size, change), out in zip(
+                self._fields, outs[batch * len(self._fields) :], strict=False
+            ):
+                for i, row in enumerate(ids):
+                    if change is None:
+                        ctypes.memmove(out + i * size, address + row * stride, size)
+                    else:
+                        self.normalize((ctypes.c_uint8 * size).from_address(address + row * stride), i, out, *change)
 
     @staticmethod
     def normalize(
@@ -100,7 +106,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", entered)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.current)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _=None: Stream.current)
     monkeypatch.setattr(
         torch.Tensor, "record_stream", lambda self, stream: stream.kept.append(self.data_ptr()), raising=False
     )
@@ -244,6 +250,64 @@ def test_row_ids_of_several_batches_are_copied_together(
             torch.ones(200_000).sum()  # time for the threads
     assert sum(sent) == 54
     assert 4 < max(sent) <= 16
+
+
+@pytest.mark.parametrize("make", ["resident"], indirect=True)
+@pytest.mark.parametrize("limit", [0, 3, 100])
+def test_small_resident_batches_are_gathered_by_one_launch(
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    launches = []
+
+    class Counted(Gather):
+        def __call__(self, rows: int, sizes: list[int], outs: list[int], stream: int) -> None:
+            launches.append(len(sizes))
+            super().__call__(rows, sizes, outs, stream)
+
+    monkeypatch.setattr(device_data, "_cuda", SimpleNamespace(Gather=Counted))
+    data = {name: DATA[name] for name in "xy"}
+    row_bytes = sum(array[0].nbytes for array in data.values())
+    monkeypatch.setattr(device_data, "_MAX_GATHERED", limit * 2 * row_bytes)
+    plain = Loader(**loader_options(data=data, batch_size=2))
+    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
+        kept = []
+        for batch, expected in zip(loader, plain, strict=True):
+            kept.append((batch, expected))
+            torch.ones(200_000).sum()  # time for the threads
+    assert all(same(batch, expected) for batch, expected in kept)
+    assert sum(launches) == len(kept)
+    assert max(launches) == limit if limit == 3 else max(launches) == 1 if limit == 0 else max(launches) > 4
+
+
+@pytest.mark.parametrize("make", ["resident"], indirect=True)
+def test_batches_gathered_together_may_be_used_on_different_streams(make: Callable[..., Loader]) -> None:
+    data = {name: DATA[name] for name in "xy"}
+    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
+        batches: Iterator[Any] = iter(loader)
+        next(batches)
+        torch.ones(200_000).sum()  # time for the threads
+        for _ in range(20):
+            next(batches)
+            with entered(Stream()):
+                used_on = Stream.current
+                batch = next(batches)
+            assert used_on.waited
+            was_gathered_before = {array.data_ptr() for array in batch.values()} <= set(used_on.kept)
+            if was_gathered_before:
+                break
+        assert was_gathered_before
+
+
+@pytest.mark.parametrize("make", ["resident"], indirect=True)
+def test_batches_gathered_together_are_ordinary_tensors(make: Callable[..., Loader]) -> None:
+    data = {name: DATA[name] for name in "xy"}
+    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
+        for batch in loader:
+            for array in batch.values():
+                version = array._version
+                array.zero_()
+                assert array._version == version + 1 == 1
+                assert array.untyped_storage().nbytes() == array.nbytes
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)

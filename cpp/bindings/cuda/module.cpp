@@ -101,12 +101,13 @@ class Gather {
     for (l2m::cuda::Field& field : fields_) l2m::cuda::locate(field);
   }
 
-  void operator()(std::uintptr_t rows, std::int64_t n, const std::vector<std::uintptr_t>& outs,
+  void operator()(std::uintptr_t rows, const std::vector<std::int64_t>& sizes, const std::vector<std::uintptr_t>& outs,
                   std::uintptr_t stream) const {
-    if (outs.size() != fields_.size()) throw py::value_error("outs must have one address for each field");
+    if (outs.size() != fields_.size() * sizes.size())
+      throw py::value_error("outs must have one address for each batch and field");
     std::vector<void*> addresses;
     for (const std::uintptr_t out : outs) addresses.push_back(pointer<void>(out));
-    l2m::cuda::gather(fields_, pointer<const std::int64_t>(rows), n, addresses, pointer<void>(stream));
+    l2m::cuda::gather(fields_, pointer<const std::int64_t>(rows), sizes, addresses, pointer<void>(stream));
   }
 
  private:
@@ -143,6 +144,9 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::classh<Gather>(m, "Gather", "Fields in device memory or pinned memory, whose rows are gathered on the device.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Create from fields (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")
-      .def("__call__", &Gather::operator(), py::arg("rows"), py::arg("n"), py::arg("outs"), py::arg("stream"),
-           WithoutGil(), "Copy the n rows with int64 ids at `rows` to one output per field, aligned to 16 bytes.");
+      .def(
+          "__call__", &Gather::operator(), py::arg("rows"), py::arg("sizes"), py::arg("outs"), py::arg("stream"),
+          WithoutGil(),
+          "Copy the rows of one or more batches, with int64 ids at `rows`, to one output per batch and field, aligned to\n"
+          "16 bytes: first all fields of the first batch.");
 }

@@ -20,6 +20,10 @@
 #include <utility>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #define __global__
 #define __device__
 #define __host__
@@ -237,7 +241,14 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const unsigned num_blocks = cuda_on_cpu::num_blocks = config->gridDim.x * config->gridDim.y;
   std::vector<std::unique_ptr<cuda_on_cpu::BlockOfThreads>> blocks;
   for (unsigned i = 0; i < num_blocks; ++i) blocks.push_back(std::make_unique<cuda_on_cpu::BlockOfThreads>(size));
-  const auto spoil_shared_memory = []() noexcept { std::memset(shared_memory, kGarbage, sizeof(shared_memory)); };
+  const std::size_t shared_bytes = config->dynamicSmemBytes;
+  if (shared_bytes > sizeof(shared_memory)) return cudaErrorInvalidValue;
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(shared_memory, sizeof(shared_memory));
+  ASAN_POISON_MEMORY_REGION(reinterpret_cast<std::byte*>(shared_memory) + shared_bytes,
+                            sizeof(shared_memory) - shared_bytes);
+#endif
+  const auto spoil_shared_memory = [=]() noexcept { std::memset(shared_memory, kGarbage, shared_bytes); };
   spoil_shared_memory();
   std::barrier all(size, spoil_shared_memory);
   cuda_on_cpu::teams.try_emplace(config->blockDim.x, config->blockDim.x).first->second.run([&](unsigned thread) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _ROW_IDS: Output = (None, 0, 64, [])  # output of the core's field of row ids
 _BLOCK = 16  # batches whose row ids are copied together
+_MAX_GATHERED = 32 << 20  # bytes of batches that are gathered together, which then fit into the cache of a device
 
 
 def pinned_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -55,14 +58,14 @@ class Sent(NamedTuple):
     Attributes:
         arrays: Fields copied on the copy stream.
         ready: Event recorded after these copies; None if there are none.
-        row_ids: Row ids on the device, for the fields that reside there; None if there are none.
-        stream: Stream on which the row ids are copied.
+        block: Block of the batch's row ids, for the fields that reside on the device; None if there are none.
+        position: Position of the batch in the block.
     """
 
     arrays: dict[int, torch.Tensor]
     ready: torch.cuda.Event | None
-    row_ids: torch.Tensor | None
-    stream: torch.cuda.Stream | None
+    block: ResidentBlock | None
+    position: int
 
 
 class Normalize(NamedTuple):
@@ -106,6 +109,9 @@ class DeviceGather:
         fields: Fields by their position in the data.
         normalize: Conversions of bytes to floats, by the same positions.
         device: Device that gathers.
+
+    Attributes:
+        row_bytes: Number of bytes of a row of the batches.
     """
 
     def __init__(self, fields: dict[int, Field], normalize: dict[int, Normalize], device: torch.device) -> None:
@@ -113,22 +119,42 @@ class DeviceGather:
         self._dtypes = [normalize[f].dtype if f in normalize else field.torch_dtype for f, field in fields.items()]
         self._normalize = {f: normalize[f] for f in fields if f in normalize}
         self._kernel = None
+        self.row_bytes = sum(
+            math.prod(field.row_shape) * dtype.itemsize
+            for field, dtype in zip(fields.values(), self._dtypes, strict=True)
+        )
         if has_kernels(device):
             arguments = {f: conversion.kernel_arguments() for f, conversion in self._normalize.items()}
             self._kernel = _cuda.Gather([(*field.memory, arguments.get(f)) for f, field in fields.items()])
 
-    def __call__(self, row_ids: torch.Tensor, stream: torch.cuda.Stream) -> dict[int, torch.Tensor]:
-        """Return the rows of a batch, gathered on `stream`, which must be the current stream."""
+    def __call__(
+        self, row_ids: torch.Tensor, sizes: Sequence[int], stream: torch.cuda.Stream
+    ) -> list[dict[int, torch.Tensor]]:
+        """Return the rows of batches.
+
+        Args:
+            row_ids: Row ids of all batches, one after the other.
+            sizes: Number of rows of each batch.
+            stream: Current stream of the device, on which the rows are gathered.
+        """
         if self._kernel is None:
-            rows = {f: field.array.index_select(0, row_ids) for f, field in self._fields.items()}
-            return {f: self._normalize[f](array) if f in self._normalize else array for f, array in rows.items()}
-        num_rows = row_ids.shape[0]
-        outs = {
-            f: torch.empty((num_rows, *field.row_shape), dtype=dtype, device=self._device)
-            for (f, field), dtype in zip(self._fields.items(), self._dtypes, strict=True)
-        }
-        self._kernel(row_ids.data_ptr(), num_rows, [out.data_ptr() for out in outs.values()], stream.cuda_stream)
-        return outs
+            return [self._gather_with_torch(ids) for ids in row_ids.split(list(sizes))]
+        layouts = [
+            (f, field.row_shape, dtype) for (f, field), dtype in zip(self._fields.items(), self._dtypes, strict=True)
+        ]
+        # Not views of one tensor, which would share a version counter and be saved to a file as a whole.
+        batches = [
+            {f: torch.empty((size, *row_shape), dtype=dtype, device=self._device) for f, row_shape, dtype in layouts}
+            for size in sizes
+        ]
+        outs = [array.data_ptr() for batch in batches for array in batch.values()]
+        with torch.cuda.device(self._device):
+            self._kernel(row_ids.data_ptr(), sizes, outs, stream.cuda_stream)
+        return batches
+
+    def _gather_with_torch(self, row_ids: torch.Tensor) -> dict[int, torch.Tensor]:
+        rows = {f: field.array.index_select(0, row_ids) for f, field in self._fields.items()}
+        return {f: self._normalize[f](array) if f in self._normalize else array for f, array in rows.items()}
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory of the fields from being reused before `stream` has read it."""
@@ -140,11 +166,54 @@ class DeviceGather:
             conversion.std.record_stream(stream)
 
 
+class ResidentBlock:
+    """Batches whose row ids were copied to a device together, for fields that reside there.
+
+    Args:
+        gather: The fields.
+        row_ids: Row ids of the batches, on the device, copied on the current stream.
+        sizes: Number of rows of each batch.
+    """
+
+    def __init__(self, gather: DeviceGather, row_ids: torch.Tensor, sizes: list[int]) -> None:
+        self._gather, self._row_ids, self._sizes = gather, row_ids, sizes
+        self._begins = [0, *accumulate(sizes)]
+        self._at_once = max(1, _MAX_GATHERED // max(1, max(sizes) * gather.row_bytes))
+        self._gathered: dict[int, dict[int, torch.Tensor]] = {}  # by position
+        self._follow(torch.cuda.current_stream())
+
+    def receive(self, position: int, stream: torch.cuda.Stream) -> dict[int, torch.Tensor]:
+        """Return the resident fields of a batch, ready on `stream`, the current stream of the device.
+
+        The same launch gathers the next batches, if they are small.
+        """
+        is_other = stream != self._stream
+        if is_other:
+            stream.wait_event(self._ready)
+        if position in self._gathered:
+            arrays = self._gathered.pop(position)
+            for array in arrays.values() if is_other else ():
+                array.record_stream(stream)
+            return arrays
+        if is_other:
+            self._row_ids.record_stream(stream)
+        end = min(position + self._at_once, len(self._sizes))
+        row_ids = self._row_ids[self._begins[position] : self._begins[end]]
+        arrays, *others = self._gather(row_ids, self._sizes[position:end], stream)
+        self._gathered = dict(enumerate(others, position + 1))
+        self._follow(stream)
+        return arrays
+
+    def _follow(self, stream: torch.cuda.Stream) -> None:
+        """Note that the last work was started on `stream`."""
+        self._stream, self._ready = stream, stream.record_event()
+
+
 class DeviceBatches:
     """Transfer of batches to a CUDA device, without blocking the host.
 
-    Resident fields, which are in the memory of the device, are gathered on the consumer's stream when a batch is
-    yielded. Only row ids are copied, for several batches at once. The other fields are copied ahead of time on a
+    Resident fields, which are in the memory of the device, are gathered on the consumer's stream, small batches several
+    at a time: with the first one that is yielded. Only row ids are copied, for several batches at once. The other fields are copied ahead of time on a
     separate stream, and the consumer's stream waits for it: the device reads fields in pinned memory itself; the
     remaining fields are staged, that is gathered by the core into pinned memory and then copied.
 
@@ -200,35 +269,29 @@ class DeviceBatches:
         with torch.cuda.device(self._device):
             ahead = [self._send_ahead(batch) for batch in batches]
             if self._resident is None:
-                return [Sent(*arrays, None, None) for arrays in ahead]
+                return [Sent(*arrays, None, 0) for arrays in ahead]
             ids = [batch[-1] for batch in batches]
             sizes = [row_ids.shape[0] for row_ids in ids]
             merged = ids[0]
             if len(ids) > 1:
                 merged = torch.cat(ids, out=pinned_empty((sum(sizes),), torch.int64))
-            on_device = self._copy(merged).split(sizes)
-            stream = torch.cuda.current_stream()
-            return [Sent(*arrays, row_ids, stream) for arrays, row_ids in zip(ahead, on_device, strict=True)]
+            block = ResidentBlock(self._resident, self._copy(merged), sizes)
+            return [Sent(*arrays, block, position) for position, arrays in enumerate(ahead)]
 
     def receive(self, sent: Sent) -> list[torch.Tensor]:
         """Return the fields of a batch, ready on the current stream."""
-        arrays = dict(sent.arrays)
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.current_stream()
-            if sent.ready is not None:
-                stream.wait_event(sent.ready)
-                for array in sent.arrays.values():
-                    array.record_stream(stream)
-            for f, normalize in self._normalize_staged.items():
-                arrays[f] = normalize(arrays[f])
-            if self._resident is not None and sent.row_ids is not None and sent.stream is not None:
-                if stream != sent.stream:
-                    stream.wait_stream(sent.stream)
-                    sent.row_ids.record_stream(stream)
-                if stream not in self._streams:
-                    self._streams.append(stream)
-                    self._resident.record_stream(stream)
-                arrays.update(self._resident(sent.row_ids, stream))
+        arrays, stream = dict(sent.arrays), torch.cuda.current_stream(self._device)
+        if sent.ready is not None:
+            stream.wait_event(sent.ready)
+            for array in sent.arrays.values():
+                array.record_stream(stream)
+        for f, normalize in self._normalize_staged.items():
+            arrays[f] = normalize(arrays[f])
+        if self._resident is not None and sent.block is not None:
+            if stream not in self._streams:
+                self._streams.append(stream)
+                self._resident.record_stream(stream)
+            arrays.update(sent.block.receive(sent.position, stream))
         return [arrays[f] for f in range(self._num_fields)]
 
     def _send_ahead(self, batch: list[torch.Tensor]) -> tuple[dict[int, torch.Tensor], torch.cuda.Event | None]:
@@ -238,7 +301,8 @@ class DeviceBatches:
         with torch.cuda.stream(self._stream):
             arrays = {f: self._copy(array) for f, array in zip(self._staged, batch, strict=False)}
             if self._pinned is not None:
-                arrays.update(self._pinned(self._copy(batch[-1]), self._stream))
+                row_ids = self._copy(batch[-1])
+                arrays.update(*self._pinned(row_ids, [len(row_ids)], self._stream))
             return arrays, self._stream.record_event()
 
     def _copy(self, array: torch.Tensor) -> torch.Tensor:
