@@ -17,15 +17,19 @@ constexpr int kThreadsInMemory = 256;  // these need more registers
 // doubles, whose low bits are separate floats. All other digits are added to global memory directly.
 template <class Loss>
 constexpr int kSharedDigits = std::is_same_v<Loss, double> ? 8 : 6;
-// Losses that a block adds before it flushes its digits: twice 2^14 * (2^16 - 1) is the maximum of a signed 32-bit
+// Losses that a block adds before it carries its digits: twice 2^14 * (2^16 - 1) is the maximum of a signed 32-bit
 // digit, and two floats of one double may add to the same digit.
-constexpr std::int64_t kLossesPerFlush = 1 << 14;
+constexpr std::int64_t kMaxLossesOfVisit = 1 << 14;
 constexpr std::int64_t kMinLossesPerBlock = 2048;
 // Copies of the digits of each class per block, as many as fit, to reduce conflicts between the lanes of a warp.
 constexpr int kMaxCopies = 32;
 constexpr std::int64_t kCopyBytes = 48 << 10;
 
 constexpr int kAtOnce = 4;  // losses that a thread loads before it adds the first
+
+/// Number of words for a class in 64 bits: pairs of digits, and the count.
+template <class Loss>
+constexpr int kWideWords = kSharedDigits<Loss> / 2 + 1;
 
 __device__ std::int64_t class_at(const ClassIds& classes, std::int64_t i) {
   switch (classes.bytes) {
@@ -144,23 +148,35 @@ __device__ void add_copies(int words, int copies) {
   }
 }
 
+template <class Int>
+__host__ __device__ constexpr Int round_to_even(Int words) {
+  return (words + 1) / 2 * 2;
+}
+
 /// Add losses with digits and counts of all classes in the shared memory of each block, in several copies.
+///
+/// A block visits parts of the losses. After each visit it adds its digits to 64-bit words, also in shared memory if
+/// `keeps` is true, and these to global memory after the last one.
 template <class Loss>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n, std::int64_t losses_per_block, int copies,
-                  ClassTotals totals) {
+    add_in_shared(const Loss* losses, ClassIds classes, std::int64_t n, std::int64_t losses_of_visit, int copies,
+                  bool keeps, ClassTotals totals) {
   const int num_classes = static_cast<int>(totals.num_classes);
+  const int wide_words = kWideWords<Loss> * num_classes;
   const int words =
       (kSharedDigits<Loss> + 1) * num_classes * copies;  // [kSharedDigits + 1, K, copies]: digits, then the count
+  auto* const kept = reinterpret_cast<std::int64_t*>(shared_memory + round_to_even(words));  // [kWideWords, K]
   const int copy = static_cast<int>(threadIdx.x) & (copies - 1);
-  const int first_shared = first_shared_digit(losses, blockIdx.x * losses_per_block + threadIdx.x, n);
+  const int first_shared = first_shared_digit(losses, blockIdx.x * losses_of_visit + threadIdx.x, n);
   for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) shared_memory[i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); keeps && i < wide_words; i += kThreads) kept[i] = 0;
   const auto word = [&](int digit, int k, int which) -> std::int32_t& {
     return shared_memory[(digit * num_classes + k) * copies + which];
   };
   Skipped skipped;
-  for (std::int64_t begin = blockIdx.x * losses_per_block; begin < n; begin += gridDim.x * losses_per_block) {
-    const std::int64_t end = begin + losses_per_block < n ? begin + losses_per_block : n;
+  const std::int64_t step = gridDim.x * losses_of_visit;
+  for (std::int64_t begin = blockIdx.x * losses_of_visit; begin < n; begin += step) {
+    const std::int64_t end = begin + losses_of_visit < n ? begin + losses_of_visit : n;
     __syncthreads();
     const auto add = [&](std::int64_t k, const Pieces& loss) {
       for (int p = 0; p < loss.count; ++p) {
@@ -178,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     __syncthreads();
     add_copies(words, copies);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < (kSharedDigits<Loss> / 2 + 1) * num_classes; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < wide_words; i += kThreads) {
       const int k = i % num_classes;
       const int digit = i / num_classes * 2;
       const auto take = [&](int which) {
@@ -186,12 +202,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
         word(which, k, 0) = 0;
         return total;
       };
-      if (digit == kSharedDigits<Loss>) {
-        add_to(&totals.count[k], take(digit));
-      } else {
-        add_to(&totals.digits[std::int64_t{k} * kSumDigits + (first_shared + digit) / 2],
-               take(digit) + take(digit + 1) * 65536);
-      }
+      const bool is_count = digit == kSharedDigits<Loss>;
+      std::int64_t total = is_count ? take(digit) : take(digit) + take(digit + 1) * 65536;
+      if (keeps) total = kept[i] += total;
+      if (keeps && begin + step < n) continue;
+      add_to(is_count ? &totals.count[k] : &totals.digits[std::int64_t{k} * kSumDigits + (first_shared + digit) / 2],
+             total);
     }
   }
   skipped.add_of_block<kThreads>(totals);
@@ -215,15 +231,21 @@ template <class Loss>
 void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const ClassTotals& totals, Stream stream) {
   const std::int64_t max_blocks = kBlocksPerMultiprocessor * attribute(cudaDevAttrMultiProcessorCount);
   const std::int64_t copy_bytes = (kSharedDigits<Loss> + 1) * totals.num_classes * std::int64_t{sizeof(std::int32_t)};
-  if (copy_bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+  const std::int64_t max_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  if (copy_bytes <= max_shared) {
     int copies = kMaxCopies;
     while (copies > 1 && copies * copy_bytes > kCopyBytes) copies /= 2;
-    // A block flushes one value per class, so it should add more losses than there are classes.
-    const std::int64_t min_losses = std::min(std::max(kMinLossesPerBlock, totals.num_classes), kLossesPerFlush);
+    // A block adds one value per class to global memory, so it should add more losses than there are classes.
+    const std::int64_t min_losses = std::min(std::max(kMinLossesPerBlock, totals.num_classes), kMaxLossesOfVisit);
     const std::int64_t blocks = std::clamp<std::int64_t>(n / min_losses, 1, max_blocks);
-    const std::int64_t losses_per_block = std::min((n + blocks - 1) / blocks, kLossesPerFlush);
-    launch({blocks, kThreads, stream, copies * copy_bytes}, add_in_shared<Loss>, losses, classes, n, losses_per_block,
-           copies, totals);
+    const std::int64_t losses_of_visit = std::min((n + blocks - 1) / blocks, kMaxLossesOfVisit);
+    std::int64_t shared_bytes = round_to_even(copies * copy_bytes / 4) * 4;
+    const std::int64_t kept_bytes = kWideWords<Loss> * totals.num_classes * std::int64_t{sizeof(std::int64_t)};
+    const bool keeps =
+        blocks * losses_of_visit < n && kBlocksPerMultiprocessor * (shared_bytes + kept_bytes) <= max_shared;
+    if (keeps) shared_bytes += kept_bytes;
+    launch({blocks, kThreads, stream, shared_bytes}, add_in_shared<Loss>, losses, classes, n, losses_of_visit, copies,
+           keeps, totals);
   } else {
     const std::int64_t blocks = std::min<std::int64_t>((n + kThreadsInMemory - 1) / kThreadsInMemory, 8 * max_blocks);
     launch({blocks, kThreadsInMemory, stream, kSkippedBytes<kThreadsInMemory>}, add_in_memory<Loss>, losses, classes, n,

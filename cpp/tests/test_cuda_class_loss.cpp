@@ -69,13 +69,17 @@ void test_against_the_cpu_reference(std::size_t n, std::size_t num_classes) {
   CHECK(totals.skipped == expected.skipped);
 }
 
-/// Fill the digits of one class up to their limit.
+/// Fill the digits of one class up to their limit, in several visits of each block, which uses global memory once.
 void test_many_large_losses_of_one_class() {
   const std::vector<float> losses(100'000, 65535.998F);
   const std::vector<std::uint8_t> classes(losses.size(), 1);
   Totals totals(2);
   Totals expected(2);
+  cuda_on_cpu::wide_atomics = 0;
   totals.add(losses, classes);
+  constexpr int kBlocks = kMultiprocessors * 2;
+  constexpr int kWordsOfClass = 3;  // two of the sum, and the count
+  CHECK(cuda_on_cpu::wide_atomics <= kBlocks * kWordsOfClass);
   expected.add_reference(losses, classes);
   CHECK(totals.sum == expected.sum);
   CHECK(totals.count == expected.count);
@@ -137,6 +141,9 @@ int main() {
   using namespace l2m;
   using namespace l2m::test;
   for (const std::size_t n : {0, 1, 31, 513, 5000}) test_against_the_cpu_reference<float, std::int64_t>(n, 7);
+  for (const std::size_t num_classes : {7, 700})  // blocks visit several parts, and may keep sums between visits
+    test_against_the_cpu_reference<float, std::int64_t>(70'000, num_classes);
+  test_against_the_cpu_reference<double, std::int8_t>(70'000, 3);
   test_against_the_cpu_reference<float, std::int8_t>(3000, 1);
   test_against_the_cpu_reference<Float16, std::int16_t>(3000, 100);
   test_against_the_cpu_reference<BFloat16, std::uint8_t>(3000, 100);

@@ -265,7 +265,7 @@ def test_small_resident_batches_are_gathered_by_one_launch(
             super().__call__(rows, sizes, outs, stream)
 
     monkeypatch.setattr(device_data, "_cuda", SimpleNamespace(Gather=Counted))
-    data = {name: DATA[name] for name in "xy"}
+    data: dict[str, Any] = {name: DATA[name] for name in "xy"}
     row_bytes = sum(array[0].nbytes for array in data.values())
     monkeypatch.setattr(device_data, "_MAX_GATHERED", limit * 2 * row_bytes)
     plain = Loader(**loader_options(data=data, batch_size=2))
