@@ -33,7 +33,7 @@ from losses.exact_sums import CLASS_TYPES, LOSS_TYPES, check_against_fsum, total
 
 CPP = Path(__file__).parents[1] / "cpp"
 CPU = torch.device("cpu")
-STREAM = SimpleNamespace(cuda_stream=0)
+STREAM = SimpleNamespace(cuda_stream=0, record_event=object)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def kernels(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: STREAM)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _=None: STREAM)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES, ids=str)
@@ -97,10 +97,12 @@ def test_sums_of_sums() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: bool, wide: bool) -> None:
     logits, targets, classes, weight, offsets, num_classes, *options = arguments(dtype, weighted)
-    expected = operators.cross_entropy(logits, targets, classes, weight, offsets, num_classes, *options)
-    result = cuda_operators.cross_entropy(logits, targets, classes, weight, offsets, num_classes, *options)
+    given = (logits, targets, classes, weight, offsets, num_classes, *options, wide)
+    expected = operators.cross_entropy(*given)
+    result = cuda_operators.cross_entropy(*given)
     for mine, theirs in zip((result[0], *result[2:]), (expected[0], *expected[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     sums = DeviceClassLoss(num_classes, CPU, result[1])
@@ -108,7 +110,7 @@ def test_cross_entropy_equals_that_of_the_core(dtype: torch.dtype, weighted: boo
     np.testing.assert_allclose(sums.sum, expected_sums.sum, rtol=1e-6)
     assert sums.count.tolist() == expected_sums.count.tolist()
     assert sums.not_finite == 0
-    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, offsets, *expected[2:], *options)
+    backward = (expected[0].detach() * 0 + 2, logits, targets, weight, offsets, *expected[2:], *options)
     torch.testing.assert_close(
         cuda_operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient(*backward)
     )

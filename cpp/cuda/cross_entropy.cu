@@ -189,8 +189,7 @@ __device__ Softmax<R> merge(Softmax<R> softmax, bool smooth) {
 
 /// Compute losses with kGroup threads per row. All threads run the same number of iterations, because they synchronize.
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsPerBlock)
-    make_losses(const Logit* logits, Rows rows, Losses out, Logit* mean) {
+__global__ void __launch_bounds__(kThreadsPerBlock) make_losses(const Logit* logits, Rows rows, Losses out) {
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
   double totals[2] = {0.0, 0.0};  // losses and weights
@@ -245,16 +244,16 @@ __global__ void __launch_bounds__(kThreadsPerBlock)
   out.counters[1] = 0;
   if (smooth && totals[1] == 0.0) totals[1] = kNan;
   *out.total_weight = totals[1];
-  *mean = rounded<Logit>(static_cast<R>(totals[0] / totals[1]));
+  store_value(out.mean, out.mean_type, totals[0] / totals[1]);
 }
 
 template <int kGroup, class Logit>
 __global__ void __launch_bounds__(kThreadsPerBlock)
     make_gradient(const Logit* logits, Rows rows, const double* log_sum_exp, const double* given_total_weight,
-                  const Logit* of_loss, Logit* gradient) {
+                  const void* of_loss, FloatType of_loss_type, Logit* gradient) {
   using R = Wide<Logit>;
   const bool smooth = rows.of_column > 0.0;
-  const double scale = static_cast<double>(widened(*of_loss)) / *given_total_weight;
+  const double scale = load_value(of_loss, of_loss_type) / *given_total_weight;
   double sum_of_weights[] = {static_cast<double>(rows.given.num_columns)};
   if (smooth && rows.given.weight != nullptr) {
     sum_of_weights[0] = 0.0;
@@ -324,7 +323,7 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
       // Without rows, one block computes the mean.
       launch({blocks > 0 ? blocks : 1, kThreadsPerBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed,
-             rows, losses, static_cast<Logit*>(losses.mean));
+             rows, losses);
     });
   });
   add_class_loss(FloatType::kFloat64, losses.losses,
@@ -333,12 +332,13 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
 }
 
 void cross_entropy_gradient(FloatType type, const void* logits, const Targets& targets, const double* log_sum_exp,
-                            const double* total_weight, const void* of_loss, void* gradient, Stream stream) {
+                            const double* total_weight, const void* of_loss, FloatType of_loss_type, void* gradient,
+                            Stream stream) {
   if (targets.size == 0) return;
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
       launch({blocks, kThreadsPerBlock, stream, kSharedBytes}, make_gradient<group(), Logit>, typed, rows, log_sum_exp,
-             total_weight, static_cast<const Logit*>(of_loss), static_cast<Logit*>(gradient));
+             total_weight, of_loss, of_loss_type, static_cast<Logit*>(gradient));
     });
   });
 }

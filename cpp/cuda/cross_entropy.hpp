@@ -26,7 +26,8 @@ inline constexpr int kMaxBlocks = 2048;
 struct Losses {
   double* log_sum_exp;     ///< [n] out: log-sum-exp of the logits of each row, for the gradient; 0 for ignored rows
   double* losses;          ///< [n] out: loss of each row, including weight and smoothing; 0 for ignored rows
-  void* mean;              ///< out, of the logits' type: sum of losses / total_weight; NaN if every row is ignored
+  void* mean;              ///< out: sum of losses / total_weight; NaN if every row is ignored
+  FloatType mean_type;     ///< that of the logits, or float for narrower ones
   double* total_weight;    ///< out: sum of the weights of the targets in [0, C); NaN instead of 0 with smoothing
   std::int64_t* counters;  ///< [2] added to: targets out of range; the second is scratch, zero before and after
   double* partials;        ///< [2 * kMaxBlocks] scratch
@@ -53,10 +54,11 @@ void cross_entropy(FloatType type, const void* logits, const Targets& targets, c
 /// rows. Determinism: as cross_entropy().
 /// @param logits, targets            inputs of cross_entropy().
 /// @param log_sum_exp, total_weight  outputs of cross_entropy().
-/// @param of_loss                    gradient with respect to the mean loss, one value of the logits' type.
+/// @param of_loss, of_loss_type      gradient with respect to the mean loss, one value.
 /// @param gradient                   [n, C] out; 0 for ignored rows. Fastest if aligned like the logits.
 /// @throws std::runtime_error  the launch failed.
 void cross_entropy_gradient(FloatType type, const void* logits, const Targets& targets, const double* log_sum_exp,
-                            const double* total_weight, const void* of_loss, void* gradient, Stream stream);
+                            const double* total_weight, const void* of_loss, FloatType of_loss_type, void* gradient,
+                            Stream stream);
 
 }  // namespace l2m::cuda

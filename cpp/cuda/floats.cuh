@@ -37,6 +37,38 @@ __device__ Float rounded(Wide<Float> x) {
   }
 }
 
+/// Return one value of a type that is known at run time only.
+__device__ inline double load_value(const void* from, FloatType type) {
+  switch (type) {
+    case FloatType::kFloat16:
+      return static_cast<double>(widened(*static_cast<const __half*>(from)));
+    case FloatType::kBFloat16:
+      return static_cast<double>(widened(*static_cast<const __nv_bfloat16*>(from)));
+    case FloatType::kFloat32:
+      return static_cast<double>(*static_cast<const float*>(from));
+    default:
+      return *static_cast<const double*>(from);
+  }
+}
+
+/// Store one value, rounded to float first unless the type is double.
+__device__ inline void store_value(void* to, FloatType type, double x) {
+  const auto narrow = static_cast<float>(x);
+  switch (type) {
+    case FloatType::kFloat16:
+      *static_cast<__half*>(to) = rounded<__half>(narrow);
+      break;
+    case FloatType::kBFloat16:
+      *static_cast<__nv_bfloat16*>(to) = rounded<__nv_bfloat16>(narrow);
+      break;
+    case FloatType::kFloat32:
+      *static_cast<float*>(to) = narrow;
+      break;
+    default:
+      *static_cast<double*>(to) = x;
+  }
+}
+
 /// Call f with a pointer of the actual type.
 template <class F>
 void with_floats(FloatType type, const void* floats, F&& f) {

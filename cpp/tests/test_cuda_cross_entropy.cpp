@@ -61,6 +61,7 @@ struct Case {
   std::size_t place = 0;  // offset of the logits and of the gradient
   std::size_t place_of_gradient = 0;
   double of_loss = 1.5;
+  bool wide_mean = false;  // the mean and its gradient have the type in which they are computed
 
   [[nodiscard]] std::size_t rows() const { return targets.size(); }
   [[nodiscard]] std::vector<std::int16_t> classes() const {
@@ -113,26 +114,31 @@ Result<Logit> by_kernels(const Case<Logit>& given) {
                               .ignore_index = kIgnored,
                               .label_smoothing = given.label_smoothing,
                               .offsets = given.offsets.empty() ? nullptr : given.offsets.data()};
+  using Wide = decltype(widen(Logit{}));
   auto mean = rounded<Logit>(kUntouched);
+  auto wide_mean = static_cast<Wide>(kUntouched);
   std::vector<std::int64_t> counters(2);
   std::vector<double> partials(2 * cuda::kMaxBlocks, kUntouched);
   cuda::cross_entropy(kTypeOf<Logit>, logits.data(), targets,
                       {.log_sum_exp = made.log_sum_exp.data(),
                        .losses = made.losses.data(),
-                       .mean = &mean,
+                       .mean = given.wide_mean ? static_cast<void*>(&wide_mean) : &mean,
+                       .mean_type = given.wide_mean ? kTypeOf<Wide> : kTypeOf<Logit>,
                        .total_weight = &made.total_weight,
                        .counters = counters.data(),
                        .partials = partials.data()},
                       {classes.data(), sizeof(std::int16_t), true},
                       {kClasses, made.sum.data()->digit, made.count.data(), made.skipped.data()}, nullptr);
   for (ExactSum& of_class : made.sum) of_class.carry();
-  made.mean = static_cast<double>(widen(mean));
+  made.mean = static_cast<double>(given.wide_mean ? wide_mean : widen(mean));
   made.wrong_targets = counters[0];
   CHECK(counters[1] == 0);
 
   const auto of_loss = rounded<Logit>(given.of_loss);
+  const auto wide_of_loss = static_cast<Wide>(given.of_loss);
   cuda::cross_entropy_gradient(kTypeOf<Logit>, logits.data(), targets, made.log_sum_exp.data(), &made.total_weight,
-                               &of_loss, gradient.data(), nullptr);
+                               given.wide_mean ? static_cast<const void*>(&wide_of_loss) : &of_loss,
+                               given.wide_mean ? kTypeOf<Wide> : kTypeOf<Logit>, gradient.data(), nullptr);
   std::copy_n(gradient.data(), made.gradient.size(), made.gradient.begin());
   return made;
 }
@@ -186,7 +192,7 @@ Result<Logit> check_against_cpu(const Case<Logit>& given) {
   // Bound on the gradient; without a mean, it is 0 or NaN.
   const double largest =
       std::isnan(expected.total_weight) ? 0.0 : std::abs(given.of_loss) / expected.total_weight * heaviest;
-  CHECK(near(made.mean, expected.mean, tolerance + kRounding<Logit>));
+  CHECK(near(made.mean, expected.mean, tolerance + (given.wide_mean ? 0.0 : kRounding<Logit>)));
   CHECK(near(made.total_weight, expected.total_weight, 1e-14));
   CHECK(made.wrong_targets == 0);
   for (std::size_t row = 0; row < given.rows(); ++row) {
@@ -251,6 +257,7 @@ void test_rows_of_all_lengths(std::size_t first_turn) {
     Case<Logit> made = random_case<Logit>(columns < 9000 ? 5 : 2, columns, turn % 2 == 0, kSmoothings[turn % 3]);
     made.place = turn % 5;
     made.place_of_gradient = turn % 4 < 3 ? made.place : made.place + 1;
+    made.wide_mean = turn % 4 >= 2;
     check_against_cpu(made);
     ++turn;
   }
@@ -261,6 +268,12 @@ void test_many_rows() {
   check_against_cpu(random_case<float>(300, 7, true, 0.1));
   check_against_cpu(random_case<BFloat16>(300, 33, false, 0.0));
   check_against_cpu(random_case<Float16>(30, 300, false, 0.1));
+  Case<BFloat16> wide = random_case<BFloat16>(40, 10, true, 0.0);
+  wide.wide_mean = true;
+  wide.of_loss = 1.0 + 0x1p-20;  // which bfloat16 does not have
+  const auto as_bfloat16 = [](double x) { return static_cast<double>(widen(rounded<BFloat16>(x))); };
+  const double mean = check_against_cpu(wide).mean;
+  CHECK(mean != as_bfloat16(mean));
 }
 
 /// Compare more rows than all blocks handle at once: the results of a row must not depend on that.
@@ -279,12 +292,13 @@ void test_several_rows_of_a_thread(std::size_t rows, std::size_t columns) {
   std::vector<std::int64_t> counters(2);
   auto mean = rounded<Logit>(kUntouched);
   const auto of_loss = rounded<Logit>(given.of_loss);
-  cuda::launch({2, cuda::kThreadsPerBlock, nullptr}, cuda::make_losses<kGroup, Logit>, given.logits.data(), partition,
-               cuda::Losses{made.log_sum_exp.data(), made.losses.data(), &mean, &made.total_weight, counters.data(),
-                            partials.data()},
-               &mean);
-  cuda::launch({2, cuda::kThreadsPerBlock, nullptr}, cuda::make_gradient<kGroup, Logit>, given.logits.data(), partition,
-               made.log_sum_exp.data(), &expected.total_weight, &of_loss, made.gradient.data());
+  cuda::launch({2, cuda::kThreadsPerBlock, nullptr, cuda::kSharedBytes}, cuda::make_losses<kGroup, Logit>,
+               given.logits.data(), partition,
+               cuda::Losses{made.log_sum_exp.data(), made.losses.data(), &mean, kTypeOf<Logit>, &made.total_weight,
+                            counters.data(), partials.data()});
+  cuda::launch({2, cuda::kThreadsPerBlock, nullptr, cuda::kSharedBytes}, cuda::make_gradient<kGroup, Logit>,
+               given.logits.data(), partition, made.log_sum_exp.data(), &expected.total_weight, &of_loss,
+               kTypeOf<Logit>, made.gradient.data());
   made.mean = static_cast<double>(widen(mean));
   CHECK(near(made.mean, expected.mean, kRounding<Logit>));
   CHECK(near(made.total_weight, expected.total_weight, 1e-14));

@@ -18,7 +18,7 @@ def cross_entropy(
     logits: int,
     logit_type: str,
     targets: tuple[int, int, int, int, int, float, int],
-    losses: tuple[int, int, int, int, int, int],
+    losses: tuple[int, int, int, str, int, int, int],
     classes: int,
     class_bytes: int,
     classes_signed: bool,
@@ -32,6 +32,7 @@ def cross_entropy_gradient(
     log_sum_exp: int,
     total_weight: int,
     of_loss: int,
+    of_loss_type: str,
     gradient: int,
     stream: int,
 ) -> None: ...

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from l2m_fast import Learn2Mix, Loader, cross_entropy
 from losses.cross_entropy_cases import DTYPES, case, gradient_of
@@ -56,6 +57,18 @@ def test_it_equals_that_of_the_cpu(
     if weighted:
         options |= {"weight": torch.linspace(0.5, 2, columns), "offsets": torch.linspace(1, -2, columns)}
     check(logits, targets, columns, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_mean_is_float32(dtype: torch.dtype) -> None:
+    logits, targets = case(300, 10, dtype)
+    logits, targets = logits.detach().cuda().requires_grad_(), targets.cuda()
+    with torch.autocast("cuda", dtype=dtype):
+        loss, _ = cross_entropy(logits, targets, 10)
+        expected = functional.cross_entropy(logits, targets)
+    assert loss.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient_of(loss * 1234.567, logits), gradient_of(expected * 1234.567, logits))
 
 
 def test_many_rows() -> None:

@@ -176,10 +176,11 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, columns: 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dtype, weighted: bool, wide: bool) -> None:
     logits, targets, classes, weight, offsets, *options = arguments(dtype, weighted)
-    native = operators.cross_entropy(logits, targets, classes, weight, offsets, *options)
-    composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, offsets, *options)
+    native = operators.cross_entropy(logits, targets, classes, weight, offsets, *options, wide)
+    composed = operators.cross_entropy._init_fn(logits, targets, classes, weight, offsets, *options, wide)
     for mine, theirs in zip((native[0], *native[2:]), (composed[0], *composed[2:]), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
     num_classes = options[0]
@@ -188,7 +189,7 @@ def test_the_implementation_by_torch_operations_equals_the_core(dtype: torch.dty
     np.testing.assert_allclose(sums.sum, native_sums.sum, rtol=1e-6)
     assert sums.count.tolist() == native_sums.count.tolist()
     assert sums.not_finite == 0
-    backward = (torch.tensor(2.0, dtype=dtype), logits, targets, weight, offsets, *native[2:], *options[1:])
+    backward = (native[0].detach() * 0 + 2, logits, targets, weight, offsets, *native[2:], *options[1:])
     torch.testing.assert_close(
         operators.cross_entropy_gradient(*backward), operators.cross_entropy_gradient._init_fn(*backward)
     )
@@ -214,9 +215,9 @@ def test_targets_out_of_range_give_nan_by_torch_operations(weighted: bool) -> No
     assert sums.count.sum() == kept
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_operators_pass_the_checks_of_torch(weighted: bool) -> None:
-    given = arguments(torch.float32, weighted)
+@pytest.mark.parametrize(("weighted", "dtype"), [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)])
+def test_the_operators_pass_the_checks_of_torch(weighted: bool, dtype: torch.dtype) -> None:
+    given = (*arguments(dtype, weighted), dtype == torch.bfloat16)
     torch.library.opcheck(operators.cross_entropy, given)
     logits, targets, _, weight, offsets, *_ = given
     saved = [output.detach() for output in operators.cross_entropy(*given)[2:]]
@@ -260,14 +261,31 @@ def test_compile_traces_through_it_in_one_graph() -> None:
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
-def test_under_autocast_it_is_computed_in_float32() -> None:
-    logits, targets = case(8, 5, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_under_autocast_the_result_is_that_of_wide_logits(dtype: torch.dtype) -> None:
+    logits, targets = case(8, 5, dtype)
+    wide = logits.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = cross_entropy(logits, targets, 5)
+        loss, sums = cross_entropy(logits, targets, 5)
         expected = functional.cross_entropy(logits, targets)
-    assert loss.dtype == expected.dtype == torch.float32
+    of_wide, wide_sums = cross_entropy(wide, targets, 5)
+    assert loss.dtype == expected.dtype == of_wide.dtype
     torch.testing.assert_close(loss, expected)
-    assert gradient_of(loss, logits).dtype == torch.bfloat16
+    assert torch.equal(loss, of_wide)
+    assert np.array_equal(sums.sum, wide_sums.sum)
+    # Scaled as by a GradScaler; float32 rounds this factor, and 16 bits round it more.
+    gradient, expected_gradient = (gradient_of(x * 1234.567, of) for x, of in ((loss, logits), (of_wide, wide)))
+    assert gradient.dtype == dtype
+    assert torch.equal(gradient, expected_gradient.to(dtype))
+
+
+def test_under_autocast_16_bit_logits_are_not_copied() -> None:
+    logits = torch.randn(1000, 1000, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = cross_entropy(logits, torch.zeros(1000, dtype=torch.int64), 1000)
+    assert loss.grad_fn is not None
+    saved = loss.grad_fn.saved_tensors  # type: ignore[attr-defined]
+    assert saved[0].data_ptr() == logits.data_ptr()
 
 
 def test_a_loader_records_its_class_losses() -> None:

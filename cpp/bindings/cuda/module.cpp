@@ -61,27 +61,28 @@ l2m::cuda::Targets targets_of(const Targets& targets) {
           pointer<const double>(offsets)};
 }
 
-/// (log_sum_exp, losses, mean, total_weight, counters, partials), all addresses.
-using Losses =
-    std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+/// (log_sum_exp, losses, mean, type of the mean, total_weight, counters, partials); all but the type are addresses.
+using Losses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::string, std::uintptr_t, std::uintptr_t,
+                          std::uintptr_t>;
 
 void cross_entropy(std::uintptr_t logits, const std::string& type, const Targets& targets, const Losses& losses,
                    std::uintptr_t classes, int class_bytes, bool classes_signed, const Totals& totals,
                    std::uintptr_t stream) {
-  const auto& [log_sum_exp, of_rows, mean, total_weight, counters, partials] = losses;
-  l2m::cuda::cross_entropy(float_type(type), pointer<const void>(logits), targets_of(targets),
-                           {pointer<double>(log_sum_exp), pointer<double>(of_rows), pointer<void>(mean),
-                            pointer<double>(total_weight), pointer<std::int64_t>(counters), pointer<double>(partials)},
-                           {pointer<const void>(classes), class_bytes, classes_signed}, class_totals(totals),
-                           pointer<void>(stream));
+  const auto& [log_sum_exp, of_rows, mean, mean_type, total_weight, counters, partials] = losses;
+  l2m::cuda::cross_entropy(
+      float_type(type), pointer<const void>(logits), targets_of(targets),
+      {pointer<double>(log_sum_exp), pointer<double>(of_rows), pointer<void>(mean), float_type(mean_type),
+       pointer<double>(total_weight), pointer<std::int64_t>(counters), pointer<double>(partials)},
+      {pointer<const void>(classes), class_bytes, classes_signed}, class_totals(totals), pointer<void>(stream));
 }
 
 void cross_entropy_gradient(std::uintptr_t logits, const std::string& type, const Targets& targets,
                             std::uintptr_t log_sum_exp, std::uintptr_t total_weight, std::uintptr_t of_loss,
-                            std::uintptr_t gradient, std::uintptr_t stream) {
+                            const std::string& of_loss_type, std::uintptr_t gradient, std::uintptr_t stream) {
   l2m::cuda::cross_entropy_gradient(float_type(type), pointer<const void>(logits), targets_of(targets),
                                     pointer<const double>(log_sum_exp), pointer<const double>(total_weight),
-                                    pointer<const void>(of_loss), pointer<void>(gradient), pointer<void>(stream));
+                                    pointer<const void>(of_loss), float_type(of_loss_type), pointer<void>(gradient),
+                                    pointer<void>(stream));
 }
 
 /// Fields whose rows are gathered on a device.
@@ -135,12 +136,11 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
       WithoutGil(),
       "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
       "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing, offsets or 0), losses are\n"
-      "(log_sum_exp, losses, mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
-  m.def(
-      "cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
-      py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("gradient"), py::arg("stream"),
-      WithoutGil(),
-      "Compute the gradient with respect to the logits; of_loss is one value of their type, targets as in cross_entropy().");
+      "(log_sum_exp, losses, mean, dtype of the mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
+  m.def("cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
+        py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("of_loss_type"),
+        py::arg("gradient"), py::arg("stream"), WithoutGil(),
+        "Compute the gradient with respect to the logits; of_loss is one value, targets as in cross_entropy().");
   py::classh<Gather>(m, "Gather", "Fields in device memory or pinned memory, whose rows are gathered on the device.")
       .def(py::init<const std::vector<Gather::Field>&>(), py::arg("fields"),
            "Create from fields (address, stride, row bytes, None or (dtype, mean, std, channels, bytes of a channel)).")

@@ -49,7 +49,8 @@ def cross_entropy(
     CPUs, and the result does not depend on the number of threads. On CUDA, the host is not blocked until the class sums
     are read, and the result is run-to-run deterministic. If the package was built without a CUDA compiler, and on other
     devices, the result is computed by torch operations. `torch.compile` is supported, including `fullgraph=True`. Under
-    autocast, the logits are converted to float32, as in torch. Needs torch >= 2.4.
+    autocast, the mean of float16 and bfloat16 logits is float32, as in torch, but the logits are not copied to float32.
+    Needs torch >= 2.4.
 
     Args:
         logits: Logits, shape `[n, C]`; float16, bfloat16, float32 or float64. Copied if not contiguous.
@@ -65,7 +66,7 @@ def cross_entropy(
             this sum to the dtype of the logits. None: 0.
 
     Returns:
-        The mean, a scalar tensor with the dtype of the logits, and the class losses, the same object as from
+        The mean, a scalar tensor with the dtype of the logits (under autocast at least float32), and the class losses, the same object as from
         `class_loss()`.
 
     Raises:
@@ -108,9 +109,8 @@ def cross_entropy(
     if not compiling:
         _check_differentiation(torch, logits, weight, offsets)
     try:
-        narrow = logits.dtype.itemsize == 2 and torch.is_autocast_enabled(logits.device.type)
         loss, words, *_ = operators.run(
-            logits.float() if narrow else logits,
+            logits,
             targets,
             targets if classes is None else classes.to(torch.int64),
             None if weight is None else weight.to(torch.float64),
@@ -118,6 +118,7 @@ def cross_entropy(
             num_classes,
             ignore_index,
             float(label_smoothing),
+            torch.is_autocast_enabled(logits.device.type),
         )
         if logits.device.type == "cpu":
             return loss, HostClassLoss(words.numpy())

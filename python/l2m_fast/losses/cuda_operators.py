@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l2m_fast._build_info import _cuda
-from l2m_fast.losses.device import DeviceClassLoss, dtype_name
+from l2m_fast.losses.device import DeviceClassLoss, dtype_name, loss_dtype
 
 
 def cross_entropy(
@@ -18,12 +18,13 @@ def cross_entropy(
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
+    wide_loss: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the loss and the class sums without blocking the host."""
     logits, targets, classes = (tensor.contiguous() for tensor in (logits.detach(), targets, classes))
     weight, offsets = _contiguous(weight), _contiguous(offsets)
     sums = DeviceClassLoss(num_classes, logits.device)
-    loss = logits.new_empty(())
+    loss = logits.new_empty((), dtype=loss_dtype(logits.dtype, wide=wide_loss))
     shapes = ((len(targets),), (), (len(targets) + _cuda.PARTIALS,))
     log_sum_exp, total_weight, scratch = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
     losses, partials = scratch.split((len(targets), _cuda.PARTIALS))
@@ -34,6 +35,7 @@ def cross_entropy(
                 log_sum_exp.data_ptr(),
                 losses.data_ptr(),
                 loss.data_ptr(),
+                dtype_name(loss.dtype),
                 total_weight.data_ptr(),
                 sums.counters,
                 partials.data_ptr(),
@@ -68,6 +70,7 @@ def cross_entropy_gradient(
             log_sum_exp.data_ptr(),
             total_weight.data_ptr(),
             grad_loss.contiguous().data_ptr(),
+            dtype_name(grad_loss.dtype),
             gradient.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )

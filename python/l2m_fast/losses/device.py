@@ -274,3 +274,8 @@ def num_words(num_classes: int) -> int:
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype without `torch.`, as in NumPy."""
     return str(dtype).removeprefix("torch.")
+
+
+def loss_dtype(logits: torch.dtype, *, wide: bool) -> torch.dtype:
+    """Return the dtype of a mean cross entropy: that of the logits, or if `wide`, the one in which it is computed."""
+    return torch.promote_types(logits, torch.float32) if wide else logits

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from l2m_fast import _core
-from l2m_fast.losses.device import INVALID_TARGETS, NOT_FINITE, DeviceClassLoss, has_kernels, num_words
+from l2m_fast.losses.device import INVALID_TARGETS, NOT_FINITE, DeviceClassLoss, has_kernels, loss_dtype, num_words
 from l2m_fast.losses.sums import num_host_words
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -22,7 +22,8 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
     "l2m_fast::cross_entropy",
     mutates_args=(),
     schema="(Tensor logits, Tensor targets, Tensor classes, Tensor? weight, Tensor? offsets, int num_classes, "
-    "int ignore_index, float label_smoothing) -> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
+    "int ignore_index, float label_smoothing, bool wide_loss=False) "
+    "-> (Tensor loss, Tensor words, Tensor log_sum_exp, Tensor total_weight)",
 )
 def cross_entropy(
     logits: Tensor,
@@ -33,9 +34,10 @@ def cross_entropy(
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
+    wide_loss: bool = False,
 ) -> Outputs:
     """Compute the loss and the class sums by torch operations, on any device."""
-    dtype, logits = logits.dtype, _widened(logits, offsets)
+    dtype, logits = loss_dtype(logits.dtype, wide=wide_loss), _widened(logits, offsets)
     losses, total_weight = _losses_with_torch(logits, targets, weight, ignore_index, label_smoothing)
     kept, invalid, _ = _columns(logits, targets, ignore_index)
     sums = DeviceClassLoss(num_classes, logits.device)
@@ -69,8 +71,8 @@ def _losses_with_torch(
 
 
 def _widened(logits: Tensor, offsets: Tensor | None) -> Tensor:
-    """Return logits plus offsets in the dtype in which losses are computed."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Return logits plus offsets, in the dtype in which losses are computed."""
+    logits = logits.to(loss_dtype(logits.dtype, wide=True))
     return logits if offsets is None else logits + offsets.to(logits.dtype)
 
 
@@ -84,6 +86,7 @@ def _cross_entropy_on_cpu(
     num_classes: int,
     ignore_index: int,
     label_smoothing: float,
+    wide_loss: bool = False,
 ) -> Outputs:
     words = targets.new_zeros(num_host_words(num_classes))
     log_sum_exp = logits.new_empty(targets.shape, dtype=torch.float64)
@@ -98,7 +101,7 @@ def _cross_entropy_on_cpu(
         log_sum_exp.numpy(),
         words.numpy(),
     )
-    mean = torch.scalar_tensor(loss, dtype=logits.dtype, device="cpu")
+    mean = torch.scalar_tensor(loss, dtype=loss_dtype(logits.dtype, wide=wide_loss), device="cpu")
     return mean, words, log_sum_exp, torch.scalar_tensor(total_weight, dtype=torch.float64, device="cpu")
 
 
@@ -112,10 +115,12 @@ def _(
     num_classes: int,
     ignore_index: int,  # noqa: ARG001
     label_smoothing: float,  # noqa: ARG001
+    wide_loss: bool = False,
 ) -> Outputs:
     log_sum_exp, total_weight = (logits.new_empty(shape, dtype=torch.float64) for shape in ((targets.shape[0],), ()))
     size = (num_host_words if logits.device.type == "cpu" else num_words)(num_classes)
-    return logits.new_empty(()), targets.new_empty(size), log_sum_exp, total_weight
+    loss = logits.new_empty((), dtype=loss_dtype(logits.dtype, wide=wide_loss))
+    return loss, targets.new_empty(size), log_sum_exp, total_weight
 
 
 @torch.library.custom_op(
@@ -194,7 +199,7 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    logits, targets, _, weight, offsets, _, ctx.ignore_index, ctx.label_smoothing = inputs
+    logits, targets, _, weight, offsets, _, ctx.ignore_index, ctx.label_smoothing, _ = inputs
     _, words, log_sum_exp, total_weight = output
     ctx.save_for_backward(logits, targets, weight, offsets, log_sum_exp, total_weight)
     ctx.mark_non_differentiable(words, log_sum_exp, total_weight)
@@ -210,9 +215,9 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, .
         losses, total_weight = _losses_with_torch(
             _widened(logits, offsets), targets, weight, ctx.ignore_index, ctx.label_smoothing
         )
-        loss = (losses.sum() / total_weight).to(logits.dtype)
+        loss = (losses.sum() / total_weight).to(grad_loss.dtype)
         (gradient,) = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)
-    return gradient, *(None,) * 7
+    return gradient, *(None,) * 8
 
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
@@ -263,7 +268,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
         if grad_loss is None:  # only other outputs, which have no gradient, were used
-            return (None,) * 9
+            return (None,) * 10
         return None, *_backward(ctx, grad_loss)
 
 
