@@ -13,17 +13,6 @@ inline constexpr int kLanes = 32;
 
 __device__ inline unsigned long long* as_unsigned(std::int64_t* x) { return reinterpret_cast<unsigned long long*>(x); }
 
-/// Return whether this block is the last of the launch to arrive. The last block sees what the others have written.
-/// @param blocks_done  zero before the launch; the last block must reset it.
-__device__ inline bool is_last_block(std::int64_t* blocks_done) {
-  __threadfence();
-  __syncthreads();
-  const bool is_last =
-      __syncthreads_or(threadIdx.x == 0 && atomicAdd(as_unsigned(blocks_done), 1ULL) == gridDim.x - 1) != 0;
-  if (is_last) __threadfence();
-  return is_last;
-}
-
 /// Replace each value by its sum over the threads of a block, in a fixed order. Uses shared memory: one value per warp.
 template <int kThreads, class T, int kSize>
 __device__ void sum_over_block(T (&x)[kSize]) {

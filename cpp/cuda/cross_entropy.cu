@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "block.cuh"
+#include "class_loss.cuh"
 #include "floats.cuh"
 #include "launch.cuh"
 
@@ -20,6 +21,8 @@ constexpr int kAhead = 4;
 constexpr int kFewLanes = 8;
 constexpr std::int64_t kMaxFewLaneBytes = kFewLanes * kAhead * kVectorBytes;
 constexpr std::int64_t kMaxWarpBytes = kThreadsPerBlock * kAhead * kVectorBytes;
+// More classes are set to 0 by a launch of their own, because few rows have few blocks.
+constexpr std::int64_t kMaxClearedClasses = 4096;
 constexpr std::int64_t kSharedBytes = kThreadsPerBlock / kLanes * 4 * sizeof(double);  // one Softmax per warp
 
 template <class R>
@@ -187,12 +190,26 @@ __device__ Softmax<R> merge(Softmax<R> softmax, bool smooth) {
   return softmax;
 }
 
-/// Compute losses with kGroup threads per row. All threads run the same number of iterations, because they synchronize.
+/// Set the totals of `num_classes` classes to 0, together with all other blocks.
+__device__ void clear(const ClassTotals& totals) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreadsPerBlock;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreadsPerBlock + threadIdx.x;
+       i < totals.num_classes * kSumDigits; i += step) {
+    totals.digits[i] = 0;
+    if (i < totals.num_classes) totals.count[i] = 0;
+    if (i < 2) totals.skipped[i] = 0;
+  }
+}
+
+/// Compute losses with kGroup threads per row, and set the totals of classes to 0. All threads run the same number of
+/// iterations, because they synchronize.
 template <int kGroup, class Logit>
-__global__ void __launch_bounds__(kThreadsPerBlock) make_losses(const Logit* logits, Rows rows, Losses out) {
+__global__ void __launch_bounds__(kThreadsPerBlock)
+    make_losses(const Logit* logits, Rows rows, Losses out, ClassTotals cleared) {
   using R = Wide<Logit>;
+  clear(cleared);
   const bool smooth = rows.of_column > 0.0;
-  double totals[2] = {0.0, 0.0};  // losses and weights
+  double totals[kPartials] = {};  // losses, weights, targets out of range
   for (std::int64_t first = rows.begin(); first < rows.end(); first += kThreadsPerBlock / kGroup) {
     const std::int64_t row = first + threadIdx.x / kGroup;
     const std::int64_t target = row < rows.end() ? rows.given.targets[row] : rows.given.ignore_index;
@@ -227,25 +244,36 @@ __global__ void __launch_bounds__(kThreadsPerBlock) make_losses(const Logit* log
              rows.of_column * of_all_columns(softmax, log_sum);
       totals[1] += weight;
     } else if (!ignored) {
-      atomicAdd(as_unsigned(&out.counters[0]), 1ULL);
+      totals[2] += 1.0;
     }
     out.log_sum_exp[row] = log_sum_exp;
     out.losses[row] = loss;
     totals[0] += loss;
   }
   sum_over_block<kThreadsPerBlock>(totals);
-  for (unsigned i = 0; threadIdx.x == 0 && i < 2; ++i) out.partials[2 * blockIdx.x + i] = totals[i];
-  if (!is_last_block(&out.counters[1])) return;
-  for (double& total : totals) total = 0.0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreadsPerBlock)
-    for (unsigned i = 0; i < 2; ++i) totals[i] += out.partials[2 * block + i];
-  sum_over_block<kThreadsPerBlock>(totals);
-  if (threadIdx.x != 0) return;
-  out.counters[1] = 0;
-  if (smooth && totals[1] == 0.0) totals[1] = kNan;
-  *out.total_weight = totals[1];
-  store_value(out.mean, out.mean_type, totals[0] / totals[1]);
+  for (unsigned i = 0; threadIdx.x == 0 && i < kPartials; ++i) out.partials[kPartials * blockIdx.x + i] = totals[i];
 }
+
+/// Mean of losses, from the partial sums of all blocks.
+struct Mean {
+  Losses losses;
+  unsigned num_blocks;
+  bool smooth;
+
+  /// All threads of one block must call. The order of additions does not depend on their number.
+  template <int kThreadsOfBlock>
+  __device__ void operator()() const {
+    double totals[kPartials] = {};
+    for (unsigned block = threadIdx.x; threadIdx.x < kThreadsPerBlock && block < num_blocks; block += kThreadsPerBlock)
+      for (unsigned i = 0; i < kPartials; ++i) totals[i] += losses.partials[kPartials * block + i];
+    sum_over_block<kThreadsOfBlock>(totals);
+    if (threadIdx.x != 0) return;
+    if (smooth && totals[1] == 0.0) totals[1] = kNan;
+    *losses.total_weight = totals[1];
+    *losses.invalid_targets = static_cast<std::int64_t>(totals[2]);
+    store_value(losses.mean, losses.mean_type, totals[0] / totals[1]);
+  }
+};
 
 template <int kGroup, class Logit>
 __global__ void __launch_bounds__(kThreadsPerBlock)
@@ -319,16 +347,28 @@ void with_rows(const Targets& given, const F& f) {
 
 void cross_entropy(FloatType type, const void* logits, const Targets& targets, const Losses& losses,
                    const ClassIds& classes, const ClassTotals& totals, Stream stream) {
+  ClassTotals cleared = totals;
+  if (totals.num_classes > kMaxClearedClasses) {
+    const auto clear_words = [&](std::int64_t* words, std::int64_t size) {
+      check(cudaMemsetAsync(words, 0, static_cast<std::size_t>(size) * sizeof(*words),
+                            static_cast<cudaStream_t>(stream)));
+    };
+    clear_words(totals.digits, totals.num_classes * kSumDigits);
+    clear_words(totals.count, totals.num_classes);
+    cleared.num_classes = 1;
+  }
+  Mean mean{losses, 0, targets.label_smoothing > 0.0};
   with_floats(type, logits, [&]<class Logit>(const Logit* typed) {
     with_rows<Logit>(targets, [&](auto group, std::int64_t blocks, const Rows& rows) {
-      // Without rows, one block computes the mean.
+      mean.num_blocks = static_cast<unsigned>(blocks);
+      // Without rows, one block sets the totals to 0.
       launch({blocks > 0 ? blocks : 1, kThreadsPerBlock, stream, kSharedBytes}, make_losses<group(), Logit>, typed,
-             rows, losses);
+             rows, losses, cleared);
     });
   });
-  add_class_loss(FloatType::kFloat64, losses.losses,
-                 {classes.ids, classes.bytes, classes.is_signed, targets.targets, targets.ignore_index}, targets.size,
-                 totals, stream);
+  add_by_id(static_cast<const double*>(losses.losses),
+            {classes.ids, classes.bytes, classes.is_signed, targets.targets, targets.ignore_index}, targets.size,
+            totals, mean, stream);
 }
 
 void cross_entropy_gradient(FloatType type, const void* logits, const Targets& targets, const double* log_sum_exp,

@@ -47,8 +47,8 @@ struct Copy {
 };
 
 /// Conversion of bytes to floats.
-/// @tparam kTables  whether the float of each byte of a channel is read from a table in shared memory, which all threads
-///                  of the block fill together.
+/// @tparam kTables  whether the float of each byte of a channel is read from a table in shared memory, which all
+///                  threads of the block fill together.
 template <class Float, int kSize, bool kTables>
 struct Normalize {
   using In = Vector<std::uint8_t, kSize>;
@@ -171,7 +171,8 @@ Part part_of(const Field& field) {
 }
 
 /// Copy at most kMaxFields fields of at most kMaxBatches batches.
-/// @param outs  of the first of these fields of the first of these batches; those of the next batch are `all_fields` later.
+/// @param outs  of the first of these fields of the first of these batches; those of the next batch are `all_fields`
+///              later.
 void gather_at_once(std::span<const Field> fields, const std::int64_t* rows, std::span<const std::int64_t> sizes,
                     void* const* outs, std::size_t all_fields, Stream stream) {
   Parts parts{};

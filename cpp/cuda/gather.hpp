@@ -31,8 +31,8 @@ void locate(Field& field);
 
 /// Copy the rows of one or more batches. One launch per 8 fields and 16 batches.
 ///
-/// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes. Where a field is on
-/// the host, few blocks are launched: they keep the bus busy, and leave the rest of the device to other kernels.
+/// Each byte is read and written once, 16 at a time if the rows of the field are aligned to 16 bytes. Where a field is
+/// on the host, few blocks are launched: they keep the bus busy, and leave the rest of the device to other kernels.
 /// @param fields  from locate().
 /// @param rows    ids of the rows of the first batch, then those of the next; not checked.
 /// @param sizes   number of rows of each batch.

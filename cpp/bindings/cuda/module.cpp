@@ -61,18 +61,18 @@ l2m::cuda::Targets targets_of(const Targets& targets) {
           pointer<const double>(offsets)};
 }
 
-/// (log_sum_exp, losses, mean, type of the mean, total_weight, counters, partials); all but the type are addresses.
+/// (log_sum_exp, losses, mean, type of the mean, total_weight, invalid_targets, partials); all but the type are addresses.
 using Losses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::string, std::uintptr_t, std::uintptr_t,
                           std::uintptr_t>;
 
 void cross_entropy(std::uintptr_t logits, const std::string& type, const Targets& targets, const Losses& losses,
                    std::uintptr_t classes, int class_bytes, bool classes_signed, const Totals& totals,
                    std::uintptr_t stream) {
-  const auto& [log_sum_exp, of_rows, mean, mean_type, total_weight, counters, partials] = losses;
+  const auto& [log_sum_exp, of_rows, mean, mean_type, total_weight, invalid_targets, partials] = losses;
   l2m::cuda::cross_entropy(
       float_type(type), pointer<const void>(logits), targets_of(targets),
       {pointer<double>(log_sum_exp), pointer<double>(of_rows), pointer<void>(mean), float_type(mean_type),
-       pointer<double>(total_weight), pointer<std::int64_t>(counters), pointer<double>(partials)},
+       pointer<double>(total_weight), pointer<std::int64_t>(invalid_targets), pointer<double>(partials)},
       {pointer<const void>(classes), class_bytes, classes_signed}, class_totals(totals), pointer<void>(stream));
 }
 
@@ -124,7 +124,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
         "Return why the kernels run on no device, empty if they run on one. Initializes the driver.");
   m.def("why_not_on_current_device", &l2m::cuda::why_not_on_current_device,
         "Return why the kernels do not run on the current device, empty if they do. Creates a context.");
-  m.attr("PARTIALS") = 2 * l2m::cuda::kMaxBlocks;
+  m.attr("PARTIALS") = l2m::cuda::kPartials * l2m::cuda::kMaxBlocks;
   m.def("add_class_loss", &add_class_loss, py::arg("losses"), py::arg("loss_type"), py::arg("classes"),
         py::arg("class_bytes"), py::arg("classes_signed"), py::arg("n"), py::arg("totals"), py::arg("stream"),
         WithoutGil(),
@@ -136,7 +136,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
       WithoutGil(),
       "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
       "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing, offsets or 0), losses are\n"
-      "(log_sum_exp, losses, mean, dtype of the mean, total_weight, counters, partials), totals as in add_class_loss(). A failed launch is a RuntimeError.");
+      "(log_sum_exp, losses, mean, dtype of the mean, total_weight, invalid_targets, partials), totals\n"
+      "as in add_class_loss(), but they need no initial value. A failed launch is a RuntimeError.");
   m.def("cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
         py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("of_loss_type"),
         py::arg("gradient"), py::arg("stream"), WithoutGil(),

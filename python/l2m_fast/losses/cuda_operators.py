@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l2m_fast._build_info import _cuda
-from l2m_fast.losses.device import DeviceClassLoss, dtype_name, loss_dtype
+from l2m_fast.losses.device import DeviceClassLoss, dtype_name, loss_dtype, num_words
 
 
 def cross_entropy(
@@ -23,7 +23,9 @@ def cross_entropy(
     """Compute the loss and the class sums without blocking the host."""
     logits, targets, classes = (tensor.contiguous() for tensor in (logits.detach(), targets, classes))
     weight, offsets = _contiguous(weight), _contiguous(offsets)
-    sums = DeviceClassLoss(num_classes, logits.device)
+    with torch.inference_mode(False):  # otherwise the words could not be modified in another mode
+        words = torch.empty(num_words(num_classes), dtype=torch.int64, device=logits.device)
+    sums = DeviceClassLoss(num_classes, logits.device, words)
     loss = logits.new_empty((), dtype=loss_dtype(logits.dtype, wide=wide_loss))
     shapes = ((len(targets),), (), (len(targets) + _cuda.PARTIALS,))
     log_sum_exp, total_weight, scratch = (logits.new_empty(shape, dtype=torch.float64) for shape in shapes)
@@ -37,7 +39,7 @@ def cross_entropy(
                 loss.data_ptr(),
                 dtype_name(loss.dtype),
                 total_weight.data_ptr(),
-                sums.counters,
+                sums.invalid_targets,
                 partials.data_ptr(),
             ),
             classes.data_ptr(),

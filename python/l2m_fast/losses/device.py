@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Diagnostic words: losses skipped for a class out of range, and for being non-finite, targets out of range, and scratch
-# of a kernel.
-_NUM_DIAGNOSTICS = 4
+# Diagnostic words: losses skipped for a class out of range, and for being non-finite, and targets out of range.
+_NUM_DIAGNOSTICS = 3
 INVALID_CLASSES, NOT_FINITE, INVALID_TARGETS = range(3)
 _DIGIT_BITS = 32  # of a carried digit, see exact_sums.hpp
 
@@ -72,8 +71,8 @@ class DeviceClassLoss:
         return k, self._address(0), self._address(digits), self._address(digits + k)
 
     @property
-    def counters(self) -> int:
-        """Address of two words for the loss kernel: number of targets out of range, and scratch that it leaves at 0."""
+    def invalid_targets(self) -> int:
+        """Address of the number of targets out of range, for a kernel."""
         return self._address(num_host_words(self.num_classes) + INVALID_TARGETS)
 
     @property
