@@ -32,12 +32,12 @@ REFUSED = {
 def test_names_are_the_keys() -> None:
     assert [make().name for make in METHODS.values()] == list(METHODS)
     assert set(METHODS) == {
-        "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-authors", "classical", "balanced",
+        "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-excess", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
         "temperature", "annealed", "progress", "held-out", "classical-corrected", "balanced-corrected",
         "temperature-corrected", "annealed-corrected", "annealed start=0-corrected", "annealed start=0.75-corrected", "progress-corrected",
         "held-out-corrected", "learn2mix-corrected", "learn2mix-corrected records=plain",
-        "learn2mix min_share=0.01-corrected",
+        "learn2mix min_share=0.01-corrected", "learn2mix-excess-corrected",
     }  # fmt: skip
 
 
@@ -176,6 +176,21 @@ def test_learn2mix_uses_the_rate_of_the_protocol_by_default() -> None:
         epoch_of(batches, lambda classes: 1.0 + classes)
         alpha = n / n.sum()
         np.testing.assert_allclose(batches.proportions, alpha + rate * (losses / losses.sum() - alpha))
+
+
+def test_learn2mix_excess_follows_what_exceeds_the_reference() -> None:
+    n, data = np.array(SIZES), data_of()
+    classes = data.train.classes
+
+    def after_an_epoch(reference: torch.Tensor) -> NDArray[np.float64]:
+        batches = method("learn2mix-excess").batches(start_of(data, task_of(), fit=lambda: reference))
+        epoch_of(batches, lambda classes: 1.0 + classes)
+        return batches.proportions
+
+    excess = np.array([0, 0, 1, 3])
+    followed = after_an_epoch(torch.tensor([1.0, 5.0, 2.0, 1.0])[classes])
+    np.testing.assert_allclose(followed, n / n.sum() + 0.1 * (excess / excess.sum() - n / n.sum()))
+    np.testing.assert_allclose(after_an_epoch(2.0 + classes.float()), n / n.sum())
 
 
 def test_learn2mix_every_10_changes_after_two_windows_of_ten_steps() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from l2m_experiments.method import Method
 from l2m_experiments.methods.corrected import Corrected
 from l2m_experiments.methods.curriculum import Curriculum
-from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors
+from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors, Learn2MixExcess
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
 from l2m_experiments.methods.policies import Annealed, Balanced, Classical, EffectiveNumber, GroupDRO, Temperature
 from l2m_experiments.methods.progress import HeldOut, Progress
@@ -21,6 +21,7 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     Learn2Mix,
     partial(Learn2Mix, start="balanced"),
     partial(Learn2Mix, update_every=10),
+    Learn2MixExcess,
     Learn2MixAuthors,
     Classical,
     Balanced,
@@ -46,6 +47,7 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     lambda: Corrected(Learn2Mix()),
     lambda: Corrected(Learn2Mix(), records_plain=True),
     lambda: Corrected(Learn2Mix(min_share=0.01)),
+    lambda: Corrected(Learn2MixExcess()),
 )
 METHODS: dict[str, Callable[[], Method]] = {make().name: make for make in _MAKERS}
 """Every method of the command line by its name, in the order of the tables."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from l2m_experiments.authors import AuthorsBatches
 from l2m_experiments.method import Batches, Method, Refusal, Start, fields_of
 from l2m_experiments.task import Task
-from l2m_fast import MixingPolicy, mixing
+from l2m_fast import MixingPolicy, class_loss, mixing
 
 
 class Learn2Mix(Method):
@@ -42,6 +45,60 @@ class Learn2Mix(Method):
         """Return steps towards the loss shares."""
         rate = task.protocol.mixing_rate if self._mixing_rate is None else self._mixing_rate
         return mixing.Learn2Mix(rate, self._min_share, self._start)
+
+
+class _ExcessPolicy:
+    """Learn2Mix with what the class losses exceed those of a reference by.
+
+    Args:
+        mixing_rate: Mixing rate per window.
+
+    Attributes:
+        reference: Class losses of the reference, `[K]`.
+    """
+
+    reference: NDArray[np.float64]
+
+    def __init__(self, mixing_rate: float) -> None:
+        self._mixing_rate = mixing_rate
+
+    def initial(self, class_sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the shares of the data."""
+        return class_sizes / class_sizes.sum()
+
+    def update(self, window: mixing.Window) -> NDArray[np.float64]:
+        """Move the proportions towards the shares of the excess; leave them where no class exceeds its reference."""
+        excess = np.maximum(window.class_losses - self.reference, 0) * (window.class_sizes > 0)
+        if excess.sum() == 0:
+            return window.proportions
+        proportions = window.proportions + self._mixing_rate * (excess / excess.sum() - window.proportions)
+        return proportions / proportions.sum()
+
+
+class Learn2MixExcess(Method):
+    """Learn2Mix with excess losses, as in DoReMi (Xie et al. 2023, arXiv 2305.10429): over those of a model trained classically.
+
+    The reference is trained for as many epochs; this is the warm-up. A class that this model cannot learn, such as one of
+    noise, has no excess.
+    """
+
+    name = "learn2mix-excess"
+
+    def __init__(self) -> None:
+        self._policy = _ExcessPolicy(0.1)
+
+    def policy(self, task: Task) -> MixingPolicy:
+        """Return steps towards the shares of the excess."""
+        self._policy = _ExcessPolicy(task.protocol.mixing_rate)
+        return self._policy
+
+    def batches(self, start: Start) -> Batches:
+        """Train the reference, and create batches."""
+        batches = super().batches(start)
+        classes = start.data.train.classes.cpu()
+        sums = class_loss(start.fit().cpu(), classes, len(start.data.class_names))
+        self._policy.reference = sums.sum / np.maximum(sums.count, 1)
+        return batches
 
 
 class Learn2MixAuthors(Method):
