@@ -64,15 +64,18 @@ class _ExcessPolicy:
 
     def initial(self, class_sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the shares of the data."""
-        return class_sizes / class_sizes.sum()
+        proportions: NDArray[np.float64] = class_sizes / class_sizes.sum()
+        return proportions
 
     def update(self, window: mixing.Window) -> NDArray[np.float64]:
         """Move the proportions towards the shares of the excess; leave them where no class exceeds its reference."""
         excess = np.maximum(window.class_losses - self.reference, 0) * (window.class_sizes > 0)
         if excess.sum() == 0:
             return window.proportions
-        proportions = window.proportions + self._mixing_rate * (excess / excess.sum() - window.proportions)
-        return proportions / proportions.sum()
+        followed = excess / excess.sum()
+        proportions: NDArray[np.float64] = window.proportions + self._mixing_rate * (followed - window.proportions)
+        proportions /= proportions.sum()
+        return proportions
 
 
 class Learn2MixExcess(Method):
