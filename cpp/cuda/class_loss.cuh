@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kBlocksPerMultiprocessor = 2;
-constexpr int kThreadsInMemory = 256;  // these need more registers
+constexpr std::int64_t kReservedBytes = 1 << 10;  // of shared memory, for each block
+constexpr int kThreadsInMemory = 256;             // these need more registers
 // Consecutive digits that a block keeps in shared memory: those of values in a range of about 2^64, and of 2^96 for
 // doubles, whose low bits are separate floats. All other digits are added to global memory directly.
 template <class Loss>
@@ -258,8 +259,8 @@ void add_by_id(const Loss* losses, ClassIds classes, std::int64_t n, const Class
     const std::int64_t losses_of_visit = std::min((n + blocks - 1) / blocks, kMaxLossesOfVisit);
     std::int64_t shared_bytes = round_to_even(copies * copy_bytes / 4) * 4;
     const std::int64_t kept_bytes = kWideWords<Loss> * totals.num_classes * std::int64_t{sizeof(std::int64_t)};
-    const bool keeps =
-        blocks * losses_of_visit < n && kBlocksPerMultiprocessor * (shared_bytes + kept_bytes) <= max_shared;
+    const std::int64_t bytes_of_blocks = kBlocksPerMultiprocessor * (shared_bytes + kept_bytes + kReservedBytes);
+    const bool keeps = blocks * losses_of_visit < n && bytes_of_blocks <= max_shared + kReservedBytes;
     if (keeps) shared_bytes += kept_bytes;
     launch({blocks, kThreads, stream, std::max(shared_bytes, kFirstBytes<kThreads>)}, add_in_shared<Loss, First>,
            losses, classes, n, losses_of_visit, copies, keeps, totals, first);

@@ -144,6 +144,10 @@ int main() {
   for (const std::size_t num_classes : {7, 700})  // blocks visit several parts, and may keep sums between visits
     test_against_the_cpu_reference<float, std::int64_t>(70'000, num_classes);
   test_against_the_cpu_reference<double, std::int8_t>(70'000, 3);
+  cuda_on_cpu::shared_bytes = kMaxSharedBytes;
+  test_against_the_cpu_reference<float, std::int64_t>(70'000, 1001);
+  test_against_the_cpu_reference<float, std::int16_t>(3000, 8301);
+  cuda_on_cpu::shared_bytes = 64 << 10;
   test_against_the_cpu_reference<float, std::int8_t>(3000, 1);
   test_against_the_cpu_reference<Float16, std::int16_t>(3000, 100);
   test_against_the_cpu_reference<BFloat16, std::uint8_t>(3000, 100);

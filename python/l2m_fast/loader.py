@@ -37,9 +37,9 @@ class Loader(Run):
     `next()` of an iterator begins the next epoch; an unfinished epoch then ends after the last batch that it yielded.
 
     Do not change the data while an epoch runs, because up to `prefetch` batches have already been copied, or up to 16
-    from data on a CUDA device. Change it between epochs. Classes are read once, when the loader is created; after relabeling, create a new loader.
-    Truncating a memory-mapped file while it is in use ends the process with a bus error, as in any program; replace
-    such a file instead of overwriting it.
+    from data on a CUDA device. Change it between epochs. Classes are read once, when the loader is created; after
+    relabeling, create a new loader. Truncating a memory-mapped file while it is in use ends the process with a bus
+    error, as in any program; replace such a file instead of overwriting it.
 
     The data must stay at the same memory address. `share_memory_()`, which a torch DataLoader with spawned workers
     also calls on the tensors of its dataset, moves a tensor and frees the old memory. Between batches, the loader
@@ -102,9 +102,9 @@ class Loader(Run):
             device.
         device: CUDA device of the batches. `prefetch` batches are copied there ahead of time on a separate stream;
             each batch is ready on the stream that is current at `next()`. Data that is already on the device, or in
-            pinned memory (`tensor.pin_memory()`), is gathered by the device itself, and only row ids are copied. Of
-            data that is on the device, small batches (32 MB of up to 16) are gathered by one launch unless `prefetch`
-            is 0. None: the device of the data.
+            pinned memory (`tensor.pin_memory()`), is gathered by the device itself, and only row ids are copied. From
+            data on the device, up to 16 batches of at most 32 MB in all are gathered together, unless `prefetch` is 0.
+            None: the device of the data.
         rank: Rank of this process, in [0, world_size). None: rank 0 of 1. Environment variables are never read.
         world_size: Number of processes that share each global batch of batch_size * world_size rows. None: 1.
         all_reduce: Function that sums a float64 array of integers over all ranks, in place or into an array that it

@@ -254,13 +254,16 @@ def test_row_ids_of_several_batches_are_copied_together(
 
 @pytest.mark.parametrize("make", ["resident"], indirect=True)
 @pytest.mark.parametrize("limit", [0, 3, 100])
+@pytest.mark.parametrize("memory", [1, 100])
 def test_small_resident_batches_are_gathered_by_one_launch(
-    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, limit: int
+    make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch, limit: int, memory: int
 ) -> None:
     launches = []
 
     class Counted(Gather):
         def __call__(self, rows: int, sizes: list[int], outs: list[int], stream: int) -> None:
+            if len(sizes) > memory:
+                raise torch.cuda.OutOfMemoryError
             launches.append(len(sizes))
             super().__call__(rows, sizes, outs, stream)
 
@@ -269,14 +272,19 @@ def test_small_resident_batches_are_gathered_by_one_launch(
     row_bytes = sum(array[0].nbytes for array in data.values())
     monkeypatch.setattr(device_data, "_MAX_GATHERED", limit * 2 * row_bytes)
     plain = Loader(**loader_options(data=data, batch_size=2))
-    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
+    with make(**loader_options(data=data, batch_size=2, prefetch=40)) as loader:
         kept = []
         for batch, expected in zip(loader, plain, strict=True):
             kept.append((batch, expected))
             torch.ones(200_000).sum()  # time for the threads
     assert all(same(batch, expected) for batch, expected in kept)
     assert sum(launches) == len(kept)
-    assert max(launches) == limit if limit == 3 else max(launches) == 1 if limit == 0 else max(launches) > 4
+    if min(limit, memory) <= 1:
+        assert max(launches) == 1
+    elif limit == 3:
+        assert max(launches) == 3
+    else:
+        assert 4 < max(launches) <= 16
 
 
 @pytest.mark.parametrize("make", ["resident"], indirect=True)
@@ -308,6 +316,19 @@ def test_batches_gathered_together_are_ordinary_tensors(make: Callable[..., Load
                 array.zero_()
                 assert array._version == version + 1 == 1
                 assert array.untyped_storage().nbytes() == array.nbytes
+
+
+@pytest.mark.parametrize("make", MODES, indirect=True)
+def test_batches_that_are_taken_in_inference_mode_do_not_affect_later_ones(make: Callable[..., Loader]) -> None:
+    data = {name: DATA[name] for name in "xyz"}
+    with make(**loader_options(data=data, batch_size=2, prefetch=4)) as loader:
+        with torch.inference_mode():
+            batches: Iterator[Any] = iter(loader)
+            for _ in range(3):
+                next(batches)
+                torch.ones(200_000).sum()  # time for the threads
+        for batch in batches:
+            assert not any(array.is_inference() for array in batch.values())
 
 
 @pytest.mark.parametrize("make", MODES, indirect=True)

@@ -71,7 +71,7 @@ struct cudaLaunchConfig_t {
 
 inline constexpr int kWarp = 32;
 inline constexpr int kMultiprocessors = 2;
-inline constexpr int kSharedBytes = 64 << 10;  // as on devices of compute capability 7.5
+inline constexpr int kMaxSharedBytes = 227 << 10;  // as on devices of compute capability 9.0
 // Initial content of shared memory, which is unspecified on a device.
 inline constexpr int kGarbage = 0xA5;
 
@@ -82,6 +82,7 @@ namespace cuda_on_cpu {
 // What a test sets, and what it reads.
 inline cudaError_t driver = cudaSuccess;                   ///< result of counting devices
 inline int compute_capability = 80;                        ///< of each device
+inline int shared_bytes = 64 << 10;                        ///< of a block at most, as for capability 7.5
 inline cudaError_t loading = cudaSuccess;                  ///< result of loading a kernel
 inline int launches_before_failure = 1 << 30;              ///< launches that succeed before all others fail
 inline cudaMemoryType memory_type = cudaMemoryTypeDevice;  ///< of all memory
@@ -101,7 +102,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int)
     case cudaDevAttrMultiProcessorCount:
       return *value = kMultiprocessors, cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      return *value = kSharedBytes, cudaSuccess;
+      return *value = cuda_on_cpu::shared_bytes, cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
       return *value = cuda_on_cpu::compute_capability / 10, cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
@@ -127,7 +128,7 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
 
-inline std::int32_t __align__(16) shared_memory[kSharedBytes / sizeof(std::int32_t)];
+inline std::int32_t __align__(16) shared_memory[kMaxSharedBytes / sizeof(std::int32_t)];
 
 inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -203,8 +204,6 @@ inline int __syncthreads_or(int vote) {
   barrier.arrive_and_wait();
   return is_any ? 1 : 0;
 }
-inline void __syncwarp(unsigned = ~0U) { cuda_on_cpu::warp->barrier.arrive_and_wait(); }
-inline void __threadfence() {}  // all atomics are sequentially consistent
 
 /// Return the value of lane `threadIdx.x ^ mask`. All lanes of the warp must call. Shuffles alternate between two rows
 /// of slots, so that no thread writes a slot that another may still read.
@@ -227,10 +226,6 @@ template <class T, class U>
 T atomicAdd(T* to, U x) {
   if constexpr (sizeof(T) == 8) ++cuda_on_cpu::wide_atomics;
   return std::atomic_ref<T>(*to).fetch_add(static_cast<T>(x));
-}
-template <class T, class U>
-T atomicExch(T* to, U x) {
-  return std::atomic_ref<T>(*to).exchange(static_cast<T>(x));
 }
 
 template <class... Parameters, class... Arguments>

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _ROW_IDS: Output = (None, 0, 64, [])  # output of the core's field of row ids
-_BLOCK = 16  # batches whose row ids are copied together
+_BLOCK = 16  # batches whose row ids are copied together, and maximum number that are gathered together
 _MAX_GATHERED = 32 << 20  # bytes of batches that are gathered together, which then fit into the cache of a device
 
 
@@ -49,7 +49,8 @@ class PinnedBatches:
     def lend(self, f: int) -> torch.Tensor:
         """Return memory for a batch of field f."""
         row_shape, dtype = self._fields[f]
-        return pinned_empty((self._num_rows, *row_shape), dtype)
+        with torch.inference_mode(False):  # later batches may be used in another mode
+            return pinned_empty((self._num_rows, *row_shape), dtype)
 
 
 class Sent(NamedTuple):
@@ -58,7 +59,7 @@ class Sent(NamedTuple):
     Attributes:
         arrays: Fields copied on the copy stream.
         ready: Event recorded after these copies; None if there are none.
-        block: Block of the batch's row ids, for the fields that reside on the device; None if there are none.
+        block: Block that has the batch's row ids, for the fields that reside on the device; None if there are none.
         position: Position of the batch in the block.
     """
 
@@ -96,6 +97,11 @@ class Normalize(NamedTuple):
         """Return the floats of a batch, computed by torch operations."""
         return self.normalized.normalize_tensor(batch, self.mean, self.std)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep mean and std from being reused before `stream` has read them."""
+        self.mean.record_stream(stream)
+        self.std.record_stream(stream)
+
     def kernel_arguments(self) -> tuple[str, int, int, int, int]:
         """Return the arguments of the kernel."""
         options = self.normalized
@@ -109,9 +115,6 @@ class DeviceGather:
         fields: Fields by their position in the data.
         normalize: Conversions of bytes to floats, by the same positions.
         device: Device that gathers.
-
-    Attributes:
-        row_bytes: Number of bytes of a row of the batches.
     """
 
     def __init__(self, fields: dict[int, Field], normalize: dict[int, Normalize], device: torch.device) -> None:
@@ -119,13 +122,18 @@ class DeviceGather:
         self._dtypes = [normalize[f].dtype if f in normalize else field.torch_dtype for f, field in fields.items()]
         self._normalize = {f: normalize[f] for f in fields if f in normalize}
         self._kernel = None
-        self.row_bytes = sum(
-            math.prod(field.row_shape) * dtype.itemsize
-            for field, dtype in zip(fields.values(), self._dtypes, strict=True)
-        )
         if has_kernels(device):
             arguments = {f: conversion.kernel_arguments() for f, conversion in self._normalize.items()}
             self._kernel = _cuda.Gather([(*field.memory, arguments.get(f)) for f, field in fields.items()])
+
+    def max_batches(self, num_rows: int) -> int:
+        """Return how many batches of at most `num_rows` rows are gathered together, at least 1."""
+        row_bytes = sum(
+            math.prod(field.row_shape) * dtype.itemsize
+            for field, dtype in zip(self._fields.values(), self._dtypes, strict=True)
+        )
+        fit = _MAX_GATHERED // max(1, num_rows * row_bytes)
+        return 1 if self._kernel is None else max(1, min(fit, _BLOCK))
 
     def __call__(
         self, row_ids: torch.Tensor, sizes: Sequence[int], stream: torch.cuda.Stream
@@ -143,10 +151,11 @@ class DeviceGather:
             (f, field.row_shape, dtype) for (f, field), dtype in zip(self._fields.items(), self._dtypes, strict=True)
         ]
         # Not views of one tensor, which would share a version counter and be saved to a file as a whole.
-        batches = [
-            {f: torch.empty((size, *row_shape), dtype=dtype, device=self._device) for f, row_shape, dtype in layouts}
-            for size in sizes
-        ]
+        with torch.inference_mode(False):  # later batches may be used in another mode
+            batches = [
+                {f: torch.empty((n, *row_shape), dtype=dtype, device=self._device) for f, row_shape, dtype in layouts}
+                for n in sizes
+            ]
         outs = [array.data_ptr() for batch in batches for array in batch.values()]
         with torch.cuda.device(self._device):
             self._kernel(row_ids.data_ptr(), sizes, outs, stream.cuda_stream)
@@ -162,8 +171,7 @@ class DeviceGather:
             if field.on_cuda:
                 field.array.record_stream(stream)
         for conversion in self._normalize.values():
-            conversion.mean.record_stream(stream)
-            conversion.std.record_stream(stream)
+            conversion.record_stream(stream)
 
 
 class ResidentBlock:
@@ -178,7 +186,7 @@ class ResidentBlock:
     def __init__(self, gather: DeviceGather, row_ids: torch.Tensor, sizes: list[int]) -> None:
         self._gather, self._row_ids, self._sizes = gather, row_ids, sizes
         self._begins = [0, *accumulate(sizes)]
-        self._at_once = max(1, _MAX_GATHERED // max(1, max(sizes) * gather.row_bytes))
+        self._at_once = gather.max_batches(max(sizes))
         self._gathered: dict[int, dict[int, torch.Tensor]] = {}  # by position
         self._follow(torch.cuda.current_stream())
 
@@ -199,7 +207,13 @@ class ResidentBlock:
             self._row_ids.record_stream(stream)
         end = min(position + self._at_once, len(self._sizes))
         row_ids = self._row_ids[self._begins[position] : self._begins[end]]
-        arrays, *others = self._gather(row_ids, self._sizes[position:end], stream)
+        try:
+            arrays, *others = self._gather(row_ids, self._sizes[position:end], stream)
+        except torch.cuda.OutOfMemoryError:
+            if end == position + 1:
+                raise
+            self._at_once = 1
+            return self.receive(position, stream)
         self._gathered = dict(enumerate(others, position + 1))
         self._follow(stream)
         return arrays
@@ -212,10 +226,11 @@ class ResidentBlock:
 class DeviceBatches:
     """Transfer of batches to a CUDA device, without blocking the host.
 
-    Resident fields, which are in the memory of the device, are gathered on the consumer's stream, small batches several
-    at a time: with the first one that is yielded. Only row ids are copied, for several batches at once. The other fields are copied ahead of time on a
-    separate stream, and the consumer's stream waits for it: the device reads fields in pinned memory itself; the
-    remaining fields are staged, that is gathered by the core into pinned memory and then copied.
+    Resident fields, which are in the memory of the device, are gathered on the consumer's stream when a batch is
+    yielded, together with the next ones if they are small. Only row ids are copied, for several batches at once. The
+    other fields are copied ahead of time on a separate stream, and the consumer's stream waits for it: the device reads
+    fields in pinned memory itself; the remaining fields are staged, that is gathered by the core into pinned memory and
+    then copied.
 
     Args:
         fields: Fields of the data.
@@ -246,7 +261,7 @@ class DeviceBatches:
         self._stream = torch.cuda.Stream(device) if staged or pinned else None
         if self._pinned is not None and self._stream is not None:
             self._pinned.record_stream(self._stream)
-        self._streams: list[torch.cuda.Stream] = []  # streams on which resident fields were gathered
+        self._streams: list[torch.cuda.Stream] = []  # streams on which batches were yielded
         self.core_fields = [_core.dense(*field.memory) for field in staged.values()]
         self.outputs: list[Output] = [field.output() for field in staged.values()]
         layouts = [(field.row_shape, field.torch_dtype) for field in staged.values()]
@@ -266,7 +281,7 @@ class DeviceBatches:
 
     def send(self, batches: list[list[torch.Tensor]]) -> list[Sent]:
         """Start copying batches to the device."""
-        with torch.cuda.device(self._device):
+        with torch.inference_mode(False), torch.cuda.device(self._device):
             ahead = [self._send_ahead(batch) for batch in batches]
             if self._resident is None:
                 return [Sent(*arrays, None, 0) for arrays in ahead]
@@ -281,16 +296,19 @@ class DeviceBatches:
     def receive(self, sent: Sent) -> list[torch.Tensor]:
         """Return the fields of a batch, ready on the current stream."""
         arrays, stream = dict(sent.arrays), torch.cuda.current_stream(self._device)
+        if stream not in self._streams:
+            for normalize in self._normalize_staged.values():
+                normalize.record_stream(stream)
+            if self._resident is not None:
+                self._resident.record_stream(stream)
+            self._streams.append(stream)
         if sent.ready is not None:
             stream.wait_event(sent.ready)
             for array in sent.arrays.values():
                 array.record_stream(stream)
         for f, normalize in self._normalize_staged.items():
             arrays[f] = normalize(arrays[f])
-        if self._resident is not None and sent.block is not None:
-            if stream not in self._streams:
-                self._streams.append(stream)
-                self._resident.record_stream(stream)
+        if sent.block is not None:
             arrays.update(sent.block.receive(sent.position, stream))
         return [arrays[f] for f in range(self._num_fields)]
 

@@ -66,8 +66,8 @@ def cross_entropy(
             this sum to the dtype of the logits. None: 0.
 
     Returns:
-        The mean, a scalar tensor with the dtype of the logits (under autocast at least float32), and the class losses, the same object as from
-        `class_loss()`.
+        The mean, a scalar tensor with the dtype of the logits (under autocast at least float32), and the class losses,
+        the same object as from `class_loss()`.
 
     Raises:
         TypeError: An argument is not a tensor, has no memory of its own, or has an unsupported dtype; or the call is
