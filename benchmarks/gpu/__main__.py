@@ -32,6 +32,7 @@ def main() -> int:
         "gather": lambda: batches.gather(report, bandwidth),
         "copies": lambda: batches.copies(report),
         "epochs": lambda: batches.epochs(report),
+        "resident steps": lambda: batches.resident_steps(report),
         "cross_entropy": lambda: losses.fused_cross_entropy(report),
     }
     paths = measure(sections, report, RESULTS_DIR / sys.argv[1], about)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.gpu.timing import Work, device_times, wall_times
+from benchmarks.gpu.timing import Work, device_times, host_times, microseconds, wall_times
 from benchmarks.race import OURS
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_3072, SEED, Workload
@@ -95,6 +96,21 @@ def epochs(report: Report) -> None:
         report.add(case, name, times.rate(name, len(x)), "rows/s")
     report.add(case, f"{OURS} vs x[perm]", times.ratio("x[perm]", OURS), "x", Goal(at_least=1.5))
     report.add(case, f"{OURS} vs DataLoader", slow.ratio("DataLoader", OURS), "x", Goal(at_least=100))
+
+
+def resident_steps(report: Report) -> None:
+    """Measure the host time of `next()` for data on the device, without and with gathering several batches together."""
+    x, y = torch.randint(256, (100_000, 784), dtype=torch.uint8, device=_CUDA), torch.zeros(100_000, device=_CUDA)
+    for batch_size in (64, 512):
+        with (
+            Loader((x, y), batch_size=batch_size, seed=SEED, prefetch=0) as single,
+            Loader((x, y), batch_size=batch_size, seed=SEED) as together,
+        ):
+            batches = {"one by one": iter(single.forever()), OURS: iter(together.forever())}
+            times = host_times({name: partial(next, iterator) for name, iterator in batches.items()})
+        case = f"next(), data on the device, batch {batch_size}"
+        report.add(case, "one by one", microseconds(times, "one by one"), "us")
+        report.add(case, OURS, microseconds(times, OURS), "us", Goal(at_most=4))
 
 
 def _epoch(batches: Iterable[object]) -> Work:

@@ -130,14 +130,13 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
         WithoutGil(),
         "Add losses per class, see cpp/cuda/class_loss.hpp.\n\n"
         "totals are (num_classes, digits, count, skipped). A failed launch is a RuntimeError.");
-  m.def(
-      "cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"), py::arg("losses"),
-      py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"), py::arg("stream"),
-      WithoutGil(),
-      "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
-      "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing, offsets or 0), losses are\n"
-      "(log_sum_exp, losses, mean, dtype of the mean, total_weight, invalid_targets, partials), totals\n"
-      "as in add_class_loss(), but they need no initial value. A failed launch is a RuntimeError.");
+  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
+        py::arg("losses"), py::arg("classes"), py::arg("class_bytes"), py::arg("classes_signed"), py::arg("totals"),
+        py::arg("stream"), WithoutGil(),
+        "Compute the cross entropy of logits, see cpp/cuda/cross_entropy.hpp.\n\n"
+        "targets are (targets, n, num_columns, weight or 0, ignore_index, label_smoothing, offsets or 0), losses are\n"
+        "(log_sum_exp, losses, mean, dtype of the mean, total_weight, invalid_targets, partials), totals\n"
+        "as in add_class_loss(), but they need no initial value. A failed launch is a RuntimeError.");
   m.def("cross_entropy_gradient", &cross_entropy_gradient, py::arg("logits"), py::arg("logit_type"), py::arg("targets"),
         py::arg("log_sum_exp"), py::arg("total_weight"), py::arg("of_loss"), py::arg("of_loss_type"),
         py::arg("gradient"), py::arg("stream"), WithoutGil(),
