@@ -119,6 +119,22 @@ def test_a_batch_may_be_used_on_any_stream_and_released(where: str) -> None:
         np.testing.assert_allclose([float(x) for x in sums], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("where", ["host", "pinned", "device", "mixed"])
+def test_batches_may_be_taken_on_changing_streams(where: str) -> None:
+    loader = Loader(data(where), batch_size=16, device="cuda", seed=1, prefetch=3)
+    plain = Loader(data("host"), batch_size=16, seed=1)
+    streams = [torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()]
+    for epoch in range(3):
+        batches = iter(loader)
+        for i, expected in enumerate(plain):
+            with torch.cuda.stream(streams[(i // (epoch + 1)) % 3]):
+                torch.cuda._sleep(200_000)  # the gather lags behind
+                batch = next(batches)
+                if i % 2:  # else only later batches of the same launch are read
+                    for tensor, other in zip(leaves(batch), leaves(expected), strict=True):
+                        assert torch.equal(tensor.cpu(), other)
+
+
 @pytest.mark.parametrize("where", ["host", "pinned", "device"])
 def test_steps_do_not_block_the_host(where: str, asynchronous: Callable[[], AbstractContextManager[None]]) -> None:
     loader = Loader(data(where), batch_size=32, device="cuda")
