@@ -31,7 +31,7 @@ ALLOWED_INCLUDES = {
     "cpp/cuda/**/*": rf"{CORE}|cuda_\w+\.h|\w+\.(hpp|cuh)",
     "cpp/bindings/openmp_team.cpp": rf"{CORE}|openmp_team\.hpp|dlfcn\.h",  # finds torch's OpenMP library
     "cpp/bindings/**/*": rf"{CORE}|pybind11/\w+\.h|\w+\.hpp",
-    "cpp/tests/**/*": rf"{CORE}|{POSIX}|sanitizer/\w+\.h|(?!Python)\w+\.(hpp|cu)",
+    "cpp/tests/**/*": rf"{CORE}|{POSIX}|(?!Python)\w+\.(hpp|cu)",
 }
 # Parts on top of the rest of the package, in order, followed by packages on top of it.
 TOP_OF_PACKAGE = ("doctor", "integrations", "cli", "__main__")

@@ -97,6 +97,11 @@ def entered(stream: Stream) -> Iterator[None]:
     Stream.current = before
 
 
+def next_on_another_stream(batches: Iterator[Any]) -> tuple[Any, Stream]:
+    with entered(Stream()):
+        return next(batches), Stream.current
+
+
 @pytest.fixture
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loader]:
     """Return a function that creates loaders whose batches go to the destination given by the mode."""
@@ -223,9 +228,7 @@ def test_the_stream_that_uses_a_batch_waits_for_it(make: Callable[..., Loader], 
         batches = iter(loader)
         for _ in range(2):
             next(batches)
-            with entered(Stream()):
-                used_on = Stream.current
-                batch = next(batches)
+            batch, used_on = next_on_another_stream(batches)
             assert used_on.waited
             assert batch["z"].data_ptr() in used_on.kept  # a field that is staged in every mode
             if mode == "read":
@@ -296,9 +299,7 @@ def test_batches_gathered_together_may_be_used_on_different_streams(make: Callab
         torch.ones(200_000).sum()  # time for the threads
         for _ in range(20):
             next(batches)
-            with entered(Stream()):
-                used_on = Stream.current
-                batch = next(batches)
+            batch, used_on = next_on_another_stream(batches)
             assert used_on.waited
             was_gathered_before = {array.data_ptr() for array in batch.values()} <= set(used_on.kept)
             if was_gathered_before:

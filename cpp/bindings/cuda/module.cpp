@@ -61,7 +61,8 @@ l2m::cuda::Targets targets_of(const Targets& targets) {
           pointer<const double>(offsets)};
 }
 
-/// (log_sum_exp, losses, mean, type of the mean, total_weight, invalid_targets, partials); all but the type are addresses.
+/// (log_sum_exp, losses, mean, type of the mean, total_weight, invalid_targets, partials); all but the type are
+/// addresses.
 using Losses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::string, std::uintptr_t, std::uintptr_t,
                           std::uintptr_t>;
 

@@ -21,7 +21,10 @@
 #include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
+extern "C" {
+void __asan_poison_memory_region(const volatile void* memory, std::size_t size);
+void __asan_unpoison_memory_region(const volatile void* memory, std::size_t size);
+}
 #endif
 
 #define __global__
@@ -239,9 +242,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const std::size_t shared_bytes = config->dynamicSmemBytes;
   if (shared_bytes > sizeof(shared_memory)) return cudaErrorInvalidValue;
 #ifdef __SANITIZE_ADDRESS__
-  ASAN_UNPOISON_MEMORY_REGION(shared_memory, sizeof(shared_memory));
-  ASAN_POISON_MEMORY_REGION(reinterpret_cast<std::byte*>(shared_memory) + shared_bytes,
-                            sizeof(shared_memory) - shared_bytes);
+  __asan_unpoison_memory_region(shared_memory, sizeof(shared_memory));
+  __asan_poison_memory_region(reinterpret_cast<std::byte*>(shared_memory) + shared_bytes,
+                              sizeof(shared_memory) - shared_bytes);
 #endif
   const auto spoil_shared_memory = [=]() noexcept { std::memset(shared_memory, kGarbage, shared_bytes); };
   spoil_shared_memory();

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2m_experiments.authors import AuthorsBatches
-from l2m_experiments.method import Batches, Method, Refusal, Start, fields_of
+from l2m_experiments.method import Batches, Method, Refusal, Start, fields_of, loader_of
 from l2m_experiments.task import Task
 from l2m_fast import MixingPolicy, class_loss, mixing
 
@@ -52,15 +52,11 @@ class _ExcessPolicy:
 
     Args:
         mixing_rate: Mixing rate per window.
-
-    Attributes:
         reference: Class losses of the reference, `[K]`.
     """
 
-    reference: NDArray[np.float64]
-
-    def __init__(self, mixing_rate: float) -> None:
-        self._mixing_rate = mixing_rate
+    def __init__(self, mixing_rate: float, reference: NDArray[np.float64]) -> None:
+        self._mixing_rate, self._reference = mixing_rate, reference
 
     def initial(self, class_sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the shares of the data."""
@@ -69,7 +65,7 @@ class _ExcessPolicy:
 
     def update(self, window: mixing.Window) -> NDArray[np.float64]:
         """Move the proportions towards the shares of the excess; leave them where no class exceeds its reference."""
-        excess = np.maximum(window.class_losses - self.reference, 0) * (window.class_sizes > 0)
+        excess = np.maximum(window.class_losses - self._reference, 0) * (window.class_sizes > 0)
         if excess.sum() == 0:
             return window.proportions
         followed = excess / excess.sum()
@@ -87,21 +83,12 @@ class Learn2MixExcess(Method):
 
     name = "learn2mix-excess"
 
-    def __init__(self) -> None:
-        self._policy = _ExcessPolicy(0.1)
-
-    def policy(self, task: Task) -> MixingPolicy:
-        """Return steps towards the shares of the excess."""
-        self._policy = _ExcessPolicy(task.protocol.mixing_rate)
-        return self._policy
-
     def batches(self, start: Start) -> Batches:
-        """Train the reference, and create batches."""
-        batches = super().batches(start)
-        classes = start.data.train.classes.cpu()
-        sums = class_loss(start.fit().cpu(), classes, len(start.data.class_names))
-        self._policy.reference = sums.sum / np.maximum(sums.count, 1)
-        return batches
+        """Train the reference, and create batches that follow the excess over its class losses."""
+        train = start.data.train
+        sums = class_loss(start.fit().cpu(), train.classes.cpu(), len(start.data.class_names))
+        reference = sums.sum / np.maximum(sums.count, 1)
+        return loader_of(start, _ExcessPolicy(start.task.protocol.mixing_rate, reference), train)
 
 
 class Learn2MixAuthors(Method):

@@ -119,8 +119,12 @@ class DeviceGather:
 
     def __init__(self, fields: dict[int, Field], normalize: dict[int, Normalize], device: torch.device) -> None:
         self._fields, self._device = fields, device
-        self._dtypes = [normalize[f].dtype if f in normalize else field.torch_dtype for f, field in fields.items()]
         self._normalize = {f: normalize[f] for f in fields if f in normalize}
+        self._layouts = [
+            (f, field.row_shape, normalize[f].dtype if f in normalize else field.torch_dtype)
+            for f, field in fields.items()
+        ]
+        self._row_bytes = sum(math.prod(row_shape) * dtype.itemsize for _, row_shape, dtype in self._layouts)
         self._kernel = None
         if has_kernels(device):
             arguments = {f: conversion.kernel_arguments() for f, conversion in self._normalize.items()}
@@ -128,11 +132,7 @@ class DeviceGather:
 
     def max_batches(self, num_rows: int) -> int:
         """Return how many batches of at most `num_rows` rows are gathered together, at least 1."""
-        row_bytes = sum(
-            math.prod(field.row_shape) * dtype.itemsize
-            for field, dtype in zip(self._fields.values(), self._dtypes, strict=True)
-        )
-        fit = _MAX_GATHERED // max(1, num_rows * row_bytes)
+        fit = _MAX_GATHERED // max(1, num_rows * self._row_bytes)
         return 1 if self._kernel is None else max(1, min(fit, _BLOCK))
 
     def __call__(
@@ -147,13 +147,10 @@ class DeviceGather:
         """
         if self._kernel is None:
             return [self._gather_with_torch(ids) for ids in row_ids.split(list(sizes))]
-        layouts = [
-            (f, field.row_shape, dtype) for (f, field), dtype in zip(self._fields.items(), self._dtypes, strict=True)
-        ]
         # Not views of one tensor, which would share a version counter and be saved to a file as a whole.
         with torch.inference_mode(False):  # later batches may be used in another mode
             batches = [
-                {f: torch.empty((n, *row_shape), dtype=dtype, device=self._device) for f, row_shape, dtype in layouts}
+                {f: torch.empty((n, *shape), dtype=dtype, device=self._device) for f, shape, dtype in self._layouts}
                 for n in sizes
             ]
         outs = [array.data_ptr() for batch in batches for array in batch.values()]
@@ -215,7 +212,8 @@ class ResidentBlock:
             self._at_once = 1
             return self.receive(position, stream)
         self._gathered = dict(enumerate(others, position + 1))
-        self._follow(stream)
+        if others:
+            self._follow(stream)
         return arrays
 
     def _follow(self, stream: torch.cuda.Stream) -> None:
