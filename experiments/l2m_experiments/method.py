@@ -103,6 +103,10 @@ class Method:
         """Return the outputs of the model for the last batch as the loss takes them in training, `[B, ...]`."""
         return outputs
 
+    def test_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the model for test rows as they are evaluated, `[N, ...]`."""
+        return outputs
+
     def objective(self, losses: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return the scalar to minimize.
 

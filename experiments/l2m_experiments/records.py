@@ -73,10 +73,11 @@ class Config:
         epochs: Number of epochs in the protocol.
         seconds: Number of seconds in the protocol.
         batch_size: Number of rows per batch.
-        learning_rate: Learning rate of the optimizer.
+        learning_rate: Learning rate of the optimizer at the beginning.
         mixing_rate: Mixing rate of Learn2Mix, unless the method sets another.
         optimizer: Name of the torch optimizer.
         device: "cpu" or "cuda".
+        schedule: Name of the schedule of the learning rate.
     """
 
     task: str
@@ -91,6 +92,7 @@ class Config:
     mixing_rate: float
     optimizer: str
     device: str
+    schedule: str = "constant"  # earlier records have none
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from l2m_experiments.methods import METHODS, Balanced, Classical, Learn2Mix
 from l2m_experiments.results import RECOMMENDED
 from l2m_experiments.rows import Pattern
 from l2m_experiments.runs import Pair
-from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
+from l2m_experiments.task import OptimizerName, Rows, ScheduleName, Task, TaskData
 from l2m_experiments.user_input import InputError, lookup
 
 Study = Callable[[Task], Iterable[Pair]]
 
 _COMPARED: tuple[Callable[[], Method], ...] = (Learn2Mix, Classical, Balanced)
+_SCHEDULES: tuple[ScheduleName, ...] = ("constant", "cosine")
 _OPTIMIZERS: tuple[OptimizerName, ...] = ("adam", "adamw", "rmsprop", "sgd")
 
 
@@ -108,10 +110,12 @@ def optimizers(task: Task) -> Iterator[Pair]:
 
 
 def learning_rates(task: Task) -> Iterator[Pair]:
-    """Vary the learning rate from a third to three times that of the task, also for corrected sampling."""
-    for factor in (1 / 3, 1.0, 3.0):
-        protocol = replace(task.protocol, learning_rate=task.protocol.learning_rate * factor)
-        changed = replace(_varied(task, "learning-rate", f"{protocol.learning_rate:.3g}"), protocol=protocol)
+    """Vary the learning rate from a third to three times that of the task, constant and falling, also for corrected sampling."""
+    for schedule, factor in product(_SCHEDULES, (1 / 3, 1.0, 3.0)):
+        rate = task.protocol.learning_rate * factor
+        name = f"{rate:.3g}" if schedule == "constant" else f"{rate:.3g}-{schedule}"
+        protocol = replace(task.protocol, learning_rate=rate, schedule=schedule)
+        changed = replace(_varied(task, "learning-rate", name), protocol=protocol)
         for make in (*_COMPARED, METHODS[RECOMMENDED]):
             yield changed, make
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 Kind = Literal["classification", "regression", "reconstruction"]
 OptimizerName = Literal["adam", "adam-fused", "adamw", "rmsprop", "sgd"]
+ScheduleName = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Protocol:
 
     Attributes:
         batch_size: Rows per batch, M in the paper.
-        learning_rate: Learning rate, eta in the paper.
+        learning_rate: Learning rate at the beginning, eta in the paper.
         mixing_rate: Mixing rate of Learn2Mix, gamma in the paper.
         epochs: Budget in epochs; an epoch has N // batch_size steps for every method.
         seconds: Budget in seconds of training, E in the paper.
         optimizer: Key of `training.OPTIMIZERS`.
+        schedule: Key of `training.SCHEDULES`.
     """
 
     batch_size: int
@@ -75,6 +77,7 @@ class Protocol:
     epochs: int
     seconds: float
     optimizer: OptimizerName = "adam"
+    schedule: ScheduleName = "constant"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from torch import nn
 
 from l2m_experiments.method import Batches, Method, Start
 from l2m_experiments.records import Point
-from l2m_experiments.task import OptimizerName, Rows, Task, TaskData
+from l2m_experiments.task import OptimizerName, Rows, ScheduleName, Task, TaskData
 from l2m_experiments.user_input import InputError
 
 BudgetKind = Literal["epochs", "seconds"]
@@ -28,6 +29,11 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+# Factor of the learning rate in an epoch that begins after a share of the budget.
+SCHEDULES: dict[ScheduleName, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "cosine": lambda used: 0.5 + 0.5 * math.cos(math.pi * used),  # Loshchilov and Hutter 2017, eq. 5, without restarts
 }
 MAX_EVALUATED_ROWS = 2000  # of the training set
 _CHUNK = 250  # rows evaluated at once; larger activations are allocated anew each time, which costs page faults
@@ -67,7 +73,7 @@ def train(
     model = task.model(data).to(device)
     optimizer = _optimizer(task, model)
     batches, warm_up = _begin(method, task, data, seed, device)
-    evaluate = _Evaluation(task, data, device)
+    evaluate = _Evaluation(task, data, method, device)
     points = [evaluate(model, batches, epoch=0, steps=0, data_seconds=0.0, compute_seconds=0.0)]
     later, used = data.later_train, 0.0
     while used < 1:
@@ -76,7 +82,8 @@ def train(
             data, later = replace(data, train=later, later_train=None), None
             batches, again = _begin(method, task, data, seed, device)
             warm_up += again
-            evaluate = _Evaluation(task, data, device)
+            evaluate = _Evaluation(task, data, method, device)
+        _set_learning_rate(optimizer, task, used)
         steps, data_seconds, compute_seconds = _epoch(task, method, model, optimizer, batches, device)
         last = points[-1]
         points.append(
@@ -116,12 +123,19 @@ def _optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZERS[task.protocol.optimizer](model.parameters(), lr=task.protocol.learning_rate)
 
 
+def _set_learning_rate(optimizer: torch.optim.Optimizer, task: Task, used: float) -> None:
+    """Set the learning rate of an epoch that begins after a share of the budget."""
+    for group in optimizer.param_groups:
+        group["lr"] = task.protocol.learning_rate * SCHEDULES[task.protocol.schedule](used)
+
+
 def _classical_losses(start: Start, device: torch.device) -> torch.Tensor:
     """Train a model classically and return its loss of each training row; see `Start.fit`."""
     task, classical = start.task, Method()
     model = task.model(start.data).to(device)
     optimizer, batches = _optimizer(task, model), classical.batches(start)
-    for _ in range(task.protocol.epochs):
+    for epoch in range(task.protocol.epochs):
+        _set_learning_rate(optimizer, task, epoch / task.protocol.epochs)
         _epoch(task, classical, model, optimizer, batches, device)
     batches.close()
     return _measure(task.losses, task, model, _copy(start.data.train, device))
@@ -169,11 +183,12 @@ class _Evaluation:
     Args:
         task: Task of the run.
         data: Data of the run; the rows to evaluate are copied to the device once.
+        method: Method of the run, after it has created its batches.
         device: Device of the model.
     """
 
-    def __init__(self, task: Task, data: TaskData, device: torch.device) -> None:
-        self._task, self._test = task, _copy(data.test, device)
+    def __init__(self, task: Task, data: TaskData, method: Method, device: torch.device) -> None:
+        self._task, self._method, self._test = task, method, _copy(data.test, device)
         stride = slice(None, None, -(-len(data.train.classes) // MAX_EVALUATED_ROWS))
         self._train = _copy(data.train.map(lambda tensor: tensor[stride]), device)
         self._classes = data.test.classes.cpu().numpy()
@@ -208,7 +223,10 @@ class _Evaluation:
         )
 
     def _errors(self, model: nn.Module, rows: Rows) -> NDArray[np.float64]:
-        return _measure(self._task.errors, self._task, model, rows).double().cpu().numpy()
+        def errors(outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+            return self._task.errors(self._method.test_outputs(outputs), prepared, targets)
+
+        return _measure(errors, self._task, model, rows).double().cpu().numpy()
 
 
 def _measure(

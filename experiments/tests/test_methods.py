@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -21,7 +22,7 @@ from made_up_batches import SIZES, counts_of, data_of, epoch_of, start_of, task_
 KINDS: tuple[Kind, ...] = ("classification", "regression", "reconstruction")
 # Refused combinations; all others must work.
 REFUSED = {
-    *product(("focal", "class-balanced-focal"), ("regression", "reconstruction")),
+    *product(("focal", "class-balanced-focal", "classical-post-hoc"), ("regression", "reconstruction")),
     ("smote", "regression"),
 }
 
@@ -34,7 +35,7 @@ def test_names_are_the_keys() -> None:
     assert set(METHODS) == {
         "learn2mix", "learn2mix-balanced-start", "learn2mix-every-10", "learn2mix-excess", "learn2mix-authors", "classical", "balanced",
         "effective-number", "focal", "class-balanced-focal", "smote", "importance", "curriculum", "group-dro",
-        "temperature", "annealed", "progress", "held-out", "classical-corrected", "balanced-corrected",
+        "temperature", "temperature=1.5", "temperature=3", "annealed", "progress", "held-out", "classical-post-hoc", "classical-corrected", "balanced-corrected",
         "temperature-corrected", "annealed-corrected", "annealed start=0-corrected", "annealed start=0.75-corrected", "progress-corrected",
         "held-out-corrected", "learn2mix-corrected", "learn2mix-corrected records=plain",
         "learn2mix min_share=0.01-corrected", "learn2mix-excess-corrected",
@@ -144,6 +145,22 @@ def test_corrections_are_for_the_test_set_and_the_proportions_of_the_batch(name:
     assert got == pytest.approx(float(np.mean((q / batches.batch_proportions)[classes])), rel=1e-5)
 
 
+def test_the_correction_after_training_is_for_the_test_set_and_the_training_set() -> None:
+    data = data_of()
+    test = data.test.map(lambda tensor: tensor[:30])
+    data = replace(data, test=test)
+    chosen = method("classical-post-hoc")
+    batches = chosen.batches(start_of(data, task_of()))
+    next(iter(batches))
+    p, q = np.array(SIZES) / sum(SIZES), np.bincount(test.classes, minlength=len(SIZES)) / 30
+    logits = torch.tensor([[0.5, -1.0, 2.0, 0.0]])
+    assert torch.equal(chosen.outputs(logits), logits)
+    adjusted = chosen.test_outputs(logits)[0]
+    assert adjusted.dtype == torch.float32
+    np.testing.assert_allclose(adjusted - logits[0], np.log(q / p), rtol=1e-5)
+    batches.close()
+
+
 # ---- mixing policies
 
 
@@ -165,6 +182,8 @@ def test_the_first_proportions_are_those_of_the_method() -> None:
         np.testing.assert_allclose(first_proportions(name), n / n.sum(), err_msg=name)
     for name in ("balanced", "learn2mix-balanced-start", "group-dro", "smote"):
         np.testing.assert_allclose(first_proportions(name), 1 / 4, err_msg=name)
+    for name, power in (("temperature", 1 / 2), ("temperature=1.5", 2 / 3), ("temperature=3", 1 / 3)):
+        np.testing.assert_allclose(first_proportions(name), n**power / (n**power).sum(), err_msg=name)
     weighed = n * (1 - 0.999) / (1 - 0.999**n)
     np.testing.assert_allclose(first_proportions("effective-number"), weighed / weighed.sum())
 

@@ -71,10 +71,15 @@ def test_the_shift_study_reverses_the_long_tail() -> None:
 
 
 def test_the_learning_rate_study_compares_the_recommended_method_too() -> None:
-    assert methods_of(studies.learning_rates) == ["learn2mix", "classical", "balanced", "annealed-corrected"] * 3
+    assert methods_of(studies.learning_rates) == ["learn2mix", "classical", "balanced", "annealed-corrected"] * 6
     rates = [task.protocol.learning_rate for task in of_names(studies.learning_rates(task_of())).values()]
-    assert rates == pytest.approx([0.01 / 3, 0.01, 0.03])
-    assert next(iter(of_names(studies.learning_rates(task_of())))) == "learning-rate=0.00333"
+    assert rates == pytest.approx([0.01 / 3, 0.01, 0.03] * 2)
+    varied = of_names(studies.learning_rates(task_of()))
+    schedules = {name: task.protocol.schedule for name, task in varied.items()}
+    assert list(schedules.items())[::3] == [
+        ("learning-rate=0.00333", "constant"),
+        ("learning-rate=0.00333-cosine", "cosine"),
+    ]
 
 
 def test_the_optimizer_and_architecture_studies_vary_only_these() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from l2m_experiments.method import Method
-from l2m_experiments.methods.corrected import Corrected
+from l2m_experiments.methods.corrected import Corrected, PostHoc
 from l2m_experiments.methods.curriculum import Curriculum
 from l2m_experiments.methods.learn2mix import Learn2Mix, Learn2MixAuthors, Learn2MixExcess
 from l2m_experiments.methods.losses import ClassBalancedFocal, Focal, Importance
@@ -33,9 +33,12 @@ _MAKERS: tuple[Callable[[], Method], ...] = (
     Curriculum,
     GroupDRO,
     Temperature,
+    partial(Temperature, 1.5),
+    partial(Temperature, 3),
     Annealed,
     Progress,
     HeldOut,
+    PostHoc,
     lambda: Corrected(Classical()),
     lambda: Corrected(Balanced()),
     lambda: Corrected(Temperature()),

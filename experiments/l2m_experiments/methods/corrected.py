@@ -1,4 +1,4 @@
-"""Methods whose loss is corrected for the class proportions of each batch, so that it is that of the test set."""
+"""Methods that are corrected for the difference between the class shares of training and of the test set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,33 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from l2m_experiments.method import Batches, Method, Start
-from l2m_experiments.task import Rows, Task
+from l2m_experiments.method import Batches, Method, Start, class_sizes, refuse_kind
+from l2m_experiments.task import Rows, Task, TaskData
 from l2m_fast import Loader, MixingPolicy
+
+_NO_LOGITS = "the correction is added to logits, which exist for classification only"
+
+
+class PostHoc(Method):
+    """Classical training, corrected after it: log(q / p) is added to the logits of the test set (Menon et al. 2021, section 4.1).
+
+    p are the class shares of the training set, q those of the test set.
+    """
+
+    name = "classical-post-hoc"
+    refusals = (refuse_kind("regression", _NO_LOGITS), refuse_kind("reconstruction", _NO_LOGITS))
+
+    def batches(self, start: Start) -> Batches:
+        """Create classical batches, and the offsets."""
+        sizes = class_sizes(start.data)
+        self._offsets = torch.from_numpy(np.log(_test_shares(start.data) * sizes.sum() / sizes))
+        return super().batches(start)
+
+    def test_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits plus offsets."""
+        return outputs + self._offsets.to(outputs)
 
 
 class Corrected(Method):
@@ -38,8 +61,7 @@ class Corrected(Method):
 
     def batches(self, start: Start) -> Batches:
         """Create the batches of the other method."""
-        counts = np.bincount(start.data.test.classes.cpu().numpy(), minlength=len(start.data.class_names))
-        self._target = counts / counts.sum()
+        self._target = _test_shares(start.data)
         self._adds_offsets = start.task.kind == "classification"
         batches = self._base.batches(start)
         assert isinstance(batches, Loader)  # only a loader knows the proportions of its batches
@@ -64,3 +86,9 @@ class Corrected(Method):
     def end_epoch(self, measure: Callable[[Rows], torch.Tensor]) -> None:
         """Let the other method take note of the model."""
         self._base.end_epoch(measure)
+
+
+def _test_shares(data: TaskData) -> NDArray[np.float64]:
+    counts = np.bincount(data.test.classes.cpu().numpy(), minlength=len(data.class_names))
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares

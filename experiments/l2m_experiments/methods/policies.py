@@ -28,13 +28,19 @@ class Balanced(Method):
 
 
 class Temperature(Method):
-    """Sampling between classical and balanced: p ~ n^(1/2)."""
+    """Sampling between classical and balanced: p ~ n^(1 / temperature).
 
-    name = "temperature"
+    Args:
+        temperature: 1 is classical, infinity balanced.
+    """
+
+    def __init__(self, temperature: float = 2) -> None:
+        self._temperature = temperature
+        self.name = "temperature" + (f"={temperature:g}" if temperature != 2 else "")
 
     def policy(self, task: Task) -> MixingPolicy:  # noqa: ARG002
-        """Return proportions of the square roots of the class sizes."""
-        return mixing.Temperature(2)
+        """Return proportions of powers of the class sizes."""
+        return mixing.Temperature(self._temperature)
 
 
 class Annealed(Method):
