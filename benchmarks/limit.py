@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shlex
-import subprocess
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.native import library
 from benchmarks.peers import Peer
 from benchmarks.workloads import NUM_THREADS, Fields, permutations
 
-SOURCE = Path(__file__).with_name("limit.c")
-BUILD_DIR = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "l2m_fast"
-COMPILE = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 BUFFERS_PER_THREAD = 2
 MAX_CACHED_BYTES = 16 << 20  # of buffers; larger ones are written with non-temporal stores
 
 
 class _Field(ctypes.Structure):
     _fields_ = (("source", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("width", ctypes.c_size_t))
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    key = f"{platform.node()} {COMPILE}".encode() + SOURCE.read_bytes()
-    library = BUILD_DIR / f"limit-{hashlib.sha256(key).hexdigest()[:16]}.so"
-    if not library.exists():
-        BUILD_DIR.mkdir(parents=True, exist_ok=True)
-        subprocess.run([*COMPILE, str(SOURCE), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
 
 
 class _Copies:
@@ -74,7 +55,7 @@ class _Copies:
         )
         buffers_per_thread = len(buffers[0]) // self._batch_size // num_threads
         sizes = (*self._orders.shape, self._batch_size, buffers_per_thread, epochs, num_threads)
-        failed = _library().copy_epochs(
+        failed = ctypes.CDLL(str(library("limit"))).copy_epochs(
             fields,
             ctypes.c_size_t(len(fields)),
             ctypes.c_void_p(self._orders.ctypes.data),

@@ -6,6 +6,7 @@ threads, one of these two is the limit. That memory bandwidth may end before is 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import _testing
+from benchmarks.lock_times import LockTimes, lock_times
 from benchmarks.race import OURS, Spread, race, time_calls
 from benchmarks.report import Goal, Report
 from benchmarks.workloads import IMAGES_784, IMAGES_3072, SEED, TABLE_64, Workload
@@ -76,6 +78,19 @@ def test_one_thread(benchmark: BenchmarkFixture, report: Report, rounds: int, wo
     case = f"num_threads=1, {workload}"
     report.add(case, f"{OURS} vs num_threads=0", times.ratio("num_threads=0", OURS), "x", Goal(at_least=1))
     report.add(case, f"{OURS} vs prefetch=4", times.ratio("prefetch=4", OURS), "x")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
+@pytest.mark.parametrize("num_threads", [1, 4, 16])
+@pytest.mark.parametrize("workload", [IMAGES_3072, IMAGES_784, TABLE_64], ids=str)
+def test_lock(benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload, num_threads: int) -> None:
+    """Measure how often and for how long threads hold the lock: it would be the limit if it were held for as long as a batch takes."""
+    measured: list[LockTimes] = []
+    time_calls(benchmark, lambda: measured.append(lock_times(workload, 10, num_threads)), rounds)
+    case = f"lock, {workload}, num_threads={num_threads}"
+    for name, unit in {"acquisitions": "", "failures": "", "held_us": "us"}.items():
+        values = [float(getattr(each, name)) for each in measured]
+        report.add(case, f"{name.removesuffix('_us')} per batch", Spread.of(values), unit)
 
 
 def _seconds(call: Callable[[], object]) -> float:
