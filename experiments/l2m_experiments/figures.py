@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
+from l2m_experiments.cells import number, shown
 from l2m_experiments.records import Record
 from l2m_experiments.results import BASELINE, MAIN_RIVALS, Axis, Measure, TaskResults, errors_at, points_at, positions
 from l2m_experiments.statistics import FloatArray, interval
-from l2m_experiments.tables import LEADING, leading_methods, number, shown
+from l2m_experiments.tables import LEADING, leading_methods
 
 # The palette of Okabe and Ito is safe for color-blind readers (without its yellow, which is too light on white). Dashes
 # tell apart methods of the same color.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from l2m_experiments import figures, tables
+from l2m_experiments import cells, figures, tables
 from l2m_experiments.page import Block, Details, Heading, Picture, Text, html, markdown, pictures, plain
 from l2m_experiments.records import Record, read_studies
 from l2m_experiments.results import BASELINE, OURS, Axis, Measure, TaskResults, by_task
@@ -135,5 +135,5 @@ def _why_invalid(task: TaskResults) -> str:
         )
     kind = task.first.kind
     unit = "percent of misclassified rows" if kind == "classification" else "mean squared error"
-    bound, found = (tables.number(value, kind) for value in (task.first.learned, task.target))
+    bound, found = (cells.number(value, kind) for value in (task.first.learned, task.target))
     return f"{problem}the final test error of {BASELINE} training ({unit}) must be at most {bound} (got {found})."

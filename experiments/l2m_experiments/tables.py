@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2m_experiments import cells
 from l2m_experiments.methods import METHODS
 from l2m_experiments.paper import EPOCHS
 from l2m_experiments.records import Record
@@ -29,9 +30,7 @@ from l2m_experiments.results import (
     TaskResults,
 )
 from l2m_experiments.statistics import FloatArray, bootstrap, interval
-from l2m_experiments.task import Kind
 
-NONE = "-"
 _LETTERS = {Axis.EPOCHS: "E", Axis.SECONDS: "T", Axis.WARM_UP: "T with warm-up"}
 _MARGINS = (
     f"Equivalent or not worse: by less than {POINTS:g} point of accuracy or {100 * SHARE_OF_ERROR:g} % of the rival's squared error "
@@ -62,28 +61,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def number(value: float, kind: Kind) -> str:
-    """Format an error, an accuracy or a difference of them: percent with two decimals, a squared error with three digits."""
-    if math.isnan(value):
-        return "diverged"
-    if kind == "classification":
-        return f"{value:.2f}"
-    return _digits(value)
-
-
-def shown(errors: FloatArray, kind: Kind) -> FloatArray:
-    """Return accuracies for classification, and the errors themselves otherwise."""
-    return 100 - errors if kind == "classification" else errors
-
-
-def name_of(measure: Measure, kind: Kind) -> str:
-    """Name what `shown` returns for a measure."""
-    which = {"test_error": "Test", "macro_error": "Macro (mean over classes)", "worst_class_error": "Worst-class"}[
-        measure
-    ]
-    return f"{which} accuracy (%)" if kind == "classification" else f"{which} mean squared error"
-
-
 def leading_methods(task: TaskResults, results: Sequence[TaskResults]) -> list[str]:
     """Return the methods of the first table: of several tasks the main ones, otherwise all."""
     return task.main_methods if len(results) > 1 else list(task.runs)
@@ -107,11 +84,11 @@ def headline(results: Sequence[TaskResults]) -> Table:
                 gaps[c.other, measure, c.fraction] = c
         name = f"{task.name}, {'%' if kind == 'classification' else 'MSE'}"
         for i, method in enumerate(leading_methods(task, results)):
-            cells = []
+            texts = []
             for measure, fraction in LEADING:
-                cells.append(_mean(shown(task.errors(method, Axis.EPOCHS, fraction, measure), kind), kind))
-                cells.append(_gap(gaps.get((method, measure, fraction)), kind, task.valid).removeprefix("ties: "))
-            yield ("" if i else name, method, *cells)
+                texts.append(cells.mean(cells.shown(task.errors(method, Axis.EPOCHS, fraction, measure), kind), kind))
+                texts.append(cells.gap(gaps.get((method, measure, fraction)), kind, task.valid).removeprefix("ties: "))
+            yield ("" if i else name, method, *texts)
 
     return Table(
         "Who wins where, by how much, and how sure that is",
@@ -180,10 +157,10 @@ def findings(results: Sequence[TaskResults], measure: Measure, axis: Axis) -> st
                 places.setdefault((c.method, c.rival), {}).setdefault(task, []).append(end)
         methods: dict[str, list[str]] = {}
         for (method, rival), tasks in places.items():
-            listed = ", ".join(f"{task} ({_join(ends)})" for task, ends in tasks.items())
+            listed = ", ".join(f"{task} ({cells.join(ends)})" for task, ends in tasks.items())
             methods.setdefault(f"{preposition} {rival} on {listed}", []).append(method)
         if methods:
-            text += f" {word}: {'; '.join(f'{_join(some)} {against}' for against, some in methods.items())}."
+            text += f" {word}: {'; '.join(f'{cells.join(some)} {against}' for against, some in methods.items())}."
     return text
 
 
@@ -193,8 +170,10 @@ def overview(results: Sequence[TaskResults]) -> Table:
     def row(task: TaskResults) -> tuple[str, ...]:
         first, kind = task.first, task.first.kind
         seeds = sorted({len(runs) for runs in task.runs.values()})
-        final = NONE if task.target is None else number(float(shown(np.array(task.target), kind)), kind)
-        bound = number(float(shown(np.array(first.learned), kind)), kind)
+        final = (
+            cells.NONE if task.target is None else cells.number(float(cells.shown(np.array(task.target), kind)), kind)
+        )
+        bound = cells.number(float(cells.shown(np.array(first.learned), kind)), kind)
         return (
             task.name,
             f"{kind}: {first.description}",
@@ -202,7 +181,7 @@ def overview(results: Sequence[TaskResults]) -> Table:
             f"{len(task.runs)}",
             " to ".join(f"{count}" for count in (seeds if len(seeds) == 1 else (seeds[0], seeds[-1]))),
             f"{task.epochs}",
-            f"{_digits(task.seconds)} s",
+            f"{cells.digits(task.seconds)} s",
             f"{final} ({'at least' if kind == 'classification' else 'at most'} {bound})",
             "yes" if task.valid else "NO",
         )
@@ -260,7 +239,7 @@ def _summary_rows(task: TaskResults, measure: Measure, axis: Axis) -> Iterator[t
     of_other = {(c.other, c.fraction): c for c in task.compare(axis, measure)}
     for method, runs in task.runs.items():
         for fraction in COMPARED_AT[measure]:
-            mean, half = interval(shown(task.errors(method, axis, fraction, measure), kind))
+            mean, half = interval(cells.shown(task.errors(method, axis, fraction, measure), kind))
             c = of_other.get((method, fraction))
             means = (fraction, fraction * task.end(axis), len(runs), float(mean), float(half))
             pair, tests, verdict = (("", ""), (math.nan,) * 6, "")
@@ -268,7 +247,7 @@ def _summary_rows(task: TaskResults, measure: Measure, axis: Axis) -> Iterator[t
                 pair, tests = (c.method, c.rival), (c.advantage, c.half_width, c.effect, c.p_alone, c.p, c.p_ranks)
                 verdict = c.verdict if task.valid else "not valid"
             values = [["" if math.isnan(value) else f"{value:.5g}" for value in some] for some in (means, tests)]
-            yield (method, name_of(measure, kind), axis.value, *values[0], *pair, *values[1], verdict)
+            yield (method, cells.name_of(measure, kind), axis.value, *values[0], *pair, *values[1], verdict)
 
 
 def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
@@ -281,12 +260,15 @@ def errors(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Table:
     def row(method: str) -> tuple[str, ...]:
         return (
             method,
-            *(_mean(shown(task.errors(method, axis, fraction, measure), kind), kind) for axis, fraction in places),
-            *(_of_paper(paper[budget].get(method), kind) for budget in reported),
+            *(
+                cells.mean(cells.shown(task.errors(method, axis, fraction, measure), kind), kind)
+                for axis, fraction in places
+            ),
+            *(cells.of_paper(paper[budget].get(method), kind) for budget in reported),
         )
 
     return Table(
-        f"{name_of(measure, kind)} {_where(axes)}",
+        f"{cells.name_of(measure, kind)} {_where(axes)}",
         "Mean ± half the 95 % interval over seeds."
         + (" Warm-up is the work of a method before its first batch." if Axis.WARM_UP in axes else "")
         + (
@@ -315,11 +297,15 @@ def comparisons(task: TaskResults, measure: Measure, axes: Sequence[Axis]) -> Ta
     pairing = f"each method against {subject}" if subject == BASELINE else f"{subject} against each method"
 
     def cell(c: Comparison) -> str:
-        gap = _gap(c, kind)
-        return gap if math.isnan(c.p) else f"{gap}, g {c.effect:+.1f}, p {_p(c.p)} ({_p(c.p_alone)}, {_p(c.p_ranks)})"
+        gap = cells.gap(c, kind)
+        return (
+            gap
+            if math.isnan(c.p)
+            else f"{gap}, g {c.effect:+.1f}, p {cells.p_value(c.p)} ({cells.p_value(c.p_alone)}, {cells.p_value(c.p_ranks)})"
+        )
 
     return Table(
-        f"{pairing[0].upper()}{pairing[1:]}: {name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
+        f"{pairing[0].upper()}{pairing[1:]}: {cells.name_of(measure, kind).split(' (')[0].lower()} {_where(axes)}",
         f"Advantage in {unit} (negative: worse) ± half its 95 % interval, Hedges' g, and p of the paired t test "
         f"after Holm's correction for {_families([task], 'all columns of the same axis')}, in parentheses before it and "
         f"by Wilcoxon's signed-rank test. Wins and losses have a corrected p < {LEVEL}. {_MARGINS} Untested: one seed, or no spread between seeds.",
@@ -333,7 +319,7 @@ def time_to_target(task: TaskResults) -> Table | None:
     if task.target is None or math.isnan(task.target):
         return None
     kind = task.first.kind
-    target = number(float(shown(np.array(task.target), kind)), kind)
+    target = cells.number(float(cells.shown(np.array(task.target), kind)), kind)
     what = f"accuracy of {target} %" if kind == "classification" else f"mean squared error of {target}"
 
     def time(value: float, form: Callable[[float], str]) -> str:
@@ -345,8 +331,8 @@ def time_to_target(task: TaskResults) -> Table | None:
             method,
             f"{reached.reached} of {reached.runs}",
             time(reached.epochs, lambda value: f"{value:g}"),
-            time(reached.seconds, _digits),
-            time(reached.seconds_with_warm_up, _digits),
+            time(reached.seconds, cells.digits),
+            time(reached.seconds_with_warm_up, cells.digits),
         )
 
     return Table(
@@ -374,15 +360,15 @@ def loader_share(task: TaskResults) -> Table | None:
         at = fraction * task.epochs
         points = [run.points for run in task.runs[method] if run.config.seed in seeds]
         errors = [np.interp(at, [p.epoch for p in some], [p.test_error for p in some]) for some in points]
-        return shown(np.array(errors, np.float64), kind)
+        return cells.shown(np.array(errors, np.float64), kind)
 
     def row(fraction: float) -> tuple[str, ...]:
         slow, fast = between(BASELINE, fraction * classical / ours), between(BASELINE, fraction)
         mixed = between(OURS, fraction)
         return (
             f"{_of_end(fraction, Axis.EPOCHS)} (epoch {fraction * task.epochs:g})",
-            *(_mean(sample, kind) for sample in (slow, fast, mixed)),
-            *(_mean(gain, kind) for gain in (fast - slow, mixed - fast)),
+            *(cells.mean(sample, kind) for sample in (slow, fast, mixed)),
+            *(cells.mean(gain, kind) for gain in (fast - slow, mixed - fast)),
         )
 
     return Table(
@@ -408,7 +394,7 @@ def costs(task: TaskResults) -> Table:
         compute = median(runs, lambda run: run.points[-1].compute_seconds / run.points[-1].epoch)
         whole = median(runs, lambda run: run.points[-1].seconds / run.points[-1].epoch)
         warm_up = median(runs, lambda run: run.warm_up_seconds)
-        return (method, *(_digits(1000 * value) for value in (whole, data, compute)), _digits(warm_up))
+        return (method, *(cells.digits(1000 * value) for value in (whole, data, compute)), cells.digits(warm_up))
 
     return Table(
         "Time of an epoch",
@@ -460,33 +446,16 @@ def differing(records: Sequence[Record]) -> list[str]:
     return [name for name in names if name != "date" and len({record.environment.get(name) for record in records}) > 1]
 
 
-def _gap(c: Comparison | None, kind: Kind, valid: bool = True) -> str:
-    if c is None:
-        return NONE
-    if math.isnan(c.advantage):
-        return f"{c.verdict}: a run diverged"
-    sign = "+" if c.advantage >= 0 else "-"
-    half = "" if math.isnan(c.half_width) else f" ± {number(c.half_width, kind)}"
-    verdict: str = c.verdict
-    if c.verdict == "ties" and c.p_not_worse < LEVEL:
-        verdict = "equivalent" if c.p_equivalent < LEVEL else "not worse"
-    return f"{verdict if valid else 'not valid'}: {sign}{number(abs(c.advantage), kind)}{half}"
-
-
 def _families(results: Sequence[TaskResults], places: str) -> str:
     """Name what Holm's correction is for."""
     rivals = dict.fromkeys(rival for task in results for rival in MAIN_RIVALS[task.subject or BASELINE])
     if not rivals:
         return f"all methods and {places}"
-    return f"the main rivals, {_join([*rivals])}, and {places} (and for all other methods together)"
+    return f"the main rivals, {cells.join([*rivals])}, and {places} (and for all other methods together)"
 
 
 def _column(measure: Measure, fraction: float) -> str:
     return f"{'test' if measure == 'test_error' else 'worst class'}, {100 * fraction:g} %"
-
-
-def _join(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
 
 
 def _places(measure: Measure, axes: Sequence[Axis]) -> list[tuple[Axis, float]]:
@@ -501,7 +470,9 @@ def _heads(task: TaskResults, places: Sequence[tuple[Axis, float]]) -> tuple[str
     def at(axis: Axis, fraction: float) -> str:
         # Epochs are rounded down, as the last point at or before them is taken.
         return (
-            f"epoch {int(fraction * task.epochs)}" if axis is Axis.EPOCHS else f"{_digits(fraction * task.seconds)} s"
+            f"epoch {int(fraction * task.epochs)}"
+            if axis is Axis.EPOCHS
+            else f"{cells.digits(fraction * task.seconds)} s"
         )
 
     return tuple(f"{_of_end(fraction, axis)} ({at(axis, fraction)})" for axis, fraction in places)
@@ -509,25 +480,3 @@ def _heads(task: TaskResults, places: Sequence[tuple[Axis, float]]) -> tuple[str
 
 def _of_end(fraction: float, axis: Axis) -> str:
     return _LETTERS[axis] if fraction == 1 else f"{fraction:g} {_LETTERS[axis]}"
-
-
-def _mean(sample: FloatArray, kind: Kind) -> str:
-    mean, half = (float(value) for value in interval(sample))
-    if math.isnan(mean):
-        return f"diverged ({int(np.isnan(sample).sum())} of {len(sample)})"
-    return number(mean, kind) + ("" if math.isnan(half) else f" ± {number(half, kind)}")
-
-
-def _of_paper(figure: tuple[float, float] | None, kind: Kind) -> str:
-    return NONE if figure is None else f"{number(figure[0], kind)} ± {number(figure[1], kind)}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
-
-
-def _digits(value: float) -> str:
-    """Format with three digits, without an exponent where it stays readable."""
-    if value == 0 or not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.3g}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
