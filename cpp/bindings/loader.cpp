@@ -186,8 +186,7 @@ py::array_t<std::int64_t> rows_of(PyLoader& self, bool classes) {
   const auto plan = self.core().plan();
   if (!plan)
     throw std::runtime_error(
-        "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first, or pass "
-        "classes");
+        "no batch has been yielded since the loader was made or its state loaded: iterate over the loader first");
   return to_array<std::int64_t>(
       *plan, [&](const PlannedRow& planned) { return classes ? std::int64_t{planned.class_id} : planned.row; });
 }

@@ -86,8 +86,8 @@ void Loader::set_steps() {
     steps_ = full + 1;
     last_batch_rows_ = rest;
   } else if (full == 0) {
-    refuse(o.drop_last ? "batch_size * world_size must be at most" : "world_size must be at most",
-           " the number of rows, ", num_rows, " (got ", o.batch_size, " * ", o.world_size, ")");
+    refuse(o.drop_last ? "with drop_last, batch_size * world_size" : "world_size",
+           " must be at most the number of rows, ", num_rows, " (got ", o.drop_last ? global_batch : o.world_size, ")");
   } else {
     steps_ = full;
     dropped_step_ = rest > 0 && !o.drop_last;

@@ -47,11 +47,21 @@ _REPLACEMENTS = {
 }
 
 
-def refuse_unknown(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError if there is any argument that a Loader does not have."""
-    for name in arguments:
-        hint = f": {_REPLACEMENTS[name]}" if name in _REPLACEMENTS else ""
-        msg = f"Loader has no argument {shortened(name)}{hint}"
+# The same for arguments of torch's DataLoader and BatchSampler that a BatchSampler does not have.
+_REPLACEMENTS_OF_SAMPLER = {
+    **dict.fromkeys(_REPLACEMENTS, "pass it to the DataLoader"),
+    **{name: _REPLACEMENTS[name] for name in ("generator", "sampler")},
+    "data": "pass the dataset to the DataLoader",
+    "drop_last": "all batches are full, and rows that are left come in the next epoch",
+}
+
+
+def refuse_unknown(name: str, arguments: Mapping[str, object]) -> None:
+    """Raise TypeError if there is any argument that a Loader, or the sampler of this name, does not have."""
+    replacements = _REPLACEMENTS if name == "Loader" else _REPLACEMENTS_OF_SAMPLER
+    for argument in arguments:
+        hint = f": {replacements[argument]}" if argument in replacements else ""
+        msg = f"{name} has no argument {shortened(argument)}{hint}"
         raise TypeError(msg)
 
 
@@ -80,9 +90,9 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
         msg = f"rows must select at least one of the {num_rows} rows (got an empty array)"
         raise ValueError(msg)
     if array.ndim != 1 or array.dtype.kind not in "iub":
-        got = f"{array.dtype} of shape {array.shape}"
+        got = shortened(rows) if array.dtype == object else f"{array.dtype} of shape {array.shape}"
         msg = f"rows must be a one-dimensional array of row ids or a mask of {num_rows} bools (got {got})"
-        raise (ValueError if array.ndim != 1 else TypeError)(msg)
+        raise (ValueError if array.dtype.kind in "iub" else TypeError)(msg)
     if array.dtype == np.bool_:
         if len(array) != num_rows:
             msg = f"rows must have one bool for each of the {num_rows} rows if it is a mask (got {len(array)})"

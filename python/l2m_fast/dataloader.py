@@ -74,7 +74,7 @@ def _refuse(reason: str, dataloader: DataLoader[Any]) -> NoReturn:
     data = truncated(type(dataloader.dataset).__name__)
     msg = (
         "dataloader must be plain, over tensors in memory: a TensorDataset, a StackDataset of tensors or a Subset of one, "
-        f"in order or shuffled (got a DataLoader of a {data}; {reason}). Pass arrays to Loader, or keep the DataLoader and "
-        "give it a BatchSampler of l2m_fast"
+        f"in order or shuffled (got a DataLoader of a {data}; {reason}). Pass arrays to Loader (classes= and mixing= "
+        "replace a sampler of classes), or keep the DataLoader and give it a BatchSampler of l2m_fast"
     )
     raise ValueError(msg)

@@ -155,7 +155,7 @@ class Loader(Run):
         format: Format = "torch",
         **unknown: Never,
     ) -> None:
-        refuse_unknown(unknown)
+        refuse_unknown("Loader", unknown)
         super().__init__(data, {
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
@@ -172,15 +172,23 @@ class Loader(Run):
         tuple where the DataLoader makes a list.
 
         Args:
-            dataloader: DataLoader without `collate_fn`, `batch_sampler`, `generator` or a sampler of its own.
+            dataloader: DataLoader without `collate_fn`, `worker_init_fn`, `generator`, `batch_sampler` or `sampler`,
+                except a SubsetRandomSampler.
             **options: Further arguments of the loader, such as `classes` and `mixing`, and replacements of those that
-                come from the DataLoader.
+                come from the DataLoader. `classes` are those of all rows of the data, also with a Subset.
 
         Raises:
             TypeError: `dataloader` is not a DataLoader.
-            ValueError: A loader cannot replace it; the message says why.
+            ValueError: A loader cannot replace it; the message says why. Or `rows` is given, and the DataLoader selects
+                rows too.
         """
         data, arguments = loader_arguments(dataloader)
+        if arguments["rows"] is not None and "rows" in options:
+            msg = (
+                "rows must not be given with a DataLoader of a Subset or with a SubsetRandomSampler, which selects the "
+                f"rows (got {shortened(options['rows'])}): select them there, or pass the data to Loader"
+            )
+            raise ValueError(msg)
         return cls(data, **{**arguments, **options})
 
     # ---- iteration
@@ -299,7 +307,7 @@ class Loader(Run):
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
-        """Row ids of the last batch yielded, int64, shape `[batch_size]`, in the order of its rows.
+        """Row ids of the last batch yielded, int64, shape `[batch_size]`, in the order of its rows and its format.
 
         Raises:
             RuntimeError: No batch has been yielded.
@@ -308,7 +316,7 @@ class Loader(Run):
 
     @property
     def batch_classes(self) -> NDArray[np.int64] | torch.Tensor:
-        """Class of each row of the last batch yielded, int64, shape `[batch_size]`.
+        """Class of each row of the last batch yielded, int64, shape `[batch_size]`, in the format of the batch.
 
         Raises:
             RuntimeError: No batch has been yielded.
@@ -317,7 +325,7 @@ class Loader(Run):
 
     @property
     def batch_proportions(self) -> Floats:
-        """Proportions with which the last batch yielded was drawn, float64, shape `[num_classes]`, sum 1.
+        """Proportions with which the last batch yielded was drawn, a NumPy array, float64, shape `[num_classes]`, sum 1.
 
         Raises:
             RuntimeError: No batch has been yielded.
@@ -368,8 +376,9 @@ class Loader(Run):
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at epoch `epoch`.
 
-        If that is the next epoch anyway, nothing changes. Otherwise every class begins a new pass that depends on
-        `epoch`.
+        If that is the next epoch anyway, or the one that a loaded state resumes, nothing changes, so that a loop may call
+        it before every epoch. Otherwise every class begins a new pass that depends on `epoch`: without `classes` and
+        `steps_per_epoch` this is the epoch of an uninterrupted run, with them it is not.
         """
         self._core.set_epoch(checked_int("epoch", epoch, 0, MAX_EPOCH))
 
@@ -381,7 +390,7 @@ class Loader(Run):
         raise TypeError(msg)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Loader:
-        """Return an independent loader of the same arrays, at the same point of the run."""
+        """Return an independent loader of the same arrays, at the same point of the run, with an empty history."""
         copied = Loader(self._data, **self._arguments)
         consumed = self._core.total_step
         copied.load_state_dict(self.state_dict(step=consumed - 1 if consumed > 0 else None))

@@ -29,6 +29,7 @@ from l2m_fast.fingerprint import description
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -161,10 +162,11 @@ class Static(_Fixed):
             without rows.
     """
 
-    p: Sequence[float] | Floats
+    p: Sequence[float] | Floats | torch.Tensor
 
     def __post_init__(self) -> None:
-        given = np.array(self.p)  # a copy; the loader checks its dtype and shape
+        # A copy; the loader checks its dtype and shape. Tensors warn if np.array() asks them for the copy.
+        given = np.array(np.asarray(self.p))
         given.setflags(write=False)
         object.__setattr__(self, "p", given)
 

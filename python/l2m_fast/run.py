@@ -200,7 +200,10 @@ class Run:
         self._core.update()
 
     def end_epoch(self) -> None:
-        """End the epoch after the last batch consumed, and close its loss window. Between epochs, nothing happens.
+        """End the epoch after the last batch consumed, and close its loss window.
+
+        Between epochs, only a loss window that is still open is closed: with `lookahead` and `update_every=None`, that of
+        the last epoch.
 
         The next iteration would do so too. Call it before saving a state where a loop leaves an epoch early, or counts
         batches and leaves the iterator unfinished: the state would resume in the middle of the epoch. Iterators of the
@@ -212,18 +215,22 @@ class Run:
 
     @property
     def proportions(self) -> Floats:
-        """Proportions of the next batch to be yielded, float64, shape `[num_classes]`, sum 1."""
+        """Proportions of the next batch to be yielded, a NumPy array, float64, shape `[num_classes]`, sum 1.
+
+        With `lookahead` and `update_every=None`, the losses of an epoch take effect at the first batch of the next one:
+        between two epochs, these are the proportions before, unless `update()` has been called.
+        """
         return self._core.proportions
 
     @property
     def class_losses(self) -> Floats:
-        """Last known mean loss of each class, float64, shape `[num_classes]`; NaN before the first loss of a class."""
+        """Last known mean loss of each class, a NumPy array, float64, shape `[num_classes]`; NaN before its first loss."""
         self._core.apply_pending()
         return self._core.class_losses
 
     @property
     def class_sizes(self) -> Sizes:
-        """Number of rows of each class, int64, shape `[num_classes]`."""
+        """Number of rows of each class, a NumPy array, int64, shape `[num_classes]`."""
         return self._class_sizes.copy()
 
     @property
@@ -238,7 +245,7 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the next batch to be yielded."""
+        """Epoch of the last batch yielded; before the first batch, and after the end of an epoch, that of the next one."""
         return self._core.epoch
 
     @property
@@ -315,7 +322,8 @@ class Run:
         if multiprocessing.context.get_spawning_popen() is not None:
             msg = f"a {name} cannot be sent to another process, because it owns threads and memory: create it there"
         else:
-            msg = f"a {name} cannot be pickled: save its state_dict(), and load it into a {name} of the same data"
+            what = "pickled" if hasattr(self, "__deepcopy__") else "pickled or copied"
+            msg = f"a {name} cannot be {what}: save its state_dict(), and load it into a {name} of the same data"
         raise TypeError(msg)
 
     # ---- closing

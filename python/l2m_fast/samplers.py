@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast._checks import checked_int, import_torch, shortened
+from l2m_fast.arguments import refuse_unknown
 from l2m_fast.correction import class_offsets, class_weights
 from l2m_fast.losses.class_loss import is_class_loss
 from l2m_fast.losses.sums import MAX_COUNT
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
     from torch.distributed import ProcessGroup
-    from typing_extensions import Self
+    from typing_extensions import Never, Self
 
     from l2m_fast.correction import Target
     from l2m_fast.losses.sums import ClassSums
@@ -90,7 +91,9 @@ class BatchSampler(Run):
         world_size: int | None = None,
         all_reduce: Callable[[Floats], object] | None = None,
         group: ProcessGroup | Literal[True] | None = None,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown)
         import_torch(type(self).__name__)  # whose DataLoader takes the batches, and whose generator draws the seed
         try:
             num_rows = len(classes)  # type: ignore[arg-type]
@@ -166,7 +169,7 @@ class BatchSampler(Run):
             self._drawn.pop()
 
     def end_epoch(self) -> None:
-        """End the epoch after the last batch with losses, and close its loss window. Between epochs, nothing happens.
+        """End the epoch after the last batch with losses, and close its loss window.
 
         See `Loader.end_epoch()`. A DataLoader iterator of the epoch must not be used any more.
         """

@@ -69,7 +69,11 @@ def test_a_state_of_another_normalization_is_refused() -> None:
         (TypeError, r"at least two dimensions, .* .got uint8 of shape \(20,\)", (BYTES[:, 0, 0, 0], 0, 1)),
         (TypeError, r"none of them 0 .got uint8 of shape \(20, 0, 4, 5\)", (BYTES[:, :0], 0, 1)),
         (ValueError, "mean must be a finite number", (BYTES, torch.ones(3, requires_grad=True), 1)),
-        (ValueError, "mean must be a finite number, or one for each of the 3 channels", (BYTES, [1, 2], 1)),
+        (
+            ValueError,
+            "mean must be a finite number, or one for each of the 3 channels, dimension 0 of rows",
+            (BYTES, [1, 2], 1),
+        ),
         (ValueError, "mean must be a finite number", (BYTES, float("nan"), 1)),
         (ValueError, "mean must be a finite number", (BYTES, "a", 1)),
         (ValueError, "std must be a finite number", (BYTES, 0, [[1, 2, 3]])),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import l2m_fast
 from faults.programs import run
-from l2m_fast import Balanced, Learn2Mix, Loader, Normalized, Static
+from l2m_fast import Balanced, BatchSampler, Learn2Mix, Loader, Normalized, Sampler, Static
 
 N = 24
 X = np.arange(N)
@@ -48,6 +48,22 @@ def make(data: Any = X, **options: Any) -> Loader:
 def test_an_argument_of_dataloader_is_refused_with_its_replacement(name: str, value: Any, instead: str) -> None:
     with pytest.raises(TypeError, match=f"Loader has no argument '{name}': .*{instead}"):
         make(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [BatchSampler, Sampler])
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("num_workers", ": pass it to the DataLoader"),
+        ("collate_fn", ": pass it to the DataLoader"),
+        ("drop_last", ": all batches are full"),
+        ("sampler", ": use rows"),
+        ("batchsize", "$"),
+    ],
+)
+def test_an_argument_that_a_sampler_does_not_have_is_refused(kind: Any, name: str, instead: str) -> None:
+    with pytest.raises(TypeError, match=f"{kind.__name__} has no argument '{name}'{instead}"):
+        kind(CLASSES, 6, **{name: 1})
 
 
 def test_another_unknown_argument_is_refused() -> None:
@@ -85,6 +101,27 @@ class Images(Dataset[int]):
         return i
 
 
+class Sparse:
+    """A sparse matrix, as of scipy."""
+
+    shape, dtype = (5, 2), np.dtype(np.float32)
+
+    def toarray(self) -> Any:
+        return np.zeros(self.shape, self.dtype)
+
+
+class FileArray:
+    """An array in a file, as of h5py."""
+
+    shape, dtype = (5,), np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, i: int) -> float:
+        return float(i)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -92,6 +129,11 @@ class Images(Dataset[int]):
         (Images(), r"got Images\): pass the arrays that it contains"),
         (DataLoader(TensorDataset(torch.zeros(4))), r"got DataLoader\): pass the arrays of its dataset"),
         (deque([1, 2]), r"got deque\): pass the arrays"),
+        (Sparse(), r"got Sparse\): pass x\.toarray\(\)"),
+        (FileArray(), r"got FileArray\): pass np\.asarray\(x\)"),
+        ([(torch.zeros(3), 1)] * 5, r"data\[0\]\[1\] must be .* \(got int\): stack the samples of a list"),
+        (torch.zeros(4, dtype=torch.cfloat).conj(), r"got a lazy view, is_conj\(\)\): pass x\.resolve_conj\(\)"),
+        (torch.zeros(4, dtype=torch.cfloat).conj().imag, r"is_neg\(\)\): pass x\.resolve_neg\(\)"),
     ],
 )
 def test_an_object_that_contains_arrays_is_refused_with_a_hint(data: Any, message: str) -> None:
@@ -121,6 +163,18 @@ def test_rows_that_are_not_contiguous_are_refused_with_the_call_to_use(data: Any
         make(data)
 
 
+def test_samples_of_a_list_are_refused_with_a_hint() -> None:
+    with pytest.raises(ValueError, match=r"data\[0\]\[1\] must have at least one row .*: stack the samples of a list"):
+        make(list(zip(torch.zeros(5, 3), torch.zeros(5), strict=True)))
+
+
+@pytest.mark.parametrize(("num_arrays", "num_rows"), [(64, 64), (9, 9), (8, 3), (8, 1), (2, 1)])
+def test_fields_of_one_shape_are_accepted_unless_they_look_like_samples(num_arrays: int, num_rows: int) -> None:
+    assert len(next(iter(make([np.zeros(num_rows)] * num_arrays, batch_size=1)))) == num_arrays
+    with pytest.raises(ValueError, match="if each array is a row"):
+        make([np.zeros(num_rows)] * (max(num_rows, 8) + 1))
+
+
 @pytest.mark.parametrize("kind", [list, tuple])
 @pytest.mark.parametrize(("array", "stack"), [(np.zeros(3), "np.stack"), (torch.zeros(3), "torch.stack")])
 def test_rows_that_were_not_stacked_are_refused(kind: Any, array: Any, stack: str) -> None:
@@ -129,7 +183,6 @@ def test_rows_that_were_not_stacked_are_refused(kind: Any, array: Any, stack: st
         with pytest.raises(ValueError, match=rf"if each array is a row, use {stack}\(\.\.\.\)") as raised:
             make(data)
         assert len(str(raised.value)) < 400
-    assert len(next(iter(make([X] * 64)))) == 64
 
 
 # ---- values in messages

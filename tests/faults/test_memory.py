@@ -21,7 +21,7 @@ from torch.masked import masked_tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from faults.programs import run
-from l2m_fast import Balanced, Learn2Mix, Loader, Normalized
+from l2m_fast import Balanced, BatchSampler, Learn2Mix, Loader, Normalized
 
 N = 400
 CLASSES = np.arange(N) % 4
@@ -313,6 +313,11 @@ def test_pickle_refuses_a_loader_before_any_tensor_is_touched() -> None:
     loader = Loader(torch.zeros(20, 3).as_subclass(Touched), batch_size=4, seed=0)
     with pytest.raises(TypeError, match=r"cannot be pickled: save its state_dict\(\)"):
         pickle.dumps(loader)
+
+
+def test_a_sampler_cannot_be_copied() -> None:
+    with pytest.raises(TypeError, match=r"a BatchSampler cannot be pickled or copied: save its state_dict\(\)"):
+        copy.deepcopy(BatchSampler([0, 1, 0, 1], 2))
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -136,3 +137,18 @@ def test_a_batch_sampler_of_its_own_is_refused() -> None:
 def test_another_object_is_refused() -> None:
     with pytest.raises(TypeError, match=r"dataloader must be a DataLoader of torch \(got list\)"):
         Loader.from_dataloader([1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataLoader(Subset(DATA, [1, 3, 5]), batch_size=2),
+        DataLoader(DATA, batch_size=2, sampler=SubsetRandomSampler([1, 3, 5])),
+    ],
+)
+def test_rows_cannot_be_selected_twice(data: DataLoader[Any]) -> None:
+    for rows in (range(2), None):
+        with pytest.raises(
+            ValueError, match=rf"rows must not be given with a DataLoader of a Subset .* \(got {re.escape(str(rows))}"
+        ):
+            Loader.from_dataloader(data, rows=rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -239,6 +240,14 @@ def test_bad_parameters_are_refused(make: Any, error: type[Exception], message: 
     with pytest.raises(error, match=message) as raised:
         make()
     assert raised.type is error
+
+
+@pytest.mark.filterwarnings("error")
+def test_proportions_may_be_a_tensor() -> None:
+    p = torch.tensor([0.25, 0.75])
+    policy = Static(p)
+    p[0] = 1
+    assert policy == Static([0.25, 0.75])
 
 
 def test_numpy_numbers_are_accepted_as_parameters() -> None:

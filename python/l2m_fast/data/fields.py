@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +31,9 @@ _DLPACK = {
     "bool": (6, 8),
 }
 _MAX_DEPTH = 100
-_MAX_FIELDS_OF_ONE_SHAPE = 64  # longer lists of arrays are assumed to be rows that were not stacked
+# Longer lists of arrays of one shape are assumed to be rows that were not stacked, also if there are more arrays than rows.
+_MAX_FIELDS_OF_ONE_SHAPE = 64
+_MAX_FIELDS_OF_SHORT_SHAPE = 8
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,11 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -
 
 def _refuse_unstacked(name: str, data: tuple[Any, ...] | list[Any]) -> None:
     """Raise if the items are rows that were not stacked, rather than fields."""
-    if len(data) <= _MAX_FIELDS_OF_ONE_SHAPE or not all(hasattr(item, "shape") for item in data):
+    if len(data) <= _MAX_FIELDS_OF_SHORT_SHAPE or not all(hasattr(item, "shape") for item in data):
         return
     shapes = {tuple(item.shape) for item in data}
-    if len(shapes) == 1:
+    num_rows = max((shape[0] for shape in shapes if shape), default=0)
+    if len(shapes) == 1 and (len(data) > _MAX_FIELDS_OF_ONE_SHAPE or len(data) > num_rows):
         stack = "torch.stack" if hasattr(data[0], "data_ptr") else "np.stack"
         msg = (
             f"{name} must be arrays over all rows (got a {type(data).__name__} of {len(data)} arrays of shape "
@@ -224,7 +228,8 @@ def _field(name: str, array: Any, batch_format: Format) -> Field:
     if is_tensor:
         _check_plain(name, array)
     if array.ndim == 0 or array.shape[0] == 0:
-        msg = f"{name} must have at least one row (got shape {tuple(array.shape)})"
+        stack = "" if array.ndim else ": stack the samples of a list, into one array for each field"
+        msg = f"{name} must have at least one row (got shape {tuple(array.shape)}){stack}"
         raise ValueError(msg)
     if 0 in array.shape:
         msg = f"the rows of {name} must have at least one element (got shape {tuple(array.shape)})"
@@ -239,9 +244,15 @@ def _hint(data: Any) -> str:
     if hasattr(data, "tensors"):
         return ": pass its .tensors"
     if hasattr(data, "to_numpy"):
-        return ": pass np.ascontiguousarray(x.to_numpy())"
+        return ": pass np.ascontiguousarray(x.to_numpy()), with text as numbers"
+    if hasattr(data, "toarray"):
+        return ": pass x.toarray()"
     if hasattr(data, "batch_sampler"):
         return ": pass the arrays of its dataset"
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        return ": pass np.asarray(x)"
+    if isinstance(data, numbers.Number):
+        return ": stack the samples of a list, into one array for each field"
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes)):
         return ": pass the arrays that it contains"
     return ""
@@ -251,11 +262,13 @@ def _check_plain(name: str, tensor: Any) -> None:
     """Raise TypeError unless a tensor has memory of its own that contains its values."""
     import torch
 
+    for view, resolve in (("conj", "resolve_conj"), ("neg", "resolve_neg")):
+        if getattr(tensor, f"is_{view}")():
+            msg = f"{name} must have its values in memory (got a lazy view, is_{view}()): pass x.{resolve}()"
+            raise TypeError(msg)
     plain = (
         not tensor.is_nested
         and tensor.layout == torch.strided
-        and not tensor.is_conj()
-        and not tensor.is_neg()
         and _dtype_name(tensor.dtype) in _DLPACK
         and (has_memory(tensor) or tensor.device.type not in ("cpu", "cuda"))
     )

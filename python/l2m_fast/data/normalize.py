@@ -59,14 +59,17 @@ class Normalized:
         dim = checked_int("channel_dim", channel_dim, -len(row_shape), len(row_shape) - 1) % len(row_shape)
         self.array, self.dtype = array, dtype
         self.num_channels, self.channel_size = row_shape[dim], int(np.prod(row_shape[dim + 1 :]))
-        self.mean, self.std = (self._per_channel(name, values) for name, values in (("mean", mean), ("std", std)))
+        channels = f"{self.num_channels} channels, dimension {channel_dim} of rows of shape {row_shape}"
+        self.mean, self.std = (
+            self._per_channel(name, values, channels) for name, values in (("mean", mean), ("std", std))
+        )
         if not (self.std > 0).all():
             msg = f"std must be above 0 (got {shortened(std)})"
             raise ValueError(msg)
         self._warn_of_units()
         self._shape = (self.num_channels, *[1] * (len(row_shape) - dim - 1))  # broadcast against a row
 
-    def _per_channel(self, name: str, values: ArrayLike) -> NDArray[np.float32]:
+    def _per_channel(self, name: str, values: ArrayLike, channels: str) -> NDArray[np.float32]:
         try:
             given = np.asarray(values)
         except (TypeError, ValueError, RuntimeError):  # ragged lists, tensors that require a gradient
@@ -75,10 +78,7 @@ class Normalized:
         with np.errstate(over="ignore"):
             floats = given.astype(np.float32) if numbers else np.empty(0, np.float32)
         if floats.shape not in ((), (self.num_channels,)) or not np.isfinite(floats).all():
-            msg = (
-                f"{name} must be a finite number, or one for each of the {self.num_channels} channels (got "
-                f"{shortened(values)})"
-            )
+            msg = f"{name} must be a finite number, or one for each of the {channels} (got {shortened(values)})"
             raise ValueError(msg)
         return np.broadcast_to(floats, self.num_channels).copy()
 

@@ -48,7 +48,8 @@ def class_array(classes: Any) -> NDArray[Any]:
             raise ValueError(msg)
         array = array.astype(np.int64)
     if array.dtype.kind not in "iub":
-        msg = f"classes must be integers (got {truncated(str(array.dtype))})"
+        hint = ": convert them if they are whole numbers" if array.dtype.kind == "f" else ""
+        msg = f"classes must be integers (got {truncated(str(array.dtype))}){hint}"
         raise TypeError(msg)
     return array.view(np.uint8) if array.dtype == np.bool_ else array
 
