@@ -65,6 +65,7 @@ def main() -> None:
         mixing=Balanced(),
         seed=SEED,
         num_threads=num_threads,
+        prefetch=4,
     ) as loader:
         for _batch in loader:  # starts the threads
             pass
