@@ -206,7 +206,7 @@ class _Evaluation:
         compute_seconds: float,
     ) -> Point:
         """Evaluate the model."""
-        errors = self._errors(model, self._test)
+        errors = self._errors(self._test_errors, model, self._test)
         sums = np.bincount(self._classes, weights=errors, minlength=self._num_classes)
         class_errors = sums / np.bincount(self._classes, minlength=self._num_classes)
         return Point(
@@ -215,18 +215,23 @@ class _Evaluation:
             seconds=data_seconds + compute_seconds,
             data_seconds=data_seconds,
             compute_seconds=compute_seconds,
-            train_error=float(self._errors(model, self._train).mean()),
+            train_error=float(self._errors(self._task.errors, model, self._train).mean()),
             test_error=float(errors[self._scored[self._classes]].mean()),
             class_errors=tuple(class_errors.tolist()),
             worst_class_error=float(class_errors[self._scored].max()),
             proportions=tuple(batches.proportions.tolist()),
         )
 
-    def _errors(self, model: nn.Module, rows: Rows) -> NDArray[np.float64]:
-        def errors(outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-            return self._task.errors(self._method.test_outputs(outputs), prepared, targets)
+    def _test_errors(self, outputs: torch.Tensor, prepared: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+        return self._task.errors(self._method.test_outputs(outputs), prepared, targets)
 
-        return _measure(errors, self._task, model, rows).double().cpu().numpy()
+    def _errors(
+        self,
+        function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
+        model: nn.Module,
+        rows: Rows,
+    ) -> NDArray[np.float64]:
+        return _measure(function, self._task, model, rows).double().cpu().numpy()
 
 
 def _measure(

@@ -161,6 +161,12 @@ def test_every_optimizer_reduces_the_error(optimizer: OptimizerName) -> None:
     assert points[-1].test_error < points[0].test_error
 
 
+def test_a_correction_after_training_changes_the_test_error_only() -> None:
+    plain, corrected = trained(task_of()), trained(task_of(), "classical-post-hoc")
+    assert [point.train_error for point in plain] == [point.train_error for point in corrected]
+    assert plain[0].test_error != corrected[0].test_error
+
+
 def test_a_cosine_schedule_lowers_the_learning_rate_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
 

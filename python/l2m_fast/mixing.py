@@ -166,7 +166,7 @@ class Static(_Fixed):
 
     def __post_init__(self) -> None:
         # A copy; the loader checks its dtype and shape. Tensors warn if np.array() asks them for the copy.
-        given = np.array(np.asarray(self.p))
+        given = np.array(np.asarray(self.p.detach().cpu() if hasattr(self.p, "detach") else self.p))
         given.setflags(write=False)
         object.__setattr__(self, "p", given)
 

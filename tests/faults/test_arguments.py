@@ -132,6 +132,8 @@ class FileArray:
         (Sparse(), r"got Sparse\): pass x\.toarray\(\)"),
         (FileArray(), r"got FileArray\): pass np\.asarray\(x\)"),
         ([(torch.zeros(3), 1)] * 5, r"data\[0\]\[1\] must be .* \(got int\): stack the samples of a list"),
+        ([(np.zeros(3), np.int64(1))] * 5, r"\(got int64\): stack the samples of a list"),
+        ([torch.zeros(4, 3).to_sparse()] * 9, r"data\[0\] must be a plain dense tensor .*sparse_coo"),
         (torch.zeros(4, dtype=torch.cfloat).conj(), r"got a lazy view, is_conj\(\)\): pass x\.resolve_conj\(\)"),
         (torch.zeros(4, dtype=torch.cfloat).conj().imag, r"is_neg\(\)\): pass x\.resolve_neg\(\)"),
     ],

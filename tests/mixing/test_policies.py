@@ -244,9 +244,9 @@ def test_bad_parameters_are_refused(make: Any, error: type[Exception], message: 
 
 @pytest.mark.filterwarnings("error")
 def test_proportions_may_be_a_tensor() -> None:
-    p = torch.tensor([0.25, 0.75])
+    p = torch.tensor([0.25, 0.75], requires_grad=True)
     policy = Static(p)
-    p[0] = 1
+    p.data[0] = 1
     assert policy == Static([0.25, 0.75])
 
 

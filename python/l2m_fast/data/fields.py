@@ -198,7 +198,7 @@ def _walk(name: str, data: Any, leaves: list[tuple[str, Any]], depth: int = 0) -
 
 def _refuse_unstacked(name: str, data: tuple[Any, ...] | list[Any]) -> None:
     """Raise if the items are rows that were not stacked, rather than fields."""
-    if len(data) <= _MAX_FIELDS_OF_SHORT_SHAPE or not all(hasattr(item, "shape") for item in data):
+    if len(data) <= _MAX_FIELDS_OF_SHORT_SHAPE or not all(map(_has_rows, data)):
         return
     shapes = {tuple(item.shape) for item in data}
     num_rows = max((shape[0] for shape in shapes if shape), default=0)
@@ -206,9 +206,17 @@ def _refuse_unstacked(name: str, data: tuple[Any, ...] | list[Any]) -> None:
         stack = "torch.stack" if hasattr(data[0], "data_ptr") else "np.stack"
         msg = (
             f"{name} must be arrays over all rows (got a {type(data).__name__} of {len(data)} arrays of shape "
-            f"{shapes.pop()}): if each array is a row, use {stack}(...)"
+            f"{shapes.pop()}): if each array is a row, use {stack}(...); if each is a field, pass a dict"
         )
         raise ValueError(msg)
+
+
+def _has_rows(item: object) -> bool:
+    """Return whether an item is an array or a plain tensor. Others are refused for what they are."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(item, torch.Tensor):
+        return isinstance(item, np.ndarray)
+    return item.layout == torch.strided and not item.is_nested and has_memory(item)
 
 
 def _field(name: str, array: Any, batch_format: Format) -> Field:
@@ -249,10 +257,10 @@ def _hint(data: Any) -> str:
         return ": pass x.toarray()"
     if hasattr(data, "batch_sampler"):
         return ": pass the arrays of its dataset"
+    if isinstance(data, (numbers.Number, np.generic)):
+        return ": stack the samples of a list, into one array for each field"
     if hasattr(data, "shape") and hasattr(data, "dtype"):
         return ": pass np.asarray(x)"
-    if isinstance(data, numbers.Number):
-        return ": stack the samples of a list, into one array for each field"
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes)):
         return ": pass the arrays that it contains"
     return ""
