@@ -30,6 +30,7 @@ class _Copies:
         self._num_threads = num_threads
         self._orders = orders
         self._reused = self._buffers(BUFFERS_PER_THREAD * num_threads)
+        self._copy_epochs = ctypes.CDLL(str(library("limit"))).copy_epochs
         self._non_temporal = sum(buffer.nbytes for buffer in self._reused) > MAX_CACHED_BYTES
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -55,7 +56,7 @@ class _Copies:
         )
         buffers_per_thread = len(buffers[0]) // self._batch_size // num_threads
         sizes = (*self._orders.shape, self._batch_size, buffers_per_thread, epochs, num_threads)
-        failed = ctypes.CDLL(str(library("limit"))).copy_epochs(
+        failed = self._copy_epochs(
             fields,
             ctypes.c_size_t(len(fields)),
             ctypes.c_void_p(self._orders.ctypes.data),

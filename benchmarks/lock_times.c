@@ -1,7 +1,8 @@
 /* Times of the loader's locks: a library to preload, which measures the mutexes that the library named by L2M_LIBRARY locks.
  *
- * Each acquisition is counted, also where a thread tries in vain, and the time until its release is added. A condition variable
- * releases its mutex while a thread waits. Reading the clock twice adds about 50 ns to each time, so that it is an upper bound.
+ * It counts acquisitions and attempts that find a mutex held, and adds up the times between acquisition and release. A condition
+ * variable releases its mutex while a thread waits. Reading the clock twice adds about 50 ns to each time, so that the sum is an
+ * upper bound.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,7 +21,7 @@ typedef struct {
 } Times;
 
 static Times all[MAX_MUTEXES];
-static _Thread_local uint64_t acquired_at; /* the loader never holds two of its mutexes for long */
+static _Thread_local uint64_t acquired_at; /* 0: none is held. Of two at a time, only the time of the second counts. */
 
 static int (*real_lock)(pthread_mutex_t*);
 static int (*real_trylock)(pthread_mutex_t*);

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.environments import ROOT
 from benchmarks.native import library
 from benchmarks.workloads import SEED, Workload
 from l2m_fast import Balanced, Loader, _core
 
-ROOT = Path(__file__).parents[1]
+NUM_CLASSES = 10
 EPOCHS = 5
 
 
@@ -29,7 +30,7 @@ class LockTimes:
 
     Attributes:
         acquisitions: Number of times that a thread gets the lock.
-        failures: Number of times that a thread finds it held by another.
+        failures: Number of attempts that find it held by another thread.
         held_us: Time for which it is held, in microseconds.
     """
 
@@ -38,14 +39,14 @@ class LockTimes:
     held_us: float
 
 
-def lock_times(workload: Workload, num_classes: int, num_threads: int) -> LockTimes:
-    """Measure the lock in a process of its own, whose consumer only takes batches of balanced classes."""
+def lock_times(workload: Workload, num_threads: int) -> LockTimes:
+    """Measure the lock in a process of its own, whose consumer only takes batches of NUM_CLASSES balanced classes."""
     environment = {**os.environ, "LD_PRELOAD": str(library("lock_times")), "L2M_LIBRARY": Path(_core.__file__).name}
     output = subprocess.run(
         [sys.executable, "-m", "benchmarks.lock_times"],
         cwd=ROOT,
         env=environment,
-        input=pickle.dumps((workload, num_classes, num_threads)),
+        input=pickle.dumps((workload, num_threads)),
         stdout=subprocess.PIPE,
         check=True,
     ).stdout
@@ -54,9 +55,9 @@ def lock_times(workload: Workload, num_classes: int, num_threads: int) -> LockTi
 
 def main() -> None:
     """Run the measured process; see the module."""
-    workload, num_classes, num_threads = pickle.load(sys.stdin.buffer)
+    workload, num_threads = pickle.load(sys.stdin.buffer)
     fields = workload.fields()
-    classes = np.random.default_rng(SEED).integers(0, num_classes, workload.num_rows, dtype=np.int16)
+    classes = np.random.default_rng(SEED).integers(0, NUM_CLASSES, workload.num_rows, dtype=np.int16)
     times, preloaded = (ctypes.c_uint64 * 3)(), ctypes.CDLL(None)
     with Loader(
         (fields.x, fields.y),

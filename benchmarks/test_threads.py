@@ -84,9 +84,9 @@ def test_one_thread(benchmark: BenchmarkFixture, report: Report, rounds: int, wo
 @pytest.mark.parametrize("num_threads", [1, 4, 16])
 @pytest.mark.parametrize("workload", [IMAGES_3072, IMAGES_784, TABLE_64], ids=str)
 def test_lock(benchmark: BenchmarkFixture, report: Report, rounds: int, workload: Workload, num_threads: int) -> None:
-    """Measure how often and for how long threads hold the lock: it would be the limit if it were held for as long as a batch takes."""
+    """Measure how often and for how long threads hold the lock, which only one of them can hold."""
     measured: list[LockTimes] = []
-    time_calls(benchmark, lambda: measured.append(lock_times(workload, 10, num_threads)), rounds)
+    time_calls(benchmark, lambda: measured.append(lock_times(workload, num_threads)), rounds)
     case = f"lock, {workload}, num_threads={num_threads}"
     for name, unit in {"acquisitions": "", "failures": "", "held_us": "us"}.items():
         values = [float(getattr(each, name)) for each in measured]

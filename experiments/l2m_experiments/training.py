@@ -20,6 +20,9 @@ from l2m_experiments.task import OptimizerName, Rows, ScheduleName, Task, TaskDa
 from l2m_experiments.user_input import InputError
 
 BudgetKind = Literal["epochs", "seconds"]
+_OfRows = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor
+]  # see `Task.losses` and `Task.errors`
 
 # Torch's default parameters, except momentum for SGD. The last bits of fused Adam differ from those of Adam, which decide
 # single test rows: "adam" keeps the figures of the studies, "adam-fused" those of the demo.
@@ -227,7 +230,7 @@ class _Evaluation:
 
     def _errors(
         self,
-        function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
+        function: _OfRows,
         model: nn.Module,
         rows: Rows,
     ) -> NDArray[np.float64]:
@@ -235,7 +238,7 @@ class _Evaluation:
 
 
 def _measure(
-    function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
+    function: _OfRows,
     task: Task,
     model: nn.Module,
     rows: Rows,

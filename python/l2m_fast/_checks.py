@@ -1,4 +1,4 @@
-"""Checks shared by several modules, and helpers for their messages."""
+"""Checks and a conversion shared by several modules, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 
 class _Repr(reprlib.Repr):
@@ -113,6 +114,11 @@ def not_plain_message(name: str, tensor: torch.Tensor, allowed: str) -> str:
         where = " inside a transform of torch.func"
     got = f"a {kind}{layout}{type(tensor).__name__} of {tensor.dtype} on {tensor.device}{where}"
     return f"{name} must be a plain dense tensor of {allowed} (got {truncated(got)})"
+
+
+def to_array(values: Any) -> NDArray[Any]:
+    """Return `np.asarray(values)`, also of a tensor that has a gradient or is on a device."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def has_memory(tensor: torch.Tensor) -> bool:

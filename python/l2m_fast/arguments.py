@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2m_fast import _core
-from l2m_fast._checks import checked_int, import_torch, shortened, warn
+from l2m_fast._checks import checked_int, import_torch, shortened, to_array, warn
 from l2m_fast.distributed import check_all_reduce
 from l2m_fast.mixing import MixingPolicy, Proportional, is_built_in, kind_of
 
@@ -29,8 +29,8 @@ _MAX_SMALL_BYTES = 8 << 10
 # Size of a batch from which torch's simple operations on floats use several threads.
 _MIN_SHARED_BYTES = 128 << 10
 
-# Replacements for arguments of torch's DataLoader.
-_REPLACEMENTS = {
+# What to use in a Loader instead of arguments of torch's DataLoader.
+REPLACEMENTS = {
     "num_workers": "use num_threads, the number of native threads in this process",
     "prefetch_factor": "use prefetch, the number of batches prepared ahead",
     "generator": "use seed",
@@ -45,23 +45,20 @@ _REPLACEMENTS = {
     "in_order": "batches are always delivered in order",
     "dataset": "use data, the first argument",
 }
-
-
-# The same for arguments of torch's DataLoader and BatchSampler that a BatchSampler does not have.
-_REPLACEMENTS_OF_SAMPLER = {
-    **dict.fromkeys(_REPLACEMENTS, "pass it to the DataLoader"),
-    **{name: _REPLACEMENTS[name] for name in ("generator", "sampler")},
+# The same for a BatchSampler, which also lacks an argument of torch's BatchSampler.
+SAMPLER_REPLACEMENTS = {
+    **dict.fromkeys(REPLACEMENTS, "pass it to the DataLoader"),
+    **{name: REPLACEMENTS[name] for name in ("generator", "sampler")},
     "data": "pass the dataset to the DataLoader",
     "drop_last": "all batches are full, and rows that are left come in the next epoch",
 }
 
 
-def refuse_unknown(name: str, arguments: Mapping[str, object]) -> None:
-    """Raise TypeError if there is any argument that a Loader, or the sampler of this name, does not have."""
-    replacements = _REPLACEMENTS if name == "Loader" else _REPLACEMENTS_OF_SAMPLER
-    for argument in arguments:
-        hint = f": {replacements[argument]}" if argument in replacements else ""
-        msg = f"{name} has no argument {shortened(argument)}{hint}"
+def refuse_unknown(class_name: str, arguments: Mapping[str, object], replacements: Mapping[str, str]) -> None:
+    """Raise TypeError if there is any of these arguments, which the class does not have."""
+    for name in arguments:
+        hint = f": {replacements[name]}" if name in replacements else ""
+        msg = f"{class_name} has no argument {shortened(name)}{hint}"
         raise TypeError(msg)
 
 
@@ -82,7 +79,7 @@ def row_ids(rows: Any, num_rows: int) -> NDArray[np.int64] | None:
         msg = "rows must be a plain array (got a masked array): fill it first"
         raise TypeError(msg)
     try:
-        array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
+        array = to_array(rows)
     except (TypeError, ValueError, RuntimeError):
         msg = f"rows must be a one-dimensional array of row ids or a mask of {num_rows} bools (got {shortened(rows)})"
         raise TypeError(msg) from None

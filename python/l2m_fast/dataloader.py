@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from l2m_fast._checks import truncated
+from l2m_fast._checks import shortened, truncated
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 
-def loader_arguments(dataloader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
+def loader_arguments(dataloader: DataLoader[Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the data and the keyword arguments of a `Loader` that delivers the batches of a DataLoader.
+
+    Args:
+        dataloader: DataLoader to replace.
+        options: Further arguments, and replacements of those that come from the DataLoader.
 
     Raises:
         TypeError: `dataloader` is not a DataLoader.
-        ValueError: A Loader cannot replace it.
+        ValueError: A Loader cannot replace it, or both select rows.
     """
     from torch.utils import data as torch_data
 
@@ -47,7 +51,13 @@ def loader_arguments(dataloader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
         arguments["rows"], arguments["shuffle"] = drawn if rows is None else [rows[i] for i in drawn], True
     else:
         _refuse(f"it has a {truncated(type(sampler).__name__)}", dataloader)
-    return data, {**arguments, "pin_memory": dataloader.pin_memory}
+    if arguments["rows"] is not None and "rows" in options:
+        msg = (
+            "rows must not be given with a DataLoader of a Subset or with a SubsetRandomSampler, which selects the rows "
+            f"(got {shortened(options['rows'])}): select them there, or pass the data to Loader"
+        )
+        raise ValueError(msg)
+    return data, {**arguments, "pin_memory": dataloader.pin_memory, **options}
 
 
 def _memory_of(dataset: Any, dataloader: DataLoader[Any]) -> tuple[Any, list[int] | None]:

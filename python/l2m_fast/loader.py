@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from l2m_fast._checks import checked_int, shortened
-from l2m_fast.arguments import refuse_unknown
+from l2m_fast.arguments import REPLACEMENTS, refuse_unknown
 from l2m_fast.correction import class_offsets, class_weights
 from l2m_fast.data.fields import DataView
 from l2m_fast.dataloader import loader_arguments
@@ -155,7 +155,7 @@ class Loader(Run):
         format: Format = "torch",
         **unknown: Never,
     ) -> None:
-        refuse_unknown("Loader", unknown)
+        refuse_unknown("Loader", unknown, REPLACEMENTS)
         super().__init__(data, {
             "batch_size": batch_size, "classes": classes, "mixing": mixing, "rows": rows, "shuffle": shuffle, "order": order,
             "drop_last": drop_last, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps, "update_every": update_every,
@@ -182,14 +182,8 @@ class Loader(Run):
             ValueError: A loader cannot replace it; the message says why. Or `rows` is given, and the DataLoader selects
                 rows too.
         """
-        data, arguments = loader_arguments(dataloader)
-        if arguments["rows"] is not None and "rows" in options:
-            msg = (
-                "rows must not be given with a DataLoader of a Subset or with a SubsetRandomSampler, which selects the "
-                f"rows (got {shortened(options['rows'])}): select them there, or pass the data to Loader"
-            )
-            raise ValueError(msg)
-        return cls(data, **{**arguments, **options})
+        data, arguments = loader_arguments(dataloader, options)
+        return cls(data, **arguments)
 
     # ---- iteration
 
@@ -307,7 +301,7 @@ class Loader(Run):
 
     @property
     def batch_rows(self) -> NDArray[np.int64] | torch.Tensor:
-        """Row ids of the last batch yielded, int64, shape `[batch_size]`, in the order of its rows and its format.
+        """Row ids of the last batch yielded, int64, shape `[batch_size]`, in the order and the format of the batch.
 
         Raises:
             RuntimeError: No batch has been yielded.

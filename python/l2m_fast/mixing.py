@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from l2m_fast import _core
-from l2m_fast._checks import checked_int, shortened
+from l2m_fast._checks import checked_int, shortened, to_array
 from l2m_fast.fingerprint import description
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ class Static(_Fixed):
     p: Sequence[float] | Floats | torch.Tensor
 
     def __post_init__(self) -> None:
-        # A copy; the loader checks its dtype and shape. Tensors warn if np.array() asks them for the copy.
-        given = np.array(np.asarray(self.p.detach().cpu() if hasattr(self.p, "detach") else self.p))
+        given = to_array(self.p).copy()  # the loader checks its dtype and shape
         given.setflags(write=False)
         object.__setattr__(self, "p", given)
 

@@ -218,13 +218,13 @@ class Run:
         """Proportions of the next batch to be yielded, a NumPy array, float64, shape `[num_classes]`, sum 1.
 
         With `lookahead` and `update_every=None`, the losses of an epoch take effect at the first batch of the next one:
-        between two epochs, these are the proportions before, unless `update()` has been called.
+        between two epochs, these are still those of the last batch, unless `update()` has been called.
         """
         return self._core.proportions
 
     @property
     def class_losses(self) -> Floats:
-        """Last known mean loss of each class, a NumPy array, float64, shape `[num_classes]`; NaN before its first loss."""
+        """Last known mean loss of each class, a NumPy array, float64, shape `[num_classes]`; NaN if it had no loss yet."""
         self._core.apply_pending()
         return self._core.class_losses
 

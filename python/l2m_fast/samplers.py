@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from l2m_fast._checks import checked_int, import_torch, shortened
-from l2m_fast.arguments import refuse_unknown
+from l2m_fast.arguments import SAMPLER_REPLACEMENTS, refuse_unknown
 from l2m_fast.correction import class_offsets, class_weights
 from l2m_fast.losses.class_loss import is_class_loss
 from l2m_fast.losses.sums import MAX_COUNT
@@ -93,7 +93,7 @@ class BatchSampler(Run):
         group: ProcessGroup | Literal[True] | None = None,
         **unknown: Never,
     ) -> None:
-        refuse_unknown(type(self).__name__, unknown)
+        refuse_unknown(type(self).__name__, unknown, SAMPLER_REPLACEMENTS)
         import_torch(type(self).__name__)  # whose DataLoader takes the batches, and whose generator draws the seed
         try:
             num_rows = len(classes)  # type: ignore[arg-type]

@@ -270,9 +270,9 @@ def _check_plain(name: str, tensor: Any) -> None:
     """Raise TypeError unless a tensor has memory of its own that contains its values."""
     import torch
 
-    for view, resolve in (("conj", "resolve_conj"), ("neg", "resolve_neg")):
+    for view in ("conj", "neg"):
         if getattr(tensor, f"is_{view}")():
-            msg = f"{name} must have its values in memory (got a lazy view, is_{view}()): pass x.{resolve}()"
+            msg = f"{name} must have its values in memory (got a lazy view, is_{view}()): pass x.resolve_{view}()"
             raise TypeError(msg)
     plain = (
         not tensor.is_nested
