@@ -232,7 +232,9 @@ def test_tensors_without_memory_of_their_own_are_refused_by_name() -> None:
     assert_refused(fake, "FakeTensor")
     assert_refused(masked_tensor(torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)), "MaskedTensor")
     assert_refused(torch._efficientzerotensor(4, 3), "without memory")
-    assert_refused(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested")
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    assert_refused(nested, "nested")
+    assert_refused([nested] * 9, "nested")  # as many as might be rows that were not stacked
     assert_refused(torch.zeros(4, 3).to_sparse(), "sparse_coo")
     refused = []
 

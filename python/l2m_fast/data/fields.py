@@ -216,7 +216,7 @@ def _has_rows(item: object) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(item, torch.Tensor):
         return isinstance(item, np.ndarray)
-    return item.layout == torch.strided and not item.is_nested and has_memory(item)
+    return not item.is_nested and has_memory(item)
 
 
 def _field(name: str, array: Any, batch_format: Format) -> Field:
